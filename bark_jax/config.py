@@ -1,0 +1,545 @@
+"""Sizes of the four networks and the settings of generation, under transformers' field names.
+
+Two files describe a model: `config.json` (BarkConfig, EncodecConfig) and `generation_config.json`
+(BarkGenerationConfig). Keys nobody here needs are ignored on reading, as transformers writes many; a value that cannot
+work is refused with the name of its field. Whether the two files fit each other is checked in `tokens.py`.
+
+Defaults are those of the transformers classes, because its files leave out what equals a default. They are not the
+sizes of a published Bark: for these see `BarkConfig.small` and `BarkConfig.large`.
+
+Source: transformers 5.23, models/bark/{configuration,generation_configuration}_bark.py and
+models/encodec/configuration_encodec.py.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from bark_jax.errors import ConfigError, ModelNotFoundError
+
+CONFIG_FILE = "config.json"
+GENERATION_CONFIG_FILE = "generation_config.json"
+
+# Far above any Bark; a config beyond them is a typing error or a memory bomb of a few bytes.
+MAX_JSON_BYTES = 16 * 2**20
+MAX_LAYERS = 256
+MAX_WIDTH = 2**16
+MAX_VOCABULARY = 2**22
+MAX_POSITIONS = 2**20
+
+
+class JsonConfig:
+    """What all configs share: checked construction from a dict, and back."""
+
+    model_type: ClassVar[str]
+    old_names: ClassVar[Mapping[str, str]] = {}
+
+    def __post_init__(self):
+        check_types(self)
+        self.check()
+
+    def check(self) -> None:
+        """Raises ConfigError where a field's value cannot work."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Builds the config from the content of its JSON file; unknown keys are ignored, old names are accepted."""
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"{cls.__name__}: expected a JSON object, got {type(values).__name__}")
+        named_type = values.get("model_type")
+        if named_type is not None and named_type != cls.model_type:
+            raise ConfigError(f"{cls.__name__}: model_type is {named_type!r}, expected {cls.model_type!r}")
+        current_names = {cls.old_names.get(name, name): value for name, value in values.items()}
+        known = {field.name for field in dataclasses.fields(cls) if field.init}
+        return cls(**{name: _frozen(value) for name, value in current_names.items() if name in known})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The config as transformers writes it, `model_type` included."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {"model_type": self.model_type} | {
+            name: value.to_dict() if isinstance(value, JsonConfig) else value for name, value in values.items()
+        }
+
+
+def _frozen(value: Any) -> Any:
+    """Lists become tuples, so that a config can be hashed."""
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+
+
+def check_types(config: JsonConfig) -> None:
+    """Raises ConfigError for the first field whose value is not of its annotated type."""
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if not _is_instance(value, hints[field.name]):
+            raise ConfigError(
+                f"{type(config).__name__}.{field.name} is {value!r}, expected {_type_name(hints[field.name])}"
+            )
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{type(config).__name__}.{field.name} is {value}, expected a finite number")
+
+
+def _is_instance(value: Any, expected: Any) -> bool:
+    origin = typing.get_origin(expected)
+    if origin in (typing.Union, types.UnionType):
+        return any(_is_instance(value, choice) for choice in typing.get_args(expected))
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_is_instance(item, typing.get_args(expected)[0]) for item in value)
+    if expected is float:  # JSON writes 75 for 75.0
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if expected is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, expected)
+
+
+def _type_name(expected: Any) -> str:
+    return getattr(expected, "__name__", None) if typing.get_origin(expected) is None else str(expected)
+
+
+def require(config: JsonConfig, is_right: bool, field: str, expected: str) -> None:
+    """Raises ConfigError naming `field`, its value and what was expected, unless `is_right`."""
+    if not is_right:
+        raise ConfigError(f"{type(config).__name__}.{field} is {getattr(config, field)!r}, expected {expected}")
+
+
+def _require_between(config: JsonConfig, field: str, low: int, high: int) -> None:
+    require(config, low <= getattr(config, field) <= high, field, f"a number from {low} to {high}")
+
+
+@dataclasses.dataclass(frozen=True)
+class BarkSubModelConfig(JsonConfig):
+    """Size of one transformer.
+
+    block_size counts positions; hidden_size is the model's width D, of which each of num_heads heads takes an equal
+    slice; bias says whether Linear layers (and the LayerNorms of the causal networks) have one.
+    """
+
+    model_type: ClassVar[str] = "bark_sub_model"
+    old_names: ClassVar[Mapping[str, str]] = {
+        "num_attention_heads": "num_heads",
+        "num_hidden_layers": "num_layers",
+        "vocab_size": "input_vocab_size",
+        "window_size": "block_size",
+    }
+
+    block_size: int = 1024
+    input_vocab_size: int = 10_048
+    output_vocab_size: int = 10_048
+    num_layers: int = 12
+    num_heads: int = 12
+    hidden_size: int = 768
+    dropout: float = 0.0
+    bias: bool = True
+    initializer_range: float = 0.02
+    use_cache: bool = True
+
+    @property
+    def head_size(self) -> int:
+        return self.hidden_size // self.num_heads
+
+    def check(self) -> None:
+        _require_between(self, "num_layers", 1, MAX_LAYERS)
+        _require_between(self, "hidden_size", 1, MAX_WIDTH)
+        _require_between(self, "block_size", 1, MAX_POSITIONS)
+        _require_between(self, "input_vocab_size", 1, MAX_VOCABULARY)
+        _require_between(self, "output_vocab_size", 1, MAX_VOCABULARY)
+        require(
+            self,
+            self.num_heads >= 1 and self.hidden_size % self.num_heads == 0,
+            "num_heads",
+            f"a divisor of hidden_size {self.hidden_size}",
+        )
+        require(self, 0 <= self.dropout < 1, "dropout", "a probability in [0, 1)")
+        require(self, self.initializer_range >= 0, "initializer_range", "a standard deviation, 0 or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class BarkSemanticConfig(BarkSubModelConfig):
+    """Size of the semantic model: text tokens in, semantic tokens out."""
+
+    model_type: ClassVar[str] = "semantic"
+
+
+@dataclasses.dataclass(frozen=True)
+class BarkCoarseConfig(BarkSubModelConfig):
+    """Size of the coarse model: semantic tokens in, coarse codes out."""
+
+    model_type: ClassVar[str] = "coarse_acoustics"
+
+
+@dataclasses.dataclass(frozen=True)
+class BarkFineConfig(BarkSubModelConfig):
+    """Size of the fine model: coarse codes in, the codes of all n_codes_total codebooks out.
+
+    n_codes_given says how many codebooks have no head; codebook `n_codes_given` is the first that has one.
+    """
+
+    model_type: ClassVar[str] = "fine_acoustics"
+
+    n_codes_total: int = 8
+    n_codes_given: int = 1
+    tie_word_embeddings: bool = True
+
+    def check(self) -> None:
+        super().check()
+        _require_between(self, "n_codes_total", 2, 256)
+        require(
+            self,
+            self.n_codes_given == 1,
+            "n_codes_given",
+            "1: head i is tied to embedding table i + 1 in every published Bark",
+        )
+        require(self, self.tie_word_embeddings, "tie_word_embeddings", "true: the heads are the embedding tables")
+        require(
+            self,
+            self.output_vocab_size == self.input_vocab_size,
+            "output_vocab_size",
+            f"input_vocab_size {self.input_vocab_size}, as the heads are tied to the tables",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodecConfig(JsonConfig):
+    """Size of an EnCodec: SEANet encoder and decoder around a residual vector quantiser.
+
+    upsampling_ratios are the decoder's strides, first to last; the encoder uses them in reverse. Their product is the
+    number of audio samples a frame. target_bandwidths are in kbit/s; the largest says how many codebooks there are.
+    """
+
+    model_type: ClassVar[str] = "encodec"
+
+    target_bandwidths: tuple[float, ...] = (1.5, 3.0, 6.0, 12.0, 24.0)
+    sampling_rate: int = 24_000
+    audio_channels: int = 1
+    normalize: bool = False
+    chunk_length_s: float | None = None
+    overlap: float | None = None
+    hidden_size: int = 128
+    num_filters: int = 32
+    num_residual_layers: int = 1
+    upsampling_ratios: tuple[int, ...] = (8, 5, 4, 2)
+    norm_type: str = "weight_norm"
+    kernel_size: int = 7
+    last_kernel_size: int = 7
+    residual_kernel_size: int = 3
+    dilation_growth_rate: int = 2
+    use_causal_conv: bool = True
+    pad_mode: str = "reflect"
+    compress: int = 2
+    num_lstm_layers: int = 2
+    trim_right_ratio: float = 1.0
+    codebook_size: int = 1024
+    codebook_dim: int | None = None
+    use_conv_shortcut: bool = True
+
+    @property
+    def hop_length(self) -> int:
+        """Audio samples a frame."""
+        return math.prod(self.upsampling_ratios)
+
+    @property
+    def frame_rate(self) -> int:
+        """Frames a second, rounded up."""
+        return math.ceil(self.sampling_rate / self.hop_length)
+
+    @property
+    def codebook_nbits(self) -> int:
+        return math.ceil(math.log2(self.codebook_size))
+
+    @property
+    def num_quantizers(self) -> int:
+        """Codebooks that the checkpoint holds. Bark uses the first eight of the 24 kHz codec's 32."""
+        return int(1000 * self.target_bandwidths[-1] // (self.frame_rate * self.codebook_nbits))
+
+    @property
+    def chunk_length(self) -> int | None:
+        """Audio samples of a chunk that is coded on its own; None codes the whole waveform at once."""
+        return None if self.chunk_length_s is None else int(self.chunk_length_s * self.sampling_rate)
+
+    @property
+    def chunk_stride(self) -> int | None:
+        if self.chunk_length_s is None or self.overlap is None:
+            return None
+        return max(1, int((1.0 - self.overlap) * self.chunk_length))
+
+    def check(self) -> None:
+        for field in ("sampling_rate", "hidden_size", "num_filters", "kernel_size", "last_kernel_size"):
+            _require_between(self, field, 1, MAX_POSITIONS)
+        for field in ("residual_kernel_size", "dilation_growth_rate", "compress"):
+            _require_between(self, field, 1, MAX_POSITIONS)
+        _require_between(self, "audio_channels", 1, 2)
+        _require_between(self, "num_residual_layers", 0, 64)
+        _require_between(self, "num_lstm_layers", 1, 64)
+        _require_between(self, "codebook_size", 2, MAX_VOCABULARY)
+        require(self, self.codebook_size & (self.codebook_size - 1) == 0, "codebook_size", "a power of two")
+        require(
+            self,
+            1 <= len(self.upsampling_ratios) <= 16 and all(1 <= ratio <= 1024 for ratio in self.upsampling_ratios),
+            "upsampling_ratios",
+            "1 to 16 strides, each from 1 to 1024",
+        )
+        require(
+            self,
+            bool(self.target_bandwidths) and all(bandwidth > 0 for bandwidth in self.target_bandwidths),
+            "target_bandwidths",
+            "one positive number or more, in kbit/s",
+        )
+        require(
+            self,
+            1 <= self.num_quantizers <= 1024,
+            "target_bandwidths",
+            f"a last value that pays for 1 to 1024 codebooks at {self.frame_rate} frames a second",
+        )
+        require(
+            self,
+            self.norm_type in ("weight_norm", "time_group_norm"),
+            "norm_type",
+            "'weight_norm' or 'time_group_norm'",
+        )
+        require(self, self.pad_mode in ("reflect", "constant"), "pad_mode", "'reflect' or 'constant'")
+        require(
+            self,
+            self.codebook_dim in (None, self.hidden_size),
+            "codebook_dim",
+            f"hidden_size {self.hidden_size}: the codebooks hold vectors that the decoder reads",
+        )
+        require(self, 0 <= self.trim_right_ratio <= 1, "trim_right_ratio", "a ratio in [0, 1]")
+        require(
+            self,
+            self.use_causal_conv or self.trim_right_ratio == 1.0,
+            "trim_right_ratio",
+            "1.0 where use_causal_conv is false",
+        )
+        require(self, self.chunk_length_s is None or self.chunk_length_s > 0, "chunk_length_s", "a positive duration")
+        require(self, self.overlap is None or 0 <= self.overlap < 1, "overlap", "a ratio in [0, 1)")
+
+
+@dataclasses.dataclass(frozen=True)
+class BarkConfig(JsonConfig):
+    """Sizes of all four networks, as in `config.json`."""
+
+    model_type: ClassVar[str] = "bark"
+
+    semantic_config: BarkSemanticConfig = BarkSemanticConfig()
+    coarse_acoustics_config: BarkCoarseConfig = BarkCoarseConfig()
+    fine_acoustics_config: BarkFineConfig = BarkFineConfig()
+    codec_config: EncodecConfig = EncodecConfig()
+    initializer_range: float = 0.02
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        return super().from_dict(_with_parts(values, cls._parts))
+
+    @classmethod
+    def small(cls) -> Self:
+        """The sizes of suno/bark-small: 389.6 M parameters without the codec."""
+        return cls._sized(num_layers=12, num_heads=12, hidden_size=768)
+
+    @classmethod
+    def large(cls) -> Self:
+        """The sizes of suno/bark: 1,085.7 M parameters without the codec."""
+        return cls._sized(num_layers=24, num_heads=16, hidden_size=1024)
+
+    @classmethod
+    def _sized(cls, **sizes: int) -> Self:
+        return cls(
+            semantic_config=BarkSemanticConfig(input_vocab_size=129_600, bias=False, **sizes),
+            coarse_acoustics_config=BarkCoarseConfig(
+                input_vocab_size=12_096, output_vocab_size=12_096, bias=False, **sizes
+            ),
+            fine_acoustics_config=BarkFineConfig(input_vocab_size=1056, output_vocab_size=1056, bias=False, **sizes),
+        )
+
+    _parts: ClassVar[Mapping[str, type[JsonConfig]]] = {
+        "semantic_config": BarkSemanticConfig,
+        "coarse_acoustics_config": BarkCoarseConfig,
+        "fine_acoustics_config": BarkFineConfig,
+        "codec_config": EncodecConfig,
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig(JsonConfig):
+    """How the next token is chosen: the most likely one, or a draw after temperature, then top_k, then top_p."""
+
+    model_type: ClassVar[str] = "sampling"
+
+    do_sample: bool = False
+    temperature: float | None = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+    def check(self) -> None:
+        require(self, self.temperature is None or self.temperature > 0, "temperature", "a positive number or null")
+        # transformers writes 0 for "no top_k"
+        require(self, self.top_k is None or self.top_k >= 0, "top_k", "a count of tokens, 0 or null for all")
+        require(self, self.top_p is None or 0 < self.top_p <= 1, "top_p", "a probability in (0, 1] or null")
+
+
+@dataclasses.dataclass(frozen=True)
+class BarkSemanticGenerationConfig(SamplingConfig):
+    """The semantic stage's tokens and settings. Rates are in tokens a second."""
+
+    model_type: ClassVar[str] = "semantic"
+
+    eos_token_id: int = 10_000
+    max_new_tokens: int = 768
+    min_eos_p: float | None = None
+    text_encoding_offset: int = 10_048
+    text_pad_token: int = 129_595
+    semantic_infer_token: int = 129_599
+    semantic_vocab_size: int = 10_000
+    max_input_semantic_length: int = 256
+    semantic_rate_hz: float = 49.9
+
+    @property
+    def semantic_pad_token(self) -> int:
+        """The end token pads as well, whatever the file says (transformers does the same)."""
+        return self.eos_token_id
+
+    def check(self) -> None:
+        super().check()
+        for field in ("semantic_vocab_size", "max_input_semantic_length", "max_new_tokens"):
+            _require_between(self, field, 1, MAX_VOCABULARY)
+        for field in ("eos_token_id", "text_encoding_offset", "text_pad_token", "semantic_infer_token"):
+            _require_between(self, field, 0, MAX_VOCABULARY)
+        require(self, self.semantic_rate_hz > 0, "semantic_rate_hz", "a positive rate")
+        require(self, self.min_eos_p is None or 0 < self.min_eos_p <= 1, "min_eos_p", "a probability in (0, 1] or null")
+        require(
+            self,
+            self.eos_token_id >= self.semantic_vocab_size,
+            "eos_token_id",
+            f"an id past the {self.semantic_vocab_size} semantic tokens",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class BarkCoarseGenerationConfig(SamplingConfig):
+    """The coarse stage's tokens, windows and settings. coarse_rate_hz counts frames a second."""
+
+    model_type: ClassVar[str] = "coarse_acoustics"
+
+    coarse_semantic_pad_token: int = 12_048
+    coarse_infer_token: int = 12_050
+    coarse_rate_hz: float = 75
+    n_coarse_codebooks: int = 2
+    max_coarse_input_length: int = 256
+    max_coarse_history: int = 630
+    sliding_window_len: int = 60
+
+    def check(self) -> None:
+        super().check()
+        for field in ("n_coarse_codebooks", "max_coarse_input_length", "max_coarse_history", "sliding_window_len"):
+            _require_between(self, field, 1, MAX_POSITIONS)
+        for field in ("coarse_semantic_pad_token", "coarse_infer_token"):
+            _require_between(self, field, 0, MAX_VOCABULARY)
+        require(self, self.coarse_rate_hz > 0, "coarse_rate_hz", "a positive rate")
+        require(
+            self,
+            self.sliding_window_len % self.n_coarse_codebooks == 0,
+            "sliding_window_len",
+            f"a multiple of n_coarse_codebooks {self.n_coarse_codebooks}, so that windows hold whole frames",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class BarkFineGenerationConfig(JsonConfig):
+    """The fine stage's windows, in frames, and its temperature.
+
+    A temperature of null or 1.0 means the most likely code, not a draw: transformers' rule.
+    """
+
+    model_type: ClassVar[str] = "fine_acoustics"
+
+    temperature: float | None = 1.0
+    max_fine_history_length: int = 512
+    max_fine_input_length: int = 1024
+    n_fine_codebooks: int = 8
+
+    def check(self) -> None:
+        require(self, self.temperature is None or self.temperature > 0, "temperature", "a positive number or null")
+        for field in ("max_fine_history_length", "max_fine_input_length", "n_fine_codebooks"):
+            _require_between(self, field, 1, MAX_POSITIONS)
+        require(
+            self,
+            self.max_fine_history_length < self.max_fine_input_length,
+            "max_fine_history_length",
+            f"fewer frames than max_fine_input_length {self.max_fine_input_length}, so that a window holds new ones",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class BarkGenerationConfig(JsonConfig):
+    """Tokens and settings of all stages, as in `generation_config.json`. sample_rate is in audio samples a second."""
+
+    model_type: ClassVar[str] = "bark"
+
+    semantic_config: BarkSemanticGenerationConfig = BarkSemanticGenerationConfig()
+    coarse_acoustics_config: BarkCoarseGenerationConfig = BarkCoarseGenerationConfig()
+    fine_acoustics_config: BarkFineGenerationConfig = BarkFineGenerationConfig()
+    sample_rate: int = 24_000
+    codebook_size: int = 1024
+
+    def check(self) -> None:
+        _require_between(self, "sample_rate", 1, 2**20)
+        _require_between(self, "codebook_size", 2, MAX_VOCABULARY)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        if isinstance(values, Mapping) and "semantic_config" not in values:
+            raise ConfigError(
+                "generation_config.json has no semantic_config: it is not that of a Bark. "
+                "Copy the file from suno/bark, or write the defaults: save_json(BarkGenerationConfig(), path)."
+            )
+        return super().from_dict(_with_parts(values, cls._parts))
+
+    @classmethod
+    def suno(cls) -> Self:
+        """The settings of Suno's own code: draws at temperature 0.7 (fine 0.5), stops where p(end) >= 0.2."""
+        return cls(
+            semantic_config=BarkSemanticGenerationConfig(do_sample=True, temperature=0.7, min_eos_p=0.2),
+            coarse_acoustics_config=BarkCoarseGenerationConfig(do_sample=True, temperature=0.7),
+            fine_acoustics_config=BarkFineGenerationConfig(temperature=0.5),
+        )
+
+    _parts: ClassVar[Mapping[str, type[JsonConfig]]] = {
+        "semantic_config": BarkSemanticGenerationConfig,
+        "coarse_acoustics_config": BarkCoarseGenerationConfig,
+        "fine_acoustics_config": BarkFineGenerationConfig,
+    }
+
+
+def _with_parts(values: Mapping[str, Any], parts: Mapping[str, type[JsonConfig]]) -> Mapping[str, Any]:
+    """Replaces each nested object by its config; a missing or null one becomes its defaults."""
+    if not isinstance(values, Mapping):
+        return values
+    built = {name: part.from_dict(_or_empty(values.get(name))) for name, part in parts.items()}
+    return {**values, **built}
+
+
+def _or_empty(value: Any) -> Any:
+    return {} if value is None else value
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """The content of a small JSON file. Raises ConfigError or ModelNotFoundError with the path."""
+    path = Path(path)
+    if not path.is_file():
+        raise ModelNotFoundError(f"{path} does not exist; a model folder holds {CONFIG_FILE}, {GENERATION_CONFIG_FILE}")
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise ConfigError(f"{path} has {path.stat().st_size} bytes, more than the {MAX_JSON_BYTES} of any config")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from error
+
+
+def save_json(config: JsonConfig, path: str | os.PathLike) -> None:
+    """Writes the config's JSON file."""
+    Path(path).write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")

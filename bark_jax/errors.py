@@ -1,0 +1,37 @@
+"""Every error this package raises on purpose.
+
+All of them are BarkError, so one `except` catches them; each is also the built-in error a Python programmer would
+expect. A message names the value, what was expected and what to do about it.
+"""
+
+
+class BarkError(Exception):
+    """The base of all errors raised on purpose."""
+
+
+class ConfigError(BarkError, ValueError):
+    """A config.json or generation_config.json that cannot work."""
+
+
+class CheckpointError(BarkError, ValueError):
+    """A weight file that is damaged, hostile, or not the network that was asked for."""
+
+
+class ModelNotFoundError(BarkError, FileNotFoundError):
+    """A model, or a part of one, that is neither on this machine nor to be had."""
+
+
+class VoiceError(BarkError, ValueError):
+    """A voice whose arrays cannot condition the stages."""
+
+
+class VoiceNotFoundError(BarkError, FileNotFoundError):
+    """A voice name that the model does not have."""
+
+
+class InputError(BarkError, ValueError):
+    """Text, tokens or settings that make no sense."""
+
+
+class UnsupportedError(BarkError, NotImplementedError):
+    """Something this machine or this package cannot do, though it was asked for by name."""
