@@ -1,0 +1,83 @@
+"""The bidirectional transformer of the fine stage: the codes of the lower codebooks in, those of the next one out."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bark_jax.config import BarkFineConfig
+from bark_jax.errors import InputError
+from bark_jax.models.attention import resolve_implementation
+from bark_jax.models.transformer import Block, make_embedding, make_norm
+
+
+class BarkFineModel(nnx.Module):
+    """One embedding table a codebook; the head of codebook q is table q itself, so there is no separate weight.
+
+    Arguments as for `BarkCausalModel`.
+    """
+
+    config_class = BarkFineConfig
+
+    def __init__(
+        self,
+        config: BarkFineConfig,
+        *,
+        dtype: jnp.dtype = jnp.float32,
+        attn_implementation: str = "auto",
+        rngs: nnx.Rngs,
+    ):
+        self.config = config
+        self.token_embeddings = nnx.List(
+            make_embedding(config, config.input_vocab_size, dtype, rngs) for _ in range(config.n_codes_total)
+        )
+        self.position_embedding = make_embedding(config, config.block_size, dtype, rngs)
+        implementation = resolve_implementation(attn_implementation, dtype, config.head_size)
+        self.blocks = nnx.List(
+            Block(
+                config,
+                is_causal=False,
+                norm_has_bias=True,
+                dtype=dtype,
+                attn_implementation=implementation,
+                rngs=rngs,
+            )
+            for _ in range(config.num_layers)
+        )
+        self.final_norm = make_norm(config, has_bias=True, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self, codebook_idx: int, input_ids: jax.Array, *, output_hidden_states: bool = False
+    ) -> jax.Array | tuple[jax.Array, tuple[jax.Array, ...]]:
+        """Logits of every frame's code in one codebook.
+
+        Args:
+          codebook_idx: the codebook to predict, 1 to n_codes_total - 1; a Python int, as each has a program of its own.
+            Codebook 0 has no head: it comes from the coarse stage.
+          input_ids: codes [B, T, n_codes_total]. Codebooks 0 to codebook_idx are read: the predicted one's own
+            present content as well, which is the pad id where nothing is known yet. Higher ones are not looked at.
+          output_hidden_states: also return what entered each layer, and the last after its norm.
+
+        Returns:
+          logits_BTV in float32; with `output_hidden_states` a pair.
+        """
+        if not 1 <= codebook_idx < self.config.n_codes_total:
+            raise InputError(
+                f"codebook_idx is {codebook_idx}, expected 1 to {self.config.n_codes_total - 1}; "
+                "codebook 0 is predicted by the coarse model"
+            )
+        hidden = self._read(sum(self.token_embeddings[q](input_ids[:, :, q]) for q in range(codebook_idx + 1)))
+        table_VD = self.token_embeddings[codebook_idx].embedding[...]
+        logits_BTV = jnp.einsum("BTD,VD->BTV", hidden[-1], table_VD, preferred_element_type=jnp.float32)
+        return (logits_BTV, hidden) if output_hidden_states else logits_BTV
+
+    def _read(self, embeds_BTD: jax.Array) -> tuple[jax.Array, ...]:
+        """Runs all layers: the hidden states before, between and after them."""
+        T = embeds_BTD.shape[1]
+        if T > self.config.block_size:
+            raise InputError(f"{T} frames were given, and the network has {self.config.block_size} (block_size)")
+        x_BTD = embeds_BTD + self.position_embedding(jnp.arange(T)[None])
+        hidden = []
+        for block in self.blocks:
+            hidden.append(x_BTD)
+            x_BTD, _, _ = block(x_BTD)
+        return (*hidden, self.final_norm(x_BTD))

@@ -1,0 +1,160 @@
+"""The causal transformer of the semantic and coarse stages: a GPT-2 with learned positions and an untied head."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bark_jax.config import BarkCoarseConfig, BarkSemanticConfig, BarkSubModelConfig
+from bark_jax.errors import InputError
+from bark_jax.models.attention import KVCache, resolve_implementation
+from bark_jax.models.transformer import Block, make_embedding, make_norm
+
+
+class BarkCausalModel(nnx.Module):
+    """Tokens in, logits of the token that follows each of them out.
+
+    `prefill` reads a prompt and `decode` one token more; both run the same layers as a plain call.
+
+    Args:
+      config: the network's size.
+      dtype: of parameters and activations. LayerNorm statistics, softmax and logits are float32 whatever it is.
+      attn_implementation: "xla", "cudnn" or "auto"; see `attention.resolve_implementation`.
+      rngs: draws the parameters, normal with `initializer_range`.
+    """
+
+    config_class: type[BarkSubModelConfig] = BarkSubModelConfig
+
+    def __init__(
+        self,
+        config: BarkSubModelConfig,
+        *,
+        dtype: jnp.dtype = jnp.float32,
+        attn_implementation: str = "auto",
+        rngs: nnx.Rngs,
+    ):
+        self.config = config
+        self.token_embedding = make_embedding(config, config.input_vocab_size, dtype, rngs)
+        self.position_embedding = make_embedding(config, config.block_size, dtype, rngs)
+        implementation = resolve_implementation(attn_implementation, dtype, config.head_size)
+        self.blocks = nnx.List(
+            Block(
+                config,
+                is_causal=True,
+                norm_has_bias=config.bias,
+                dtype=dtype,
+                attn_implementation=implementation,
+                rngs=rngs,
+            )
+            for _ in range(config.num_layers)
+        )
+        self.final_norm = make_norm(config, has_bias=config.bias, dtype=dtype, rngs=rngs)
+        self.head = nnx.Linear(
+            config.hidden_size,
+            config.output_vocab_size,
+            use_bias=False,
+            dtype=dtype,
+            param_dtype=dtype,
+            kernel_init=nnx.initializers.normal(config.initializer_range),
+            rngs=rngs,
+        )
+
+    def __call__(
+        self,
+        input_ids: jax.Array | None = None,
+        *,
+        inputs_embeds: jax.Array | None = None,
+        output_hidden_states: bool = False,
+    ) -> jax.Array | tuple[jax.Array, tuple[jax.Array, ...]]:
+        """Logits of every position.
+
+        Args:
+          input_ids: tokens [B, T] in [0, input_vocab_size); JAX does not check the range, an id outside it gives NaN.
+          inputs_embeds: instead of ids, their embeddings [B, T, D] without positions, as the semantic prompt needs.
+          output_hidden_states: also return what entered each layer, and the last after its norm: num_layers + 1
+            arrays [B, T, D].
+
+        Returns:
+          logits_BTV in float32; with `output_hidden_states` a pair.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise InputError("give either input_ids or inputs_embeds")
+        embeds_BTD = self.embed(input_ids) if inputs_embeds is None else inputs_embeds
+        hidden, _, _ = self._read(embeds_BTD)
+        logits_BTV = self.logits(hidden[-1])
+        return (logits_BTV, hidden) if output_hidden_states else logits_BTV
+
+    def embed(self, tokens_BT: jax.Array) -> jax.Array:
+        """Token embeddings [B, T, D], without positions."""
+        return self.token_embedding(tokens_BT)
+
+    def logits(self, hidden: jax.Array, start: int = 0, size: int | None = None) -> jax.Array:
+        """float32 logits of `size` ids from `start` on (all of them by default), for hidden states [..., D]."""
+        kernel_DV = self.head.kernel[...]
+        stop = kernel_DV.shape[1] if size is None else start + size
+        return jnp.matmul(hidden, kernel_DV[:, start:stop], preferred_element_type=jnp.float32)
+
+    def prefill(self, embeds_BTD: jax.Array, length_B: jax.Array, n_slots: int) -> tuple[jax.Array, KVCache]:
+        """Reads prompts that are left-aligned and padded to one length.
+
+        Args:
+          embeds_BTD: token embeddings of the prompts; what follows a row's prompt is not attended to.
+          length_B: int32, each row's prompt length, 1 to T.
+          n_slots: slots of the cache, at least T: the prompt and every token that will be decoded.
+
+        Returns:
+          The hidden state [B, D] of each row's last prompt position (see `logits`), and the cache.
+        """
+        T = embeds_BTD.shape[1]
+        if n_slots < T:
+            raise InputError(f"n_slots is {n_slots}, fewer than the prompt's {T} positions")
+        hidden, keys, values = self._read(embeds_BTD)
+        room = ((0, 0), (0, n_slots - T), (0, 0), (0, 0))
+        cache = KVCache(tuple(jnp.pad(k, room) for k in keys), tuple(jnp.pad(v, room) for v in values), length_B)
+        last_B1D = jnp.take_along_axis(hidden[-1], (length_B - 1)[:, None, None], axis=1)
+        return last_B1D[:, 0], cache
+
+    def decode(self, tokens_B: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
+        """Reads one token a row. Returns its hidden state [B, D] (see `logits`) and the cache with it."""
+        position_B1 = cache.length_B[:, None]
+        x_B1D = self.embed(tokens_B[:, None]) + self.position_embedding(position_B1)
+        keys, values = [], []
+        for block, keys_BSNH, values_BSNH in zip(self.blocks, cache.keys, cache.values, strict=True):
+            x_B1D, keys_BSNH, values_BSNH = block.extend(x_B1D, keys_BSNH, values_BSNH, cache.length_B)
+            keys.append(keys_BSNH)
+            values.append(values_BSNH)
+        return self.final_norm(x_B1D)[:, 0], KVCache(tuple(keys), tuple(values), cache.length_B + 1)
+
+    def _read(self, embeds_BTD: jax.Array) -> tuple[tuple[jax.Array, ...], list[jax.Array], list[jax.Array]]:
+        """Runs all layers over whole sequences: the hidden states before, between and after them, keys and values."""
+        T = embeds_BTD.shape[1]
+        if T > self.config.block_size:
+            raise InputError(f"{T} positions were given, and the network has {self.config.block_size} (block_size)")
+        x_BTD = embeds_BTD + self.position_embedding(jnp.arange(T)[None])
+        hidden, keys, values = [], [], []
+        for block in self.blocks:
+            hidden.append(x_BTD)
+            x_BTD, k_BTNH, v_BTNH = block(x_BTD)
+            keys.append(k_BTNH)
+            values.append(v_BTNH)
+        return (*hidden, self.final_norm(x_BTD)), keys, values
+
+
+class BarkSemanticModel(BarkCausalModel):
+    """Text tokens, summed with a voice's semantic tokens, in; semantic tokens out."""
+
+    config_class = BarkSemanticConfig
+
+    def embed_prompt(self, text_BT: jax.Array, history_BT: jax.Array, infer_token: int) -> jax.Array:
+        """The prompt's embeddings [B, T + 1, D]: text and history summed position by position, then the infer token.
+
+        Both are padded to the same T, and the network attends to the pads: they are part of the prompt.
+        """
+        infer_B1 = jnp.full((text_BT.shape[0], 1), infer_token, text_BT.dtype)
+        summed_BTD = self.embed(text_BT) + self.embed(history_BT)
+        return jnp.concatenate([summed_BTD, self.embed(infer_B1)], axis=1)
+
+
+class BarkCoarseModel(BarkCausalModel):
+    """Semantic tokens and the coarse codes so far in; the next coarse code out."""
+
+    config_class = BarkCoarseConfig

@@ -1,0 +1,86 @@
+"""The pre-LayerNorm block that all three transformers stack, and what they embed with.
+
+    x += attention(norm(x));  x += mlp(norm(x))
+
+Source: suno-ai/bark, bark/model.py, and transformers 5.23, models/bark/modeling_bark.py.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bark_jax.config import BarkSubModelConfig
+from bark_jax.models.attention import SelfAttention, make_linear
+
+
+def make_embedding(config: BarkSubModelConfig, n_ids: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Embed:
+    return nnx.Embed(
+        n_ids,
+        config.hidden_size,
+        dtype=dtype,
+        param_dtype=dtype,
+        embedding_init=nnx.initializers.normal(config.initializer_range),
+        rngs=rngs,
+    )
+
+
+def make_norm(config: BarkSubModelConfig, *, has_bias: bool, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """torch's LayerNorm: its epsilon, and the variance in two passes (one pass loses digits at a large mean)."""
+    return nnx.LayerNorm(
+        config.hidden_size,
+        epsilon=1e-5,
+        use_fast_variance=False,
+        use_bias=has_bias,
+        dtype=dtype,
+        param_dtype=dtype,
+        rngs=rngs,
+    )
+
+
+class MLP(nnx.Module):
+    """Two Linear layers around an exact GELU; four times as wide inside."""
+
+    def __init__(self, config: BarkSubModelConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        D = config.hidden_size
+        self.up = make_linear(config, D, 4 * D, dtype, rngs)
+        self.down = make_linear(config, 4 * D, D, dtype, rngs)
+
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        return self.down(jax.nn.gelu(self.up(x_BTD), approximate=False))
+
+
+class Block(nnx.Module):
+    """One layer. The fine network's LayerNorms have a bias even where its Linear layers have none (norm_has_bias)."""
+
+    def __init__(
+        self,
+        config: BarkSubModelConfig,
+        *,
+        is_causal: bool,
+        norm_has_bias: bool,
+        dtype: jnp.dtype,
+        attn_implementation: str,
+        rngs: nnx.Rngs,
+    ):
+        self.attention_norm = make_norm(config, has_bias=norm_has_bias, dtype=dtype, rngs=rngs)
+        self.attention = SelfAttention(
+            config, is_causal=is_causal, dtype=dtype, attn_implementation=attn_implementation, rngs=rngs
+        )
+        self.mlp_norm = make_norm(config, has_bias=norm_has_bias, dtype=dtype, rngs=rngs)
+        self.mlp = MLP(config, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns the output [B, T, D] and the layer's keys and values [B, T, N, H]."""
+        y_BTD, k_BTNH, v_BTNH = self.attention(self.attention_norm(x_BTD))
+        x_BTD = x_BTD + y_BTD
+        return x_BTD + self.mlp(self.mlp_norm(x_BTD)), k_BTNH, v_BTNH
+
+    def extend(
+        self, x_B1D: jax.Array, keys_BSNH: jax.Array, values_BSNH: jax.Array, length_B: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The same for one new position a row, which reads the cache; see `SelfAttention.extend`."""
+        y_B1D, keys_BSNH, values_BSNH = self.attention.extend(
+            self.attention_norm(x_B1D), keys_BSNH, values_BSNH, length_B
+        )
+        x_B1D = x_B1D + y_B1D
+        return x_B1D + self.mlp(self.mlp_norm(x_B1D)), keys_BSNH, values_BSNH

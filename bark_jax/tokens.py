@@ -1,0 +1,243 @@
+"""Bark's token spaces: which id means what in each network, and how many tokens of one stage make one of the next.
+
+The semantic network reads semantic tokens, their end, and text tokens in one vocabulary; the coarse network reads
+semantic tokens and the codes of the first codebooks in another:
+
+    semantic  0 .. 9,999 semantic | 10,000 end | 10,048 .. text (BERT id + 10,048) | 129,595 text pad | 129,599 infer
+    coarse    0 .. 9,999 semantic | 10,000 .. 11,023 codebook 0 | .. 12,047 codebook 1 | 12,048 pad | 12,050 infer
+
+Everything that runs at a rate is counted in exact integers. 75 frames a second against 49.9 semantic tokens a second is
+750 to 499, so n semantic tokens make n * 750 // 499 frames. (Both torch references multiply floats; the results are
+equal for every length that fits.)
+"""
+
+import dataclasses
+from fractions import Fraction
+from typing import Any, Self
+
+import numpy as np
+
+from bark_jax.config import BarkConfig, BarkGenerationConfig, require
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenSpaces:
+    """The ids, window lengths and rates of one model. The defaults are Bark's; suno's names stand in the comments."""
+
+    text_offset: int = 10_048  # TEXT_ENCODING_OFFSET
+    text_pad: int = 129_595  # TEXT_PAD_TOKEN
+    n_text: int = 256  # text tokens, and history tokens, that the semantic prompt has room for
+    semantic_infer: int = 129_599  # SEMANTIC_INFER_TOKEN
+    semantic_vocab: int = 10_000  # SEMANTIC_VOCAB_SIZE
+    semantic_end: int = 10_000  # SEMANTIC_PAD_TOKEN
+    max_semantic: int = 768  # n_tot_steps
+
+    coarse_pad: int = 12_048  # COARSE_SEMANTIC_PAD_TOKEN
+    coarse_infer: int = 12_050  # COARSE_INFER_TOKEN
+    n_coarse_semantic: int = 256  # semantic tokens that the coarse prompt has room for
+    n_coarse_history: int = 630  # max_coarse_history
+    coarse_window: int = 60  # sliding_window_len: tokens generated between two prompts
+    n_coarse: int = 2  # N_COARSE_CODEBOOKS
+
+    n_fine: int = 8  # N_FINE_CODEBOOKS
+    codebook_size: int = 1024  # CODEBOOK_SIZE; also the id of a code that is not known yet
+    n_fine_history: int = 512
+    fine_window: int = 1024
+
+    semantic_rate: Fraction = Fraction("49.9")  # SEMANTIC_RATE_HZ
+    frame_rate: Fraction = Fraction(75)  # COARSE_RATE_HZ
+    sample_rate: int = 24_000  # SAMPLE_RATE
+
+    @classmethod
+    def from_config(cls, config: BarkGenerationConfig) -> Self:
+        semantic, coarse, fine = config.semantic_config, config.coarse_acoustics_config, config.fine_acoustics_config
+        return cls(
+            text_offset=semantic.text_encoding_offset,
+            text_pad=semantic.text_pad_token,
+            n_text=semantic.max_input_semantic_length,
+            semantic_infer=semantic.semantic_infer_token,
+            semantic_vocab=semantic.semantic_vocab_size,
+            semantic_end=semantic.eos_token_id,
+            max_semantic=semantic.max_new_tokens,
+            coarse_pad=coarse.coarse_semantic_pad_token,
+            coarse_infer=coarse.coarse_infer_token,
+            n_coarse_semantic=coarse.max_coarse_input_length,
+            n_coarse_history=coarse.max_coarse_history,
+            coarse_window=coarse.sliding_window_len,
+            n_coarse=coarse.n_coarse_codebooks,
+            n_fine=fine.n_fine_codebooks,
+            codebook_size=config.codebook_size,
+            n_fine_history=fine.max_fine_history_length,
+            fine_window=fine.max_fine_input_length,
+            semantic_rate=Fraction(str(semantic.semantic_rate_hz)),
+            frame_rate=Fraction(str(coarse.coarse_rate_hz)),
+            sample_rate=config.sample_rate,
+        )
+
+    @property
+    def stream_per_semantic(self) -> Fraction:
+        """Tokens of the coarse stream for one semantic token: 1500/499 in Bark."""
+        return self.frame_rate * self.n_coarse / self.semantic_rate
+
+    @property
+    def max_semantic_history(self) -> int:
+        """Semantic tokens that go with a full coarse history: 209 in Bark."""
+        return int(self.n_coarse_history / self.stream_per_semantic)
+
+    def n_frames(self, n_semantic: Any) -> Any:
+        """Frames that `n_semantic` tokens become, rounded down; an integer or an array of them."""
+        frames_per_semantic = self.frame_rate / self.semantic_rate
+        return n_semantic * frames_per_semantic.numerator // frames_per_semantic.denominator
+
+    def n_stream_history(self, n_semantic: int) -> int:
+        """Tokens of the coarse stream that go with `n_semantic` history tokens, half to even. It can be odd."""
+        return round(n_semantic * self.stream_per_semantic)
+
+    def n_semantic_done(self, n_stream: int) -> int:
+        """Semantic tokens that the first `n_stream` tokens of the coarse stream account for, half to even."""
+        return round(n_stream / self.stream_per_semantic)
+
+    def n_windows(self, n_frames: Any) -> Any:
+        """Coarse windows that `n_frames` frames take; an integer or an array of them."""
+        return -(-n_frames * self.n_coarse // self.coarse_window)
+
+
+def interleave(codes_QT: np.ndarray, spaces: TokenSpaces) -> np.ndarray:
+    """Lays coarse codes out as the coarse network reads them: one stream, frame by frame.
+
+    Code c of codebook q becomes semantic_vocab + q * codebook_size + c, so equal codes of two codebooks stay apart:
+
+        [[5, 7],
+         [6, 8]]   ->   [10005, 11030, 10007, 11032]
+
+    Args:
+      codes_QT: codes in [0, codebook_size), one row a codebook.
+
+    Returns:
+      The stream, [Q * T] tokens of the coarse vocabulary.
+
+    Source: suno-ai/bark, bark/generation.py, `_flatten_codebooks`.
+    """
+    n_codebooks = codes_QT.shape[0]
+    offset_Q1 = spaces.semantic_vocab + spaces.codebook_size * np.arange(n_codebooks)[:, None]
+    return (codes_QT + offset_Q1).T.reshape(-1)
+
+
+def deinterleave(stream_T: np.ndarray, spaces: TokenSpaces) -> np.ndarray:
+    """Undoes `interleave` for a stream that starts on codebook 0: [Q * T] tokens -> codes_QT."""
+    codes_TQ = stream_T.reshape(-1, spaces.n_coarse) - spaces.semantic_vocab
+    return (codes_TQ - spaces.codebook_size * np.arange(spaces.n_coarse)[None]).T
+
+
+def check_fit(config: BarkConfig, generation: BarkGenerationConfig) -> None:
+    """Raises ConfigError, naming the field, where the networks cannot hold the tokens of the stages."""
+    _check_semantic(config, generation)
+    _check_coarse(config, generation)
+    _check_fine(config, generation)
+
+
+def _check_semantic(config: BarkConfig, generation: BarkGenerationConfig) -> None:
+    network, stage = config.semantic_config, generation.semantic_config
+    n_prompt = stage.max_input_semantic_length + 1
+    require(
+        network,
+        network.block_size >= n_prompt,
+        "block_size",
+        f"at least the semantic prompt's {n_prompt} positions (max_input_semantic_length + 1)",
+    )
+    require(
+        stage,
+        n_prompt + stage.max_new_tokens - 1 <= network.block_size,
+        "max_new_tokens",
+        f"at most {network.block_size - n_prompt + 1}: prompt and tokens share {network.block_size} positions",
+    )
+    require(
+        stage,
+        stage.text_encoding_offset > stage.eos_token_id,
+        "text_encoding_offset",
+        f"an id past eos_token_id {stage.eos_token_id}, so that text and semantic tokens stay apart",
+    )
+    for field in ("text_encoding_offset", "text_pad_token", "semantic_infer_token", "eos_token_id"):
+        require(
+            stage,
+            getattr(stage, field) < network.input_vocab_size,
+            field,
+            f"an id below the semantic network's input_vocab_size {network.input_vocab_size}",
+        )
+    require(
+        stage,
+        stage.eos_token_id < network.output_vocab_size,
+        "eos_token_id",
+        f"an id below the semantic network's output_vocab_size {network.output_vocab_size}",
+    )
+
+
+def _check_coarse(config: BarkConfig, generation: BarkGenerationConfig) -> None:
+    network, stage = config.coarse_acoustics_config, generation.coarse_acoustics_config
+    n_ids = generation.semantic_config.semantic_vocab_size + stage.n_coarse_codebooks * generation.codebook_size
+    for vocabulary in ("input_vocab_size", "output_vocab_size"):
+        require(
+            stage,
+            n_ids <= getattr(network, vocabulary),
+            "n_coarse_codebooks",
+            f"codebooks that fit the coarse network's {vocabulary} {getattr(network, vocabulary)}; "
+            f"semantic tokens and codes take {n_ids} ids",
+        )
+    for field in ("coarse_semantic_pad_token", "coarse_infer_token"):
+        require(
+            stage,
+            n_ids <= getattr(stage, field) < network.input_vocab_size,
+            field,
+            f"an id from {n_ids}, past the codes, to {network.input_vocab_size - 1}",
+        )
+    n_prompt = stage.max_coarse_input_length + 1 + stage.max_coarse_history
+    require(
+        network,
+        n_prompt + stage.sliding_window_len - 1 <= network.block_size,
+        "block_size",
+        f"at least {n_prompt + stage.sliding_window_len - 1}: the coarse prompt takes {n_prompt} positions, "
+        f"a window {stage.sliding_window_len - 1} more",
+    )
+    spaces = TokenSpaces.from_config(generation)
+    require(
+        stage,
+        spaces.max_semantic_history <= stage.max_coarse_input_length,
+        "max_coarse_history",
+        f"a history that goes with at most {stage.max_coarse_input_length} semantic tokens (max_coarse_input_length)",
+    )
+
+
+def _check_fine(config: BarkConfig, generation: BarkGenerationConfig) -> None:
+    network, stage, codec = config.fine_acoustics_config, generation.fine_acoustics_config, config.codec_config
+    n_coarse = generation.coarse_acoustics_config.n_coarse_codebooks
+    require(
+        network,
+        network.n_codes_total == stage.n_fine_codebooks,
+        "n_codes_total",
+        f"the fine stage's n_fine_codebooks {stage.n_fine_codebooks}",
+    )
+    require(stage, stage.n_fine_codebooks >= n_coarse, "n_fine_codebooks", f"at least the {n_coarse} coarse codebooks")
+    require(
+        generation,
+        generation.codebook_size < network.input_vocab_size,
+        "codebook_size",
+        f"fewer codes than the fine network's {network.input_vocab_size} ids: one more stands for an unknown code",
+    )
+    require(
+        stage,
+        stage.max_fine_input_length <= network.block_size,
+        "max_fine_input_length",
+        f"at most the fine network's block_size {network.block_size}",
+    )
+    require(
+        codec,
+        codec.num_quantizers >= stage.n_fine_codebooks,
+        "target_bandwidths",
+        f"a codec with at least {stage.n_fine_codebooks} codebooks; these bandwidths give {codec.num_quantizers}",
+    )
+    require(
+        codec,
+        codec.codebook_size >= generation.codebook_size,
+        "codebook_size",
+        f"at least the {generation.codebook_size} codes that the stages draw from",
+    )
