@@ -93,25 +93,20 @@ class BarkCausalModel(nnx.Module):
         stop = kernel_DV.shape[1] if size is None else start + size
         return jnp.matmul(hidden, kernel_DV[:, start:stop], preferred_element_type=jnp.float32)
 
-    def prefill(self, embeds_BTD: jax.Array, length_B: jax.Array, n_slots: int) -> tuple[jax.Array, KVCache]:
+    def prefill(self, embeds_BTD: jax.Array, length_B: jax.Array, n_slots: int) -> KVCache:
         """Reads prompts that are left-aligned and padded to one length.
 
         Args:
           embeds_BTD: token embeddings of the prompts; what follows a row's prompt is not attended to.
           length_B: int32, each row's prompt length, 1 to T.
-          n_slots: slots of the cache, at least T: the prompt and every token that will be decoded.
-
-        Returns:
-          The hidden state [B, D] of each row's last prompt position (see `logits`), and the cache.
+          n_slots: slots of the cache, at least T: the prompt and every token that `decode` will read.
         """
         T = embeds_BTD.shape[1]
         if n_slots < T:
             raise InputError(f"n_slots is {n_slots}, fewer than the prompt's {T} positions")
-        hidden, keys, values = self._read(embeds_BTD)
+        _, keys, values = self._read(embeds_BTD)
         room = ((0, 0), (0, n_slots - T), (0, 0), (0, 0))
-        cache = KVCache(tuple(jnp.pad(k, room) for k in keys), tuple(jnp.pad(v, room) for v in values), length_B)
-        last_B1D = jnp.take_along_axis(hidden[-1], (length_B - 1)[:, None, None], axis=1)
-        return last_B1D[:, 0], cache
+        return KVCache(tuple(jnp.pad(k, room) for k in keys), tuple(jnp.pad(v, room) for v in values), length_B)
 
     def decode(self, tokens_B: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
         """Reads one token a row. Returns its hidden state [B, D] (see `logits`) and the cache with it."""
@@ -144,14 +139,12 @@ class BarkSemanticModel(BarkCausalModel):
 
     config_class = BarkSemanticConfig
 
-    def embed_prompt(self, text_BT: jax.Array, history_BT: jax.Array, infer_token: int) -> jax.Array:
-        """The prompt's embeddings [B, T + 1, D]: text and history summed position by position, then the infer token.
+    def embed_prompt(self, text_BT: jax.Array, history_BT: jax.Array) -> jax.Array:
+        """The prompt's embeddings [B, T, D]: text and history, padded to the same T, summed position by position.
 
-        Both are padded to the same T, and the network attends to the pads: they are part of the prompt.
+        The network attends to the pads: they are part of the prompt.
         """
-        infer_B1 = jnp.full((text_BT.shape[0], 1), infer_token, text_BT.dtype)
-        summed_BTD = self.embed(text_BT) + self.embed(history_BT)
-        return jnp.concatenate([summed_BTD, self.embed(infer_B1)], axis=1)
+        return self.embed(text_BT) + self.embed(history_BT)
 
 
 class BarkCoarseModel(BarkCausalModel):

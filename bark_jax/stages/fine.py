@@ -1,0 +1,128 @@
+"""The fine stage: the codes of the first codebooks to the codes of all.
+
+The network reads fine_window frames at once and fills one codebook after the other. More frames take several windows,
+which advance by n_fine_history frames and overwrite what overlaps. All frames of a window see each other, so the number
+of frames a row has, and what pads it to a whole window, is part of its result: every row gets the windows that it would
+have alone.
+
+Source: suno-ai/bark, bark/generation.py, `generate_fine`.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bark_jax.models.fine_gpt import BarkFineModel
+from bark_jax.stages.sampling import FINE_STAGE, Sampling, fold
+from bark_jax.tokens import TokenSpaces
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FinePrompt:
+    """What the rows of a batch ask for."""
+
+    codes_BTQ: jax.Array  # a voice's history, then the coarse codes; codebook_size where a code is not known
+    n_history_B: jax.Array  # int32, frames of history
+    n_frames_B: jax.Array  # int32, frames to fill
+
+
+def make_prompt(coarse: list[np.ndarray], histories: list[np.ndarray | None], spaces: TokenSpaces) -> FinePrompt:
+    """Lays rows out for the stage.
+
+    Args:
+      coarse: a row's coarse codes [n_coarse, T].
+      histories: all codes [n_fine, T] of a row's voice, of which the last n_fine_history frames are read, or None.
+    """
+    # Whole windows, so that different lengths run one program.
+    n_frames = max(codes_QT.shape[1] for codes_QT in coarse)
+    width = spaces.n_fine_history + spaces.fine_window * max(1, -(-n_frames // spaces.fine_window))
+    codes_BTQ = np.full((len(coarse), width, spaces.n_fine), spaces.codebook_size, np.int32)
+    n_history = []
+    for row, (codes_QT, history_QT) in enumerate(zip(coarse, histories, strict=True)):
+        recent_TQ = np.zeros((0, spaces.n_fine)) if history_QT is None else history_QT.T[-spaces.n_fine_history :]
+        n_history.append(len(recent_TQ))
+        codes_BTQ[row, : len(recent_TQ)] = recent_TQ
+        codes_BTQ[row, len(recent_TQ) : len(recent_TQ) + codes_QT.shape[1], : spaces.n_coarse] = codes_QT.T
+    return FinePrompt(
+        jnp.asarray(codes_BTQ),
+        jnp.asarray(n_history, jnp.int32),
+        jnp.asarray([codes_QT.shape[1] for codes_QT in coarse], jnp.int32),
+    )
+
+
+@functools.partial(jax.jit, static_argnames="spaces")
+def generate_fine(model: BarkFineModel, prompt: FinePrompt, sampling: Sampling, *, spaces: TokenSpaces) -> jax.Array:
+    """Fills all codebooks.
+
+    Sampling takes temperature and key; top-k and top-p are not used by this stage, in either reference.
+
+    Returns:
+      codes_BQT, int32 [B, n_fine, T] without the history; T is the prompt's width less n_fine_history. Past a row's
+      frames the codes mean nothing.
+    """
+    sampling = dataclasses.replace(sampling, key_B=fold(sampling.key_B, FINE_STAGE))
+    n_windows_B = _n_windows(prompt, spaces)
+
+    def body(carry: tuple) -> tuple:
+        window, codes_BTQ = carry
+        return window + 1, _fill_window(model, prompt, sampling, window, window < n_windows_B, codes_BTQ, spaces)
+
+    _, codes_BTQ = jax.lax.while_loop(
+        lambda carry: carry[0] < jnp.max(n_windows_B), body, (jnp.int32(0), prompt.codes_BTQ)
+    )
+    n_frames = codes_BTQ.shape[1] - spaces.n_fine_history
+    return _slice_rows(codes_BTQ, prompt.n_history_B, n_frames).transpose(0, 2, 1)
+
+
+def _n_windows(prompt: FinePrompt, spaces: TokenSpaces) -> jax.Array:
+    """Windows a row takes: the first holds fine_window frames with the history, each other n_fine_history new ones.
+
+    A row of no frames takes none.
+    """
+    n_beyond_B = prompt.n_frames_B - (spaces.fine_window - prompt.n_history_B)
+    n_more_B = jnp.maximum(0, -(-n_beyond_B // spaces.n_fine_history))
+    return jnp.where(prompt.n_frames_B > 0, 1 + n_more_B, 0)
+
+
+def _fill_window(
+    model: BarkFineModel,
+    prompt: FinePrompt,
+    sampling: Sampling,
+    window: jax.Array,
+    is_active_B: jax.Array,
+    codes_BTQ: jax.Array,
+    spaces: TokenSpaces,
+) -> jax.Array:
+    """Predicts, codebook by codebook, a window's codes from the first frame on that is not context."""
+    advanced = window * spaces.n_fine_history
+    n_total_B = jnp.maximum(prompt.n_history_B + prompt.n_frames_B, spaces.fine_window)  # padded to a whole window
+    start_B = jnp.minimum(advanced, n_total_B - spaces.fine_window)
+    fill_B = jnp.minimum(prompt.n_history_B + advanced, n_total_B - spaces.n_fine_history)
+    is_filled_BT = jnp.arange(spaces.fine_window)[None] >= (fill_B - start_B)[:, None]
+    is_filled_BT = is_filled_BT & is_active_B[:, None]
+    window_BTQ = _slice_rows(codes_BTQ, start_B, spaces.fine_window)
+    key_B = fold(sampling.key_B, window)
+    for codebook in range(spaces.n_coarse, spaces.n_fine):
+        logits_BTV = model(codebook, window_BTQ)[:, :, : spaces.codebook_size]
+        code_BT = _choose_codes(logits_BTV, sampling.temperature_B, fold(key_B, codebook))
+        window_BTQ = window_BTQ.at[:, :, codebook].set(jnp.where(is_filled_BT, code_BT, window_BTQ[:, :, codebook]))
+    return jax.vmap(lambda codes_TQ, window_TQ, start: jax.lax.dynamic_update_slice(codes_TQ, window_TQ, (start, 0)))(
+        codes_BTQ, window_BTQ, start_B
+    )
+
+
+def _choose_codes(logits_BTV: jax.Array, temperature_B: jax.Array, key_B: jax.Array) -> jax.Array:
+    """One code a frame: the most likely at temperature 0, else a draw."""
+    scaled_BTV = logits_BTV / jnp.where(temperature_B > 0, temperature_B, 1.0)[:, None, None]
+    drawn_BT = jax.vmap(jax.random.categorical)(key_B, scaled_BTV)
+    likeliest_BT = jnp.argmax(logits_BTV, axis=-1)
+    return jnp.where(temperature_B[:, None] > 0, drawn_BT, likeliest_BT).astype(jnp.int32)
+
+
+def _slice_rows(x_BTQ: jax.Array, start_B: jax.Array, size: int) -> jax.Array:
+    """`size` frames of each row, from its own start on."""
+    return jax.vmap(lambda x_TQ, start: jax.lax.dynamic_slice(x_TQ, (start, 0), (size, x_TQ.shape[1])))(x_BTQ, start_B)
