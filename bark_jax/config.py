@@ -238,6 +238,11 @@ class EncodecConfig(JsonConfig):
     codebook_dim: int | None = None
     use_conv_shortcut: bool = True
 
+    def __post_init__(self):
+        if self.codebook_dim is None:
+            object.__setattr__(self, "codebook_dim", self.hidden_size)
+        super().__post_init__()
+
     @property
     def hop_length(self) -> int:
         """Audio samples a frame."""
@@ -305,7 +310,7 @@ class EncodecConfig(JsonConfig):
         require(self, self.pad_mode in ("reflect", "constant"), "pad_mode", "'reflect' or 'constant'")
         require(
             self,
-            self.codebook_dim in (None, self.hidden_size),
+            self.codebook_dim == self.hidden_size,
             "codebook_dim",
             f"hidden_size {self.hidden_size}: the codebooks hold vectors that the decoder reads",
         )

@@ -102,6 +102,11 @@ class TokenSpaces:
         return -(-n_frames * self.n_coarse // self.coarse_window)
 
 
+def text_tokens(ids_T: np.ndarray, mask_T: np.ndarray, spaces: TokenSpaces) -> np.ndarray:
+    """Tokenizer ids in the semantic network's vocabulary, with text_pad where the mask is 0: [101] -> [10149]."""
+    return np.where(mask_T == 1, ids_T + spaces.text_offset, spaces.text_pad).astype(np.int32)
+
+
 def interleave(codes_QT: np.ndarray, spaces: TokenSpaces) -> np.ndarray:
     """Lays coarse codes out as the coarse network reads them: one stream, frame by frame.
 

@@ -8,9 +8,15 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from bark_jax.errors import InputError
 
 # Folded into a row's key, so that the stages draw independently.
 SEMANTIC_STAGE, COARSE_STAGE, FINE_STAGE = 0, 1, 2
+
+# Named, so that a seed means the same draws under any JAX configuration.
+KEY_IMPLEMENTATION = "threefry2x32"
 
 
 @jax.tree_util.register_dataclass
@@ -24,9 +30,11 @@ class Sampling:
     top_p_B: jax.Array  # float32, probability mass that stays in the draw; 1 for all
 
 
-def make_keys(seeds: list[int]) -> jax.Array:
-    """One key a row. The generator is named, so that a seed means the same draws under any JAX configuration."""
-    return jax.vmap(lambda seed: jax.random.key(seed, impl="threefry2x32"))(jnp.asarray(seeds, jnp.uint32))
+def key_data(seed: int) -> np.ndarray:
+    """The key of a seed in [0, 2**64), uint32 [2]: what `jax.random.key(seed)` holds where 64-bit integers are on."""
+    if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or not 0 <= seed < 2**64:
+        raise InputError(f"seed is {seed!r}, expected an integer from 0 to 2**64 - 1")
+    return np.array([int(seed) >> 32, int(seed) & 0xFFFFFFFF], np.uint32)
 
 
 def fold(key_B: jax.Array, number: int | jax.Array) -> jax.Array:

@@ -5,6 +5,7 @@ Source: suno-ai/bark, bark/generation.py, `generate_text_semantic`.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +17,27 @@ from bark_jax.stages.sampling import SEMANTIC_STAGE, Sampling, choose, draw_logi
 from bark_jax.tokens import TokenSpaces
 
 
+@dataclasses.dataclass(frozen=True)
+class SemanticRow:
+    """What one row asks for."""
+
+    text: np.ndarray  # text tokens in the network's vocabulary, at most n_text
+    history: np.ndarray  # a voice's semantic tokens, of which the last n_text are read; empty for no voice
+    max_tokens: int
+    min_end_probability: float = 2.0
+    may_end: bool = True
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SemanticPrompt:
-    """What the rows of a batch ask for."""
+    """The rows of a batch."""
 
     text_BT: jax.Array  # text tokens in the network's vocabulary, padded with text_pad to n_text
     history_BT: jax.Array  # a voice's last semantic tokens, padded with semantic_end to n_text
     max_tokens_B: jax.Array  # int32, 0 to max_semantic; 0 for a row that is only there to fill the batch
     min_end_probability_B: jax.Array  # float32; the row ends once the end token is this likely; above 1 for never
+    may_end_B: jax.Array  # bool; where False the end token is not legal, and the row ends at max_tokens_B
 
 
 @jax.tree_util.register_dataclass
@@ -49,32 +62,20 @@ class Decoding:
     done_B: jax.Array  # the row has ended
 
 
-def make_prompt(
-    text_ids: list[np.ndarray],
-    histories: list[np.ndarray],
-    max_tokens: list[int],
-    min_end_probability: list[float],
-    spaces: TokenSpaces,
-) -> SemanticPrompt:
-    """Lays rows out for the stage.
-
-    Args:
-      text_ids: a row's tokenizer ids, before the offset; the first n_text are read.
-      histories: a row's semantic history, of which the last n_text tokens are read; empty for no voice.
-      max_tokens: most tokens a row may have.
-      min_end_probability: see SemanticPrompt.
-    """
-    text_BT = np.full((len(text_ids), spaces.n_text), spaces.text_pad, np.int32)
-    history_BT = np.full((len(text_ids), spaces.n_text), spaces.semantic_end, np.int32)
-    for row, (ids, history) in enumerate(zip(text_ids, histories, strict=True)):
-        ids, history = ids[: spaces.n_text], history[-spaces.n_text :]
-        text_BT[row, : len(ids)] = ids + spaces.text_offset
-        history_BT[row, : len(history)] = history
+def make_prompt(rows: Sequence[SemanticRow], spaces: TokenSpaces) -> SemanticPrompt:
+    """Lays rows out as one batch."""
+    text_BT = np.full((len(rows), spaces.n_text), spaces.text_pad, np.int32)
+    history_BT = np.full((len(rows), spaces.n_text), spaces.semantic_end, np.int32)
+    for b, row in enumerate(rows):
+        history = row.history[-spaces.n_text :]
+        text_BT[b, : len(row.text)] = row.text
+        history_BT[b, : len(history)] = history
     return SemanticPrompt(
-        jnp.asarray(text_BT),
-        jnp.asarray(history_BT),
-        jnp.asarray(max_tokens, jnp.int32),
-        jnp.asarray(min_end_probability, jnp.float32),
+        text_BT=jnp.asarray(text_BT),
+        history_BT=jnp.asarray(history_BT),
+        max_tokens_B=jnp.asarray([row.max_tokens for row in rows], jnp.int32),
+        min_end_probability_B=jnp.asarray([row.min_end_probability for row in rows], jnp.float32),
+        may_end_B=jnp.asarray([row.may_end for row in rows], bool),
     )
 
 
@@ -101,7 +102,7 @@ def generate_semantic(
     def body(state: Decoding) -> Decoding:
         hidden_BD, cache = model.decode(state.last_B, state.cache)
         state = dataclasses.replace(state, cache=cache)
-        return _choose_token(state, _legal_logits(model, hidden_BD, spaces), prompt, sampling, spaces)
+        return _choose_token(state, _legal_logits(model, hidden_BD, prompt, spaces), prompt, sampling, spaces)
 
     state = jax.lax.while_loop(lambda state: (state.step < spaces.max_semantic) & ~jnp.all(state.done_B), body, start)
     return state.output
@@ -115,12 +116,14 @@ def _no_tokens(B: int, spaces: TokenSpaces) -> SemanticTokens:
     )
 
 
-def _legal_logits(model: BarkSemanticModel, hidden_BD: jax.Array, spaces: TokenSpaces) -> jax.Array:
-    """Logits of the semantic tokens and the end token; whatever lies between them is not legal."""
+def _legal_logits(
+    model: BarkSemanticModel, hidden_BD: jax.Array, prompt: SemanticPrompt, spaces: TokenSpaces
+) -> jax.Array:
+    """Logits of the semantic tokens and, where it is legal, the end token; whatever lies between them never is."""
     logits_BV = model.logits(hidden_BD, 0, spaces.semantic_end + 1)
-    id_V = jnp.arange(logits_BV.shape[1])
-    is_legal_V = (id_V < spaces.semantic_vocab) | (id_V == spaces.semantic_end)
-    return jnp.where(is_legal_V[None], logits_BV, -jnp.inf)
+    id_1V = jnp.arange(logits_BV.shape[1])[None]
+    is_legal_BV = (id_1V < spaces.semantic_vocab) | ((id_1V == spaces.semantic_end) & prompt.may_end_B[:, None])
+    return jnp.where(is_legal_BV, logits_BV, -jnp.inf)
 
 
 def _choose_token(

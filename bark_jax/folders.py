@@ -1,0 +1,97 @@
+"""Folders that appear whole or not at all."""
+
+import contextlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from bark_jax.errors import InputError
+
+# A folder without any of these is not ours to replace, whatever the caller asked for.
+MODEL_FILES = ("bark_jax.json", "config.json")
+
+
+@contextlib.contextmanager
+def whole_folder(dst: str | os.PathLike, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yields a new folder beside `dst`, which becomes `dst` when the block ends and vanishes when it raises.
+
+    A killed process can leave the folder behind, under a name that starts with a dot and ends in `.partial`; never a
+    half-filled `dst`.
+
+    Raises:
+      InputError: `dst` exists and is not empty, and `overwrite` is false or what is there is no model folder.
+    """
+    dst = check_destination(dst, overwrite=overwrite)
+    made_parents = _make_parents(dst)
+    partial = dst.with_name(f".{dst.name}.{secrets.token_hex(4)}.partial")
+    partial.mkdir()
+    try:
+        yield partial
+        _sync_tree(partial)
+        _move_into_place(partial, dst)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        for parent in made_parents:
+            with contextlib.suppress(OSError):  # somebody else put a file there
+                parent.rmdir()
+        raise
+
+
+def check_destination(dst: str | os.PathLike, *, overwrite: bool = False) -> Path:
+    """The absolute path of `dst`, links resolved. Raises InputError where `whole_folder` would."""
+    path = Path(os.path.realpath(dst))
+    if not path.exists():
+        return path
+    if not path.is_dir():
+        raise InputError(f"{dst} is a file; give the name of a folder to make")
+    names = os.listdir(path)
+    if not names:
+        return path
+    if not overwrite:
+        raise InputError(f"{dst} exists and is not empty; give another name, or overwrite (--overwrite)")
+    if not any(name in names for name in MODEL_FILES):
+        raise InputError(
+            f"{dst} is not a model folder (it has no {' or '.join(MODEL_FILES)}), so it is not overwritten"
+        )
+    return path
+
+
+def _make_parents(path: Path) -> list[Path]:
+    """Makes the folders above `path`; returns those that were missing, innermost first."""
+    missing = [parent for parent in path.parents if not parent.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def _sync_tree(folder: Path) -> None:
+    for root, _, names in os.walk(folder):
+        for name in names:
+            _sync(Path(root, name))
+        _sync(Path(root))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _move_into_place(partial: Path, dst: Path) -> None:
+    """Renames `partial` to `dst`. A model that was there is moved aside first, and back if the renaming fails."""
+    old = None
+    if dst.exists() and os.listdir(dst):
+        old = dst.with_name(f".{dst.name}.{secrets.token_hex(4)}.old")
+        os.rename(dst, old)
+    try:
+        os.rename(partial, dst)
+    except OSError:
+        if old is not None:
+            os.rename(old, dst)
+        raise
+    _sync(dst.parent)
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)

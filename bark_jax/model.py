@@ -1,0 +1,322 @@
+"""The four networks as one: text tokens in, audio samples and every stage's tokens out."""
+
+import dataclasses
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bark_jax import pretrained
+from bark_jax.config import BarkConfig, BarkGenerationConfig
+from bark_jax.errors import BarkError, InputError
+from bark_jax.models.codec.encodec import EncodecModel
+from bark_jax.models.fine_gpt import BarkFineModel
+from bark_jax.models.gpt import BarkCoarseModel, BarkSemanticModel
+from bark_jax.settings import RowSettings, StageSettings, resolve_settings
+from bark_jax.stages import coarse, fine, semantic
+from bark_jax.stages.codec import decode_codes
+from bark_jax.stages.sampling import KEY_IMPLEMENTATION, Sampling, key_data
+from bark_jax.tokens import TokenSpaces, check_fit, text_tokens
+from bark_jax.voices import Voice, as_voice, check_voice
+
+OnStage = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One utterance to generate."""
+
+    text: np.ndarray  # text tokens in the semantic network's vocabulary (`tokens.text_tokens`), at most n_text
+    voice: Voice | None
+    key: np.ndarray  # uint32 [2], what every draw of the row derives from (`stages.sampling.key_data`)
+    settings: RowSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class Utterance:
+    """What one row became. T frames; no frames at all where the semantic stage ended at once."""
+
+    semantic: np.ndarray  # int32 [S] semantic tokens
+    coarse: np.ndarray  # int32 [n_coarse, T] codes
+    fine: np.ndarray  # int32 [n_fine, T] codes
+    samples: np.ndarray  # float32 [A] audio samples, or [A, channels] of a stereo codec
+    semantic_logprob: np.ndarray  # float32 [S], of each token among the legal ones at temperature 1
+    coarse_logprob: np.ndarray  # float32 [n_coarse, T], of each code within its codebook at temperature 1
+
+
+@dataclasses.dataclass
+class BarkModel:
+    """Bark's four networks, called as in transformers: model.semantic(input_ids), model.fine_acoustics(codebook, ids).
+
+    The networks are modules of their own; see `bark_jax.models`. Their parameters never change.
+    """
+
+    config: BarkConfig
+    generation_config: BarkGenerationConfig
+    semantic: BarkSemanticModel
+    coarse_acoustics: BarkCoarseModel
+    fine_acoustics: BarkFineModel
+    codec_model: EncodecModel
+
+    def __post_init__(self):
+        check_fit(self.config, self.generation_config)
+        self.spaces = TokenSpaces.from_config(self.generation_config)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_folder: str,
+        *,
+        dtype: Any = None,
+        attn_implementation: str = "auto",
+        revision: str | None = None,
+    ) -> Self:
+        """Loads a model: a folder, a Hub id such as "suno/bark-small", or "tiny", which is built in.
+
+        A PyTorch checkpoint is converted on first use and cached by repository and revision.
+
+        Args:
+          dtype: "float32", "bfloat16" or "float16" for all networks; None keeps what the checkpoint has.
+          attn_implementation: "auto", "xla" or "cudnn"; see `models.attention`.
+          revision: a branch, tag or commit of the Hub repository.
+
+        Raises:
+          ModelNotFoundError: neither here nor to be had; the message names the repository, the cache and the way out.
+          CheckpointError, ConfigError: the files are damaged or are not those of a Bark.
+        """
+        folder = pretrained.find_model(name_or_folder, revision=revision)
+        networks = pretrained.load_networks(folder, dtype=dtype, attn_implementation=attn_implementation)
+        return cls(*pretrained.read_configs(folder), **networks)
+
+    def save_pretrained(self, folder: str, *, overwrite: bool = False) -> None:
+        """Writes the model as a folder that `from_pretrained` reads; it appears whole or not at all."""
+        networks = {name: getattr(self, name) for name in pretrained.NETWORKS}
+        pretrained.save_networks(folder, self.config, self.generation_config, networks, overwrite=overwrite)
+
+    @property
+    def sample_rate(self) -> int:
+        """Audio samples a second."""
+        return self.generation_config.sample_rate
+
+    def generate(
+        self,
+        input_ids: Any,
+        *,
+        attention_mask: Any = None,
+        history_prompt: Any = None,
+        seed: int | Sequence[int] | None = None,
+        key: jax.Array | None = None,
+        return_output_lengths: bool = False,
+        **settings: Any,
+    ) -> jax.Array | tuple[jax.Array, list[int]]:
+        """Generates audio from tokenizer ids, with the arguments of transformers' `BarkModel.generate`.
+
+        Every row has its own voice, seed and settings, and the tokens that it would have alone.
+
+        Args:
+          input_ids: tokenizer ids [B, T], as `BarkProcessor` gives them.
+          attention_mask: [B, T] of 0 and 1; without it every id is text.
+          history_prompt: a voice (Voice, or a dict of the three arrays) for all rows, or a list of one or None a row.
+          seed: an int for all rows, or one a row. A row's draws depend on its seed alone, so rows of equal text, voice
+            and seed are equal. None draws one a row.
+          key: instead of seed, one JAX key, or an array of one a row.
+          return_output_lengths: also give each row's number of audio samples.
+          settings: see `settings.resolve_settings`.
+
+        Returns:
+          audio, float32 [B, A], zeros past a row's end; with `return_output_lengths` a pair with a list of lengths.
+
+        Raises:
+          InputError, VoiceError: before any network runs.
+        """
+        ids_BT, mask_BT = self._check_ids(input_ids, attention_mask)
+        B = len(ids_BT)
+        texts = [text_tokens(ids_T, mask_T, self.spaces) for ids_T, mask_T in zip(ids_BT, mask_BT, strict=True)]
+        voices = self._check_voices(history_prompt, B)
+        keys = row_keys(seed, key, B)
+        row_settings = resolve_settings(settings, B, self.generation_config, self.spaces)
+        utterances = self.generate_rows([Row(*row) for row in zip(texts, voices, keys, row_settings, strict=True)])
+        lengths = [len(utterance.samples) for utterance in utterances]
+        room = [
+            [(0, max(lengths) - n), *[(0, 0)] * (u.samples.ndim - 1)] for u, n in zip(utterances, lengths, strict=True)
+        ]
+        audio = jnp.asarray(np.stack([np.pad(u.samples, r) for u, r in zip(utterances, room, strict=True)]))
+        return (audio, lengths) if return_output_lengths else audio
+
+    def generate_rows(self, rows: Sequence[Row], on_stage: OnStage | None = None) -> list[Utterance]:
+        """Generates utterances, in the order of the rows.
+
+        Args:
+          rows: what to generate, at least one.
+          on_stage: called with "semantic", "coarse", "fine" and "codec" as each starts.
+
+        Raises:
+          BarkError: a stage computed something that is not finite.
+        """
+        tell = on_stage or (lambda stage: None)
+        tell("semantic")
+        spoken = self._run_semantic(rows)
+        tell("coarse")
+        coded = self._run_coarse(rows, [tokens for tokens, _ in spoken])
+        tell("fine")
+        filled = self._run_fine(rows, [codes for codes, _ in coded])
+        tell("codec")
+        audio = self._run_codec(filled)
+        return [
+            Utterance(tokens, codes, all_codes, samples, semantic_logprob, coarse_logprob)
+            for (tokens, semantic_logprob), (codes, coarse_logprob), all_codes, samples in zip(
+                spoken, coded, filled, audio, strict=True
+            )
+        ]
+
+    def _run_semantic(self, rows: Sequence[Row]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Semantic tokens and their log-probabilities."""
+        asked = [
+            semantic.SemanticRow(
+                row.text,
+                _NOTHING if row.voice is None else row.voice.semantic,
+                row.settings.max_semantic_tokens,
+                row.settings.min_end_probability,
+                row.settings.may_end_early,
+            )
+            for row in rows
+        ]
+        idle = semantic.SemanticRow(_NOTHING, _NOTHING, max_tokens=0)
+        prompt = semantic.make_prompt(_fill(asked, idle), self.spaces)
+        sampling = _batch_sampling(rows, [row.settings.semantic for row in rows])
+        out = jax.device_get(semantic.generate_semantic(self.semantic, prompt, sampling, spaces=self.spaces))
+        _require_finite(out.logprob_BT, "semantic")
+        return [(out.tokens_BT[b, :n], out.logprob_BT[b, :n]) for b, n in enumerate(out.length_B[: len(rows)].tolist())]
+
+    def _run_coarse(self, rows: Sequence[Row], tokens: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Coarse codes and their log-probabilities."""
+        voices = [None if row.voice is None else (row.voice.semantic, row.voice.coarse) for row in rows]
+        prompt = coarse.make_prompt(_fill(tokens, _NOTHING), _fill(voices, None), self.spaces)
+        sampling = _batch_sampling(rows, [row.settings.coarse for row in rows])
+        out = jax.device_get(coarse.generate_coarse(self.coarse_acoustics, prompt, sampling, spaces=self.spaces))
+        _require_finite(out.logprob_BQT, "coarse")
+        return [
+            (out.codes_BQT[b, :, :n], out.logprob_BQT[b, :, :n])
+            for b, n in enumerate(out.length_B[: len(rows)].tolist())
+        ]
+
+    def _run_fine(self, rows: Sequence[Row], codes: list[np.ndarray]) -> list[np.ndarray]:
+        """All codes."""
+        histories = [None if row.voice is None else row.voice.fine for row in rows]
+        idle = np.zeros((self.spaces.n_coarse, 0), np.int32)
+        prompt = fine.make_prompt(_fill(codes, idle), _fill(histories, None), self.spaces)
+        sampling = _batch_sampling(rows, [row.settings.fine for row in rows])
+        codes_BQT = np.asarray(fine.generate_fine(self.fine_acoustics, prompt, sampling, spaces=self.spaces))
+        return [codes_BQT[b, :, : coarse_QT.shape[1]] for b, coarse_QT in enumerate(codes)]
+
+    def _run_codec(self, codes: list[np.ndarray]) -> list[np.ndarray]:
+        """Audio samples."""
+        idle = np.zeros((self.spaces.n_fine, 0), np.int32)
+        audio = decode_codes(self.codec_model, _fill(codes, idle))[: len(codes)]
+        for samples in audio:
+            _require_finite(samples, "codec")
+        return audio
+
+    def _check_ids(self, input_ids: Any, attention_mask: Any) -> tuple[np.ndarray, np.ndarray]:
+        ids_BT = _as_integers("input_ids", input_ids)
+        if ids_BT.ndim != 2 or 0 in ids_BT.shape:
+            raise InputError(f"input_ids has shape {ids_BT.shape}, expected [rows, tokens] with at least one of each")
+        if ids_BT.shape[1] > self.spaces.n_text:
+            raise InputError(
+                f"input_ids has {ids_BT.shape[1]} tokens a row, and the prompt has room for {self.spaces.n_text}; "
+                "split the text or cut it"
+            )
+        mask_BT = np.ones_like(ids_BT) if attention_mask is None else _as_integers("attention_mask", attention_mask)
+        if mask_BT.shape != ids_BT.shape or not np.isin(mask_BT, (0, 1)).all():
+            raise InputError(
+                f"attention_mask has shape {mask_BT.shape} and values {np.unique(mask_BT)[:5].tolist()}, expected "
+                f"0 and 1 in the shape of input_ids, {ids_BT.shape}"
+            )
+        if attention_mask is None and (ids_BT == 0).any():
+            raise InputError(
+                "input_ids has padding (id 0) and there is no attention_mask, so the padding would be read as text; "
+                "pass the mask that the processor gives"
+            )
+        n_ids = self.config.semantic_config.input_vocab_size - self.spaces.text_offset
+        unmasked = ids_BT[mask_BT == 1]
+        if unmasked.size and not ((unmasked >= 0) & (unmasked < n_ids)).all():
+            wrong = unmasked[(unmasked < 0) | (unmasked >= n_ids)][0]
+            raise InputError(f"input_ids holds {wrong}, expected tokenizer ids from 0 to {n_ids - 1}")
+        return ids_BT, mask_BT
+
+    def _check_voices(self, history_prompt: Any, n_rows: int) -> list[Voice | None]:
+        if not isinstance(history_prompt, (list, tuple)):
+            history_prompt = [history_prompt] * n_rows
+        if len(history_prompt) != n_rows:
+            raise InputError(
+                f"history_prompt has {len(history_prompt)} voices for {n_rows} rows; give one or None a row"
+            )
+        voices = [None if prompt is None else as_voice(prompt) for prompt in history_prompt]
+        for voice in voices:
+            if voice is not None:
+                check_voice(voice, self.spaces)
+        return voices
+
+
+_NOTHING = np.zeros(0, np.int32)
+
+
+def row_keys(seed: int | Sequence[int] | None, key: jax.Array | None, n_rows: int) -> list[np.ndarray]:
+    """One key a row, uint32 [2], from what a caller gave; see `BarkModel.generate`."""
+    if seed is not None and key is not None:
+        raise InputError("give seed or key, not both")
+    if key is not None:
+        return _spread_keys(key, n_rows)
+    if seed is None:
+        seed = [secrets.randbits(32) for _ in range(n_rows)]
+    seeds = list(seed) if isinstance(seed, (list, tuple, np.ndarray)) else [seed] * n_rows
+    if len(seeds) != n_rows:
+        raise InputError(f"seed has {len(seeds)} values for {n_rows} rows; give one a row, or a single one for all")
+    return [key_data(value) for value in seeds]
+
+
+def _spread_keys(key: jax.Array, n_rows: int) -> list[np.ndarray]:
+    if jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
+        if jax.random.key_impl(key) != jax.random.key_impl(jax.random.key(0, impl=KEY_IMPLEMENTATION)):
+            raise InputError(f"key is of generator {jax.random.key_impl(key)}, expected {KEY_IMPLEMENTATION}")
+        key = jax.random.key_data(key)
+    data = np.asarray(key)
+    if data.dtype != np.uint32 or data.shape not in ((2,), (n_rows, 2)):
+        raise InputError(f"key has shape {data.shape} and dtype {data.dtype}, expected one key, or {n_rows} of them")
+    return list(np.broadcast_to(data, (n_rows, 2)))
+
+
+def _fill(rows: Sequence[Any], idle: Any) -> list[Any]:
+    """Adds idle rows up to a power of two, so that batches of any size run few programs."""
+    return [*rows, *[idle] * (2 ** (len(rows) - 1).bit_length() - len(rows))]
+
+
+def _batch_sampling(rows: Sequence[Row], settings: list[StageSettings]) -> Sampling:
+    settings = _fill(settings, StageSettings(temperature=0.0))
+    keys = np.stack(_fill([row.key for row in rows], np.zeros(2, np.uint32)))
+    return Sampling(
+        key_B=jax.random.wrap_key_data(jnp.asarray(keys), impl=KEY_IMPLEMENTATION),
+        temperature_B=jnp.asarray([each.temperature for each in settings], jnp.float32),
+        top_k_B=jnp.asarray([each.top_k for each in settings], jnp.int32),
+        top_p_B=jnp.asarray([each.top_p for each in settings], jnp.float32),
+    )
+
+
+def _require_finite(values: np.ndarray, stage: str) -> None:
+    if not np.isfinite(values).all():
+        raise BarkError(
+            f"the {stage} stage computed values that are not finite. The weights may be damaged, or too large for "
+            "float16: try dtype='bfloat16' or 'float32'."
+        )
+
+
+def _as_integers(name: str, values: Any) -> np.ndarray:
+    if values is None:
+        raise InputError(f"{name} is None, expected integers [rows, tokens]")
+    array = np.asarray(values)
+    if array.dtype.kind not in "iub":
+        raise InputError(f"{name} has dtype {array.dtype}, expected integers")
+    return array.astype(np.int64)

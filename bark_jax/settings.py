@@ -1,0 +1,235 @@
+"""Generation settings: one value for all rows or one a row, for all stages or for one.
+
+A name without a prefix goes to every stage that has it; `semantic_`, `coarse_` and `fine_` go to one and win. What is
+not given comes from the checkpoint's generation_config.json. Everything is checked here, before a network runs.
+"""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bark_jax.config import BarkGenerationConfig
+from bark_jax.errors import InputError
+from bark_jax.tokens import TokenSpaces
+
+# Below this a float32 logit difference of one bit decides like the most likely token; far above, all draws are even.
+MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-3, 1e3
+
+STAGES = ("semantic", "coarse", "fine")
+
+
+@dataclasses.dataclass(frozen=True)
+class StageSettings:
+    """How one row chooses its tokens in one stage; the form that `stages.sampling.Sampling` takes."""
+
+    temperature: float  # 0 takes the most likely token
+    top_k: int = 0  # 0 for all
+    top_p: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class RowSettings:
+    """Everything one row is generated with, but for its text, voice and key."""
+
+    semantic: StageSettings
+    coarse: StageSettings
+    fine: StageSettings
+    max_semantic_tokens: int
+    min_end_probability: float  # above 1 where the end token has to be chosen
+    may_end_early: bool = True
+
+
+def resolve_settings(
+    given: Mapping[str, Any], n_rows: int, config: BarkGenerationConfig, spaces: TokenSpaces
+) -> list[RowSettings]:
+    """One RowSettings a row from keyword arguments.
+
+    Args:
+      given: settings by name, each one value or a list of one value a row:
+        do_sample           draw (True) or take the most likely token (False); any stage
+        temperature         0.001 to 1000; any stage. None is 1.0, and in the fine stage the most likely code, as is
+                            1.0 there unless fine_do_sample=True: transformers' rule
+        top_k               draw from the k most likely tokens; semantic and coarse; None for all
+        top_p               draw from the most likely tokens that hold this probability; semantic and coarse
+        max_new_tokens      most semantic tokens, 1 to max_semantic; semantic
+        max_seconds         the same as a duration; semantic
+        min_eos_p           end once the end token is this likely; semantic; None waits until it is chosen
+        allow_early_stop    False goes on to max_new_tokens whatever the end token says; semantic
+
+    Raises:
+      InputError: names the setting, its value and what is expected; for an unknown name the nearest ones.
+    """
+    for name in given:
+        _check_name(name)
+    by_row = {name: _spread(name, value, n_rows) for name, value in given.items()}
+    return [
+        _row_settings({name: values[row] for name, values in by_row.items()}, config, spaces) for row in range(n_rows)
+    ]
+
+
+def _row_settings(given: Mapping[str, Any], config: BarkGenerationConfig, spaces: TokenSpaces) -> RowSettings:
+    semantic_config, coarse_config = config.semantic_config, config.coarse_acoustics_config
+    ends = _pick(given, "semantic", "min_eos_p", semantic_config.min_eos_p)
+    return RowSettings(
+        semantic=_drawn_stage(given, "semantic", semantic_config),
+        coarse=_drawn_stage(given, "coarse", coarse_config),
+        fine=_fine_stage(given, config.fine_acoustics_config.temperature),
+        max_semantic_tokens=_max_tokens(given, spaces),
+        min_end_probability=2.0 if ends is None else _probability("min_eos_p", ends),
+        may_end_early=_flag("allow_early_stop", _pick(given, "semantic", "allow_early_stop", True)),
+    )
+
+
+def _drawn_stage(given: Mapping[str, Any], stage: str, config: Any) -> StageSettings:
+    """Settings of the semantic or the coarse stage."""
+    is_drawn = _flag("do_sample", _pick(given, stage, "do_sample", config.do_sample))
+    values = {name: _pick(given, stage, name, getattr(config, name)) for name in ("temperature", "top_k", "top_p")}
+    temperature = _temperature(stage, 1.0 if values["temperature"] is None else values["temperature"])
+    top_k = 0 if values["top_k"] is None else _top_k(stage, values["top_k"], _is_given(given, stage, "top_k"))
+    top_p = 1.0 if values["top_p"] is None else _probability(f"{stage}_top_p", values["top_p"])
+    if is_drawn:
+        return StageSettings(temperature, top_k, top_p)
+    if not _is_given(given, stage, "do_sample"):
+        for name in values:
+            _refuse_without_effect(given, stage, name)
+    return StageSettings(0.0)
+
+
+def _fine_stage(given: Mapping[str, Any], default: float | None) -> StageSettings:
+    temperature = _pick(given, "fine", "temperature", default)
+    is_most_likely = temperature in (None, 1.0)
+    checked = 1.0 if temperature is None else _temperature("fine", temperature)
+    if "fine_do_sample" in given:
+        is_most_likely = not _flag("fine_do_sample", given["fine_do_sample"])
+    elif "do_sample" in given and not _flag("do_sample", given["do_sample"]):
+        is_most_likely = True
+    return StageSettings(0.0 if is_most_likely else checked)
+
+
+def _refuse_without_effect(given: Mapping[str, Any], stage: str, name: str) -> None:
+    if given.get(f"{stage}_{name}", given.get(name)) is not None:
+        raise InputError(
+            f"{stage} {name}={given.get(f'{stage}_{name}', given.get(name))!r} would have no effect: this checkpoint "
+            "takes the most likely token by default. Add do_sample=True to draw, or do_sample=False to say so."
+        )
+
+
+def _max_tokens(given: Mapping[str, Any], spaces: TokenSpaces) -> int:
+    tokens = _pick(given, "semantic", "max_new_tokens", None)
+    seconds = _pick(given, "semantic", "max_seconds", None)
+    if tokens is not None and seconds is not None:
+        raise InputError(f"give max_new_tokens={tokens!r} or max_seconds={seconds!r}, not both")
+    if seconds is not None:
+        if not (_is_number(seconds) and 0 < seconds < math.inf):
+            raise InputError(f"max_seconds is {seconds!r}, expected a positive number of seconds")
+        return max(1, min(spaces.max_semantic, int(seconds * spaces.semantic_rate)))
+    if tokens is None:
+        return spaces.max_semantic
+    if not _is_integer(tokens) or not 1 <= tokens <= spaces.max_semantic:
+        limit_s = float(spaces.max_semantic / spaces.semantic_rate)
+        raise InputError(
+            f"semantic max_new_tokens is {tokens!r}, expected 1 to {spaces.max_semantic} ({limit_s:.1f} s of audio, "
+            "all that the network has positions for); for more, split the text"
+        )
+    return int(tokens)
+
+
+def _temperature(stage: str, value: Any) -> float:
+    if not _is_number(value) or not MIN_TEMPERATURE <= value <= MAX_TEMPERATURE:
+        raise InputError(
+            f"{stage} temperature is {value!r}, expected {MIN_TEMPERATURE} to {MAX_TEMPERATURE:g}; "
+            "for the most likely token use do_sample=False"
+        )
+    return float(value)
+
+
+def _top_k(stage: str, value: Any, is_given: bool) -> int:
+    least = 1 if is_given else 0  # files write 0 for "all"
+    if not _is_integer(value) or not least <= value < 2**31:
+        raise InputError(f"{stage} top_k is {value!r}, expected a count of tokens from 1 up, or None for all")
+    return int(value)
+
+
+def _probability(name: str, value: Any) -> float:
+    if not _is_number(value) or not 0 < value <= 1:
+        raise InputError(f"{name} is {value!r}, expected a probability above 0 and up to 1, or None")
+    return float(value)
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise InputError(f"{name} is {value!r}, expected True or False")
+    return bool(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, (bool, np.bool_))
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.bool_))
+
+
+def _is_given(given: Mapping[str, Any], stage: str, name: str) -> bool:
+    return f"{stage}_{name}" in given or name in given
+
+
+def _pick(given: Mapping[str, Any], stage: str, name: str, default: Any) -> Any:
+    return given.get(f"{stage}_{name}", given.get(name, default))
+
+
+def _spread(name: str, value: Any, n_rows: int) -> Sequence[Any]:
+    """One value a row: a list or array as it is, anything else repeated."""
+    if isinstance(value, np.ndarray) and value.ndim:
+        value = value.tolist()
+    if not isinstance(value, (list, tuple)):
+        return [value] * n_rows
+    if len(value) != n_rows:
+        raise InputError(f"{name} has {len(value)} values for {n_rows} rows; give one a row, or a single value for all")
+    return value
+
+
+_NAMES_BY_STAGE: Mapping[str, tuple[str, ...]] = {
+    "semantic": (
+        "do_sample",
+        "temperature",
+        "top_k",
+        "top_p",
+        "max_new_tokens",
+        "max_seconds",
+        "min_eos_p",
+        "allow_early_stop",
+    ),
+    "coarse": ("do_sample", "temperature", "top_k", "top_p"),
+    "fine": ("do_sample", "temperature"),
+}
+
+SETTING_NAMES: frozenset[str] = frozenset(
+    name for stage, names in _NAMES_BY_STAGE.items() for short in names for name in (short, f"{stage}_{short}")
+)
+
+# Settings of transformers' `generate` that people try, and why they are not here.
+_REFUSED: Mapping[str, str] = {
+    "num_beams": "beam search is not part of Bark",
+    "repetition_penalty": "in transformers it penalises a placeholder, not the tokens",
+    "coarse_max_new_tokens": "the coarse stage's length follows from the semantic tokens",
+    "cache_implementation": "the cache is always static here",
+    "use_cache": "the cache is always on",
+    "max_length": "use max_new_tokens or max_seconds",
+}
+
+
+def _check_name(name: str) -> None:
+    if name in SETTING_NAMES:
+        return
+    if name in _REFUSED:
+        raise InputError(f"{name} is not a setting of generate: {_REFUSED[name]}")
+    nearest = difflib.get_close_matches(name, sorted(SETTING_NAMES), n=3)
+    hint = (
+        f"did you mean {' or '.join(nearest)}?" if nearest else f"the settings are {', '.join(sorted(SETTING_NAMES))}"
+    )
+    raise InputError(f"generate has no setting {name!r}; {hint}")

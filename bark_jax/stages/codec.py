@@ -1,0 +1,47 @@
+"""The codec stage: codes to audio samples."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bark_jax.models.codec.encodec import EncodecModel
+
+# Frames are padded to a multiple of this, so that clips of any length run few programs. 256 frames are 3.4 s of Bark's.
+FRAMES_STEP = 256
+
+
+def decode_codes(model: EncodecModel, codes: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Decodes rows of unequal length, each as if it were alone.
+
+    Args:
+      codes: a row's codes [Q, T]; T may be 0.
+
+    Returns:
+      A row's audio samples, float32 [T * hop_length] for a mono codec, [T * hop_length, channels] for a stereo one.
+    """
+    config = model.config
+    n_frames = [codes_QT.shape[1] for codes_QT in codes]
+    if max(n_frames) == 0:
+        audio = [np.zeros((0, config.audio_channels), np.float32) for _ in codes]
+    elif config.use_causal_conv and config.norm_type == "weight_norm":
+        audio = _decode_padded(model, codes)
+    else:  # the codec looks ahead, so padding would change a row's end
+        audio = [np.asarray(_decode(model, jnp.asarray(codes_QT)[None]))[0] for codes_QT in codes]
+    audio = [samples[: n * config.hop_length].astype(np.float32) for samples, n in zip(audio, n_frames, strict=True)]
+    return [samples[:, 0] for samples in audio] if config.audio_channels == 1 else audio
+
+
+def _decode_padded(model: EncodecModel, codes: Sequence[np.ndarray]) -> list[np.ndarray]:
+    n_frames = [codes_QT.shape[1] for codes_QT in codes]
+    width = -(-max(n_frames) // FRAMES_STEP) * FRAMES_STEP
+    codes_BQT = np.zeros((len(codes), codes[0].shape[0], width), np.int32)
+    for b, codes_QT in enumerate(codes):
+        codes_BQT[b, :, : codes_QT.shape[1]] = codes_QT
+    return list(np.asarray(_decode(model, jnp.asarray(codes_BQT), jnp.asarray(n_frames, jnp.int32))))
+
+
+@jax.jit
+def _decode(model: EncodecModel, codes_BQT: jax.Array, lengths_B: jax.Array | None = None) -> jax.Array:
+    return model.decode(codes_BQT, lengths_B)

@@ -1,0 +1,296 @@
+"""This project's own form of a model: a folder with one safetensors file a network, and a manifest to check them by.
+
+    config.json  generation_config.json     sizes and settings, in transformers' form
+    semantic.safetensors  coarse_acoustics.safetensors  fine_acoustics.safetensors  codec_model.safetensors
+    bark_jax.json                           of each file its SHA-256, bytes and number of arrays; where it came from
+
+An array is named by its place in the module, `blocks.0.attention.qkv.kernel`, and laid out as Flax lays it out.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import safetensors
+from flax import nnx
+
+from bark_jax.config import read_json
+from bark_jax.errors import CheckpointError, ConfigError, InputError, ModelNotFoundError
+from bark_jax.models.codec.encodec import EncodecModel
+from bark_jax.models.fine_gpt import BarkFineModel
+from bark_jax.models.gpt import BarkCoarseModel, BarkSemanticModel
+
+MANIFEST_FILE = "bark_jax.json"
+FORMAT = "bark_jax"
+VERSION = 1
+
+ALIGNMENT = 64  # bytes; where the arrays start, for readers that map the file
+DTYPE_CODES = {
+    np.dtype(np.float64): "F64",
+    np.dtype(np.float32): "F32",
+    np.dtype(np.float16): "F16",
+    np.dtype(ml_dtypes.bfloat16): "BF16",
+    np.dtype(np.bool_): "BOOL",
+    np.dtype(np.int64): "I64",
+    np.dtype(np.int32): "I32",
+    np.dtype(np.int16): "I16",
+    np.dtype(np.int8): "I8",
+    np.dtype(np.uint64): "U64",
+    np.dtype(np.uint32): "U32",
+    np.dtype(np.uint16): "U16",
+    np.dtype(np.uint8): "U8",
+}
+FLOAT_DTYPES = {code: dtype for dtype, code in DTYPE_CODES.items() if code in ("F64", "F32", "F16", "BF16")}
+
+Shapes = Mapping[str, jax.ShapeDtypeStruct]
+
+
+class Network(NamedTuple):
+    """One of the four networks: its class, and the field of BarkConfig that has its size."""
+
+    module_class: type[nnx.Module]
+    config_field: str
+
+
+NETWORKS = {
+    "semantic": Network(BarkSemanticModel, "semantic_config"),
+    "coarse_acoustics": Network(BarkCoarseModel, "coarse_acoustics_config"),
+    "fine_acoustics": Network(BarkFineModel, "fine_acoustics_config"),
+    "codec_model": Network(EncodecModel, "codec_config"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class FileRecord:
+    """What the manifest knows of one file."""
+
+    sha256: str
+    bytes: int
+    arrays: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """The content of bark_jax.json. `source` is a label for people: a Hub id or a file name, never a path."""
+
+    source: str
+    files: Mapping[str, FileRecord]
+
+
+def weight_file(network: str) -> str:
+    """The name of a network's file: `semantic.safetensors`."""
+    if network not in NETWORKS:
+        raise InputError(f"network is {network!r}, expected one of {', '.join(NETWORKS)}")
+    return f"{network}.safetensors"
+
+
+def is_model_folder(folder: str | os.PathLike) -> bool:
+    """Whether `folder` is a model in this project's own form."""
+    return Path(folder, MANIFEST_FILE).is_file()
+
+
+def network_shapes(module_class: type[nnx.Module], config: Any, dtype: Any = jnp.float32) -> dict[str, Any]:
+    """Names and shapes of a network's parameters; no weights are made, so it costs no memory at any size."""
+    return parameter_shapes(nnx.eval_shape(lambda: module_class(config, dtype=dtype, rngs=nnx.Rngs(0))))
+
+
+def parameter_shapes(module: nnx.Module) -> dict[str, jax.ShapeDtypeStruct]:
+    """{name: shape and dtype} of a module, real or abstract."""
+    return {
+        name: jax.ShapeDtypeStruct(variable.get_value().shape, variable.get_value().dtype)
+        for name, variable in _named_variables(nnx.state(module))
+    }
+
+
+def _named_variables(state: nnx.State) -> list[tuple[str, nnx.Variable]]:
+    return [(".".join(map(str, path)), variable) for path, variable in nnx.to_flat_state(state)]
+
+
+def load_network(
+    folder: str | os.PathLike,
+    network: str,
+    make_module: Callable[[Any], nnx.Module],
+    dtype: Any = None,
+    *,
+    check_sha256: bool = True,
+) -> nnx.Module:
+    """Reads one network of a model folder.
+
+    Only the network itself and one array more are held in memory at a time; no random weights are made first.
+
+    Args:
+      network: one of NETWORKS.
+      make_module: builds the module for a dtype. It is only traced: `lambda dtype: BarkFineModel(config, dtype=dtype,
+        rngs=nnx.Rngs(0))`.
+      dtype: of the module; None for that of the file.
+      check_sha256: compare the file with the manifest's SHA-256, which reads it once more. Its size is always compared.
+
+    Raises:
+      ModelNotFoundError: there is no such folder, or it has no such network.
+      CheckpointError: the file is not the one in the manifest, or not this network.
+    """
+    path = find_weights(folder, weight_file(network), check_sha256=check_sha256)
+    with _open_safetensors(path) as file:
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        dtype = _common_dtype(path, file) if dtype is None else dtype
+        graphdef, state = nnx.split(nnx.eval_shape(lambda: make_module(dtype)))
+        variables = nnx.to_flat_state(state)
+        expected = {name: variable.get_value() for name, variable in _named_variables(state)}
+        check_shapes(path, {name: array.shape for name, array in expected.items()}, shapes)
+        loaded = [
+            (key, variable.replace(jnp.asarray(file.get_tensor(name).astype(expected[name].dtype, copy=False))))
+            for name, (key, variable) in zip(expected, variables, strict=True)
+        ]
+    return nnx.merge(graphdef, nnx.from_flat_state(loaded))
+
+
+def _open_safetensors(path: Path) -> Any:
+    try:
+        return safetensors.safe_open(path, framework="numpy")
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}. Convert or download the model again.") from error
+
+
+def _common_dtype(path: Path, file: Any) -> np.dtype:
+    codes = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+    if not codes or not codes <= FLOAT_DTYPES.keys():
+        raise CheckpointError(f"{path} holds arrays of {', '.join(sorted(codes)) or 'no type'}, expected floats")
+    dtype, *others = (FLOAT_DTYPES[code] for code in sorted(codes))
+    for other in others:
+        dtype = jnp.promote_types(dtype, other)
+    return dtype
+
+
+def check_shapes(where: Any, expected: Mapping[str, tuple], found: Mapping[str, tuple]) -> None:
+    """Raises CheckpointError naming what is missing, unexpected or of another shape, if anything is."""
+    faults = []
+    if missing := [name for name in expected if name not in found]:
+        faults.append(f"missing: {list_names(missing)}")
+    if unexpected := [name for name in found if name not in expected]:
+        faults.append(f"unexpected: {list_names(unexpected)}")
+    misshapen = [
+        f"{name} is {found[name]}, expected {shape}"
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
+    ]
+    if misshapen:
+        faults.append(f"wrong shape: {list_names(misshapen)}")
+    if faults:
+        raise CheckpointError(f"{where} does not hold this network. " + "; ".join(faults))
+
+
+def list_names(names: Iterable[str], limit: int = 4) -> str:
+    """`a, b, c, d and 7 more (11)`: the first few and how many there are."""
+    names = list(names)
+    rest = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {rest} more ({len(names)})" if rest > 0 else "")
+
+
+def save_network(module: nnx.Module, path: str | os.PathLike) -> FileRecord:
+    """Writes a module's parameters to one safetensors file."""
+    variables = _named_variables(nnx.state(module))
+    arrays = ((name, np.asarray(variable.get_value())) for name, variable in variables)
+    return write_network(path, parameter_shapes(module), arrays)
+
+
+def write_network(
+    path: str | os.PathLike, shapes: Mapping[str, Any], arrays: Iterable[tuple[str, np.ndarray]]
+) -> FileRecord:
+    """Writes a safetensors file array by array, so that no more than one need be in memory.
+
+    (The library's own `save_file` holds all of them, twice.)
+
+    Args:
+      shapes: shape and dtype of each array, anything with these attributes.
+      arrays: the arrays, in the order of `shapes`.
+    """
+    digest = hashlib.sha256()
+    with open(path, "wb") as file:
+        for chunk in _chunks(shapes, arrays):
+            digest.update(chunk)
+            file.write(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+        return FileRecord(digest.hexdigest(), file.tell(), len(shapes))
+
+
+def _chunks(shapes: Mapping[str, Any], arrays: Iterable[tuple[str, np.ndarray]]) -> Iterable[Any]:
+    yield _header(shapes)
+    for (name, expected), (given_name, array) in zip(shapes.items(), arrays, strict=True):
+        given = (given_name, tuple(array.shape), array.dtype)
+        if given != (name, tuple(expected.shape), expected.dtype):
+            raise ValueError(f"got array {given}, announced was {(name, tuple(expected.shape), expected.dtype)}")
+        # bytes, as memoryview knows no bfloat16
+        yield np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def _header(shapes: Mapping[str, Any]) -> bytes:
+    entries, start = {"__metadata__": {"format": "pt"}}, 0
+    for name, expected in shapes.items():
+        dtype = np.dtype(expected.dtype)
+        stop = start + int(np.prod(expected.shape, dtype=np.int64)) * dtype.itemsize
+        entries[name] = {
+            "dtype": DTYPE_CODES[dtype],
+            "shape": list(expected.shape),
+            "data_offsets": [start, stop],
+        }
+        start = stop
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text
+
+
+def write_manifest(folder: str | os.PathLike, manifest: Manifest) -> None:
+    content = {"format": FORMAT, "version": VERSION} | dataclasses.asdict(manifest)
+    Path(folder, MANIFEST_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def read_manifest(folder: str | os.PathLike) -> Manifest:
+    """Raises ModelNotFoundError where there is none, CheckpointError where it is not one."""
+    path = Path(folder, MANIFEST_FILE)
+    if not path.is_file():
+        raise ModelNotFoundError(
+            f"{folder} is not a model folder: it has no {MANIFEST_FILE}. "
+            "A PyTorch checkpoint becomes one by `bark-jax convert SRC DST`."
+        )
+    try:
+        return _parse_manifest(read_json(path))
+    except (ConfigError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is not a manifest of this project: {error!r}") from error
+
+
+def _parse_manifest(content: Any) -> Manifest:
+    if content["format"] != FORMAT or content["version"] != VERSION:
+        raise ConfigError(f"format {content['format']!r} version {content['version']!r}, expected {FORMAT} {VERSION}")
+    return Manifest(content["source"], {name: FileRecord(**record) for name, record in content["files"].items()})
+
+
+def find_weights(folder: str | os.PathLike, name: str, *, check_sha256: bool = True) -> Path:
+    """The path of a file of the manifest, after checking that it is the one that was written.
+
+    Raises:
+      ModelNotFoundError: there is no such file.
+      CheckpointError: its size or content is another.
+    """
+    path, record = Path(folder, name), read_manifest(folder).files.get(name)
+    if record is None or not path.is_file():
+        raise ModelNotFoundError(f"{folder} has no {name}; the model lacks this network or was copied in part")
+    size = path.stat().st_size
+    if size != record.bytes:
+        raise CheckpointError(f"{path} has {size} bytes, expected {record.bytes}; convert or download it again")
+    if check_sha256 and (found := sha256_of(path)) != record.sha256:
+        raise CheckpointError(f"{path} is damaged: its SHA-256 is {found}, expected {record.sha256}")
+    return path
+
+
+def sha256_of(path: str | os.PathLike) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,228 @@
+"""Arrays that are still in their file, and what the readers of foreign weight files share.
+
+A weight file is not trusted. Whatever it claims is checked against what it holds before memory is taken, and a refusal
+names the file, what is wrong and what to do about it.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import mmap
+import os
+import reprlib
+import stat
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+import numpy as np
+
+from bark_jax.errors import BarkError, CheckpointError, ModelNotFoundError
+
+# The directory of a weight file (names, shapes, offsets). A Bark's has 0.1 MB; parsed, one takes up to 20 times that.
+MAX_DIRECTORY_BYTES = 4 * 2**20
+MAX_DIMENSIONS = 32
+MAX_ELEMENTS = 2**40
+CRC_CHUNK_BYTES = 2**20
+DOWNLOAD_AGAIN = "Download it again."
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+TORCH_STREAM = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
+# What a file that is no weight file, or another kind of one, begins with.
+BEGINNINGS = {
+    TORCH_STREAM: "a checkpoint that torch before 1.6 wrote",
+    b"PK\x03\x04": "a zip archive, as torch.save writes",
+    b"PK\x05\x06": "an empty zip archive",
+    b"\x80": "a bare pickle, which can run code when it is opened",
+    b"<": "a web page",
+    b"\x1f\x8b": "compressed by gzip",
+    b"\x93NUMPY": "an array of numpy.save",
+    b"\x89HDF": "an HDF5 file",
+    b"ggml": "a ggml file",
+    b"lmgg": "a ggml file",
+    b"GGUF": "a GGUF file",
+    b"{": "JSON text",
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StoredArray:
+    """An array whose values are still in its file; only shape and dtype are known.
+
+    dtype is numpy's, or `ml_dtypes.bfloat16`. `load` gives the values, in memory of their own.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    load: Callable[[], np.ndarray] = dataclasses.field(repr=False)
+
+    @classmethod
+    def of(cls, array: np.ndarray) -> "StoredArray":
+        """An array that is in memory already, under the interface of one that is not."""
+        return cls(array.shape, array.dtype, array.copy)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes the array takes once read."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def read(self) -> np.ndarray:
+        """The values, C-contiguous and writable. Raises CheckpointError where the file is damaged or was changed."""
+        return self.load()
+
+
+@dataclasses.dataclass(eq=False)
+class FileRegion:
+    """Part of a file: nbytes from `start`, called `label` in messages.
+
+    The first read checks the region's CRC-32, where the file has one.
+    """
+
+    path: Path
+    version: tuple[int, ...]  # of the file when its directory was read, see `version_of`
+    label: str
+    start: int
+    nbytes: int
+    crc32: int | None = None
+
+    def read(
+        self, shape: tuple[int, ...], dtype: np.dtype, offset: int = 0, strides: tuple[int, ...] | None = None
+    ) -> np.ndarray:
+        """A copy of an array in the region. Offset and strides are in bytes; callers see to it that they lie inside."""
+        with open_file(self.path) as file:
+            if version_of(file) != self.version:
+                refuse(self.path, "was changed while it was being read. Read it anew")
+            self._check_crc(file)
+            if math.prod(shape) == 0:
+                return np.empty(shape, dtype)
+            before = self.start % mmap.ALLOCATIONGRANULARITY
+            # Goes away with the view, so that pages of one array do not stay while others are read.
+            mapped = mmap.mmap(file.fileno(), before + self.nbytes, access=mmap.ACCESS_READ, offset=self.start - before)
+            array = np.ndarray(shape, dtype, mapped, before + offset, strides).copy(order="C")
+        return _with_clean_bools(array)
+
+    def _check_crc(self, file: BinaryIO) -> None:
+        if self.crc32 is None:
+            return
+        file.seek(self.start)
+        crc32, left = 0, self.nbytes
+        while left:
+            chunk = file.read(min(left, CRC_CHUNK_BYTES))
+            if not chunk:
+                refuse(self.path, f"ends inside {self.label}. {DOWNLOAD_AGAIN}")
+            crc32, left = zlib.crc32(chunk, crc32), left - len(chunk)
+        if crc32 != self.crc32:
+            refuse(
+                self.path,
+                f"is damaged: {self.label} has CRC-32 {crc32:08x}, expected {self.crc32:08x}. {DOWNLOAD_AGAIN}",
+            )
+        self.crc32 = None
+
+
+def _with_clean_bools(array: np.ndarray) -> np.ndarray:
+    """Turns every non-zero byte of a bool array into 1: numpy miscounts with any other."""
+    if array.dtype == np.bool_:
+        np.not_equal(array.view(np.uint8), 0, out=array)
+    return array
+
+
+_brief = reprlib.Repr()
+_brief.maxstring = _brief.maxother = 120
+_brief.maxlevel = 2
+_brief.maxtuple = _brief.maxlist = MAX_DIMENSIONS
+
+
+def brief(value: Any) -> str:
+    """The value for a message: its repr, but short however long, deep or often repeated its parts are."""
+    return _brief.repr(value)
+
+
+def refuse(path: str | os.PathLike, why: str) -> NoReturn:
+    """Raises CheckpointError: the file, and why it cannot be used."""
+    raise CheckpointError(f"{path} {why}")
+
+
+@contextlib.contextmanager
+def open_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """The file, open for reading. Raises ModelNotFoundError or CheckpointError where that fails, or a read does."""
+    try:
+        is_file = stat.S_ISREG(os.stat(path).st_mode)
+        # Opening a named pipe would wait for someone to write to it.
+        file = open(path, "rb") if is_file else None  # noqa: SIM115, closed below
+    except FileNotFoundError as error:
+        raise ModelNotFoundError(f"{path} does not exist") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise CheckpointError(f"{path} cannot be opened: {error}") from error
+    if file is None:
+        refuse(path, "is a folder or a device, expected a weight file")
+    with file:
+        try:
+            yield file
+        except BarkError:
+            raise
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def version_of(file: BinaryIO) -> tuple[int, ...]:
+    """What changes when the file is replaced or written to."""
+    status = os.fstat(file.fileno())
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def size_of(file: BinaryIO) -> int:
+    return os.fstat(file.fileno()).st_size
+
+
+def refuse_pointers(path: str | os.PathLike, head: bytes) -> None:
+    """Raises CheckpointError for a file that begins with nothing, or as git-lfs's stand-in for the real one does."""
+    if not head:
+        refuse(path, f"is empty. {DOWNLOAD_AGAIN}")
+    if head.startswith(LFS_POINTER):
+        refuse(path, "is a git-lfs pointer, not the file: run `git lfs pull` in its folder")
+
+
+def looks_like(head: bytes) -> str:
+    """What a file with these first 512 bytes seems to be, in words."""
+    if head[257:262] == b"ustar":
+        return "a tar archive"
+    if head[8:9] == b"{":
+        return "a safetensors file"
+    names = (name for beginning, name in BEGINNINGS.items() if head.lstrip(b"\xef\xbb\xbf \r\n").startswith(beginning))
+    return next(names, "a file of unknown kind")
+
+
+def are_counts(values: Sequence[Any]) -> bool:
+    """Whether all values are whole numbers that a file can count: 0 or more, in 63 bits."""
+    return all(type(value) is int and 0 <= value < 2**63 for value in values)
+
+
+def is_shape(values: Sequence[Any]) -> bool:
+    """Whether numpy can make an array of these sizes: an empty one, too, overflows where its other sizes are absurd."""
+    return (
+        len(values) <= MAX_DIMENSIONS
+        and are_counts(values)
+        and math.prod(max(size, 1) for size in values) <= MAX_ELEMENTS
+    )
+
+
+def parse_json(path: str | os.PathLike, text: bytes, part: str) -> dict[str, Any]:
+    """The JSON object in `text`. Raises CheckpointError, also where a key is there twice."""
+    try:
+        value = json.loads(text.decode("utf-8"), object_pairs_hook=_without_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: its {part} is not JSON that can be read: {error}. {DOWNLOAD_AGAIN}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: its {part} is a JSON {type(value).__name__}, expected an object")
+    return value
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in values:
+            raise ValueError(f"the key {brief(name)} is there twice")
+        values[name] = value
+    return values

@@ -1,0 +1,385 @@
+"""EnCodec as a whole, against transformers on random weights."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from twins import encodec_twins
+
+from bark_jax.config import EncodecConfig
+from bark_jax.errors import ConfigError, InputError, UnsupportedError
+from bark_jax.models.codec.encodec import EncodecModel
+
+BANDWIDTHS = (0.6, 1.2)  # kbit/s: 2 and 4 codebooks of 16 vectors at 75 frames a second
+
+
+def tiny(**changes) -> EncodecConfig:
+    sizes = {"num_filters": 4, "hidden_size": 8, "codebook_size": 16, "target_bandwidths": BANDWIDTHS}
+    return EncodecConfig(**(sizes | changes))
+
+
+def tiny_hop_32(**changes) -> EncodecConfig:
+    return tiny(**({"upsampling_ratios": (8, 4), "sampling_rate": 2400, "num_lstm_layers": 1} | changes))
+
+
+CHUNKED = tiny_hop_32(
+    audio_channels=2,
+    normalize=True,
+    chunk_length_s=0.2,
+    overlap=0.1,
+    use_causal_conv=False,
+    norm_type="time_group_norm",
+)
+CONFIGS = {
+    "mono_24khz": tiny(),
+    "stereo": tiny_hop_32(audio_channels=2),
+    "non_causal": tiny_hop_32(use_causal_conv=False),
+    "non_causal_zeros": tiny_hop_32(use_causal_conv=False, pad_mode="constant", num_residual_layers=2),
+    "group_norm": tiny_hop_32(norm_type="time_group_norm"),
+    "group_norm_odd_ratio": tiny(norm_type="time_group_norm", use_causal_conv=False, num_lstm_layers=1),
+    "no_shortcut": tiny_hop_32(use_conv_shortcut=False, compress=4),
+    "two_residual_layers": tiny_hop_32(num_residual_layers=2, dilation_growth_rate=3, residual_kernel_size=5),
+    "zeros": tiny_hop_32(pad_mode="constant", kernel_size=5, last_kernel_size=3),
+    "trimmed_on_both_sides": tiny_hop_32(trim_right_ratio=0.5),
+    "normalized": tiny_hop_32(audio_channels=2, normalize=True),
+    "chunked": CHUNKED,
+}
+UNCHUNKED = {name: config for name, config in CONFIGS.items() if not config.normalize}
+STREAMED = {
+    "mono_24khz": CONFIGS["mono_24khz"],
+    "stereo": CONFIGS["stereo"],
+    "no_shortcut": CONFIGS["no_shortcut"],
+    "two_residual_layers": CONFIGS["two_residual_layers"],
+    "zeros": CONFIGS["zeros"],
+}
+
+decode = jax.jit(EncodecModel.decode)
+decode_step = jax.jit(EncodecModel.decode_step)
+
+
+@pytest.fixture(scope="session")
+def torch():
+    return pytest.importorskip("torch")
+
+
+@functools.cache
+def twins_of(config: EncodecConfig):
+    pytest.importorskip("transformers")
+    return encodec_twins(config)
+
+
+@functools.cache
+def random_model(config: EncodecConfig) -> EncodecModel:
+    return EncodecModel(config, rngs=nnx.Rngs(0))
+
+
+def random_codes(config: EncodecConfig, T: int, *, B: int = 2, Q: int = 4, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, config.codebook_size, (B, Q, T), dtype=np.int32)
+
+
+def random_audio(config: EncodecConfig, A: int, *, B: int = 2) -> np.ndarray:
+    return np.random.default_rng(0).normal(0, 0.5, (B, A, config.audio_channels)).astype(np.float32)
+
+
+def torch_decode(torch_model, codes_BQT: np.ndarray) -> np.ndarray:
+    import torch
+
+    with torch.no_grad():
+        audio_BCA = torch_model._decode_frame(torch.from_numpy(codes_BQT).long())
+    return audio_BCA.numpy().swapaxes(1, 2)
+
+
+def torch_encode(torch_model, audio_BAC: np.ndarray, bandwidth: float):
+    """(codes [chunks, B, Q, T], scales [chunks], padding of the last chunk)"""
+    import torch
+
+    with torch.no_grad():
+        return torch_model.encode(
+            torch.from_numpy(audio_BAC.swapaxes(1, 2).copy()), bandwidth=bandwidth, return_dict=False
+        )
+
+
+# --- against transformers
+
+
+@pytest.mark.parametrize("T", [1, 12])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_decode_equals_transformers(name, T):
+    torch_model, model = twins_of(CONFIGS[name])
+    codes_BQT = random_codes(model.config, T)
+    audio_BAC = decode(model, codes_BQT)
+    assert audio_BAC.shape == (2, T * model.config.hop_length, model.config.audio_channels)
+    np.testing.assert_allclose(audio_BAC, torch_decode(torch_model, codes_BQT), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_twins_are_audible_and_different_codes_sound_different(name):
+    """Otherwise the comparisons with transformers would prove nothing."""
+    _, model = twins_of(CONFIGS[name])
+    one_BAC = decode(model, random_codes(model.config, 12))
+    other_BAC = decode(model, random_codes(model.config, 12, seed=1))
+    assert np.std(one_BAC) > 0.05
+    assert np.std(one_BAC - other_BAC) > 0.05
+
+
+@pytest.mark.parametrize("T", range(1, 9))
+def test_clips_too_short_to_mirror_equal_transformers(T):
+    torch_model, model = twins_of(CONFIGS["mono_24khz"])
+    codes_BQT = random_codes(model.config, T)
+    np.testing.assert_allclose(decode(model, codes_BQT), torch_decode(torch_model, codes_BQT), atol=1e-5)
+
+
+@pytest.mark.parametrize("Q", [1, 2, 3])
+def test_fewer_codebooks_than_held_equal_transformers(Q):
+    torch_model, model = twins_of(CONFIGS["stereo"])
+    codes_BQT = random_codes(model.config, 9, Q=Q)
+    np.testing.assert_allclose(decode(model, codes_BQT), torch_decode(torch_model, codes_BQT), atol=1e-5)
+
+
+@pytest.mark.parametrize("frames", [0.2, 9, 9.4])
+@pytest.mark.parametrize("name", UNCHUNKED)
+def test_encode_equals_transformers(name, frames):
+    torch_model, model = twins_of(CONFIGS[name])
+    audio_BAC = random_audio(model.config, int(frames * model.config.hop_length))
+    expected, _, _ = torch_encode(torch_model, audio_BAC, bandwidth=1.2)
+    codes_BQT = jax.jit(lambda model, audio: model.encode(audio, bandwidth=1.2))(model, audio_BAC)
+    assert codes_BQT.shape == (2, 4, int(np.ceil(frames)))
+    np.testing.assert_array_equal(codes_BQT, expected[0])
+
+
+def test_encoded_codes_vary():
+    """Otherwise equal codes would prove nothing."""
+    _, model = twins_of(CONFIGS["mono_24khz"])
+    codes_BQT = model.encode(random_audio(model.config, 40 * model.config.hop_length), n_codebooks=4)
+    assert all(len(np.unique(codes_BQT[:, q])) >= 4 for q in range(4))
+
+
+@pytest.mark.parametrize(("n_samples", "n_chunks"), [(480, 2), (300, 1), (1200, 3), (1295, 3)])
+def test_chunks_equal_transformers_there_and_back(torch, n_samples, n_chunks):
+    torch_model, model = twins_of(CHUNKED)
+    audio_BAC = random_audio(CHUNKED, n_samples)
+    codes, scales, pad = torch_encode(torch_model, audio_BAC, bandwidth=1.2)
+    chunks = jax.jit(lambda model, audio: model.encode_chunks(audio, bandwidth=1.2))(model, audio_BAC)
+    assert len(chunks) == len(codes) == n_chunks
+    for i, chunk in enumerate(chunks):
+        np.testing.assert_array_equal(chunk.codes_BQT, codes[i][..., : chunk.codes_BQT.shape[-1]])
+        np.testing.assert_allclose(chunk.scale_B, scales[i][:, 0], rtol=1e-6)
+    with torch.no_grad():
+        expected = torch_model.decode(codes, scales, last_frame_pad_length=pad)[0].numpy().swapaxes(1, 2)
+    np.testing.assert_allclose(jax.jit(EncodecModel.decode_chunks)(model, chunks), expected, atol=1e-5)
+
+
+def test_normalized_codec_gives_one_chunk_that_transformers_gives_too(torch):
+    torch_model, model = twins_of(CONFIGS["normalized"])
+    audio_BAC = random_audio(model.config, 300)
+    codes, scales, _ = torch_encode(torch_model, audio_BAC, bandwidth=0.6)
+    (chunk,) = model.encode_chunks(audio_BAC)
+    np.testing.assert_array_equal(chunk.codes_BQT, codes[0])
+    with torch.no_grad():
+        expected = torch_model.decode(codes, scales)[0].numpy().swapaxes(1, 2)
+    np.testing.assert_allclose(model.decode_chunks([chunk]), expected, atol=1e-5)
+
+
+def test_24khz_size_equals_transformers():
+    torch_model, model = twins_of(EncodecConfig())
+    codes_BQT = random_codes(model.config, 20, B=1, Q=8)
+    audio_BAC = decode(model, codes_BQT)
+    assert audio_BAC.shape == (1, 6400, 1)
+    np.testing.assert_allclose(audio_BAC, torch_decode(torch_model, codes_BQT), atol=1e-5)
+
+
+# --- time and batch
+
+
+@pytest.mark.parametrize("name", STREAMED)
+def test_first_frames_decode_to_the_first_samples(name):
+    model = random_model(STREAMED[name])
+    codes_BQT = random_codes(model.config, 12)
+    part_BAC = decode(model, codes_BQT[..., : model.min_first_frames])
+    np.testing.assert_allclose(part_BAC, decode(model, codes_BQT)[:, : part_BAC.shape[1]], atol=1e-6)
+
+
+RAGGED = STREAMED | {"trimmed_on_both_sides": CONFIGS["trimmed_on_both_sides"]}
+
+
+@pytest.mark.parametrize("name", RAGGED)
+def test_padded_rows_equal_their_own_decode(name):
+    model = random_model(RAGGED[name])
+    codes_BQT, lengths = random_codes(model.config, 12, B=4), [12, 1, 5, 2]
+    audio_BAC = decode(model, codes_BQT, jnp.asarray(lengths))
+    for row, T in enumerate(lengths):
+        end = T * model.config.hop_length
+        alone_BAC = decode(model, codes_BQT[row : row + 1, :, :T])
+        np.testing.assert_allclose(audio_BAC[row : row + 1, :end], alone_BAC, atol=1e-6)
+        np.testing.assert_array_equal(audio_BAC[row, end:], 0)
+
+
+def test_row_does_not_depend_on_its_slot_its_neighbours_or_what_pads_it():
+    model = random_model(CONFIGS["mono_24khz"])
+    codes_BQT, lengths_B = random_codes(model.config, 12, B=4), jnp.asarray([12, 1, 5, 9])
+    audio_BAC = decode(model, codes_BQT, lengths_B)
+    others_BQT, order = random_codes(model.config, 12, B=4, seed=1), np.asarray([2, 0, 3, 1])
+    others_BQT[2, :, :5] = codes_BQT[2, :, :5]
+    np.testing.assert_array_equal(decode(model, codes_BQT[order], lengths_B[order]), audio_BAC[order])
+    np.testing.assert_array_equal(decode(model, others_BQT, jnp.asarray([3, 12, 5, 12]))[2], audio_BAC[2])
+
+
+def test_row_of_no_frames_is_silent_and_codes_past_the_end_are_not_read():
+    model = random_model(CONFIGS["mono_24khz"])
+    codes_BQT = random_codes(model.config, 8)
+    codes_BQT[0], codes_BQT[1, :, 6:] = 10**6, -1
+    audio_BAC = decode(model, codes_BQT, jnp.asarray([0, 6]))
+    assert np.isfinite(audio_BAC).all()
+    np.testing.assert_array_equal(audio_BAC[0], 0)
+
+
+@pytest.mark.parametrize("name", ["non_causal", "group_norm"])
+def test_lengths_are_refused_where_padding_would_be_heard(name):
+    model = random_model(CONFIGS[name])
+    with pytest.raises(InputError, match="row by row"):
+        model.decode(random_codes(model.config, 8), jnp.asarray([8, 3]))
+
+
+def decode_in_steps(model: EncodecModel, codes_BQT: np.ndarray, cuts: list[int]) -> jax.Array:
+    state, pieces = model.init_decode_state(codes_BQT.shape[0]), []
+    for piece_BQT in np.split(codes_BQT, cuts, axis=-1):
+        audio_BAC, state = decode_step(model, piece_BQT, state)
+        pieces.append(audio_BAC)
+    return jnp.concatenate(pieces, axis=1)
+
+
+@pytest.mark.parametrize("name", STREAMED)
+def test_steps_equal_the_whole_decode(name):
+    model = random_model(STREAMED[name])
+    codes_BQT, first = random_codes(model.config, 12), model.min_first_frames
+    audio_BAC = decode_in_steps(model, codes_BQT, cuts=list(range(first, 12)))
+    np.testing.assert_allclose(audio_BAC, decode(model, codes_BQT), atol=1e-6)
+
+
+@pytest.mark.parametrize("cuts", [[7], [8, 9, 10], [7, 11], []])
+def test_steps_of_any_size_equal_the_whole_decode(cuts):
+    model = random_model(CONFIGS["mono_24khz"])
+    codes_BQT = random_codes(model.config, 12)
+    np.testing.assert_allclose(decode_in_steps(model, codes_BQT, cuts), decode(model, codes_BQT), atol=1e-6)
+
+
+def test_first_step_needs_as_many_frames_as_the_padding_mirrors():
+    model = random_model(CONFIGS["mono_24khz"])
+    assert model.min_first_frames == 7
+    assert random_model(CONFIGS["zeros"]).min_first_frames == 1
+    with pytest.raises(InputError, match="6 frames, expected 7 or more"):
+        model.decode_step(random_codes(model.config, 6), model.init_decode_state(2))
+
+
+@pytest.mark.parametrize("name", ["non_causal", "group_norm", "trimmed_on_both_sides"])
+def test_codec_that_looks_ahead_does_not_stream(name):
+    with pytest.raises(UnsupportedError, match="looks ahead"):
+        random_model(CONFIGS[name]).init_decode_state(1)
+
+
+# --- what goes in and out
+
+
+def test_mono_audio_may_lack_its_channel_axis():
+    model = random_model(CONFIGS["mono_24khz"])
+    audio_BAC = random_audio(model.config, 700)
+    np.testing.assert_array_equal(model.encode(audio_BAC[..., 0]), model.encode(audio_BAC))
+
+
+@pytest.mark.parametrize(
+    ("settings", "n_codebooks"), [({}, 2), ({"bandwidth": 0.6}, 2), ({"bandwidth": 1.2}, 4), ({"n_codebooks": 3}, 3)]
+)
+def test_codebooks_are_counted_by_number_or_bandwidth(settings, n_codebooks):
+    model = random_model(CONFIGS["stereo"])
+    assert model.encode(random_audio(model.config, 64), **settings).shape == (2, n_codebooks, 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"bandwidth": 6.0}, "bandwidth is 6.0 kbit/s, expected one of"),
+        ({"n_codebooks": 5}, "n_codebooks is 5, expected 1 to 4"),
+        ({"n_codebooks": 0}, "n_codebooks is 0, expected 1 to 4"),
+        ({"n_codebooks": 2, "bandwidth": 0.6}, "both n_codebooks and bandwidth"),
+    ],
+)
+def test_wrong_number_of_codebooks_is_refused(settings, message):
+    model = random_model(CONFIGS["stereo"])
+    with pytest.raises(InputError, match=message):
+        model.encode(random_audio(model.config, 64), **settings)
+
+
+@pytest.mark.parametrize("shape", [(2, 64), (2, 64, 1), (64,), (2, 0, 2)])
+def test_audio_of_the_wrong_shape_is_refused(shape):
+    with pytest.raises(InputError, match=r"expected \[batch, samples, 2\]"):
+        random_model(CONFIGS["stereo"]).encode(np.zeros(shape, np.float32))
+
+
+@pytest.mark.parametrize("shape", [(4, 9), (1, 5, 9), (1, 0, 9), (1, 4, 0)])
+def test_codes_of_the_wrong_shape_are_refused(shape):
+    with pytest.raises(InputError, match=r"codes have shape .* 1 to 4 codebooks"):
+        random_model(CONFIGS["stereo"]).decode(np.zeros(shape, np.int32))
+
+
+def test_codes_must_be_integers():
+    with pytest.raises(InputError, match="float32, expected integers"):
+        random_model(CONFIGS["stereo"]).decode(np.zeros((1, 4, 9), np.float32))
+
+
+def test_encode_without_scales_is_refused_where_they_are_needed():
+    with pytest.raises(InputError, match="use encode_chunks"):
+        random_model(CHUNKED).encode(random_audio(CHUNKED, 480))
+
+
+def test_chunks_that_make_no_sense_are_refused():
+    model = random_model(CONFIGS["normalized"])
+    (chunk,) = model.encode_chunks(random_audio(model.config, 64))
+    with pytest.raises(InputError, match="there are no chunks"):
+        model.decode_chunks([])
+    with pytest.raises(InputError, match="2 chunks, expected one"):
+        model.decode_chunks([chunk, chunk])
+
+
+def test_chunks_without_overlap_setting_are_refused():
+    with pytest.raises(ConfigError, match="overlap is None"):
+        EncodecModel(tiny_hop_32(chunk_length_s=0.2), rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize(("dtype", "signal_to_noise_db"), [(jnp.bfloat16, 25), (jnp.float16, 45)])
+def test_low_precision_stays_close(dtype, signal_to_noise_db):
+    _, model = twins_of(CONFIGS["mono_24khz"])
+    state = jax.tree.map(lambda x: x.astype(dtype), nnx.state(model))
+    low = EncodecModel(model.config, dtype=dtype, rngs=nnx.Rngs(0))
+    nnx.update(low, state)
+    codes_BQT = random_codes(model.config, 12)
+    full_BAC, low_BAC = decode(model, codes_BQT), decode(low, codes_BQT)
+    assert low_BAC.dtype == dtype
+    noise_BAC = np.asarray(low_BAC, np.float32) - full_BAC
+    assert 10 * np.log10(np.mean(np.square(full_BAC)) / np.mean(np.square(noise_BAC))) > signal_to_noise_db
+    audio_BAC, _ = low.decode_step(codes_BQT, low.init_decode_state(2))
+    assert audio_BAC.dtype == dtype
+    assert low.encode(audio_BAC).dtype == jnp.int32
+
+
+def test_parameters_of_the_24khz_codec_without_memory():
+    model = nnx.eval_shape(lambda: EncodecModel(EncodecConfig(), dtype=jnp.bfloat16, rngs=nnx.Rngs(0)))
+    state = {".".join(map(str, path)): variable for path, variable in nnx.to_flat_state(nnx.state(model))}
+    assert nnx.find_duplicates(model) == []
+    assert {variable.dtype for variable in state.values()} == {jnp.dtype(jnp.bfloat16)}
+    expected = {
+        "encoder.layers.0.conv.kernel": (7, 1, 32),
+        "encoder.layers.1.shortcut.conv.bias": (32,),
+        "encoder.layers.13.lstm.1.input_kernel": (512, 2048),
+        "decoder.layers.0.conv.kernel": (7, 128, 512),
+        "decoder.layers.1.lstm.0.hidden_kernel": (512, 2048),
+        "decoder.layers.1.lstm.0.bias": (2048,),
+        "decoder.layers.3.conv.kernel": (16, 512, 256),
+        "decoder.layers.4.block.1.conv.kernel": (3, 256, 128),
+        "decoder.layers.4.block.3.conv.kernel": (1, 128, 256),
+        "decoder.layers.15.conv.kernel": (7, 32, 1),
+        "quantizer.codebooks.31.embedding": (1024, 128),
+    }
+    assert {name: state[name].shape for name in expected} == expected

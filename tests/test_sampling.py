@@ -1,0 +1,131 @@
+"""Choosing tokens: the distribution drawn from against a numpy restatement, and what a draw depends on."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from bark_jax.errors import InputError
+from bark_jax.stages.sampling import KEY_IMPLEMENTATION, Sampling, choose, draw_logits, key_data, log_probability
+
+V = 12
+
+
+def make_sampling(rows, temperature=1.0, top_k=0, top_p=1.0, seeds=None):
+    data = np.stack([key_data(seed) for seed in (range(rows) if seeds is None else seeds)])
+    return Sampling(
+        key_B=jax.random.wrap_key_data(jnp.asarray(data), impl=KEY_IMPLEMENTATION),
+        temperature_B=jnp.full(rows, temperature, jnp.float32),
+        top_k_B=jnp.full(rows, top_k, jnp.int32),
+        top_p_B=jnp.full(rows, top_p, jnp.float32),
+    )
+
+
+def exact_probabilities(logits_V, temperature, top_k, top_p):
+    """Temperature, then top-k, then top-p, spelt out for one row in float64."""
+    scaled = np.asarray(logits_V, np.float64) / temperature
+    order = np.argsort(-scaled, kind="stable")
+    kept = order[: top_k or len(order)]
+    probability = np.exp(scaled[kept] - scaled[kept].max())
+    probability /= probability.sum()
+    before = np.cumsum(probability) - probability
+    kept = kept[before < top_p] if top_p < 1 else kept
+    result = np.zeros(len(scaled))
+    result[kept] = np.exp(scaled[kept] - scaled[kept].max())
+    return result / result.sum()
+
+
+SETTINGS = [(1.0, 0, 1.0), (0.7, 0, 1.0), (1.5, 5, 1.0), (1.0, 0, 0.6), (0.8, 6, 0.9), (1.0, 1, 1.0), (0.01, 0, 0.5)]
+
+
+@pytest.mark.parametrize(("temperature", "top_k", "top_p"), SETTINGS)
+def test_the_distribution_is_the_one_spelt_out(temperature, top_k, top_p, rng):
+    logits_BV = rng.normal(size=(20, V)) * 2
+    drawn_from_BV = draw_logits(jnp.asarray(logits_BV, jnp.float32), make_sampling(20, temperature, top_k, top_p))
+    found_BV = np.asarray(jax.nn.softmax(drawn_from_BV, axis=-1))
+    expected_BV = np.stack([exact_probabilities(row, temperature, top_k, top_p) for row in logits_BV])
+    np.testing.assert_allclose(found_BV, expected_BV, atol=2e-6)
+
+
+@pytest.mark.parametrize(("temperature", "top_k", "top_p"), SETTINGS)
+def test_100_000_draws_follow_the_distribution(temperature, top_k, top_p, rng):
+    n = 100_000
+    logits_V = rng.normal(size=V).astype(np.float32) * 2
+    sampling = make_sampling(n, temperature, top_k, top_p)
+    logits_BV = jnp.asarray(np.broadcast_to(logits_V, (n, V)))
+    counts = np.bincount(np.asarray(choose(draw_logits(logits_BV, sampling), sampling, 3)), minlength=V)
+    expected = exact_probabilities(logits_V, temperature, top_k, top_p) * n
+    assert counts[expected == 0].sum() == 0
+    is_drawn = expected > 0
+    assert is_drawn.sum() == 1 or stats.chisquare(counts[is_drawn], expected[is_drawn]).pvalue > 1e-6
+
+
+def test_the_draws_test_can_fail(rng):
+    n = 100_000
+    logits_V = rng.normal(size=V).astype(np.float32) * 2
+    sampling = make_sampling(n, temperature=0.9)
+    logits_BV = jnp.asarray(np.broadcast_to(logits_V, (n, V)))
+    counts = np.bincount(np.asarray(choose(draw_logits(logits_BV, sampling), sampling, 3)), minlength=V)
+    assert stats.chisquare(counts, exact_probabilities(logits_V, 1.0, 0, 1.0) * n).pvalue < 1e-6
+
+
+def test_temperature_0_takes_the_most_likely_token_and_the_first_of_equals():
+    logits_BV = jnp.asarray([[0.0, 3.0, 3.0, 1.0], [5.0, 3.0, 3.0, 1.0]])
+    sampling = make_sampling(2, temperature=0.0)
+    np.testing.assert_array_equal(choose(draw_logits(logits_BV, sampling), sampling, 0), [1, 0])
+
+
+def test_top_k_1_is_the_most_likely_token(rng):
+    logits_BV = jnp.asarray(rng.normal(size=(50, V)), jnp.float32)
+    sampling = make_sampling(50, top_k=1)
+    np.testing.assert_array_equal(choose(draw_logits(logits_BV, sampling), sampling, 0), jnp.argmax(logits_BV, -1))
+
+
+def test_a_rows_settings_do_not_touch_its_neighbours(rng):
+    logits_BV = jnp.asarray(rng.normal(size=(2, V)), jnp.float32)
+    mixed = Sampling(
+        key_B=make_sampling(2).key_B,
+        temperature_B=jnp.asarray([1.0, 0.5]),
+        top_k_B=jnp.asarray([0, 2]),
+        top_p_B=jnp.asarray([1.0, 0.9]),
+    )
+    alone = draw_logits(logits_BV, make_sampling(2))
+    np.testing.assert_array_equal(draw_logits(logits_BV, mixed)[0], alone[0])
+
+
+def test_a_draw_depends_on_key_and_step_not_on_the_slot(rng):
+    logits_V = rng.normal(size=V)
+    logits_BV = jnp.asarray(np.broadcast_to(logits_V, (8, V)), jnp.float32)
+    for step in range(20):
+        drawn = np.asarray(choose(logits_BV, make_sampling(8, seeds=[1, 2, 3, 4, 5, 6, 7, 9]), step))
+        moved = np.asarray(choose(logits_BV, make_sampling(8, seeds=[9, 7, 6, 5, 4, 3, 2, 1]), step))
+        np.testing.assert_array_equal(drawn, moved[::-1])
+
+
+def test_steps_and_seeds_draw_differently(rng):
+    logits_BV = jnp.zeros((64, 1000))
+    first, second = (np.asarray(choose(logits_BV, make_sampling(64), step)) for step in (0, 1))
+    assert len(set(first.tolist())) > 55 and (first != second).mean() > 0.9
+
+
+def test_log_probability_is_that_of_the_softmax(rng):
+    logits_BV = jnp.asarray(rng.normal(size=(5, V)), jnp.float32).at[:, 3].set(-jnp.inf)
+    token_B = jnp.asarray([0, 1, 2, 4, 5])
+    expected = np.log(np.asarray(jax.nn.softmax(logits_BV, -1))[np.arange(5), token_B])
+    np.testing.assert_allclose(log_probability(logits_BV, token_B), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**31, 2**32 - 1])
+def test_a_seed_means_what_it_means_to_jax(seed):
+    np.testing.assert_array_equal(key_data(seed), jax.random.key_data(jax.random.key(np.uint32(seed))))
+
+
+def test_seeds_above_32_bits_are_kept_apart():
+    assert key_data(5).tolist() != key_data(2**32 + 5).tolist()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64, 1.5, "abc", None, True])
+def test_what_is_no_seed_is_refused(seed):
+    with pytest.raises(InputError, match="expected an integer from 0"):
+        key_data(seed)

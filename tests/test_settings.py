@@ -1,0 +1,124 @@
+"""Settings: who wins, what a value means, and what is refused."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from bark_jax.config import BarkGenerationConfig
+from bark_jax.errors import InputError
+from bark_jax.settings import StageSettings, resolve_settings
+from bark_jax.tokens import TokenSpaces
+
+GREEDY = BarkGenerationConfig()
+SUNO = BarkGenerationConfig.suno()
+
+
+def resolve(given, n_rows=1, config=SUNO):
+    return resolve_settings(given, n_rows, config, TokenSpaces.from_config(config))
+
+
+def test_defaults_come_from_the_checkpoint():
+    (row,) = resolve({})
+    assert row.semantic == row.coarse == StageSettings(0.7) and row.fine == StageSettings(0.5)
+    assert (row.min_end_probability, row.max_semantic_tokens, row.may_end_early) == (0.2, 768, True)
+
+
+def test_a_checkpoint_without_sampling_takes_the_most_likely_tokens():
+    (row,) = resolve({}, config=GREEDY)
+    assert row.semantic == row.coarse == row.fine == StageSettings(0.0)
+    assert row.min_end_probability > 1
+
+
+def test_a_prefix_wins_over_no_prefix():
+    (row,) = resolve({"temperature": 0.9, "coarse_temperature": 0.6, "top_k": 50, "semantic_top_p": 0.95})
+    assert row.semantic == StageSettings(0.9, 50, 0.95)
+    assert row.coarse == StageSettings(0.6, 50) and row.fine == StageSettings(0.9)
+
+
+def test_rows_have_their_own_values():
+    first, second = resolve({"temperature": [0.5, 0.6], "semantic_max_new_tokens": np.array([10, 20])}, n_rows=2)
+    assert (first.semantic.temperature, first.max_semantic_tokens) == (0.5, 10)
+    assert (second.coarse.temperature, second.max_semantic_tokens) == (0.6, 20)
+
+
+def test_do_sample_false_reaches_every_stage():
+    (row,) = resolve({"do_sample": False})
+    assert row.semantic == row.coarse == row.fine == StageSettings(0.0)
+
+
+@pytest.mark.parametrize("temperature", [None, 1.0])
+def test_the_fine_stage_takes_the_most_likely_code_at_none_and_1(temperature):
+    assert resolve({"fine_temperature": temperature})[0].fine == StageSettings(0.0)
+
+
+def test_the_fine_stage_draws_at_1_where_it_is_told_to():
+    assert resolve({"fine_temperature": 1.0, "fine_do_sample": True})[0].fine == StageSettings(1.0)
+
+
+def test_seconds_are_semantic_tokens():
+    assert resolve({"max_seconds": 2.0})[0].max_semantic_tokens == 99
+    assert resolve({"max_seconds": 100})[0].max_semantic_tokens == 768
+
+
+def test_a_file_may_say_top_k_0_for_all():
+    semantic = dataclasses.replace(SUNO.semantic_config, top_k=0)
+    assert resolve({}, config=dataclasses.replace(SUNO, semantic_config=semantic))[0].semantic.top_k == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"temperature": 0}, "temperature is 0, expected 0.001 to 1000; for the most likely token use do_sample=False"),
+        ({"temperature": -1}, "temperature is -1"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"temperature": float("inf")}, "temperature is inf"),
+        ({"temperature": 1e-30}, "temperature is 1e-30"),
+        ({"temperature": "0.7"}, "temperature is '0.7'"),
+        ({"temperature": True}, "temperature is True"),
+        ({"fine_temperature": 0}, "fine temperature is 0"),
+        ({"fine_temperature": float("nan")}, "fine temperature is nan"),
+        ({"top_k": 0}, "top_k is 0"),
+        ({"top_k": -1}, "top_k is -1"),
+        ({"top_k": 3.5}, "top_k is 3.5"),
+        ({"top_k": 2**40}, "top_k is 1099511627776"),
+        ({"top_p": 0}, "top_p is 0"),
+        ({"top_p": 1.5}, "top_p is 1.5"),
+        ({"top_p": float("nan")}, "top_p is nan"),
+        ({"min_eos_p": 0}, "min_eos_p is 0"),
+        ({"min_eos_p": 2.0}, "min_eos_p is 2.0"),
+        ({"min_eos_p": float("nan")}, "min_eos_p is nan"),
+        ({"semantic_max_new_tokens": -1}, "max_new_tokens is -1, expected 1 to 768"),
+        ({"semantic_max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"semantic_max_new_tokens": 2000}, "max_new_tokens is 2000"),
+        ({"semantic_max_new_tokens": 10.5}, "max_new_tokens is 10.5"),
+        ({"max_new_tokens": 5, "max_seconds": 1}, "not both"),
+        ({"max_seconds": 0}, "max_seconds is 0"),
+        ({"max_seconds": float("inf")}, "max_seconds is inf"),
+        ({"do_sample": 1}, "do_sample is 1, expected True or False"),
+        ({"allow_early_stop": "no"}, "allow_early_stop is 'no'"),
+        ({"temprature": 0.7}, "no setting 'temprature'; did you mean temperature"),
+        ({"semantic_temprature": 0.7}, "did you mean semantic_temperature"),
+        ({"fine_temprature": 0.7}, "did you mean fine_temperature"),
+        ({"fine_top_k": 5}, "no setting 'fine_top_k'"),
+        ({"num_beams": 2}, "beam search is not part of Bark"),
+        ({"coarse_max_new_tokens": 10}, "length follows from the semantic tokens"),
+        ({"repetition_penalty": 1.2}, "penalises a placeholder"),
+        ({"temperature": [0.5, 0.6]}, "temperature has 2 values for 1 rows"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_and_named(given, message):
+    with pytest.raises(InputError) as caught:
+        resolve(given)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("given", [{"temperature": 0.7}, {"coarse_top_k": 50}, {"semantic_top_p": 0.9}])
+def test_a_setting_without_effect_is_refused(given):
+    with pytest.raises(InputError, match="would have no effect"):
+        resolve(given, config=GREEDY)
+
+
+def test_a_temperature_beside_an_explicit_do_sample_false_is_no_mistake():
+    (row,) = resolve({"temperature": 0.7, "do_sample": False}, config=GREEDY)
+    assert row.semantic == row.fine == StageSettings(0.0)

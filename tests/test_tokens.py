@@ -1,0 +1,100 @@
+"""The token spaces: tables written by hand, and the float formulas of the torch references."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from bark_jax.config import BarkConfig, BarkGenerationConfig
+from bark_jax.errors import ConfigError
+from bark_jax.tokens import TokenSpaces, check_fit, deinterleave, interleave, text_tokens
+
+BARK = TokenSpaces()
+
+
+def test_interleave_goes_frame_by_frame_and_keeps_codebooks_apart():
+    codes_QT = np.array([[5, 7], [6, 8]])
+    np.testing.assert_array_equal(interleave(codes_QT, BARK), [10005, 11030, 10007, 11032])
+
+
+def test_deinterleave_undoes_interleave(rng):
+    codes_QT = rng.integers(0, 1024, (2, 50))
+    np.testing.assert_array_equal(deinterleave(interleave(codes_QT, BARK), BARK), codes_QT)
+
+
+def test_text_tokens_are_offset_and_padded_where_masked():
+    tokens = text_tokens(np.array([101, 7, 0]), np.array([1, 1, 0]), BARK)
+    np.testing.assert_array_equal(tokens, [10149, 10055, 129595])
+
+
+def test_lengths_equal_the_references_float_formulas():
+    ratio = 75 / 49.9 * 2
+    for n in range(4000):
+        assert BARK.n_frames(n) == math.floor(n * ratio / 2)
+        assert BARK.n_semantic_done(2 * n) == int(round(2 * n / ratio))
+    for n in range(1, 210):
+        assert BARK.n_stream_history(n) == int(round(n * ratio))
+    assert BARK.max_semantic_history == 209
+
+
+def test_the_longest_utterance_takes_39_windows():
+    assert BARK.n_frames(768) == 1154
+    assert BARK.n_windows(1154) == 39
+
+
+@pytest.mark.parametrize(("n_frames", "n_windows"), [(0, 0), (1, 1), (29, 1), (30, 1), (31, 2), (60, 2), (61, 3)])
+def test_windows_at_their_edges(n_frames, n_windows):
+    assert BARK.n_windows(n_frames) == n_windows
+
+
+def test_default_spaces_are_those_of_the_default_generation_config():
+    assert TokenSpaces.from_config(BarkGenerationConfig()) == BARK
+
+
+@pytest.mark.parametrize("config", [BarkConfig.small(), BarkConfig.large()])
+def test_published_sizes_fit_the_default_generation_config(config):
+    check_fit(config, BarkGenerationConfig())
+
+
+def change(config, part, **values):
+    return dataclasses.replace(config, **{part: dataclasses.replace(getattr(config, part), **values)})
+
+
+@pytest.mark.parametrize(
+    ("part", "values", "named"),
+    [
+        ("semantic_config", {"block_size": 128}, "block_size is 128"),
+        ("semantic_config", {"block_size": 1000}, "max_new_tokens is 768"),
+        ("semantic_config", {"input_vocab_size": 1000}, "text_encoding_offset is 10048"),
+        ("semantic_config", {"output_vocab_size": 10_000}, "eos_token_id is 10000"),
+        ("coarse_acoustics_config", {"output_vocab_size": 12_000}, "n_coarse_codebooks is 2"),
+        ("coarse_acoustics_config", {"input_vocab_size": 12_050}, "coarse_infer_token is 12050"),
+        ("coarse_acoustics_config", {"block_size": 900}, "block_size is 900"),
+        ("fine_acoustics_config", {"n_codes_total": 9}, "n_codes_total is 9"),
+        ("fine_acoustics_config", {"block_size": 512}, "max_fine_input_length is 1024"),
+        ("fine_acoustics_config", {"input_vocab_size": 1024, "output_vocab_size": 1024}, "codebook_size is 1024"),
+        ("codec_config", {"codebook_size": 512}, "codebook_size is 512"),
+        ("codec_config", {"target_bandwidths": (1.5,)}, "target_bandwidths is (1.5,)"),
+    ],
+)
+def test_networks_that_cannot_hold_the_tokens_are_refused_by_field(part, values, named):
+    with pytest.raises(ConfigError) as caught:
+        check_fit(change(BarkConfig.small(), part, **values), BarkGenerationConfig())
+    assert named in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("part", "values", "named"),
+    [
+        ("coarse_acoustics_config", {"n_coarse_codebooks": 3}, "n_coarse_codebooks is 3"),
+        ("fine_acoustics_config", {"max_fine_input_length": 4096}, "max_fine_input_length is 4096"),
+        ("semantic_config", {"max_new_tokens": 2000}, "max_new_tokens is 2000"),
+        ("semantic_config", {"text_encoding_offset": 9_000}, "text_encoding_offset is 9000"),
+        ("coarse_acoustics_config", {"coarse_semantic_pad_token": 11_000}, "coarse_semantic_pad_token is 11000"),
+    ],
+)
+def test_stages_that_ask_for_too_much_are_refused_by_field(part, values, named):
+    with pytest.raises(ConfigError) as caught:
+        check_fit(BarkConfig.small(), change(BarkGenerationConfig(), part, **values))
+    assert named in str(caught.value)

@@ -1,0 +1,60 @@
+"""Random torch networks from `transformers`, and their weights in ours. torch is imported only when one is built."""
+
+import jax.numpy as jnp
+from flax import nnx
+
+from bark_jax.config import EncodecConfig
+from bark_jax.models.codec.encodec import EncodecModel
+
+
+def encodec_twins(config: EncodecConfig, seed: int = 0):
+    """(torch model, our model) of the same random weights, with full codebooks and audible output."""
+    import torch
+    import transformers
+
+    torch.manual_seed(seed)
+    torch_model = transformers.EncodecModel(transformers.EncodecConfig(**config.to_dict())).eval()
+    with torch.no_grad():
+        for name, parameter in torch_model.named_parameters():
+            if name.endswith("bias"):
+                parameter.uniform_(-0.1, 0.1)
+            elif name.endswith("norm.weight"):
+                parameter.uniform_(0.5, 1.5)
+            else:
+                parameter.mul_(1.2)
+        for layer in torch_model.quantizer.layers:
+            layer.codebook.embed.normal_()  # all zeros when new
+    model = EncodecModel(config, rngs=nnx.Rngs(0))
+    copy_encodec(torch_model, model)
+    return torch_model, model
+
+
+def copy_encodec(torch_model, model: EncodecModel) -> None:
+    """Sets each of our parameters from the torch module at the same path."""
+    state = nnx.to_flat_state(nnx.state(model, nnx.Param))
+    copied = [(path, variable.replace(_find(torch_model, path))) for path, variable in state]
+    nnx.update(model, nnx.from_flat_state(copied))
+
+
+def _find(torch_model, path: tuple) -> jnp.ndarray:
+    *parents, name = (str(part) for part in path)
+    if parents[0] == "quantizer":
+        return _as_array(torch_model.quantizer.layers[int(parents[-1])].codebook.embed)
+    if "lstm" in parents:
+        torch_lstm = torch_model.get_submodule(".".join(parents[:-1]))
+        return _find_lstm(torch_lstm, parents[-1], name)
+    module = torch_model.get_submodule(".".join(parents))
+    if name == "kernel":
+        return _as_array(module.weight.permute((2, 0, 1) if "Transpose" in str(module) else (2, 1, 0)))
+    return _as_array(module.weight if name == "scale" else module.bias)
+
+
+def _find_lstm(torch_lstm, layer: str, name: str) -> jnp.ndarray:
+    if name == "bias":
+        return _as_array(getattr(torch_lstm, f"bias_ih_l{layer}") + getattr(torch_lstm, f"bias_hh_l{layer}"))
+    torch_name = {"input_kernel": "weight_ih_l", "hidden_kernel": "weight_hh_l"}[name] + layer
+    return _as_array(getattr(torch_lstm, torch_name).T)
+
+
+def _as_array(tensor) -> jnp.ndarray:
+    return jnp.asarray(tensor.detach().numpy().copy())
