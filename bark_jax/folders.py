@@ -30,7 +30,7 @@ def whole_folder(dst: str | os.PathLike, *, overwrite: bool = False) -> Iterator
     try:
         yield partial
         _sync_tree(partial)
-        _move_into_place(partial, dst)
+        _move_into_place(partial, dst, overwrite)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         for parent in made_parents:
@@ -80,17 +80,19 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _move_into_place(partial: Path, dst: Path) -> None:
+def _move_into_place(partial: Path, dst: Path, overwrite: bool) -> None:
     """Renames `partial` to `dst`. A model that was there is moved aside first, and back if the renaming fails."""
     old = None
-    if dst.exists() and os.listdir(dst):
+    if overwrite and dst.exists() and os.listdir(dst):
         old = dst.with_name(f".{dst.name}.{secrets.token_hex(4)}.old")
         os.rename(dst, old)
     try:
         os.rename(partial, dst)
-    except OSError:
+    except OSError as error:
         if old is not None:
             os.rename(old, dst)
+        if dst.exists():
+            raise InputError(f"{dst} was made by somebody else in the meantime; it is left as it is") from error
         raise
     _sync(dst.parent)
     if old is not None:

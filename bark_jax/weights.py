@@ -270,7 +270,11 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
 def _parse_manifest(content: Any) -> Manifest:
     if content["format"] != FORMAT or content["version"] != VERSION:
         raise ConfigError(f"format {content['format']!r} version {content['version']!r}, expected {FORMAT} {VERSION}")
-    return Manifest(content["source"], {name: FileRecord(**record) for name, record in content["files"].items()})
+    files = {name: FileRecord(**record) for name, record in content["files"].items()}
+    for name, record in files.items():
+        if (type(record.sha256), type(record.bytes), type(record.arrays)) != (str, int, int):
+            raise ConfigError(f"the entry of {name} is {record}")
+    return Manifest(str(content["source"]), files)
 
 
 def find_weights(folder: str | os.PathLike, name: str, *, check_sha256: bool = True) -> Path:

@@ -95,13 +95,27 @@ class FileRegion:
             if version_of(file) != self.version:
                 refuse(self.path, "was changed while it was being read. Read it anew")
             self._check_crc(file)
-            if math.prod(shape) == 0:
-                return np.empty(shape, dtype)
-            before = self.start % mmap.ALLOCATIONGRANULARITY
-            # Goes away with the view, so that pages of one array do not stay while others are read.
-            mapped = mmap.mmap(file.fileno(), before + self.nbytes, access=mmap.ACCESS_READ, offset=self.start - before)
-            array = np.ndarray(shape, dtype, mapped, before + offset, strides).copy(order="C")
+            array = np.empty(shape, dtype)
+            if array.size and strides in (None, array.strides):
+                self._read_into(array, file, offset)
+            elif array.size:
+                self._copy_view(array, file, offset, strides)
         return _with_clean_bools(array)
+
+    def _read_into(self, array: np.ndarray, file: BinaryIO, offset: int) -> None:
+        file.seek(self.start + offset)
+        if file.readinto(array.reshape(-1).view(np.uint8)) < array.nbytes:
+            refuse(self.path, f"ends inside {self.label}. {DOWNLOAD_AGAIN}")
+
+    def _copy_view(self, array: np.ndarray, file: BinaryIO, offset: int, strides: tuple[int, ...]) -> None:
+        before = self.start % mmap.ALLOCATIONGRANULARITY
+        start = self.start - before
+        try:
+            # A view may pick little of a large region; the mapping ends with the last array that looks into it.
+            mapped = mmap.mmap(file.fileno(), before + self.nbytes, access=mmap.ACCESS_READ, offset=start)
+        except ValueError as error:
+            raise CheckpointError(f"{self.path} ends inside {self.label}. {DOWNLOAD_AGAIN}") from error
+        array[...] = np.ndarray(array.shape, array.dtype, mapped, before + offset, strides)
 
     def _check_crc(self, file: BinaryIO) -> None:
         if self.crc32 is None:

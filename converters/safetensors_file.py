@@ -77,7 +77,7 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[dict[str, Any], int]:
     refuse_pointers(path, head)
     header_bytes = int.from_bytes(head[:8], "little")
     if head[8:9] != b"{":
-        refuse(path, f"is no safetensors file but {looks_like(head)}. {DOWNLOAD_AGAIN}")
+        refuse(path, f"is no safetensors file, as no header begins at byte 8, but {looks_like(head)}. {DOWNLOAD_AGAIN}")
     if header_bytes > MAX_DIRECTORY_BYTES:
         refuse(path, f"claims a header of {header_bytes} bytes, more than the {MAX_DIRECTORY_BYTES} of any Bark's")
     if 8 + header_bytes > size:
@@ -110,8 +110,7 @@ def _array(file: BinaryIO, path: Path, name: str, entry: Any, data_start: int) -
             f"holds {brief(name)} in {nbytes} bytes, which shape {shape} of {dtype} does not fit. {DOWNLOAD_AGAIN}",
         )
     region = FileRegion(path, version_of(file), f"array {brief(name)}", data_start + offsets[0], nbytes)
-    shape = tuple(shape)
-    return StoredArray(shape, dtype, lambda: region.read(shape, dtype))
+    return StoredArray(tuple(shape), dtype, lambda: region.read(tuple(shape), dtype))
 
 
 def _check_extent(path: Path, data_bytes: int, entries: Mapping[str, Any]) -> None:

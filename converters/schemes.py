@@ -111,9 +111,9 @@ def own_rules() -> Sequence[Rule]:
 
 def _transformers_codec(config: EncodecConfig) -> Sequence[Rule]:
     # Only a layer's place tells a transposed convolution from a plain one.
-    spread = [_kernel(f"decoder.layers.{i}.conv", f"decoder.layers.{i}.conv", TRANSPOSED_CONV, config)
-              for i in _transposed_layers(config)]  # fmt: skip
-    return (*sum(spread, ()), *_kernel("{at}.conv", "{at}.conv", CONV, config), *_TRANSFORMERS_CODEC)
+    places = [f"decoder.layers.{i}.conv" for i in _transposed_layers(config)]
+    spread = [kernel for place in places for kernel in _kernel(place, place, TRANSPOSED_CONV, config)]
+    return (*spread, *_kernel("{at}.conv", "{at}.conv", CONV, config), *_TRANSFORMERS_CODEC)
 
 
 def encodec_rules(config: EncodecConfig) -> Sequence[Rule]:

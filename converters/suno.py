@@ -30,6 +30,7 @@ FILES = {
     "small": {"semantic": "text.pt", "coarse_acoustics": "coarse.pt", "fine_acoustics": "fine.pt"},
     "large": {"semantic": "text_2.pt", "coarse_acoustics": "coarse_2.pt", "fine_acoustics": "fine_2.pt"},
 }
+NETWORKS_BY_FILE = {name: network for files in FILES.values() for network, name in files.items()}
 CONFIGS: Mapping[str, type[BarkSubModelConfig]] = {
     "semantic": BarkSemanticConfig,
     "coarse_acoustics": BarkCoarseConfig,
@@ -58,17 +59,15 @@ def has_suno_files(folder: Path) -> bool:
 
 def open_suno(folder: Path, label: str, size: str | None, codec: NetworkSource) -> Source:
     """Opens the three files of one size, with a codec from elsewhere."""
-    networks = {
-        network: open_suno_file(folder / name, network) for network, name in _files(folder, size).items()
-    } | {"codec_model": codec}
+    networks = {network: open_suno_file(folder / name, network) for network, name in _files(folder, size).items()} | {
+        "codec_model": codec
+    }
     config = BarkConfig(**{NETWORKS[network].config_field: source.config for network, source in networks.items()})
     return Source(label, config, BarkGenerationConfig.suno(), networks, folder)
 
 
 def _files(folder: Path, size: str | None) -> Mapping[str, str]:
-    present = {
-        name: [file for file in files.values() if (folder / file).is_file()] for name, files in FILES.items()
-    }
+    present = {name: [file for file in files.values() if (folder / file).is_file()] for name, files in FILES.items()}
     sizes = [name for name, files in present.items() if files] if size is None else [size]
     if len(sizes) > 1:
         raise InputError(f"{folder} holds small (text.pt, ...) and large (text_2.pt, ...): choose by size (--size)")
@@ -90,16 +89,13 @@ def open_single(path: Path, label: str) -> Source:
 
 
 def open_suno_file(path: Path, network: str | None) -> NetworkSource:
-    """Opens one file. `network` None: of whichever network it is. Raises CheckpointError where it is another."""
+    """Opens one file; `network` None: of whichever network it seems to be. Raises CheckpointError for another one."""
     checkpoint = read_torch(path)
     if not isinstance(checkpoint, Mapping) or not {"model", "model_args"} <= checkpoint.keys():
         raise CheckpointError(f"{path} is not a checkpoint of Suno's Bark: it has no model and model_args")
     sizes = _read_sizes(path, checkpoint["model_args"])
-    found = _guess_network(path, sizes)
-    if network is None:
-        network = found
-    elif network != found:
-        raise CheckpointError(f"{path} holds the {found} network, expected {network}; are two files mixed up?")
+    network = network or NETWORKS_BY_FILE.get(path.name) or _guess_network(sizes)
+    _check_kind(path, network, sizes)
     config = parse_config(path, CONFIGS[network], {FIELDS[name]: value for name, value in sizes.items()})
     arrays = _without_prefix(path, check_arrays(path, checkpoint["model"]))
     return NetworkSource(network, str(path), config, arrays, suno_rules(network))
@@ -121,14 +117,23 @@ def _read_sizes(path: Path, model_args: Any) -> dict[str, Any]:
     return sizes
 
 
-def _guess_network(path: Path, sizes: Mapping[str, Any]) -> str:
-    """Only the fine network counts codebooks, and only the semantic one puts out fewer ids than it reads."""
-    counts = [name for name in FINE_FIELDS if name in sizes]
-    if counts:
-        if len(counts) < len(FINE_FIELDS):
-            raise CheckpointError(f"{path}: model_args has {counts[0]} alone, expected {' and '.join(FINE_FIELDS)}")
+def _guess_network(sizes: Mapping[str, Any]) -> str:
+    """Of a file under another name: the semantic network puts out fewer ids than it reads, the coarse one as many."""
+    if any(name in sizes for name in FINE_FIELDS):
         return "fine_acoustics"
     return "coarse_acoustics" if sizes["input_vocab_size"] == sizes["output_vocab_size"] else "semantic"
+
+
+def _check_kind(path: Path, network: str, sizes: Mapping[str, Any]) -> None:
+    """Only the fine network counts codebooks."""
+    counts = [name for name in FINE_FIELDS if name in sizes]
+    if counts and network != "fine_acoustics":
+        raise CheckpointError(
+            f"{path} holds the fine_acoustics network (model_args has {counts[0]}), expected {network}; "
+            "are two files mixed up?"
+        )
+    if network == "fine_acoustics" and len(counts) < len(FINE_FIELDS):
+        raise CheckpointError(f"{path}: model_args lacks {' or '.join(FINE_FIELDS)}, which the fine network has")
 
 
 def _without_prefix(path: Path, arrays: Mapping[str, StoredArray]) -> dict[str, StoredArray]:

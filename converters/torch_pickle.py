@@ -73,9 +73,13 @@ def _read_old(path: Path) -> Any:
         LookupError,
         AttributeError,
     ) as error:
-        # Only the cause: the rest of torch's message advises to run the file's code.
-        cause = str(error).rpartition("WeightsUnpickler error: ")[2].partition("\n")[0]
-        raise CheckpointError(f"{path} cannot be read by torch with weights_only=True: {cause}") from error
+        raise CheckpointError(f"{path} cannot be read by torch with weights_only=True: {_cause(error)}") from error
+
+
+def _cause(error: Exception) -> str:
+    """The part of torch's message that tells what is wrong; the rest advises to run the file's code."""
+    lines = str(error).partition("Check the documentation")[0].strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__
 
 
 def _stored(value: Any) -> Any:

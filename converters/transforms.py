@@ -54,8 +54,8 @@ class Unchanged:
 class WeightNorm:
     """Folds a weight-normed kernel: w = g * v / ||v||, with the norm over all axes of v but its first, then `axes`.
 
-    The first axis counts output channels, or input channels in a transposed convolution. The result is float32, computed
-    in float64 and rounded once.
+    The first axis counts output channels, or input channels in a transposed convolution. The result is float32,
+    computed in float64 and rounded once.
     """
 
     axes: Axes

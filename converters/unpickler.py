@@ -69,7 +69,14 @@ class WeightsUnpickler(pickle._Unpickler):
                 self.dispatch[code](self)
             except BarkError:
                 raise
-            except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+            except (
+                pickle.UnpicklingError,
+                TypeError,
+                ValueError,
+                LookupError,
+                AttributeError,
+                ArithmeticError,
+            ) as error:
                 refuse(self._path, f"is damaged: byte {start} of its pickle ({INSTRUCTIONS[code]}): {error}")
         self._refuse(f"takes more than {MAX_INSTRUCTIONS} instructions, which no weights need")
 

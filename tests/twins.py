@@ -1,6 +1,7 @@
 """Random torch networks from `transformers`, and their weights in ours. torch is imported only when one is built."""
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from bark_jax.config import EncodecConfig
@@ -21,22 +22,40 @@ def encodec_twins(config: EncodecConfig, seed: int = 0):
             elif name.endswith("norm.weight"):
                 parameter.uniform_(0.5, 1.5)
             else:
-                parameter.mul_(1.2)
+                parameter.mul_(1.5)
         for layer in torch_model.quantizer.layers:
             layer.codebook.embed.normal_()  # all zeros when new
-    model = EncodecModel(config, rngs=nnx.Rngs(0))
+    model = abstract_encodec(config)
     copy_encodec(torch_model, model)
     return torch_model, model
 
 
+def random_encodec(config: EncodecConfig) -> EncodecModel:
+    """Our model with random weights that numpy draws: it compiles nothing, unlike the initialisers."""
+    rng, model = np.random.default_rng(0), abstract_encodec(config)
+    _fill(model, lambda path, shape: rng.normal(size=shape) / max(1, np.prod(shape[:-1])) ** 0.5)
+    return model
+
+
+def abstract_encodec(config: EncodecConfig) -> EncodecModel:
+    """Our model with shapes for weights."""
+    return nnx.eval_shape(lambda: EncodecModel(config, rngs=nnx.Rngs(0)))
+
+
 def copy_encodec(torch_model, model: EncodecModel) -> None:
     """Sets each of our parameters from the torch module at the same path."""
+    _fill(model, lambda path, shape: _find(torch_model, path))
+
+
+def _fill(model: EncodecModel, find) -> None:
     state = nnx.to_flat_state(nnx.state(model, nnx.Param))
-    copied = [(path, variable.replace(_find(torch_model, path))) for path, variable in state]
-    nnx.update(model, nnx.from_flat_state(copied))
+    filled = [
+        (path, variable.replace(jnp.asarray(find(path, variable.shape), jnp.float32))) for path, variable in state
+    ]
+    nnx.update(model, nnx.from_flat_state(filled))
 
 
-def _find(torch_model, path: tuple) -> jnp.ndarray:
+def _find(torch_model, path: tuple) -> np.ndarray:
     *parents, name = (str(part) for part in path)
     if parents[0] == "quantizer":
         return _as_array(torch_model.quantizer.layers[int(parents[-1])].codebook.embed)
@@ -49,12 +68,12 @@ def _find(torch_model, path: tuple) -> jnp.ndarray:
     return _as_array(module.weight if name == "scale" else module.bias)
 
 
-def _find_lstm(torch_lstm, layer: str, name: str) -> jnp.ndarray:
+def _find_lstm(torch_lstm, layer: str, name: str) -> np.ndarray:
     if name == "bias":
         return _as_array(getattr(torch_lstm, f"bias_ih_l{layer}") + getattr(torch_lstm, f"bias_hh_l{layer}"))
     torch_name = {"input_kernel": "weight_ih_l", "hidden_kernel": "weight_hh_l"}[name] + layer
     return _as_array(getattr(torch_lstm, torch_name).T)
 
 
-def _as_array(tensor) -> jnp.ndarray:
-    return jnp.asarray(tensor.detach().numpy().copy())
+def _as_array(tensor) -> np.ndarray:
+    return tensor.detach().numpy().copy()

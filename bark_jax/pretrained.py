@@ -1,0 +1,204 @@
+"""From a name to networks: a folder, a Hub id or the built-in model, converted and cached where needed.
+
+A PyTorch checkpoint is converted once. The result lies in the cache, `HF_HOME/bark_jax`, by repository and commit, or
+by name and fingerprint of a folder, so a new revision or a changed file is converted again.
+"""
+
+import hashlib
+import logging
+import math
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from bark_jax import tiny
+from bark_jax.config import (
+    CONFIG_FILE,
+    GENERATION_CONFIG_FILE,
+    BarkConfig,
+    BarkGenerationConfig,
+    read_json,
+    save_json,
+)
+from bark_jax.errors import InputError, ModelNotFoundError
+from bark_jax.folders import whole_folder
+from bark_jax.models.codec.encodec import EncodecModel
+from bark_jax.weights import (
+    NETWORKS,
+    Manifest,
+    is_model_folder,
+    load_network,
+    network_shapes,
+    save_network,
+    weight_file,
+    write_manifest,
+    write_network,
+)
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+logger = logging.getLogger(__name__)
+
+
+def cache_folder() -> Path:
+    """Where converted models lie: HF_HOME/bark_jax."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HOME, "bark_jax")
+
+
+def find_model(name_or_folder: str | os.PathLike, *, revision: str | None = None) -> Path:
+    """The folder, in this project's own form, of a model that is named by folder, by Hub id or as "tiny".
+
+    Raises:
+      ModelNotFoundError: it is neither here nor to be had; the message names the cache and the way out.
+      CheckpointError, ConfigError: it is not a Bark, or is damaged.
+    """
+    name = os.fspath(name_or_folder)
+    if os.path.isdir(name):
+        if revision is not None:
+            raise InputError(f"{name} is a folder on this machine; a revision is for Hub ids")
+        return _own_form(Path(name), f"folder--{_safe(Path(name).resolve().name)}--{_fingerprint(Path(name))}")
+    if name == tiny.NAME:
+        return _once(cache_folder() / f"{tiny.NAME}-{_tiny_fingerprint()}", _make_tiny)
+    from converters import hub
+
+    if not hub.is_hub_id(name):
+        raise ModelNotFoundError(
+            f"there is no model {name!r}: no such folder, no Hub id such as suno/bark-small, and not {tiny.NAME!r}"
+        )
+    snapshot = hub.fetch(name, revision=revision)
+    return _own_form(snapshot, f"models--{_safe(name.replace('/', '--'))}--{snapshot.name}")
+
+
+def _own_form(folder: Path, cache_name: str) -> Path:
+    """The folder itself if it is of this project's form, else what it converts to."""
+    if is_model_folder(folder):
+        return folder
+
+    def convert(target: Path) -> None:
+        from converters import convert
+
+        logger.warning("converting %s, once, into %s", folder, target)
+        convert(folder, target)
+
+    return _once(cache_folder() / cache_name, convert)
+
+
+def _once(target: Path, make: Callable[[Path], None]) -> Path:
+    """Makes a folder unless it is there. Where two processes make it at once, the second takes what the first made."""
+    if is_model_folder(target):
+        return target
+    try:
+        make(target)
+    except InputError:  # it exists by now
+        if not is_model_folder(target):
+            raise
+    return target
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)
+
+
+def _fingerprint(folder: Path) -> str:
+    """Changes with the place of a folder and the size or time of any file in it."""
+    lines = [str(folder.resolve())]
+    for path in sorted(folder.iterdir()):
+        if path.is_file():
+            status = path.stat()
+            lines.append(f"{path.name} {status.st_size} {status.st_mtime_ns}")
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _tiny_fingerprint() -> str:
+    return hashlib.sha256(repr((tiny.CONFIG, tiny.GENERATION_CONFIG, tiny.SEED)).encode()).hexdigest()[:16]
+
+
+def _make_tiny(target: Path) -> None:
+    """Draws the built-in model on the host: compiling the networks' own initialisers would take far longer."""
+    rng = np.random.default_rng(tiny.SEED)
+    with whole_folder(target) as partial:
+        records = {}
+        for name, (module_class, field) in NETWORKS.items():
+            shapes = network_shapes(module_class, getattr(tiny.CONFIG, field))
+            arrays = ((parameter, _draw(parameter, shape.shape, rng)) for parameter, shape in shapes.items())
+            records[weight_file(name)] = write_network(partial / weight_file(name), shapes, arrays)
+        _write_description(partial, tiny.CONFIG, tiny.GENERATION_CONFIG, Manifest(tiny.NAME, records))
+
+
+def _draw(parameter: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    if parameter.endswith(("scale", "bias")):
+        return np.full(shape, parameter.endswith("scale"), np.float32)
+    deviation = 0.5 if parameter.endswith("embedding") else math.prod(shape[:-1]) ** -0.5
+    return (rng.standard_normal(shape) * deviation).astype(np.float32)
+
+
+def read_configs(folder: Path) -> tuple[BarkConfig, BarkGenerationConfig]:
+    """Sizes and settings of a model folder."""
+    config = BarkConfig.from_dict(read_json(folder / CONFIG_FILE))
+    return config, BarkGenerationConfig.from_dict(read_json(folder / GENERATION_CONFIG_FILE))
+
+
+def load_networks(
+    folder: Path, *, dtype: Any = None, attn_implementation: str = "auto", config: BarkConfig | None = None
+) -> dict[str, nnx.Module]:
+    """All four networks of a model folder; arguments as for `BarkModel.from_pretrained`."""
+    if config is None:
+        config, _ = read_configs(folder)
+    dtype = parse_dtype(dtype)
+    return {
+        name: load_network(folder, name, _maker(name, getattr(config, field), attn_implementation), dtype)
+        for name, (_, field) in NETWORKS.items()
+    }
+
+
+def _maker(network: str, config: Any, attn_implementation: str) -> Callable[[Any], nnx.Module]:
+    module_class = NETWORKS[network].module_class
+    options = {} if module_class is EncodecModel else {"attn_implementation": attn_implementation}
+    return lambda dtype: module_class(config, dtype=dtype, rngs=nnx.Rngs(0), **options)
+
+
+def parse_dtype(dtype: Any) -> jnp.dtype | None:
+    """A dtype from its name or itself; None stays None. Raises InputError for any but the three that networks have."""
+    if dtype is None:
+        return None
+    try:
+        name = jnp.dtype(dtype).name
+    except TypeError:
+        name = dtype
+    if name not in DTYPES:
+        raise InputError(f"dtype is {name!r}, expected one of {', '.join(DTYPES)}")
+    return jnp.dtype(name)
+
+
+def save_networks(
+    folder: str | os.PathLike,
+    config: BarkConfig,
+    generation_config: BarkGenerationConfig,
+    networks: Mapping[str, nnx.Module],
+    *,
+    source: str = "",
+    overwrite: bool = False,
+) -> None:
+    """Writes a model folder, whole or not at all. `source` is a label for people: where the weights came from."""
+    with whole_folder(folder, overwrite=overwrite) as partial:
+        records = {}
+        for name, network in networks.items():
+            file = weight_file(name)
+            records[file] = save_network(network, partial / file)
+        _write_description(partial, config, generation_config, Manifest(source, records))
+
+
+def _write_description(
+    folder: Path, config: BarkConfig, generation_config: BarkGenerationConfig, manifest: Manifest
+) -> None:
+    save_json(config, folder / CONFIG_FILE)
+    save_json(generation_config, folder / GENERATION_CONFIG_FILE)
+    write_manifest(folder, manifest)

@@ -1,0 +1,344 @@
+"""Text and voices to what BarkModel.generate takes, under transformers' names.
+
+Source: transformers 5.23, models/bark/processing_bark.py. Equal texts get equal ids. Departures: each row of a batch
+may have its own voice; a text that is too long, empty or unspeakable is refused instead of being cut or dropped
+silently; a voice is checked, and never read from outside the model's folder by name; arrays are numpy or JAX.
+"""
+
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from bark_jax import tiny
+from bark_jax.config import GENERATION_CONFIG_FILE, BarkGenerationConfig, read_json
+from bark_jax.errors import InputError, UnsupportedError, VoiceError, VoiceNotFoundError
+from bark_jax.hub import Source, UnreachableError, is_inner_path, shown, write_whole
+from bark_jax.texts import check_texts
+from bark_jax.tokenizer import (
+    SPECIAL_TOKENS,
+    TOKENIZER_CONFIG_FILE,
+    TOKENIZER_FILE,
+    as_tokenizer,
+    find_tokenizer,
+    transformers_config,
+)
+from bark_jax.tokens import TokenSpaces
+from bark_jax.voice_files import write_npy
+from bark_jax.voice_library import SPEAKER_EMBEDDINGS_FILE, VoiceLibrary, fits_published, resolve_voice
+from bark_jax.voices import BARK_SPACES, Voice
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+
+# A longer word becomes one unknown token in BERT's tokenizer (max_input_chars_per_word).
+MAX_WORD_CHARACTERS = 100
+SHOWN_CUT_CHARACTERS = 200
+
+
+class TextCutWarning(UserWarning):
+    """The end of a text was cut off because it did not fit the prompt; `cut` is that end, whole."""
+
+    def __init__(self, message: str, cut: str):
+        super().__init__(message)
+        self.cut = cut
+
+
+class BarkInputs(dict):
+    """The arguments of BarkModel.generate: a dict whose keys can be read as attributes too."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"the inputs have no {name!r}; they have {', '.join(self)}") from None
+
+
+class BarkProcessor:
+    """Turns texts into token ids and names into voices.
+
+    Args:
+      tokenizer: a `tokenizers.Tokenizer`, a tokenizer of transformers, or the path of a tokenizer's file or folder.
+      speaker_embeddings: the voices known by name: a VoiceLibrary, or transformers' dict of names to paths whose
+        "repo_or_path" says below which folder or in which Hub repository they are.
+      spaces: the model's token spaces: how many text tokens fit, which voices do.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        speaker_embeddings: VoiceLibrary | Mapping[str, Any] | None = None,
+        *,
+        spaces: TokenSpaces = BARK_SPACES,
+    ):
+        self.tokenizer = as_tokenizer(tokenizer)
+        self.spaces = spaces
+        if speaker_embeddings is None:
+            speaker_embeddings = VoiceLibrary({})
+        is_library = isinstance(speaker_embeddings, VoiceLibrary)
+        self.library = speaker_embeddings if is_library else VoiceLibrary.from_dict(speaker_embeddings)
+        added = self.tokenizer.get_added_tokens_decoder().values()
+        self._control_tokens = {*SPECIAL_TOKENS.values(), *(token.content for token in added if token.special)}
+        self._pad_id = self.tokenizer.token_to_id(SPECIAL_TOKENS["pad_token"]) or 0
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_folder: str | os.PathLike,
+        speaker_embeddings_dict_path: str | None = SPEAKER_EMBEDDINGS_FILE,
+        *,
+        revision: str | None = None,
+        tokenizer: Any = None,
+        spaces: TokenSpaces | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        local_files_only: bool = False,
+    ) -> Self:
+        """Loads a model's tokenizer and the list of its voices; a voice itself is read when it is first used.
+
+        A model without voices gets Suno's 261, by name from the Hub, if its tokens are Bark's. A model without a
+        tokenizer gets Bark's, from the Hub.
+
+        Args:
+          name_or_folder: a folder, a Hub id or "tiny".
+          speaker_embeddings_dict_path: the JSON file that lists the voices; None for no voices.
+          tokenizer: instead of the model's: a `tokenizers.Tokenizer`, or the path of its file or folder.
+          spaces: the model's token spaces, when they are known; else they are read from its generation_config.json.
+          revision, token, cache_dir, local_files_only: as in huggingface_hub.
+
+        Raises:
+          ModelNotFoundError: no such model, or no tokenizer to be had.
+          ConfigError, VoiceError: a damaged file, named.
+        """
+        hub_options = dict(token=token, cache_dir=cache_dir, local_files_only=local_files_only)
+        source = Source(name_or_folder, revision=revision, **hub_options)
+        spaces = _find_spaces(source) if spaces is None else spaces
+        library = VoiceLibrary({})
+        if speaker_embeddings_dict_path is not None:
+            library = _find_library(source, speaker_embeddings_dict_path, spaces, hub_options)
+        return cls(find_tokenizer(source) if tokenizer is None else tokenizer, library, spaces=spaces)
+
+    @property
+    def speaker_embeddings(self) -> dict[str, Any] | None:
+        """The voices known by name as transformers lists them; None without any."""
+        if not self.library.entries:
+            return None
+        home = {} if self.library.source is None else {"repo_or_path": self.library.source.name}
+        return {**home, **self.library.entries}
+
+    @property
+    def available_voice_presets(self) -> list[str]:
+        """The names that `voice_preset` takes."""
+        return self.library.names()
+
+    def voices(self, language: str | None = None) -> list[str]:
+        """The names that `voice_preset` takes, of one language ("de" or "German") or of all."""
+        return self.library.names(language)
+
+    def __call__(
+        self,
+        text: str | list[str],
+        voice_preset: Any = None,
+        return_tensors: str | None = "np",
+        max_length: int | None = None,
+        add_special_tokens: bool = False,
+        return_attention_mask: bool = True,
+        return_token_type_ids: bool = False,
+        *,
+        truncation: bool = False,
+        padding: bool | str = "max_length",
+    ) -> BarkInputs:
+        """Tokenizes one text or a list of them, and finds their voices.
+
+        A cue such as [laughs] is text like any other. The name of one of the tokenizer's own tokens, such as [MASK], is
+        not: the tokenizers of Suno and of transformers would make it the control token, which Bark never saw, so it is
+        refused.
+
+        Args:
+          text: a string or a list of strings.
+          voice_preset: what `resolve_voice` takes, for all texts; or, for a list of texts, a list of one (or None) a
+            text.
+          return_tensors: "np" (or None) for numpy arrays, "jax" for JAX arrays.
+          max_length: columns of the arrays and most tokens of a text, 1 to the spaces.n_text that the model reads; None
+            for all of these, 256 in Bark. The model pads the rest, so a smaller number gives the same audio.
+          add_special_tokens: stays false; Bark reads text without [CLS] and [SEP].
+          return_token_type_ids: adds the zeros that BERT would take; generate does not.
+          truncation: cuts a text that is too long, with a TextCutWarning, instead of refusing it.
+          padding: "max_length", or "longest" (or True) for as many columns as the longest text has tokens.
+
+        Returns:
+          input_ids and attention_mask, int32 [B, max_length], right-padded; and, where a voice was given,
+          history_prompt: a Voice, or a list of a Voice or None a text.
+
+        Raises:
+          InputError: a text or a setting that makes no sense, or a text with more than max_length tokens.
+          VoiceError, VoiceNotFoundError: a voice that cannot be used, or found.
+          UnsupportedError: arrays of another framework.
+        """
+        if add_special_tokens:
+            raise InputError("add_special_tokens is true, expected false: Bark reads text without [CLS] and [SEP]")
+        if not isinstance(truncation, bool):
+            raise InputError(f"truncation is {shown(truncation)}, expected true or false")
+        to_array = _array_maker(return_tensors)
+        max_length = self._check_max_length(max_length)
+        texts = check_texts(text)
+        names = ["text"] if isinstance(text, str) else [f"text[{row}]" for row in range(len(texts))]
+        rows = [self._tokenize(*each, max_length, truncation) for each in zip(texts, names, strict=True)]
+        width = _width(padding, rows, max_length)
+        arrays = {"input_ids": _padded(rows, width, self._pad_id)}
+        if return_token_type_ids:
+            arrays["token_type_ids"] = np.zeros((len(rows), width), np.int32)
+        if return_attention_mask:
+            arrays["attention_mask"] = _padded([[1] * len(ids) for ids in rows], width, 0)
+        inputs = BarkInputs({name: to_array(array) for name, array in arrays.items()})
+        if voice_preset is not None:
+            inputs["history_prompt"] = self._voices(voice_preset, text)
+        return inputs
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        speaker_embeddings_dict_path: str = SPEAKER_EMBEDDINGS_FILE,
+        speaker_embeddings_directory: str = "speaker_embeddings",
+    ) -> None:
+        """Writes tokenizer and voices as transformers' BarkProcessor reads them.
+
+        Suno's voices, where the model has none of its own, are not copied. Nothing is written before all voices have
+        been read and checked.
+        """
+        for path in (speaker_embeddings_dict_path, speaker_embeddings_directory):
+            if not is_inner_path(path):
+                raise InputError(f"{shown(path)} is no path below {save_directory}")
+        names = self.available_voice_presets if self.library.is_own else []
+        for name in names:
+            if not is_inner_path(f"{name}.npy") or name != name.strip():
+                raise VoiceError(f"{shown(name)} is no name for a voice's file: it has to stay below {save_directory}")
+        voices = [self.library.load(name, self.spaces) for name in names]
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / TOKENIZER_FILE, self.tokenizer.to_str(pretty=True).encode())
+        _write_json(folder / TOKENIZER_CONFIG_FILE, transformers_config(self.tokenizer))
+        if not voices:
+            return
+        entries = {voice.name: _save_arrays(voice, folder, speaker_embeddings_directory) for voice in voices}
+        _write_json(folder / speaker_embeddings_dict_path, {"repo_or_path": str(save_directory), **entries})
+
+    def _check_max_length(self, max_length: Any) -> int:
+        n_text = self.spaces.n_text
+        if max_length is None:
+            return n_text
+        if isinstance(max_length, bool) or not isinstance(max_length, (int, np.integer)):
+            raise InputError(f"max_length is {shown(max_length)}, expected a whole number from 1 to {n_text}")
+        if not 1 <= max_length <= n_text:
+            raise InputError(f"max_length is {max_length}, expected 1 to the {n_text} text tokens that the model reads")
+        return int(max_length)
+
+    def _tokenize(self, text: str, what: str, max_length: int, truncation: bool) -> list[int]:
+        """A text's ids, at most max_length; messages begin with `what`."""
+        for name in self._control_tokens:
+            if name in text:
+                raise InputError(f"{what} names the tokenizer's own {name}; write it otherwise or take it out")
+        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        ids = encoding.ids
+        if not ids:
+            raise InputError(f"{what} is {shown(text)}, of which the tokenizer leaves nothing")
+        _check_words(encoding, text, what)
+        if len(ids) <= max_length:
+            return ids
+        cut = text[encoding.offsets[max_length][0] :]
+        if not truncation:
+            raise InputError(
+                f"{what} has {len(ids)} tokens, at most {max_length} are read: {shown(cut)} would be lost. Split "
+                "the text, use Bark.generate_long, or cut it with truncation=True."
+            )
+        message = f"{what} has {len(ids)} tokens, of which {max_length} are read; cut off: "
+        warnings.warn(TextCutWarning(message + shown(cut, SHOWN_CUT_CHARACTERS), cut), stacklevel=4)
+        return ids[:max_length]
+
+    def _voices(self, voice_preset: Any, text: str | list[str]) -> Voice | list[Voice | None]:
+        if isinstance(text, str) or not isinstance(voice_preset, list):
+            return resolve_voice(voice_preset, self.library, self.spaces)
+        if len(voice_preset) != len(text):
+            raise InputError(f"voice_preset has {len(voice_preset)} voices for {len(text)} texts; give one a text")
+        return [resolve_voice(each, self.library, self.spaces) for each in voice_preset]
+
+
+def _find_spaces(source: Source) -> TokenSpaces:
+    """A model's token spaces; Bark's where no generation_config.json says otherwise."""
+    if source.name == tiny.NAME and not source.is_folder:
+        return TokenSpaces.from_config(tiny.GENERATION_CONFIG)
+    try:
+        file = source.find(GENERATION_CONFIG_FILE)
+    except UnreachableError:
+        file = None
+    return BARK_SPACES if file is None else TokenSpaces.from_config(BarkGenerationConfig.from_dict(read_json(file)))
+
+
+def _find_library(source: Source, path: str, spaces: TokenSpaces, hub_options: dict[str, Any]) -> VoiceLibrary:
+    """A model's own voices, or Suno's if the model has none and its tokens are Bark's."""
+    try:
+        is_built_in = source.name == tiny.NAME and not source.is_folder
+        library = None if is_built_in else VoiceLibrary.open(source, path)
+    except VoiceNotFoundError:  # a Hub model whose list is not on this machine; Suno's voices may be
+        library = None
+    if library is not None:
+        return library
+    return VoiceLibrary.published(**hub_options) if fits_published(spaces) else VoiceLibrary({})
+
+
+def _array_maker(return_tensors: str | None) -> Any:
+    if return_tensors in (None, "np"):
+        return np.asarray
+    if return_tensors == "jax":
+        import jax.numpy as jnp
+
+        return jnp.asarray
+    if return_tensors in ("pt", "tf", "mlx"):
+        raise UnsupportedError(
+            f"return_tensors is {return_tensors!r}; this package makes 'np' and 'jax' arrays. Leave it out: "
+            "BarkModel.generate takes the numpy arrays."
+        )
+    raise InputError(f"return_tensors is {shown(return_tensors)}, expected 'np', 'jax' or None")
+
+
+def _check_words(encoding: "Encoding", text: str, what: str) -> None:
+    """Refuses a word so long that the tokenizer makes one unknown token of it."""
+    for start, end in encoding.offsets:
+        if end - start > MAX_WORD_CHARACTERS:
+            raise InputError(
+                f"{what} has a word of {end - start:,} characters, {shown(text[start:end], 40)}, which the model "
+                f"would not see; at most {MAX_WORD_CHARACTERS} go without a space"
+            )
+
+
+def _width(padding: bool | str, rows: list[list[int]], max_length: int) -> int:
+    if padding == "max_length":
+        return max_length
+    if padding is True or padding == "longest":
+        return max(len(ids) for ids in rows)
+    raise InputError(f"padding is {shown(padding)}, expected 'max_length' or 'longest': rows are of one length")
+
+
+def _padded(rows: list[list[int]], width: int, value: int) -> np.ndarray:
+    """int32 [B, width], each row padded on the right."""
+    array = np.full((len(rows), width), value, np.int32)
+    for row, ids in enumerate(rows):
+        array[row, : len(ids)] = ids
+    return array
+
+
+def _save_arrays(voice: Voice, folder: Path, directory: str) -> dict[str, str]:
+    """Writes a voice's three .npy files; returns their paths below the folder."""
+    paths = {key: f"{directory}/{voice.name}_{key}.npy" for key in voice.to_dict()}
+    for key, array in voice.to_dict().items():
+        (folder / paths[key]).parent.mkdir(parents=True, exist_ok=True)
+        write_npy(folder / paths[key], array)
+    return paths
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    write_whole(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())

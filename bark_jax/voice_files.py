@@ -1,0 +1,143 @@
+"""Arrays of integers in .npy and .npz files that may be damaged or hostile.
+
+Nothing is unpickled, and no more than MAX_BYTES of one array are ever held, whatever a header or an archive claims.
+"""
+
+import io
+import math
+import os
+import re
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from bark_jax.errors import VoiceError, VoiceNotFoundError
+from bark_jax.hub import shown, write_whole
+
+# All codes of a quarter of an hour as int64. The published voices have under 0.1 MB for up to 15 s.
+MAX_BYTES = 4 * 2**20
+
+_NPY_START = b"\x93NUMPY"
+_PLAIN_MEMBER = re.compile(r"[\w-]+\.npy", re.ASCII)
+
+
+def read_npy(path: str | os.PathLike) -> np.ndarray:
+    """The array of integers in a .npy file. Raises VoiceError or VoiceNotFoundError with the path."""
+    return _parse_npy(_read_bytes(path), str(path))
+
+
+def read_npz(path: str | os.PathLike, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """The arrays `names` of a .npz file, stored or deflated. Other arrays are neither read nor refused.
+
+    Raises:
+      VoiceError: the file is damaged, is something else, or holds what a voice does not.
+      VoiceNotFoundError: there is no such file.
+    """
+    data = _read_bytes(path)
+    if not data.startswith(b"PK"):
+        raise VoiceError(f"{path} is no .npz archive: {_what_it_is(data)}")
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = _members(archive, path)
+            return {name: _read_member(archive, members, name, path) for name in names}
+    except VoiceError:
+        raise
+    except Exception as error:  # zipfile raises eight kinds for damaged, encrypted and exotic archives
+        raise VoiceError(f"{path} is a damaged .npz archive ({error}); fetch or save it again") from error
+
+
+def write_npz(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes a .npz file, whole or not at all."""
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)
+    write_whole(path, stream.getvalue())
+
+
+def write_npy(path: str | os.PathLike, array: np.ndarray) -> None:
+    """Writes a .npy file, whole or not at all."""
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    write_whole(path, stream.getvalue())
+
+
+def _read_bytes(path: str | os.PathLike) -> bytes:
+    try:
+        if not Path(path).is_file():  # nor a pipe or a device, which might never end
+            is_there = Path(path).exists()
+            raise VoiceNotFoundError(f"{shown(str(path))} {'is no regular file' if is_there else 'does not exist'}")
+        with open(path, "rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except VoiceNotFoundError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a NUL or a lone surrogate in the name
+        raise VoiceNotFoundError(f"{shown(str(path))} cannot be read: {error}") from error
+    if len(data) > MAX_BYTES:
+        raise VoiceError(f"{path} has more than the {MAX_BYTES:,} bytes that any voice takes")
+    return data
+
+
+def _members(archive: zipfile.ZipFile, path: str | os.PathLike) -> dict[str, zipfile.ZipInfo]:
+    """An archive's members by name. numpy writes plain names only, each once."""
+    members = {}
+    for info in archive.infolist():
+        if not _PLAIN_MEMBER.fullmatch(info.filename):
+            raise VoiceError(f"{path} holds {shown(info.filename)}, which numpy does not write; do not trust the file")
+        if info.filename in members:
+            raise VoiceError(f"{path} holds {info.filename!r} twice; do not trust the file")
+        members[info.filename] = info
+    return members
+
+
+def _read_member(
+    archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], name: str, path: str | os.PathLike
+) -> np.ndarray:
+    info = members.get(f"{name}.npy")
+    if info is None:
+        has = ", ".join(sorted(member.removesuffix(".npy") for member in members)) or "nothing"
+        raise VoiceError(f"{path} has no {name!r}: it holds {shown(has, 200)}")
+    if info.file_size > MAX_BYTES:
+        raise VoiceError(f"{path}: {name} claims {info.file_size:,} bytes, more than the {MAX_BYTES:,} of any voice")
+    with archive.open(info) as file:
+        return _parse_npy(file.read(), f"{path}: {name}")  # zipfile stops at file_size and checks the CRC
+
+
+def _parse_npy(data: bytes, what: str) -> np.ndarray:
+    if not data.startswith(_NPY_START):
+        raise VoiceError(f"{what} is no .npy array: {_what_it_is(data)}")
+    stream = io.BytesIO(data)
+    try:
+        shape, is_fortran, dtype = _read_header(stream)
+    except Exception as error:  # numpy's header parser lets tokenizer and parser errors through
+        raise VoiceError(f"{what} has a damaged header ({shown(str(error), 200)}); fetch or save it again") from error
+    if dtype.kind not in "iu":
+        raise VoiceError(f"{what} holds {shown(str(dtype))}, expected integers")
+    n_bytes = math.prod(shape) * dtype.itemsize
+    if any(size < 0 for size in shape) or n_bytes != len(data) - stream.tell():
+        raise VoiceError(
+            f"{what} claims shape {shown(shape)} of {dtype}, but {len(data) - stream.tell():,} bytes follow its "
+            "header; fetch or save it again"
+        )
+    flat = np.frombuffer(data, dtype, offset=stream.tell())
+    return flat.reshape(shape, order="F" if is_fortran else "C")
+
+
+def _read_header(stream: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    version = np.lib.format.read_magic(stream)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(stream)
+    if version == (2, 0):
+        return np.lib.format.read_array_header_2_0(stream)
+    raise ValueError(f"version {version} of the format is for structured arrays")
+
+
+def _what_it_is(data: bytes) -> str:
+    """What a file that is not what it should be is instead, and what to do."""
+    if not data:
+        return "it is empty; fetch or save it again"
+    if data.startswith(b"version https://git-lfs"):
+        return "it is a git-lfs pointer; run `git lfs pull` to get the file itself"
+    if data[:1] == b"\x80":
+        return "it looks like a pickle, which may run code and is never opened; save the arrays with numpy.savez"
+    return f"it begins with {data[:8]!r}; fetch or save it again"

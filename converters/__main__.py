@@ -1,0 +1,10 @@
+"""`python -m converters SRC DST`: see `command.py`."""
+
+import os
+
+# JAX is asked for shapes alone; it need not take an accelerator's memory from whoever runs beside this.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+from converters.command import command
+
+command(prog_name="python -m converters")

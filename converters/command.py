@@ -1,0 +1,77 @@
+"""The command that converts checkpoints: `python -m converters` and `bark-jax convert`."""
+
+import sys
+
+import click
+
+from bark_jax.errors import BarkError, InputError, ModelNotFoundError
+
+EXIT_FAILURE, EXIT_USAGE, EXIT_NOT_FOUND = 1, 2, 3
+
+EXAMPLES = """\b
+Examples:
+  python -m converters suno/bark-small bark-small
+  python -m converters suno-files bark --size large --codec facebook/encodec_24khz
+  python -m converters bark-small for-torch --to transformers
+"""
+
+
+@click.command("convert", epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("src")
+@click.argument("dst", type=click.Path())
+@click.option(
+    "--to", type=click.Choice(["bark_jax", "transformers"]), default="bark_jax", show_default=True, help="What to make."
+)
+@click.option("--size", type=click.Choice(["small", "large"]), help="Which of Suno's files to take.")
+@click.option("--codec", metavar="SRC", help="The codec for Suno's files: a folder, a .th file or a Hub id.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16", "bfloat16"]),
+    help="Type of the weights [default: as they are].",
+)
+@click.option("--revision", help="Branch, tag or commit of a Hub id.")
+@click.option("--allow-non-finite", is_flag=True, help="Take weights that are infinite or not a number.")
+@click.option("--overwrite", is_flag=True, help="Replace the model in DST.")
+def command(src: str, dst: str, **options) -> None:
+    """Convert a PyTorch checkpoint SRC of Bark into the folder DST.
+
+    SRC is a Hub id, a folder of transformers, Suno's files (text.pt, coarse.pt, fine.pt, or one of them), an EnCodec's
+    .th file, or a folder that this command wrote. DST appears when it is complete, or not at all.
+    """
+    from converters.conversion import convert  # loads JAX, which --help need not
+
+    try:
+        with _progress_bar() as bar:
+            path = convert(src, dst, progress=bar, **options)
+    except (BarkError, OSError) as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(_exit_code(error))
+    click.echo(path)
+
+
+def _exit_code(error: Exception) -> int:
+    if isinstance(error, ModelNotFoundError):
+        return EXIT_NOT_FOUND
+    return EXIT_USAGE if isinstance(error, InputError) else EXIT_FAILURE
+
+
+class _progress_bar:
+    """Bytes written, one bar a file, on a terminal only."""
+
+    def __enter__(self):
+        self._bar, self._label = None, None
+        return self
+
+    def __exit__(self, *_):
+        if self._bar is not None:
+            self._bar.close()
+
+    def __call__(self, label: str, done: int, total: int) -> None:
+        from tqdm import tqdm
+
+        if label != self._label:
+            self.__exit__()
+            is_silent = not sys.stderr.isatty()
+            self._bar = tqdm(desc=label, total=total, unit="B", unit_scale=True, disable=is_silent)
+            self._label = label
+        self._bar.update(done - self._bar.n)

@@ -1,0 +1,101 @@
+"""Finds out what SRC is: a folder or file of a known layout, or a model on the Hub."""
+
+import os
+from pathlib import Path
+
+from bark_jax.config import CONFIG_FILE
+from bark_jax.errors import CheckpointError, InputError, ModelNotFoundError
+from bark_jax.weights import is_model_folder
+from converters import hub
+from converters.encodec_original import open_encodec_file
+from converters.engine import NetworkSource
+from converters.own_folder import open_own
+from converters.sources import Source
+from converters.suno import FILES, has_suno_files, open_single, open_suno
+from converters.transformers_folder import open_transformers
+
+LAYOUTS = (
+    "a transformers folder (config.json and weights), Suno's text.pt, coarse.pt and fine.pt, "
+    "an EnCodec's .th file, or a folder that this program wrote"
+)
+CODEC_PATTERN = "encodec_24khz-*.th"
+CODEC_HINT = "give one by codec (--codec), for instance --codec facebook/encodec_24khz"
+
+
+def open_source(
+    src: str | os.PathLike,
+    *,
+    size: str | None = None,
+    codec: str | os.PathLike | None = None,
+    revision: str | None = None,
+) -> Source:
+    """Opens a checkpoint of any layout.
+
+    Args:
+      src: a folder, a file, or a Hub id such as "suno/bark-small".
+      size: which of Suno's two sets of files to take, "small" or "large".
+      codec: where the codec of Suno's files comes from: a folder, a `.th` file or a Hub id.
+      revision: of a Hub id: a branch, tag or commit.
+
+    Raises:
+      ModelNotFoundError: there is nothing, or a part is missing.
+      CheckpointError, ConfigError: it cannot be used.
+    """
+    if size not in (None, *FILES):
+        raise InputError(f"size is {size!r}, expected {' or '.join(FILES)}")
+    path, label = _locate(src, size, revision)
+    if path.is_dir() and not is_model_folder(path):  # which has a manifest of its own
+        hub.check_blobs(path)
+    is_suno = path.is_dir() and has_suno_files(path) and (size is not None or not (path / CONFIG_FILE).is_file())
+    if is_suno:
+        return open_suno(path, label, size, _open_codec(path, codec))
+    if size is not None or codec is not None:
+        raise InputError(f"{src} is not a folder of Suno's files, the only ones that need size or codec")
+    return _open_file(path, label) if path.is_file() else _open_folder(path, label)
+
+
+def _locate(src: str | os.PathLike, size: str | None, revision: str | None) -> tuple[Path, str]:
+    """The path of `src` on this machine, and what to call it."""
+    path = Path(src)
+    if path.exists():
+        if revision is not None:
+            raise InputError(f"{src} is on this machine; a revision is for Hub ids")
+        return path, hub.snapshot_name(path) or path.resolve().name
+    if hub.is_hub_id(str(src)):
+        folder = hub.fetch(str(src), revision=revision, size=size)
+        return folder, hub.snapshot_name(folder) or str(src)
+    raise ModelNotFoundError(f"{src} does not exist. Expected {LAYOUTS}, or a Hub id such as suno/bark-small")
+
+
+def _open_folder(folder: Path, label: str) -> Source:
+    if is_model_folder(folder):
+        return open_own(folder, label)
+    if (folder / CONFIG_FILE).is_file():
+        return open_transformers(folder, label)
+    codecs = sorted(folder.glob("*.th"))
+    if len(codecs) == 1:
+        return open_encodec_file(codecs[0], label)
+    raise ModelNotFoundError(f"{folder} holds no model that is known here. Expected {LAYOUTS}")
+
+
+def _open_file(path: Path, label: str) -> Source:
+    if path.suffix == ".th":
+        return open_encodec_file(path, label)
+    if path.suffix == ".pt":
+        return open_single(path, label)
+    raise CheckpointError(f"{path} is of no known kind by its name. Expected {LAYOUTS}; give the folder, not its file")
+
+
+def _open_codec(folder: Path, codec: str | os.PathLike | None) -> NetworkSource:
+    """The codec that was asked for, else the one beside Suno's files."""
+    if codec is None:
+        beside = sorted(folder.glob(CODEC_PATTERN))
+        if not beside:
+            raise ModelNotFoundError(
+                f"Suno's files bring no codec, and no {CODEC_PATTERN} lies in {folder}; {CODEC_HINT}"
+            )
+        codec = beside[0]
+    networks = open_source(codec).networks
+    if "codec_model" not in networks:
+        raise CheckpointError(f"{codec} holds no codec but {', '.join(networks)}; {CODEC_HINT}")
+    return networks["codec_model"]
