@@ -6,6 +6,9 @@ import os
 import re
 import reprlib
 import secrets
+import socket
+import urllib.parse
+import urllib.request
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -48,11 +51,12 @@ class Source:
         name = os.fspath(self.name) if isinstance(self.name, (str, os.PathLike)) else self.name
         if not isinstance(name, str):
             raise InputError(f"a model is named by a folder or a Hub id, not by {shown(self.name)}")
-        object.__setattr__(self, "name", name)
         if "\0" in name or not (os.path.isdir(name) or _HUB_ID.fullmatch(name)):
             raise ModelNotFoundError(
                 f"{shown(name)} is no folder on this machine and no Hub id, which looks like 'suno/bark-small'"
             )
+        # Voices are read later, when the working directory may be another.
+        object.__setattr__(self, "name", os.path.abspath(name) if os.path.isdir(name) else name)
 
     @property
     def is_folder(self) -> bool:
@@ -81,13 +85,17 @@ class Source:
         return file
 
     def _download(self, path: str) -> Path | None:
-        from huggingface_hub import hf_hub_download
+        """The file from the Hub's cache, if it is there, without asking whether the Hub has a newer one."""
+        from huggingface_hub import hf_hub_download, try_to_load_from_cache
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        del options["name"]
+        where = dict(revision=self.revision, cache_dir=self.cache_dir)
+        cached = try_to_load_from_cache(self.name, path, **where)
+        if cached is not None:
+            return Path(cached) if isinstance(cached, str) else None  # else the Hub has said that there is no such file
+        is_local = self.local_files_only or not _hub_has_an_address()
         try:
-            return Path(hf_hub_download(self.name, path, **options))
+            return Path(hf_hub_download(self.name, path, token=self.token, local_files_only=is_local, **where))
         except LocalEntryNotFoundError as error:
             raise UnreachableError(
                 f"{path} of {self.name} is not on this machine (no folder is called {self.name}) and the Hub cannot be "
@@ -100,6 +108,20 @@ class Source:
                 f"{path} of {self.name} cannot be had from the Hub ({type(error).__name__}: {error}). Check the name, "
                 "the revision and, for private or gated models, the login (hf auth login)."
             ) from error
+
+
+def _hub_has_an_address() -> bool:
+    """Whether the Hub's name can be looked up, or a proxy does that. Its client takes 23 s a file to give up."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    if urllib.request.getproxies():
+        return True
+    try:
+        return bool(socket.getaddrinfo(urllib.parse.urlsplit(constants.ENDPOINT).hostname, None))
+    except OSError:
+        return False
 
 
 def _blob_folders(folder: Path) -> list[Path]:

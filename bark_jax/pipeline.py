@@ -114,7 +114,7 @@ class Bark:
         texts = [text] if isinstance(text, str) else list(text)
         if seed is None and key is None:
             seed = [secrets.randbits(32) for _ in texts]
-        rows = self._rows(texts, voice, row_keys(seed, key, len(texts)), settings)
+        rows = self._rows(text, voice, row_keys(seed, key, len(texts)), settings)
         timer = StageTimer(on_stage)
         utterances = self.model.generate_rows(rows, on_stage=timer)
         timer.stop()
@@ -126,17 +126,19 @@ class Bark:
         """Names of the voices that this model knows, of one language ("de") or of all."""
         return self.processor.voices(language)
 
-    def _rows(self, texts: list[str], voice: Any, keys: list[np.ndarray], settings: dict[str, Any]) -> list[Row]:
+    def _rows(
+        self, text: str | Sequence[str], voice: Any, keys: list[np.ndarray], settings: dict[str, Any]
+    ) -> list[Row]:
         spaces = self.model.spaces
-        inputs = self.processor(texts, voice_preset=voice)
+        inputs = self.processor(text if isinstance(text, str) else list(text), voice_preset=voice)
         tokens = [
             text_tokens(ids_T, mask_T, spaces)
             for ids_T, mask_T in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
         ]
         voices = inputs.get("history_prompt")
         if not isinstance(voices, list):
-            voices = [voices] * len(texts)
-        resolved = resolve_settings(settings, len(texts), self.model.generation_config, spaces)
+            voices = [voices] * len(keys)
+        resolved = resolve_settings(settings, len(keys), self.model.generation_config, spaces)
         return [Row(*row) for row in zip(tokens, voices, keys, resolved, strict=True)]
 
     def _clip(self, text: str, utterance: Utterance, seed: int | None, stats: dict[str, float]) -> Clip:

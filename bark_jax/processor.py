@@ -16,7 +16,7 @@ import numpy as np
 
 from bark_jax import tiny
 from bark_jax.config import GENERATION_CONFIG_FILE, BarkGenerationConfig, read_json
-from bark_jax.errors import InputError, UnsupportedError, VoiceError, VoiceNotFoundError
+from bark_jax.errors import ConfigError, InputError, UnsupportedError, VoiceError, VoiceNotFoundError
 from bark_jax.hub import Source, UnreachableError, is_inner_path, shown, write_whole
 from bark_jax.texts import check_texts
 from bark_jax.tokenizer import (
@@ -66,6 +66,10 @@ class BarkProcessor:
       speaker_embeddings: the voices known by name: a VoiceLibrary, or transformers' dict of names to paths whose
         "repo_or_path" says below which folder or in which Hub repository they are.
       spaces: the model's token spaces: how many text tokens fit, which voices do.
+
+    Raises:
+      InputError, ModelNotFoundError: no tokenizer.
+      ConfigError: a damaged tokenizer, or one with more tokens than the model knows.
     """
 
     def __init__(
@@ -84,6 +88,11 @@ class BarkProcessor:
         added = self.tokenizer.get_added_tokens_decoder().values()
         self._control_tokens = {*SPECIAL_TOKENS.values(), *(token.content for token in added if token.special)}
         self._pad_id = self.tokenizer.token_to_id(SPECIAL_TOKENS["pad_token"]) or 0
+        n_tokens, n_fitting = self.tokenizer.get_vocab_size(), spaces.text_pad - spaces.text_offset
+        if n_tokens > n_fitting:
+            raise ConfigError(
+                f"the tokenizer has {n_tokens:,} tokens, the model room for {n_fitting:,}: it is another model's"
+            )
 
     @classmethod
     def from_pretrained(
@@ -176,6 +185,7 @@ class BarkProcessor:
 
         Raises:
           InputError: a text or a setting that makes no sense, or a text with more than max_length tokens.
+          ConfigError: the tokenizer cannot read the text, which a sound one always can.
           VoiceError, VoiceNotFoundError: a voice that cannot be used, or found.
           UnsupportedError: arrays of another framework.
         """
@@ -215,7 +225,7 @@ class BarkProcessor:
                 raise InputError(f"{shown(path)} is no path below {save_directory}")
         names = self.available_voice_presets if self.library.is_own else []
         for name in names:
-            if not is_inner_path(f"{name}.npy") or name != name.strip():
+            if not is_inner_path(name) or name != name.strip():
                 raise VoiceError(f"{shown(name)} is no name for a voice's file: it has to stay below {save_directory}")
         voices = [self.library.load(name, self.spaces) for name in names]
         folder = Path(save_directory)
@@ -242,7 +252,10 @@ class BarkProcessor:
         for name in self._control_tokens:
             if name in text:
                 raise InputError(f"{what} names the tokenizer's own {name}; write it otherwise or take it out")
-        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        try:
+            encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        except Exception as error:  # the library raises plain Exception, such as for a vocabulary without [UNK]
+            raise ConfigError(f"the tokenizer cannot read {what}, {shown(text)}: {error}") from error
         ids = encoding.ids
         if not ids:
             raise InputError(f"{what} is {shown(text)}, of which the tokenizer leaves nothing")

@@ -115,8 +115,8 @@ def _bark_tokenizer(source: Source) -> "Tokenizer":
     tokenizer = None if source.name == BARK_TOKENIZER else _read_source(_hub_source(source))
     if tokenizer is None:
         raise ModelNotFoundError(
-            f"{source.name} has neither {TOKENIZER_FILE} nor {VOCABULARY_FILE}, and those of {BARK_TOKENIZER} on the "
-            f"Hub, which Bark uses, are not on this machine. With a connection, run: hf download {BARK_TOKENIZER} "
+            f"neither {TOKENIZER_FILE} nor {VOCABULARY_FILE} of {source.name} is there, nor are those of "
+            f"{BARK_TOKENIZER}, which Bark uses, on this machine. With a connection, run: hf download {BARK_TOKENIZER} "
             f"{TOKENIZER_FILE} {TOKENIZER_CONFIG_FILE}. Without one, pass tokenizer= a folder that has them."
         )
     return tokenizer
@@ -149,6 +149,8 @@ def _read_json_tokenizer(path: Path, options: Mapping[str, Any]) -> "Tokenizer":
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception
         raise ConfigError(f"{path} is damaged or of a newer `tokenizers`: {shown(str(error), 200)}") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
     normalizer = tokenizer.normalizer
     if isinstance(normalizer, BertNormalizer):
         current = {name: getattr(normalizer, argument) for name, (argument, _) in _NORMALIZER_OPTIONS.items()}

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from bark_jax.config import read_json
-from bark_jax.errors import BarkError, InputError, VoiceError, VoiceNotFoundError
-from bark_jax.hub import Source, is_inner_path, shown
+from bark_jax.errors import BarkError, InputError, ModelNotFoundError, VoiceError, VoiceNotFoundError
+from bark_jax.hub import Source, UnreachableError, is_inner_path, shown
 from bark_jax.tokens import TokenSpaces
 from bark_jax.voice_files import read_npy
 from bark_jax.voices import BARK_SPACES, PROMPT_KEYS, Voice, as_voice, check_voice
@@ -119,11 +119,13 @@ class VoiceLibrary:
             file = self.source.find(path)
         except InputError as error:
             raise VoiceError(str(error)) from error
-        except FileNotFoundError as error:
+        except UnreachableError as error:
             raise VoiceNotFoundError(
-                f"voice {name!r} is neither on this machine nor to be had from {self._home()} ({error}). All of its "
-                f"files: hf download {self._home()} --include 'speaker_embeddings/{name}_*'"
+                f"voice {name!r} of {self._home()} is not on this machine and the Hub cannot be reached. With a "
+                f"connection, run: hf download {self._home()} --include '{path.removesuffix('semantic_prompt.npy')}*'"
             ) from error
+        except ModelNotFoundError as error:
+            raise VoiceNotFoundError(f"voice {name!r}: {error}") from error
         if file is None:
             raise VoiceNotFoundError(f"voice {name!r}: {self._home()} lists {path} but has no such file")
         return file

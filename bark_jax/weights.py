@@ -8,12 +8,14 @@ An array is named by its place in the module, `blocks.0.attention.qkv.kernel`, a
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -124,7 +126,7 @@ def load_network(
 ) -> nnx.Module:
     """Reads one network of a model folder.
 
-    Only the network itself and one array more are held in memory at a time; no random weights are made first.
+    Only the network itself and one array more are in memory at a time; no random weights are made first.
 
     Args:
       network: one of NETWORKS.
@@ -138,35 +140,60 @@ def load_network(
       CheckpointError: the file is not the one in the manifest, or not this network.
     """
     path = find_weights(folder, weight_file(network), check_sha256=check_sha256)
-    with _open_safetensors(path) as file:
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        dtype = _common_dtype(path, file) if dtype is None else dtype
-        graphdef, state = nnx.split(nnx.eval_shape(lambda: make_module(dtype)))
-        variables = nnx.to_flat_state(state)
-        expected = {name: variable.get_value() for name, variable in _named_variables(state)}
-        check_shapes(path, {name: array.shape for name, array in expected.items()}, shapes)
+    entries = _read_entries(path)
+    dtype = _common_dtype(entries) if dtype is None else dtype
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: make_module(dtype)))
+    expected = {name: variable.get_value() for name, variable in _named_variables(state)}
+    check_shapes(
+        path,
+        {name: array.shape for name, array in expected.items()},
+        {name: entry.shape for name, entry in entries.items()},
+    )
+    with open(path, "rb") as file:
         loaded = [
-            (key, variable.replace(jnp.asarray(file.get_tensor(name).astype(expected[name].dtype, copy=False))))
-            for name, (key, variable) in zip(expected, variables, strict=True)
+            (key, variable.replace(jnp.asarray(_read_array(file, entries[name]).astype(array.dtype, copy=False))))
+            for (name, array), (key, variable) in zip(expected.items(), nnx.to_flat_state(state), strict=True)
         ]
     return nnx.merge(graphdef, nnx.from_flat_state(loaded))
 
 
-def _open_safetensors(path: Path) -> Any:
+class Entry(NamedTuple):
+    """Where an array lies in its file."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    start: int
+
+
+def _read_entries(path: Path) -> dict[str, Entry]:
+    """The header of a safetensors file, once the library has found the file sound."""
     try:
-        return safetensors.safe_open(path, framework="numpy")
+        safetensors.safe_open(path, framework="numpy").__exit__(None, None, None)
     except (safetensors.SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}. Convert or download the model again.") from error
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+    header.pop("__metadata__", None)
+    if unknown := {entry["dtype"] for entry in header.values()} - FLOAT_DTYPES.keys():
+        raise CheckpointError(f"{path} holds arrays of {', '.join(sorted(unknown))}, expected floats")
+    return {
+        name: Entry(tuple(entry["shape"]), FLOAT_DTYPES[entry["dtype"]], 8 + size + entry["data_offsets"][0])
+        for name, entry in header.items()
+    }
 
 
-def _common_dtype(path: Path, file: Any) -> np.dtype:
-    codes = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
-    if not codes or not codes <= FLOAT_DTYPES.keys():
-        raise CheckpointError(f"{path} holds arrays of {', '.join(sorted(codes)) or 'no type'}, expected floats")
-    dtype, *others = (FLOAT_DTYPES[code] for code in sorted(codes))
-    for other in others:
-        dtype = jnp.promote_types(dtype, other)
-    return dtype
+def _read_array(file: BinaryIO, entry: Entry) -> np.ndarray:
+    """The values in memory of their own. Mapping the file instead would keep all of it resident beside the copies."""
+    file.seek(entry.start)
+    n_bytes = math.prod(entry.shape) * entry.dtype.itemsize
+    return np.fromfile(file, np.uint8, n_bytes).view(entry.dtype).reshape(entry.shape)
+
+
+def _common_dtype(entries: Mapping[str, Entry]) -> np.dtype:
+    """The narrowest dtype that all arrays fit in; float32 for a file without any, whose names are refused anyway."""
+    dtypes = sorted({entry.dtype for entry in entries.values()}, key=lambda dtype: dtype.name)
+    return functools.reduce(jnp.promote_types, dtypes, dtypes[0]) if dtypes else np.dtype(np.float32)
 
 
 def check_shapes(where: Any, expected: Mapping[str, tuple], found: Mapping[str, tuple]) -> None:
@@ -236,7 +263,7 @@ def _header(shapes: Mapping[str, Any]) -> bytes:
     entries, start = {"__metadata__": {"format": "pt"}}, 0
     for name, expected in shapes.items():
         dtype = np.dtype(expected.dtype)
-        stop = start + int(np.prod(expected.shape, dtype=np.int64)) * dtype.itemsize
+        stop = start + math.prod(expected.shape) * dtype.itemsize
         entries[name] = {
             "dtype": DTYPE_CODES[dtype],
             "shape": list(expected.shape),

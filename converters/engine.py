@@ -130,17 +130,21 @@ def _fills(
         if len(rules) > 1 or any(len(names) > 1 for names in parts.values()):
             names = [source.label(name) for found in parts.values() for name in found]
             twice.append(f"{parameter} (by {' and '.join(names)})")
-            continue
-        if not rules:
-            missing += [f"{source.label(name)} (for {parameter})" for name in names_of(source.rules, parameter)[1]]
-            continue
-        (rule,) = rules
-        absent = [template for index, template in enumerate(rule.names) if (rule, index) not in parts]
-        if absent:
-            missing += [f"{source.prefix}{template} (for {parameter})" for template in absent]
-            continue
-        fills[parameter] = Fill(tuple(parts[rule, index][0] for index in range(len(rule.names))), rule.transform)
+        elif rules and len(parts) == len(next(iter(rules)).names):
+            (rule,) = rules
+            fills[parameter] = Fill(tuple(parts[rule, index][0] for index in range(len(parts))), rule.transform)
+        else:
+            held = {name for names in parts.values() for name in names}
+            expected = _expected_names(list(rules) or source.rules, parameter)
+            missing += [f"{source.label(name)} (for {parameter})" for name in expected if name not in held]
     return fills, missing, twice
+
+
+def _expected_names(rules: Sequence[Rule], parameter: str) -> tuple[str, ...]:
+    try:
+        return names_of(rules, parameter)[1]
+    except KeyError:  # this scheme has no name for it
+        return ("an array",)
 
 
 def _misshapen(source: NetworkSource, fills: Mapping[str, Fill], shapes: Shapes) -> list[str]:

@@ -16,3 +16,23 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def twins(tmp_path_factory):
+    """A random Bark of toy width and Bark's own token spaces, in torch and here."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from reference import make_twins
+
+    return make_twins(tmp_path_factory.mktemp("twins"), hidden_size=32)
+
+
+@pytest.fixture(scope="session")
+def voice():
+    """A random voice as long as the published ones."""
+    from bark_jax.voices import Voice
+
+    rng = np.random.default_rng(1)
+    fine = rng.integers(0, 1024, (8, 450))
+    return Voice(semantic=rng.integers(0, 10_000, 300), coarse=fine[:2], fine=fine)

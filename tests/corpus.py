@@ -101,6 +101,14 @@ def _sentence(draw: random.Random, words: list[str]) -> str:
         kind = draw.random()
         source = CUES if kind < 0.08 else SYMBOLS if kind < 0.14 else ODDITIES if kind < 0.2 else words
         word = draw.choice(source)
-        parts.append(word.upper() if draw.random() < 0.05 else word)
+        parts.append(_misspelt(draw, word) if draw.random() < 0.3 else word)
         parts.append(draw.choice(JOINERS))
     return draw.choice(words) + " " + "".join(parts)
+
+
+def _misspelt(draw: random.Random, word: str) -> str:
+    """The word in capitals, doubled, or with one character dropped or moved: tokenizers have to piece it together."""
+    place = draw.randrange(len(word))
+    rest = word[:place] + word[place + 1 :]
+    other = draw.randint(0, len(rest))
+    return draw.choice([word.upper(), word + word, rest, rest[:other] + word[place] + rest[other:]])

@@ -81,6 +81,10 @@ def random_audio(config: EncodecConfig, A: int, *, B: int = 2) -> np.ndarray:
     return np.random.default_rng(0).normal(0, 0.5, (B, A, config.audio_channels)).astype(np.float32)
 
 
+def loudest(audio_BAC: jax.Array) -> float:
+    return float(jnp.abs(audio_BAC).max())
+
+
 def torch_decode(torch_model, codes_BQT: np.ndarray) -> np.ndarray:
     import torch
 
@@ -97,9 +101,6 @@ def torch_encode(torch_model, audio_BAC: np.ndarray, bandwidth: float):
         return torch_model.encode(
             torch.from_numpy(audio_BAC.swapaxes(1, 2).copy()), bandwidth=bandwidth, return_dict=False
         )
-
-
-# --- against transformers
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -138,8 +139,10 @@ def test_fewer_codebooks_than_held_equal_transformers(Q):
     np.testing.assert_allclose(decode(model, codes_BQT), torch_decode(torch_model, codes_BQT), atol=1e-5)
 
 
-@pytest.mark.parametrize("frames", [0.5, 9.5])
-@pytest.mark.parametrize("name", UNCHUNKED)
+@pytest.mark.parametrize(
+    ("name", "frames"),
+    [(name, 9.5) for name in UNCHUNKED] + [("mono_24khz", 9), ("mono_24khz", 0.5), ("non_causal", 0.5), ("hop_2", 0.5)],
+)
 def test_encode_equals_transformers(name, frames):
     torch_model, model = twins_of(CONFIGS[name])
     audio_BAC = random_audio(model.config, int(frames * model.config.hop_length))
@@ -157,7 +160,7 @@ def test_encoded_codes_vary(name):
     assert all(len(np.unique(codes_BQT[:, q])) >= 4 for q in range(4))
 
 
-@pytest.mark.parametrize(("n_samples", "n_chunks"), [(300, 1), (1200, 3)])
+@pytest.mark.parametrize(("n_samples", "n_chunks"), [(300, 1), (700, 2)])
 def test_chunks_equal_transformers_there_and_back(torch, n_samples, n_chunks):
     torch_model, model = twins_of(CHUNKED)
     audio_BAC = random_audio(CHUNKED, n_samples)
@@ -191,15 +194,13 @@ def test_24khz_size_equals_transformers():
     np.testing.assert_allclose(audio_BAC, torch_decode(torch_model, codes_BQT), atol=1e-5)
 
 
-# --- time and batch
-
-
 @pytest.mark.parametrize("name", ["mono_24khz", "zeros"])
 def test_first_frames_decode_to_the_first_samples(name):
     model = random_model(CONFIGS[name])
     codes_BQT = random_codes(model.config, 12)
     part_BAC = decode(model, codes_BQT[..., : model.min_first_frames])
-    np.testing.assert_allclose(part_BAC, decode(model, codes_BQT)[:, : part_BAC.shape[1]], atol=1e-6)
+    start_BAC = decode(model, codes_BQT)[:, : part_BAC.shape[1]]
+    np.testing.assert_allclose(part_BAC, start_BAC, atol=1e-6 * loudest(start_BAC))
 
 
 @pytest.mark.parametrize("name", ["mono_24khz", "two_residual_layers", "zeros", "trimmed_on_both_sides", "hop_2"])
@@ -210,7 +211,7 @@ def test_padded_rows_equal_their_own_decode(name):
     for row, T in enumerate(lengths):
         end = T * model.config.hop_length
         alone_BAC = decode(model, codes_BQT[row : row + 1, :, :T])
-        np.testing.assert_allclose(audio_BAC[row : row + 1, :end], alone_BAC, atol=1e-6)
+        np.testing.assert_allclose(audio_BAC[row : row + 1, :end], alone_BAC, atol=1e-6 * loudest(alone_BAC))
         np.testing.assert_array_equal(audio_BAC[row, end:], 0)
 
 
@@ -240,6 +241,18 @@ def test_lengths_are_refused_where_padding_would_be_heard(name):
         model.decode(random_codes(model.config, 8), jnp.asarray([8, 3]))
 
 
+def test_lengths_are_one_a_row():
+    model = random_model(CONFIGS["hop_2"])
+    with pytest.raises(InputError, match=r"lengths_B has shape \(1,\), expected \(2,\)"):
+        model.decode(random_codes(model.config, 8), jnp.asarray([8]))
+
+
+def test_lengths_of_a_narrow_type_do_not_overflow():
+    model = random_model(CONFIGS["stereo"])
+    audio_BAC = decode(model, random_codes(model.config, 12), np.asarray([12, 5], np.int8))
+    assert np.abs(audio_BAC[0, -32:]).max() > 0
+
+
 def decode_in_steps(model: EncodecModel, codes_BQT: np.ndarray, cuts: list[int]) -> jax.Array:
     state, pieces = model.init_decode_state(codes_BQT.shape[0]), []
     for piece_BQT in np.split(codes_BQT, cuts, axis=-1):
@@ -252,15 +265,16 @@ def decode_in_steps(model: EncodecModel, codes_BQT: np.ndarray, cuts: list[int])
 def test_steps_equal_the_whole_decode(name):
     model = random_model(CONFIGS[name])
     codes_BQT, first = random_codes(model.config, 12), model.min_first_frames
-    audio_BAC = decode_in_steps(model, codes_BQT, cuts=list(range(first, 12)))
-    np.testing.assert_allclose(audio_BAC, decode(model, codes_BQT), atol=1e-6)
+    audio_BAC, whole_BAC = decode_in_steps(model, codes_BQT, list(range(first, 12))), decode(model, codes_BQT)
+    np.testing.assert_allclose(audio_BAC, whole_BAC, atol=1e-6 * loudest(whole_BAC))
 
 
 @pytest.mark.parametrize("cuts", [[7], [8, 9, 10], [7, 11], []])
 def test_steps_of_any_size_equal_the_whole_decode(cuts):
     model = random_model(CONFIGS["mono_24khz"])
     codes_BQT = random_codes(model.config, 12)
-    np.testing.assert_allclose(decode_in_steps(model, codes_BQT, cuts), decode(model, codes_BQT), atol=1e-6)
+    whole_BAC = decode(model, codes_BQT)
+    np.testing.assert_allclose(decode_in_steps(model, codes_BQT, cuts), whole_BAC, atol=1e-6 * loudest(whole_BAC))
 
 
 def test_first_step_needs_as_many_frames_as_the_padding_mirrors():
@@ -277,9 +291,6 @@ def test_codec_that_looks_ahead_does_not_stream(name):
         random_model(CONFIGS[name]).init_decode_state(1)
 
 
-# --- what goes in and out
-
-
 def test_mono_audio_may_lack_its_channel_axis():
     model = random_model(CONFIGS["hop_2"])
     audio_BAC = random_audio(model.config, 30)
@@ -290,7 +301,8 @@ def test_mono_audio_may_lack_its_channel_axis():
     ("settings", "n_codebooks"), [({}, 2), ({"bandwidth": 0.6}, 2), ({"bandwidth": 1.2}, 4), ({"n_codebooks": 3}, 3)]
 )
 def test_codebooks_are_counted_by_number_or_bandwidth(settings, n_codebooks):
-    codes = jax.eval_shape(lambda: random_model(CONFIGS["stereo"]).encode(jnp.zeros((2, 64, 2)), **settings))
+    model = random_model(CONFIGS["stereo"])
+    codes = jax.eval_shape(lambda: model.encode(jnp.zeros((2, 64, 2)), **settings))
     assert codes.shape == (2, n_codebooks, 2)
 
 

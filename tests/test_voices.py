@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import json
 import os
 import pickle
 import subprocess
@@ -14,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from voice_cases import BAD_ENTRIES, BAD_NAMES, fill_cache, make_arrays, make_folder, npy_bytes, outside
 
 from bark_jax.errors import BarkError, InputError, ModelNotFoundError, VoiceError, VoiceNotFoundError
-from bark_jax.hub import Source, is_inner_path, shown
+from bark_jax.hub import Source, UnreachableError, is_inner_path, shown
 from bark_jax.tokens import TokenSpaces
 from bark_jax.voice_library import LANGUAGES, PRESET_NAMES, VoiceLibrary, fits_published, resolve_voice
 from bark_jax.voices import PROMPT_KEYS, Voice, as_voice, check_voice
@@ -24,13 +24,6 @@ from bark_jax.voices import PROMPT_KEYS, Voice, as_voice, check_voice
 ROOT = Path(__file__).parents[1]
 SPACES = TokenSpaces()
 NO_VOICES = VoiceLibrary({})
-
-
-def make_arrays(n_semantic=100, n_frames=150, dtype=np.int64):
-    draw = np.random.default_rng(0)
-    fine = draw.integers(0, 1024, (8, n_frames))
-    arrays = (draw.integers(0, 10_000, n_semantic), fine[:2], fine)
-    return dict(zip(PROMPT_KEYS, (array.astype(dtype) for array in arrays), strict=True))
 
 
 def changed(key, index, value):
@@ -45,12 +38,6 @@ def changed(key, index, value):
 def npz_bytes(arrays):
     stream = io.BytesIO()
     np.savez(stream, **arrays)
-    return stream.getvalue()
-
-
-def npy_bytes(array):
-    stream = io.BytesIO()
-    np.save(stream, array)
     return stream.getvalue()
 
 
@@ -372,21 +359,6 @@ def test_a_pipe_is_not_waited_for(tmp_path):
 # --- names ----------------------------------------------------------------------------------------------------------
 
 
-def make_folder(tmp_path, **entries):
-    """A model's folder with two voices, and entries that replace or add to its list."""
-    folder = tmp_path / "model"
-    listed = {"repo_or_path": "ylacombe/bark-large"}
-    for name in ("en_speaker_0", "v2/de_speaker_3"):
-        listed[name] = {}
-        for key, array in make_arrays().items():
-            listed[name][key] = f"speaker_embeddings/{name}_{key}.npy"
-            path = folder / listed[name][key]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            np.save(path, array)
-    (folder / "speaker_embeddings_path.json").write_text(json.dumps(listed | entries))
-    return folder
-
-
 def open_folder(folder):
     return VoiceLibrary.open(Source(str(folder)))
 
@@ -419,28 +391,6 @@ def test_a_voice_is_read_once(tmp_path):
     for path in folder.glob("speaker_embeddings/*.npy"):
         path.unlink()
     assert library.load("en_speaker_0") is first
-
-
-def outside(tmp_path):
-    """A good voice beside the model's folder, that no name may reach."""
-    Voice.from_dict(make_arrays()).save(tmp_path / "secret.npz")
-    for key, array in make_arrays().items():
-        np.save(tmp_path / f"secret_{key}.npy", array)
-    return {key: str(tmp_path / f"secret_{key}.npy") for key in PROMPT_KEYS}
-
-
-BAD_NAMES = {
-    "P01": ("en_speaker_99", "en_speaker_0"),
-    "P02": ("../secret", "no voice is called '../secret'"),
-    "P03": ("{tmp}/secret", "no voice is called"),
-    "P14": ("repo_or_path", "no voice is called 'repo_or_path'"),
-    "P15": ("", "no voice is called ''"),
-    "P19": ("https://example.com/a.npz", "download the file"),
-    "close": ("v2/de_speakr_3", "v2/de_speaker_3"),
-    "far": ("x" * 10_000_000, "there are 2 names"),
-    "missing file": ("nowhere.npz", "does not exist"),
-    "escape codes": ("\x1b[31m", r"\\x1b"),
-}
 
 
 @pytest.mark.parametrize("case", BAD_NAMES)
@@ -476,21 +426,6 @@ def test_every_form_of_a_voice_is_taken(tmp_path, monkeypatch):
     forms = [voice, make_arrays(), "en_speaker_0", "../found.npz", str(tmp_path / "found.npz"), Path("../found.npz")]
     assert all(resolve_voice(form, library, SPACES) == voice for form in forms)
     assert resolve_voice(None, library, SPACES) is None
-
-
-BAD_ENTRIES = {
-    "P05": lambda secret: secret,
-    "P10": lambda secret: "speaker_embeddings/en_speaker_0",
-    "P11": lambda secret: None,
-    "P13": lambda secret: secret | {"semantic_prompt": 5},
-    "dots": lambda secret: {key: f"speaker_embeddings/../../{Path(path).name}" for key, path in secret.items()},
-    "backslash": lambda secret: {key: f"..\\{Path(path).name}" for key, path in secret.items()},
-    "drive": lambda secret: dict.fromkeys(secret, "C:/x.npy"),
-    "list": lambda secret: list(secret.values()),
-    "missing": lambda secret: {"semantic_prompt": "speaker_embeddings/en_speaker_0_semantic_prompt.npy"},
-    "NUL": lambda secret: dict.fromkeys(secret, "a\0b.npy"),
-    "empty": lambda secret: dict.fromkeys(secret, ""),
-}
 
 
 @pytest.mark.parametrize("case", BAD_ENTRIES)
@@ -573,17 +508,6 @@ def test_only_models_with_barks_tokens_fit_the_published_voices():
 # --- the Hub --------------------------------------------------------------------------------------------------------
 
 
-def fill_cache(cache, repository, files):
-    """A cache of the Hub's client, as a download leaves it."""
-    home = cache / f"models--{repository.replace('/', '--')}"
-    (home / "refs").mkdir(parents=True)
-    (home / "refs" / "main").write_text("c0ffee")
-    for path, data in files.items():
-        file = home / "snapshots" / "c0ffee" / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
-
-
 def test_published_voices_come_from_the_cache(tmp_path):
     name = "v2/en_speaker_6"
     files = {f"speaker_embeddings/{name}_{key}.npy": npy_bytes(array) for key, array in make_arrays().items()}
@@ -596,6 +520,29 @@ def test_a_voice_that_is_not_here_brings_repository_and_command(tmp_path):
     library = VoiceLibrary.published(cache_dir=tmp_path, local_files_only=True)
     with pytest.raises(VoiceNotFoundError, match=r"suno/bark.*hf download suno/bark --include"):
         library.load("announcer")
+
+
+def test_a_machine_without_a_network_is_told_so_at_once(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    def look_up(*arguments):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("socket.getaddrinfo", look_up)
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    start = time.perf_counter()
+    with pytest.raises(UnreachableError, match=r"hf download suno/bark config\.json"):
+        Source("suno/bark", cache_dir=tmp_path).find("config.json")
+    assert time.perf_counter() - start < 1
+
+
+def test_what_the_hub_does_not_have_is_remembered(tmp_path):
+    fill_cache(tmp_path, "suno/bark", {})
+    missing = tmp_path / "models--suno--bark" / ".no_exist" / "c0ffee" / "vocab.txt"
+    missing.parent.mkdir(parents=True)
+    missing.touch()
+    assert Source("suno/bark", cache_dir=tmp_path).find("vocab.txt") is None
 
 
 def test_the_hub_is_asked_for_the_revision(tmp_path, monkeypatch):
@@ -617,7 +564,7 @@ def test_the_hub_is_asked_for_the_revision(tmp_path, monkeypatch):
 def test_a_model_that_the_hub_does_not_have_is_not_found(monkeypatch):
     import huggingface_hub
 
-    def download(*arguments, **options):
+    def download(repository, path, **options):
         raise ValueError("404: Repository Not Found")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)

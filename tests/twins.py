@@ -22,7 +22,7 @@ def encodec_twins(config: EncodecConfig, seed: int = 0):
             elif name.endswith("norm.weight"):
                 parameter.uniform_(0.5, 1.5)
             else:
-                parameter.mul_(1.5)
+                parameter.mul_(2)  # some layers at their initial gain are nearly silent
         for layer in torch_model.quantizer.layers:
             layer.codebook.embed.normal_()  # all zeros when new
     model = abstract_encodec(config)

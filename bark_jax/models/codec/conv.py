@@ -1,7 +1,7 @@
 """Convolutions over time, channels last, with the padding and the normalisation that EnCodec gives them.
 
-The functions take arrays and pad nothing; the modules hold the weights and choose the padding. Weight normalisation is
-not seen here: a kernel is the effective weight.
+The functions take arrays; the modules hold the weights and choose the padding. Weight normalisation is not seen here: a
+kernel is the effective weight.
 """
 
 import math

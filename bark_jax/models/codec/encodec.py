@@ -75,12 +75,8 @@ class EncodecModel(nnx.Module):
           InputError: the shape is not that of codes; or lengths_B is given for a codec that looks ahead, which mixes a
             row's end with its padding.
         """
-        is_causal = self.config.use_causal_conv and self.config.norm_type == "weight_norm"
-        if lengths_B is not None and not is_causal:
-            raise InputError(
-                "lengths_B is given, but this codec looks ahead (use_causal_conv is false or norm_type is "
-                "'time_group_norm'), so padding would change a row's end; decode row by row, without padding"
-            )
+        if lengths_B is not None:
+            lengths_B = self._checked_lengths(lengths_B, codes_BQT.shape[0])
         audio_BAC = self.decoder(self.embed_codes(codes_BQT), lengths_B)
         if scale_B is not None:
             audio_BAC = (audio_BAC * scale_B[:, None, None]).astype(self.dtype)
@@ -176,6 +172,17 @@ class EncodecModel(nnx.Module):
             )
         audio_BAC, layers = self.decoder.step(self.embed_codes(codes_BQT), state.layers, state.started)
         return audio_BAC, DecodeState(layers=layers, started=True)
+
+    def _checked_lengths(self, lengths_B: jax.Array, batch: int) -> jax.Array:
+        if not self.config.use_causal_conv or self.config.norm_type == "time_group_norm":
+            raise InputError(
+                "lengths_B is given, but this codec looks ahead (use_causal_conv is false or norm_type is "
+                "'time_group_norm'), so padding would change a row's end; decode row by row, without padding"
+            )
+        lengths_B = jnp.asarray(lengths_B, jnp.int32)  # a narrower integer would overflow when counting samples
+        if lengths_B.shape != (batch,):
+            raise InputError(f"lengths_B has shape {lengths_B.shape}, expected ({batch},): one length a row")
+        return lengths_B
 
     def _encode_chunk(self, audio_BAC: jax.Array, n_codebooks: int) -> Chunk:
         if not self.config.normalize:

@@ -1,0 +1,25 @@
+"""The command line, `bark-jax`: one file a verb, each with its click command under the name `command`.
+
+`group` has what all verbs share: exit codes, errors in one line. Data goes to stdout, talk to stderr. JAX, Flax and
+torch are imported in the bodies of the commands that need them, so that help costs nothing.
+"""
+
+import click
+
+from bark_jax import __version__
+from bark_jax.cli import convert, doctor, download, parity, say, voices
+from bark_jax.cli.group import Verbs
+
+
+@click.group(cls=Verbs)
+@click.version_option(__version__, prog_name="bark-jax")
+def main() -> None:
+    """Bark, Suno's text-to-audio system, in JAX: text in, 24 kHz speech, song and sound out.
+
+    \b
+    Exit status: 0 done, 1 failure, 2 wrong usage, 3 model or voice not available.
+    """
+
+
+for verb in (say, voices, download, convert, parity, doctor):
+    main.add_command(verb.command)

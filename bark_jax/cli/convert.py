@@ -1,0 +1,23 @@
+"""`bark-jax convert`: the same command as `python -m converters`."""
+
+import os
+from typing import Any
+
+import click
+
+from converters.command import command as converters_command
+
+
+def _convert(**options: Any) -> None:
+    # JAX is asked for shapes alone; it need not take an accelerator's memory from whoever runs beside this.
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    converters_command.callback(**options)
+
+
+command = click.Command(
+    "convert",
+    callback=_convert,
+    params=converters_command.params,
+    help=converters_command.help,
+    epilog=converters_command.epilog.replace("python -m converters", "bark-jax convert"),
+)

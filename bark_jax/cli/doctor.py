@@ -1,0 +1,130 @@
+"""`bark-jax doctor`: what is installed, what JAX runs on, where the caches are, which attention works."""
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import platform
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bark_jax.cli.compiled import compiled_folder, keep_compiled_programs
+from bark_jax.cli.group import Verb
+from bark_jax.cli.options import json_option
+
+PACKAGES = ("jax", "jaxlib", "flax", "numpy", "safetensors", "tokenizers", "huggingface-hub", "torch", "transformers")
+HEAD_SIZE = 64  # of both published Barks
+SECRETS = ("TOKEN", "KEY", "SECRET", "PASSWORD")
+
+EXAMPLES = """\b
+Examples:
+  bark-jax doctor
+  bark-jax doctor --json > report.json
+"""
+
+
+@click.command("doctor", cls=Verb, epilog=EXAMPLES)
+@json_option
+def command(as_json: bool) -> None:
+    """Report versions, devices, caches, settings and which attention works here."""
+    sections = {
+        "versions": _versions,
+        "devices": _devices,
+        "attention": _attention,
+        "caches": _caches,
+        "settings": _settings,
+    }
+    report = {title: _examine(section) for title, section in sections.items()}
+    if as_json:
+        click.echo(json.dumps(report, indent=2))
+        return
+    for title, values in report.items():
+        click.echo(title)
+        for name, value in values.items():
+            click.echo(f"  {name:24} {value}")
+
+
+def _examine(section: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return section()
+    except Exception as error:  # a broken driver or plugin shows itself in many types, and is what is looked for here
+        return {"problem": f"{type(error).__name__}: {error}"}
+
+
+def _versions() -> dict[str, str]:
+    from bark_jax import __version__
+
+    found = {"bark_jax": __version__, "Python": platform.python_version(), "system": platform.platform()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _devices() -> dict[str, Any]:
+    import jax
+
+    found = {"backend": jax.default_backend(), "CPU cores": os.cpu_count()}
+    for device in jax.devices():
+        found[str(device)] = device.device_kind
+        if limit := (device.memory_stats() or {}).get("bytes_limit"):
+            found[str(device)] += f", {_in_words(limit)} for JAX"
+    return found
+
+
+def _attention() -> dict[str, str]:
+    from bark_jax.models.attention import find_cudnn_obstacle
+
+    found = {"xla": "works"}
+    for dtype in ("bfloat16", "float16"):
+        obstacle = find_cudnn_obstacle(dtype, HEAD_SIZE)
+        found[f"cudnn, {dtype}"] = "works" if obstacle is None else f"does not work: {obstacle}"
+    return found
+
+
+def _caches() -> dict[str, str]:
+    from huggingface_hub import constants
+
+    from bark_jax.pretrained import cache_folder
+
+    is_kept = keep_compiled_programs()
+    folders = {
+        "downloads": Path(constants.HF_HUB_CACHE),
+        "converted models": cache_folder(),
+        "compiled programs": compiled_folder(),
+    }
+    found = {name: f"{folder} ({_in_words(_size(folder))})" for name, folder in folders.items()}
+    if not is_kept:
+        found["compiled programs"] += ", which takes no files: every run compiles anew"
+    return found
+
+
+def _settings() -> dict[str, str]:
+    prefixes = ("HF_", "JAX_", "XLA_", "BARK_JAX_", "CUDA_VISIBLE_DEVICES")
+    names = sorted(name for name in os.environ if name.startswith(prefixes))
+    return {name: "is set" if any(word in name for word in SECRETS) else os.environ[name] for name in names}
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the files below a folder; a link counts as nothing, since what it leads to lies there as well."""
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # somebody else tidies up
+                status = os.lstat(os.path.join(root, name))
+                total += 0 if stat.S_ISLNK(status.st_mode) else status.st_size
+    return total
+
+
+def _in_words(size: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

@@ -1,0 +1,78 @@
+"""What all verbs share: names with - or _, exit codes, and errors told in one line."""
+
+import os
+import sys
+import traceback
+from typing import Any
+
+import click
+
+from bark_jax.errors import BarkError, InputError, ModelNotFoundError, VoiceNotFoundError
+
+EXIT_FAILURE, EXIT_USAGE, EXIT_NOT_FOUND = 1, 2, 3
+EXIT_INTERRUPTED = 130  # as a shell reports SIGINT
+
+TRACEBACK_VARIABLE = "BARK_JAX_TRACEBACK"
+
+
+class Verb(click.Command):
+    """A command that also takes --traceback."""
+
+    def __init__(self, *args: Any, params: list[click.Parameter] | None = None, **kwargs: Any):
+        super().__init__(*args, params=[*(params or []), _traceback_option()], **kwargs)
+
+
+class Verbs(click.Group):
+    """The program: its verbs in the order they were added, and what happens to their errors."""
+
+    command_class = Verb
+
+    def __init__(self, *args: Any, params: list[click.Parameter] | None = None, **kwargs: Any):
+        settings = {"help_option_names": ["-h", "--help"], "token_normalize_func": _with_dashes}
+        params = [*(params or []), _traceback_option()]
+        super().__init__(*args, params=params, context_settings=settings, **kwargs)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            ctx.exit(EXIT_INTERRUPTED)
+        except BrokenPipeError:  # click ends quietly
+            raise
+        except (BarkError, OSError) as error:
+            _tell(ctx, error)
+            ctx.exit(_exit_code(error))
+
+
+def _with_dashes(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _traceback_option() -> click.Option:
+    return click.Option(
+        ["--traceback"],
+        is_flag=True,
+        expose_value=False,
+        callback=_remember_traceback,
+        help=f"Show where in the code an error arose; also {TRACEBACK_VARIABLE}=1.",
+    )
+
+
+def _remember_traceback(ctx: click.Context, _: click.Parameter, is_on: bool) -> None:
+    if is_on:
+        ctx.meta[TRACEBACK_VARIABLE] = True
+
+
+def _tell(ctx: click.Context, error: Exception) -> None:
+    if ctx.meta.get(TRACEBACK_VARIABLE) or os.environ.get(TRACEBACK_VARIABLE, "0") not in ("", "0"):
+        traceback.print_exception(error, file=sys.stderr)
+    click.echo(f"error: {' '.join(str(error).split())}", err=True)
+
+
+def _exit_code(error: Exception) -> int:
+    if isinstance(error, (ModelNotFoundError, VoiceNotFoundError)):
+        return EXIT_NOT_FOUND
+    return EXIT_USAGE if isinstance(error, InputError) else EXIT_FAILURE

@@ -1,0 +1,94 @@
+"""`bark-jax parity`: a checkpoint against transformers' torch Bark."""
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from bark_jax.cli.compiled import keep_compiled_programs
+from bark_jax.cli.group import EXIT_FAILURE, Verb
+from bark_jax.cli.options import json_option, revision_option
+
+if TYPE_CHECKING:
+    from bark_jax.processor import BarkProcessor
+    from bark_jax.voices import Voice
+
+EXAMPLES = """\b
+Examples:
+  bark-jax parity suno/bark-small
+  bark-jax parity my-bark --reference suno-files --max-tokens 200 --json
+"""
+
+
+@click.command("parity", cls=Verb, epilog=EXAMPLES)
+@click.argument("model")
+@revision_option
+@click.option("--reference", metavar="FOLDER", help="A transformers folder to compare with [default: MODEL's own].")
+@click.option("--text", help="A prompt [default: random tokens].")
+@click.option("--voice", help="A voice's name or .npz file [default: random codes].")
+@click.option("--max-tokens", type=int, default=40, show_default=True, help="Semantic tokens; 50 make a second.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of what is drawn for the test.")
+@json_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    model: str,
+    revision: str | None,
+    reference: str | None,
+    text: str | None,
+    voice: str | None,
+    max_tokens: int,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Compare MODEL with transformers' torch Bark, stage by stage; the exit status is 1 where they differ.
+
+    Logits and audio have to agree to float32 rounding, greedy tokens exactly; a token may differ where the reference's
+    two best nearly tie, and what follows it is then not compared. Needs torch: pip install 'bark-jax[parity]'.
+    """
+    from bark_jax.parity import compare, format_table
+    from bark_jax.parity.reference import import_torch
+
+    import_torch()
+    text_ids, known_voice = _read(model, revision, text, voice)
+    keep_compiled_programs()
+    rows = compare(
+        model,
+        reference=reference,
+        revision=revision,
+        text_ids=text_ids,
+        voice=known_voice,
+        max_new_tokens=max_tokens,
+        seed=seed,
+        on_row=lambda row: click.echo(f"{row.stage}: {row.check} {'ok' if row.is_within else 'WRONG'}", err=True),
+    )
+    click.echo(json.dumps([row.to_dict() for row in rows], indent=2) if as_json else format_table(rows))
+    if not all(row.is_within for row in rows):
+        ctx.exit(EXIT_FAILURE)
+
+
+def _read(
+    model: str, revision: str | None, text: str | None, voice: str | None
+) -> tuple[list[int] | None, "Voice | None"]:
+    """Ids of the text and the voice; None for what is not given, without a look at the tokenizer or the voices."""
+    if text is None and voice is None:
+        return None, None
+    processor = _open_processor(model, revision, needs_tokenizer=text is not None)
+    ids = None
+    if text is not None:
+        inputs = processor(text)
+        ids = inputs["input_ids"][0, : inputs["attention_mask"].sum()].tolist()
+    if voice is None:
+        return ids, None
+    from bark_jax.voice_library import resolve_voice
+
+    return ids, resolve_voice(voice, processor.library, processor.spaces)
+
+
+def _open_processor(model: str, revision: str | None, *, needs_tokenizer: bool) -> "BarkProcessor":
+    from bark_jax.cli.voices import open_processor
+    from bark_jax.processor import BarkProcessor
+
+    if needs_tokenizer:
+        return BarkProcessor.from_pretrained(model, revision=revision)
+    return open_processor(model, revision)

@@ -1,0 +1,218 @@
+"""`bark-jax say`: one text, one audio file."""
+
+import io
+import json
+import os
+import secrets
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bark_jax import tiny
+from bark_jax.cli.compiled import keep_compiled_programs
+from bark_jax.cli.group import Verb
+from bark_jax.cli.options import json_option, model_option, revision_option, sampling_options, sampling_settings
+from bark_jax.cli.player import find_player, play
+from bark_jax.cli.progress import Progress
+from bark_jax.errors import InputError, ModelNotFoundError
+
+if TYPE_CHECKING:
+    from bark_jax.pipeline import Bark, Clip
+    from bark_jax.processor import BarkProcessor
+
+DEFAULT_TEXT = "Hello! My name is Bark, and I can speak, laugh and sing."
+DEFAULT_OUTPUT = "bark.wav"
+STANDARD_STREAM = "-"
+# Far more than any prompt holds; the rest of an endless stream is not read.
+MAX_STDIN_BYTES = 2**20
+
+EXAMPLES = """\b
+Examples:
+  bark-jax say "Hello, my dog is cute [laughs]" --voice v2/en_speaker_6 -o hello.wav
+  bark-jax say "A first try, without a download." -m tiny -o noise.wav
+  echo "Guten Tag." | bark-jax say - --voice v2/de_speaker_3 --seed 7 -o tag.flac --json
+"""
+
+
+@click.command("say", cls=Verb, epilog=EXAMPLES)
+@click.argument("text", default=DEFAULT_TEXT, metavar="[TEXT or -]")
+@model_option
+@revision_option
+@click.option("--voice", help="A voice's name (see `bark-jax voices`) or .npz file.")
+@click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="Of all draws; told when it is not given.")
+@click.option(
+    "-o",
+    "--output",
+    help=f"Audio file (.wav, .flac, .ogg, .opus, .mp3); - is WAV on stdout.  [default: {DEFAULT_OUTPUT}]",
+)
+@click.option("--play", "is_played", is_flag=True, help="Play the audio; without -o no file is written.")
+@sampling_options
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Of the networks.")
+@click.option("--attn-implementation", type=click.Choice(["auto", "xla", "cudnn"]), default="auto", show_default=True)
+@click.option("--tokenizer", help="A tokenizer's file or folder, for models that bring none.")
+@click.option("--save-voice", metavar="NPZ", help="Keep the clip as a voice, for --voice.")
+@click.option("--save-tokens", metavar="NPZ", help="Keep the tokens of all stages: semantic, coarse, fine.")
+@json_option
+@click.option("-q", "--quiet", "is_quiet", is_flag=True, help="Say nothing on stderr but errors.")
+def command(text: str, is_played: bool, as_json: bool, is_quiet: bool, **options: Any) -> None:
+    """Speak TEXT, or what comes on stdin where TEXT is -, into an audio file; print the file's name.
+
+    Settings that are not given come from the model's generation_config.json.
+    """
+    settings = sampling_settings(options)
+    output = _check_output(options.pop("output"), is_played, as_json)
+    save = {name: _check_npz(name, options.pop(name)) for name in ("save_voice", "save_tokens")}
+    player = find_player() if is_played else None
+    text = _read_stdin() if text == STANDARD_STREAM else text
+    seed = options.pop("seed")
+    seed = secrets.randbits(32) if seed is None else seed
+    tell = (lambda line: None) if is_quiet else (lambda line: click.echo(line, err=True))
+    tell(_introduction(options["model"], seed))
+
+    bark = open_bark(text, settings, **options)
+    with Progress(is_quiet=is_quiet) as progress:
+        clip = bark.generate(text, voice=options["voice"], seed=seed, on_stage=progress, **settings)
+    _write(clip, output, **save)
+    tell(_conclusion(clip, output))
+    if as_json:
+        click.echo(json.dumps(_description(clip, options, output), ensure_ascii=False))
+    elif output not in (None, STANDARD_STREAM):
+        click.echo(output)
+    if player is not None:
+        play(player, clip.samples, clip.sample_rate)
+
+
+def open_bark(
+    text: str,
+    settings: dict[str, Any],
+    *,
+    model: str,
+    revision: str | None,
+    voice: str | None,
+    tokenizer: str | None,
+    dtype: str | None,
+    attn_implementation: str,
+) -> "Bark":
+    """Loads a model once text, voice and settings are known to be right for it, as loading can take minutes."""
+    processor = _open_processor(model, revision, tokenizer)
+    processor(text, voice_preset=voice)
+
+    from bark_jax.model import BarkModel
+    from bark_jax.pipeline import Bark
+    from bark_jax.pretrained import find_model, read_configs
+    from bark_jax.settings import resolve_settings
+
+    folder = find_model(model, revision=revision)
+    _, generation_config = read_configs(folder)
+    resolve_settings(settings, 1, generation_config, processor.spaces)
+    keep_compiled_programs()
+    networks = BarkModel.from_pretrained(str(folder), dtype=dtype, attn_implementation=attn_implementation)
+    return Bark(networks, processor)
+
+
+def _open_processor(model: str, revision: str | None, tokenizer: str | None) -> "BarkProcessor":
+    from bark_jax.processor import BarkProcessor
+
+    try:
+        return BarkProcessor.from_pretrained(model, revision=revision, tokenizer=tokenizer)
+    except ModelNotFoundError:
+        from bark_jax.pretrained import find_model
+
+        find_model(model, revision=revision)  # where the model is missing as well, that is what to tell
+        raise
+
+
+def _check_output(output: str | None, is_played: bool, as_json: bool) -> str | None:
+    """The audio file to write, None for none. Refuses now what would fail after minutes of work."""
+    from bark_jax.audio import check_format
+
+    if output is None:
+        output = None if is_played else DEFAULT_OUTPUT
+    if output == STANDARD_STREAM:
+        if as_json:
+            raise click.UsageError("-o - and --json both write to stdout; give -o a file.")
+        if sys.stdout.isatty():
+            raise click.UsageError("-o - writes binary audio to a terminal; redirect stdout, or give -o a file.")
+    elif output is not None:
+        check_format(output)
+        _check_place("output", output)
+    return output
+
+
+def _check_npz(option: str, path: str | None) -> str | None:
+    if path is not None:
+        if not path.endswith(".npz"):
+            raise InputError(f"--{option.replace('_', '-')} is {path!r}, expected a name that ends in .npz")
+        _check_place(option, path)
+    return path
+
+
+def _check_place(option: str, path: str) -> None:
+    folder, option = Path(path).parent, option.replace("_", "-")
+    if Path(path).is_dir():
+        raise InputError(f"--{option} is {path!r}, which is a folder; give the name of a file in it")
+    if not folder.is_dir():
+        raise InputError(f"--{option} is {path!r}, but there is no folder {str(folder)!r}; create it first")
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"--{option} is {path!r}, but the folder {str(folder)!r} takes no new files")
+
+
+def _read_stdin() -> str:
+    data = sys.stdin.buffer.read(MAX_STDIN_BYTES)
+    try:
+        return data.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise InputError(f"the text on stdin is not UTF-8: {error}") from error
+
+
+def _introduction(model: str, seed: int) -> str:
+    line = f"model {model}, seed {seed}"
+    if model == tiny.NAME:
+        line += f"\n{tiny.NAME} has random weights: what it makes is noise, not speech. Speech: -m suno/bark-small"
+    return line
+
+
+def _conclusion(clip: "Clip", output: str | None) -> str:
+    place = {None: "", STANDARD_STREAM: "stdout: "}.get(output, f"{output}: ")
+    if not len(clip.samples):
+        return f"{place}the model ended at once, so the audio is empty; another seed may help"
+    return f"{place}{clip.duration_s:.2f} s of audio in {sum(clip.stats.values()):.1f} s"
+
+
+def _write(clip: "Clip", output: str | None, *, save_voice: str | None, save_tokens: str | None) -> None:
+    if output == STANDARD_STREAM:
+        _write_stdout(clip)
+    elif output is not None:
+        clip.save(output)
+    if save_voice is not None:
+        clip.as_voice().save(save_voice)
+    if save_tokens is not None:
+        from bark_jax.voice_files import write_npz
+
+        write_npz(save_tokens, {"semantic": clip.semantic, "coarse": clip.coarse, "fine": clip.fine})
+
+
+def _write_stdout(clip: "Clip") -> None:
+    from bark_jax.audio import write_stream
+
+    stream = io.BytesIO()  # a WAV's header is written last, and a pipe cannot go back
+    write_stream(stream, clip.samples, clip.sample_rate)
+    sys.stdout.buffer.write(stream.getvalue())
+    sys.stdout.buffer.flush()
+
+
+def _description(clip: "Clip", options: dict[str, Any], output: str | None) -> dict[str, Any]:
+    return {
+        "text": clip.text,
+        "seed": clip.seed,
+        "voice": options["voice"],
+        "model": options["model"],
+        "revision": options["revision"],
+        "seconds": clip.duration_s,
+        "sample_rate": clip.sample_rate,
+        "output": output,
+        "lengths": {"semantic": len(clip.semantic), "frames": clip.fine.shape[1], "samples": len(clip.samples)},
+        "stats": clip.stats,
+    }

@@ -1,0 +1,40 @@
+"""`bark-jax voices`: which voices a model has by name."""
+
+import json
+from typing import Any
+
+import click
+
+from bark_jax.cli.group import Verb
+from bark_jax.cli.options import json_option, model_option, revision_option
+
+EXAMPLES = """\b
+Examples:
+  bark-jax voices --language de
+  bark-jax voices -m my-bark --json
+"""
+
+
+@click.command("voices", cls=Verb, epilog=EXAMPLES)
+@model_option
+@revision_option
+@click.option("--language", help='Of this language alone, such as "de" or "German".')
+@json_option
+def command(model: str, revision: str | None, language: str | None, as_json: bool) -> None:
+    """List the voices that a model knows by name, one a line; `bark-jax say --voice NAME` speaks in one."""
+    names = open_processor(model, revision).voices(language)
+    if as_json:
+        click.echo(json.dumps(names, indent=2))
+        return
+    for name in names:
+        click.echo(name)
+    if not names:
+        click.echo(f"{model} has no voices of its own; --voice also takes the path of a .npz file", err=True)
+
+
+def open_processor(model: str, revision: str | None) -> Any:
+    """A model's processor for its voices alone, with a tokenizer that needs no download."""
+    from bark_jax import tiny
+    from bark_jax.processor import BarkProcessor
+
+    return BarkProcessor.from_pretrained(model, revision=revision, tokenizer=tiny.make_tokenizer())

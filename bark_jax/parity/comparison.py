@@ -1,0 +1,247 @@
+"""Runs both sides on the same inputs, in float32 at full precision of the products."""
+
+import contextlib
+import dataclasses
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bark_jax.config import CONFIG_FILE
+from bark_jax.errors import InputError
+from bark_jax.model import BarkModel, Row, Utterance
+from bark_jax.parity import rows
+from bark_jax.parity.reference import Reference, import_torch
+from bark_jax.pretrained import find_model
+from bark_jax.settings import resolve_settings
+from bark_jax.stages import coarse, fine, semantic
+from bark_jax.stages.codec import decode_codes
+from bark_jax.stages.sampling import KEY_IMPLEMENTATION, Sampling, key_data
+from bark_jax.tokens import TokenSpaces, interleave, text_tokens
+from bark_jax.voices import Voice, check_voice
+from bark_jax.weights import is_model_folder
+
+N_TEXT_IDS = 12  # of the prompt that is drawn where none is given
+
+
+def compare(
+    model: str | os.PathLike,
+    *,
+    reference: str | os.PathLike | None = None,
+    revision: str | None = None,
+    text_ids: Sequence[int] | None = None,
+    voice: Voice | None = None,
+    max_new_tokens: int = 40,
+    seed: int = 0,
+    on_row: Callable[[rows.Row], None] = lambda row: None,
+) -> list[rows.Row]:
+    """Compares this package's networks and stages with transformers'.
+
+    Logits are compared on contexts of full length; tokens where each side reads what it has generated itself, from
+    equal inputs for every stage; audio from equal codes and from the text on. Both models are in memory in float32,
+    twice 1.7 GB for Bark's small size.
+
+    Args:
+      model: what `BarkModel.from_pretrained` takes.
+      reference: the transformers folder to compare with. None takes `model` itself where it is one; else what `model`
+        converts back to, which puts that conversion to the test as well but cannot show a fault of the first.
+      revision: of a Hub id.
+      text_ids: tokenizer ids; None draws some.
+      voice: None draws one: valid, though of nobody.
+      max_new_tokens: semantic tokens to generate; a second of audio has about 50.
+      seed: of everything that is drawn.
+      on_row: called with each row when it is there.
+
+    Raises:
+      UnsupportedError: torch or transformers is not installed.
+      InputError: ids or a number of tokens that the model does not have.
+    """
+    import_torch()
+    folder = find_model(model, revision=revision)
+    with jax.default_matmul_precision("highest"), _reference_folder(model, revision, folder, reference) as torch_folder:
+        ours = BarkModel.from_pretrained(str(folder), dtype="float32", attn_implementation="xla")
+        inputs = _draw_inputs(ours, text_ids, voice, max_new_tokens, seed)
+        theirs = Reference(torch_folder, ours.generation_config)
+        found = []
+        for row in _all_rows(ours, theirs, inputs):
+            on_row(row)
+            found.append(row)
+        return found
+
+
+@contextlib.contextmanager
+def _reference_folder(
+    model: str | os.PathLike, revision: str | None, folder: Path, reference: str | os.PathLike | None
+) -> Iterator[Path]:
+    """A folder that transformers loads. `folder` is the model in this project's form."""
+    given = model if reference is None else reference
+    if not os.path.isdir(given):
+        given = _snapshot(os.fspath(given), revision)
+    if given is not None and not is_model_folder(given) and Path(given, CONFIG_FILE).is_file():
+        yield Path(given)
+        return
+    if reference is not None:
+        raise InputError(f"reference is {os.fspath(reference)!r}, expected a transformers folder, with a {CONFIG_FILE}")
+    from converters import export_transformers
+
+    with tempfile.TemporaryDirectory() as temporary:
+        yield export_transformers(folder, Path(temporary, "exported"))
+
+
+def _snapshot(name: str, revision: str | None) -> Path | None:
+    from converters import hub
+
+    return hub.fetch(name, revision=revision) if hub.is_hub_id(name) else None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Inputs:
+    text_ids: np.ndarray
+    voice: Voice
+    max_tokens: int
+    rng: np.random.Generator
+
+
+def _draw_inputs(
+    model: BarkModel, text_ids: Sequence[int] | None, voice: Voice | None, max_tokens: int, seed: int
+) -> _Inputs:
+    spaces, rng = model.spaces, np.random.default_rng(seed)
+    n_ids = spaces.text_pad - spaces.text_offset
+    ids = rng.integers(1, n_ids, N_TEXT_IDS) if text_ids is None else np.asarray(text_ids, np.int64)
+    if ids.ndim != 1 or not 1 <= len(ids) <= spaces.n_text or not ((ids >= 0) & (ids < n_ids)).all():
+        raise InputError(f"text_ids has shape {ids.shape}, expected 1 to {spaces.n_text} ids from 0 to {n_ids - 1}")
+    if not 1 <= max_tokens <= spaces.max_semantic:
+        raise InputError(f"max_new_tokens is {max_tokens}, expected 1 to {spaces.max_semantic}")
+    voice = _draw_voice(rng, spaces) if voice is None else check_voice(voice, spaces)
+    return _Inputs(ids, voice, max_tokens, rng)
+
+
+def _draw_voice(rng: np.random.Generator, spaces: TokenSpaces) -> Voice:
+    """A voice somewhat longer than the semantic prompt has room for, so that it is cut."""
+    semantic_T = rng.integers(0, spaces.semantic_vocab, spaces.n_text + spaces.n_text // 8)
+    fine_QT = rng.integers(0, spaces.codebook_size, (spaces.n_fine, spaces.n_frames(len(semantic_T))))
+    return Voice(semantic=semantic_T, coarse=fine_QT[: spaces.n_coarse], fine=fine_QT)
+
+
+def _all_rows(ours: BarkModel, theirs: Reference, inputs: _Inputs) -> Iterator[rows.Row]:
+    yield _semantic_logits(ours, theirs, inputs)
+    yield _coarse_logits(ours, theirs, inputs)
+    yield from _fine_logits(ours, theirs, inputs)
+    yield from _generated(ours, theirs, inputs, None, "no voice")
+    yield from _generated(ours, theirs, inputs, inputs.voice, "a voice")
+
+
+def _semantic_logits(ours: BarkModel, theirs: Reference, inputs: _Inputs) -> rows.Row:
+    spaces, network = ours.spaces, ours.semantic
+    prompt = semantic.make_prompt([semantic.SemanticRow(_text(inputs, spaces), inputs.voice.semantic, 1)], spaces)
+    n_tokens = network.config.block_size - spaces.n_text - 1
+    tokens_T = np.concatenate([[spaces.semantic_infer], inputs.rng.integers(0, spaces.semantic_vocab, n_tokens)])
+    embeds_1TD = jnp.concatenate(
+        [network.embed_prompt(prompt.text_BT, prompt.history_BT), network.embed(jnp.asarray(tokens_T)[None])], axis=1
+    )
+    reference_TV = theirs.semantic_logits(np.asarray(prompt.text_BT)[0], np.asarray(prompt.history_BT)[0], tokens_T)
+    return rows.compare_logits("semantic", "logits", np.asarray(network(inputs_embeds=embeds_1TD))[0], reference_TV)
+
+
+def _coarse_logits(ours: BarkModel, theirs: Reference, inputs: _Inputs) -> rows.Row:
+    spaces, network = ours.spaces, ours.coarse_acoustics
+    semantic_T = inputs.rng.integers(0, spaces.semantic_vocab, spaces.n_coarse_semantic)
+    n_stream = network.config.block_size - len(semantic_T) - 1
+    codes_QT = inputs.rng.integers(0, spaces.codebook_size, (spaces.n_coarse, -(-n_stream // spaces.n_coarse)))
+    tokens_T = np.concatenate([semantic_T, [spaces.coarse_infer], interleave(codes_QT, spaces)[:n_stream]])
+    ours_TV = np.asarray(network(jnp.asarray(tokens_T)[None]))[0]
+    return rows.compare_logits("coarse", "logits", ours_TV, theirs.coarse_logits(tokens_T))
+
+
+def _fine_logits(ours: BarkModel, theirs: Reference, inputs: _Inputs) -> Iterator[rows.Row]:
+    spaces, network = ours.spaces, ours.fine_acoustics
+    codes_TQ = inputs.rng.integers(0, spaces.codebook_size, (spaces.fine_window, spaces.n_fine))
+    for codebook in range(network.config.n_codes_given, spaces.n_fine):
+        known_TQ = np.where(np.arange(spaces.n_fine) < codebook, codes_TQ, spaces.codebook_size)
+        ours_TV = np.asarray(network(codebook, jnp.asarray(known_TQ)[None]))[0]
+        reference_TV = theirs.fine_logits(codebook, known_TQ)
+        yield rows.compare_logits("fine", f"logits, codebook {codebook}", ours_TV, reference_TV)
+
+
+def _generated(
+    ours: BarkModel, theirs: Reference, inputs: _Inputs, voice: Voice | None, label: str
+) -> Iterator[rows.Row]:
+    """Every stage from what the reference's stage before it gave; then all of ours in a row."""
+    spaces, check = ours.spaces, f"greedy tokens, {label}"
+    semantic_T, margins = theirs.semantic_tokens(inputs.text_ids.tolist(), voice, inputs.max_tokens)
+    found = [rows.compare_tokens("semantic", check, _our_semantic(ours, inputs, voice), semantic_T, margins)]
+    yield found[0]
+    ended_at_once = spaces.n_frames(len(semantic_T)) == 0
+    if ended_at_once:  # random weights may; the other stages are compared all the same
+        semantic_T = inputs.rng.integers(0, spaces.semantic_vocab, inputs.max_tokens + 1)
+
+    coarse_QT, margins = theirs.coarse_codes(semantic_T, voice)
+    ours_T, reference_T = interleave(_our_coarse(ours, semantic_T, voice), spaces), interleave(coarse_QT, spaces)
+    found.append(rows.compare_tokens("coarse", check, ours_T, reference_T, margins))
+    yield found[1]
+
+    fine_QT, margins_QT = theirs.fine_codes(coarse_QT, voice)
+    our_fine_QT = _our_fine(ours, coarse_QT, voice)
+    found.append(rows.compare_codes("fine", check, our_fine_QT, fine_QT, margins_QT, spaces.n_coarse))
+    yield found[2]
+
+    audio = theirs.decode(fine_QT)
+    yield rows.compare_waveforms(
+        "codec", f"audio of equal codes, {label}", decode_codes(ours.codec_model, [fine_QT])[0], audio
+    )
+    if not ended_at_once:
+        is_excused = all(row.is_within for row in found)
+        yield _end_to_end(_our_utterance(ours, inputs, voice), fine_QT, audio, label, is_excused)
+
+
+def _end_to_end(utterance: Utterance, fine_QT: np.ndarray, audio: np.ndarray, label: str, is_excused: bool) -> rows.Row:
+    check = f"audio of the text, {label}"
+    if is_excused and not np.array_equal(utterance.fine, fine_QT):
+        return rows.Row("all", check, True, note="not compared: the tokens part at a near tie")
+    return rows.compare_waveforms("all", check, utterance.samples, audio)
+
+
+def _text(inputs: _Inputs, spaces: TokenSpaces) -> np.ndarray:
+    return text_tokens(inputs.text_ids, np.ones_like(inputs.text_ids), spaces)
+
+
+def _our_semantic(model: BarkModel, inputs: _Inputs, voice: Voice | None) -> np.ndarray:
+    history = np.zeros(0, np.int32) if voice is None else voice.semantic
+    prompt = semantic.make_prompt(
+        [semantic.SemanticRow(_text(inputs, model.spaces), history, inputs.max_tokens)], model.spaces
+    )
+    out = jax.device_get(semantic.generate_semantic(model.semantic, prompt, _greedy(), spaces=model.spaces))
+    return out.tokens_BT[0, : out.length_B[0]]
+
+
+def _our_coarse(model: BarkModel, semantic_T: np.ndarray, voice: Voice | None) -> np.ndarray:
+    history = None if voice is None else (voice.semantic, voice.coarse)
+    prompt = coarse.make_prompt([semantic_T], [history], model.spaces)
+    out = jax.device_get(coarse.generate_coarse(model.coarse_acoustics, prompt, _greedy(), spaces=model.spaces))
+    return out.codes_BQT[0, :, : out.length_B[0]]
+
+
+def _our_fine(model: BarkModel, coarse_QT: np.ndarray, voice: Voice | None) -> np.ndarray:
+    prompt = fine.make_prompt([coarse_QT], [None if voice is None else voice.fine], model.spaces)
+    codes_BQT = fine.generate_fine(model.fine_acoustics, prompt, _greedy(), spaces=model.spaces)
+    return np.asarray(codes_BQT)[0, :, : coarse_QT.shape[1]]
+
+
+def _our_utterance(model: BarkModel, inputs: _Inputs, voice: Voice | None) -> Utterance:
+    asked = {"do_sample": False, "max_new_tokens": inputs.max_tokens, "min_eos_p": None}
+    (settings,) = resolve_settings(asked, 1, model.generation_config, model.spaces)
+    (utterance,) = model.generate_rows([Row(_text(inputs, model.spaces), voice, key_data(0), settings)])
+    return utterance
+
+
+def _greedy() -> Sampling:
+    return Sampling(
+        key_B=jax.random.wrap_key_data(jnp.asarray(key_data(0))[None], impl=KEY_IMPLEMENTATION),
+        temperature_B=jnp.zeros(1),
+        top_k_B=jnp.zeros(1, jnp.int32),
+        top_p_B=jnp.ones(1),
+    )

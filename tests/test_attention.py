@@ -1,0 +1,70 @@
+"""The choice of attention, and that cuDNN's calls are the ones it fuses; no GPU is needed to lower for one."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from bark_jax.config import BarkFineConfig, BarkSemanticConfig
+from bark_jax.errors import InputError, UnsupportedError
+from bark_jax.models import attention
+from bark_jax.models.attention import resolve_implementation
+from bark_jax.models.fine_gpt import BarkFineModel
+from bark_jax.models.gpt import BarkCausalModel
+
+CONFIG = BarkSemanticConfig(
+    block_size=64, input_vocab_size=64, output_vocab_size=64, num_layers=1, num_heads=2, hidden_size=128, bias=False
+)
+FINE_CONFIG = BarkFineConfig(
+    **{field.name: getattr(CONFIG, field.name) for field in dataclasses.fields(CONFIG)}, n_codes_total=2
+)
+
+
+def test_auto_takes_xla_where_there_is_no_gpu():
+    assert resolve_implementation("auto", jnp.bfloat16, 64) == "xla"
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(InputError, match="attn_implementation is 'sdpa', expected one of auto, xla, cudnn"):
+        resolve_implementation("sdpa", jnp.float32, 64)
+
+
+@pytest.mark.parametrize(("dtype", "reason"), [(jnp.float32, "not float32"), (jnp.bfloat16, "needs an NVIDIA GPU")])
+def test_cudnn_by_name_says_why_it_cannot_work(dtype, reason):
+    with pytest.raises(UnsupportedError, match=reason):
+        BarkCausalModel(CONFIG, dtype=dtype, attn_implementation="cudnn", rngs=nnx.Rngs(0))
+
+
+def test_a_probe_that_computes_something_else_is_an_obstacle(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(attention, "_probe_cudnn", lambda dtype, head_size: 1 / 0)
+    attention.find_cudnn_obstacle.cache_clear()
+    try:
+        assert "ZeroDivisionError" in attention.find_cudnn_obstacle("bfloat16", 64)
+        assert resolve_implementation("auto", jnp.bfloat16, 64) == "xla"
+    finally:
+        attention.find_cudnn_obstacle.cache_clear()
+
+
+@pytest.fixture
+def cudnn_is_there(monkeypatch):
+    monkeypatch.setattr(attention, "find_cudnn_obstacle", lambda dtype_name, head_size: None)
+
+
+def lowered_for_cuda(function, *args) -> str:
+    return jax.jit(function).trace(*args).lower(lowering_platforms=("cuda",)).as_text()
+
+
+def test_prefill_decode_and_fine_attention_lower_to_cudnns_kernel(cudnn_is_there):
+    model = nnx.eval_shape(lambda: BarkCausalModel(CONFIG, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)))
+    embeds = jax.ShapeDtypeStruct((2, 32, 128), jnp.bfloat16)
+    length_B = jax.ShapeDtypeStruct((2,), jnp.int32)
+    prefill = lambda model, embeds, length_B: model.prefill(embeds, length_B, 64)  # noqa: E731
+    assert "cudnn$fmhaSoftmax" in lowered_for_cuda(prefill, model, embeds, length_B)
+    cache = jax.eval_shape(prefill, model, embeds, length_B)
+    assert "cudnn$fmhaSoftmax" in lowered_for_cuda(BarkCausalModel.decode, model, length_B, cache)
+    fine = nnx.eval_shape(lambda: BarkFineModel(FINE_CONFIG, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)))
+    codes = jax.ShapeDtypeStruct((2, 64, 2), jnp.int32)
+    assert "cudnn$fmhaSoftmax" in lowered_for_cuda(lambda fine, codes: fine(1, codes), fine, codes)
