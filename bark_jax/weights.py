@@ -151,10 +151,15 @@ def load_network(
     )
     with open(path, "rb") as file:
         loaded = [
-            (key, variable.replace(jnp.asarray(_read_array(file, entries[name]).astype(array.dtype, copy=False))))
+            (key, variable.replace(_to_device(_read_array(file, entries[name]).astype(array.dtype, copy=False))))
             for (name, array), (key, variable) in zip(expected.items(), nnx.to_flat_state(state), strict=True)
         ]
     return nnx.merge(graphdef, nnx.from_flat_state(loaded))
+
+
+def _to_device(array: np.ndarray) -> jax.Array:
+    """A copy on JAX's device. Waiting for it keeps the originals of copies under way from piling up."""
+    return jnp.asarray(array).block_until_ready()
 
 
 class Entry(NamedTuple):

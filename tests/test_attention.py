@@ -15,7 +15,7 @@ from bark_jax.models.fine_gpt import BarkFineModel
 from bark_jax.models.gpt import BarkCausalModel
 
 CONFIG = BarkSemanticConfig(
-    block_size=64, input_vocab_size=64, output_vocab_size=64, num_layers=1, num_heads=2, hidden_size=128, bias=False
+    block_size=64, input_vocab_size=64, output_vocab_size=64, num_layers=2, num_heads=2, hidden_size=128, bias=False
 )
 FINE_CONFIG = BarkFineConfig(
     **{field.name: getattr(CONFIG, field.name) for field in dataclasses.fields(CONFIG)}, n_codes_total=2
@@ -50,7 +50,11 @@ def test_a_probe_that_computes_something_else_is_an_obstacle(monkeypatch):
 
 @pytest.fixture
 def cudnn_is_there(monkeypatch):
+    """For tracing only: our probe, and JAX's own look at the installed cuDNN, are told that there is one."""
     monkeypatch.setattr(attention, "find_cudnn_obstacle", lambda dtype_name, head_size: None)
+    jax_side = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
+    monkeypatch.setattr(jax_side, "check_cudnn_version", lambda: 91_000)
+    monkeypatch.setattr(jax_side, "check_compute_capability", lambda capability: True)
 
 
 def lowered_for_cuda(function, *args) -> str:

@@ -19,5 +19,6 @@ command = click.Command(
     callback=_convert,
     params=converters_command.params,
     help=converters_command.help,
+    short_help="Convert a PyTorch checkpoint into a folder.",
     epilog=converters_command.epilog.replace("python -m converters", "bark-jax convert"),
 )

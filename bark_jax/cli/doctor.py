@@ -27,7 +27,7 @@ Examples:
 """
 
 
-@click.command("doctor", cls=Verb, epilog=EXAMPLES)
+@click.command("doctor", cls=Verb, epilog=EXAMPLES, short_help="Report versions, devices, caches, settings.")
 @json_option
 def command(as_json: bool) -> None:
     """Report versions, devices, caches, settings and which attention works here."""

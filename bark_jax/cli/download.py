@@ -12,7 +12,7 @@ Examples:
 """
 
 
-@click.command("download", cls=Verb, epilog=EXAMPLES)
+@click.command("download", cls=Verb, epilog=EXAMPLES, short_help="Fetch models of the Hub and convert them.")
 @click.argument("models", metavar="ID...", nargs=-1, required=True)
 @revision_option
 def command(models: tuple[str, ...], revision: str | None) -> None:

@@ -20,7 +20,7 @@ Examples:
 """
 
 
-@click.command("parity", cls=Verb, epilog=EXAMPLES)
+@click.command("parity", cls=Verb, epilog=EXAMPLES, short_help="Compare a model with its torch original.")
 @click.argument("model")
 @revision_option
 @click.option("--reference", metavar="FOLDER", help="A transformers folder to compare with [default: MODEL's own].")

@@ -36,7 +36,7 @@ Examples:
 """
 
 
-@click.command("say", cls=Verb, epilog=EXAMPLES)
+@click.command("say", cls=Verb, epilog=EXAMPLES, short_help="Text to one audio file.")
 @click.argument("text", default=DEFAULT_TEXT, metavar="[TEXT or -]")
 @model_option
 @revision_option

@@ -15,7 +15,7 @@ Examples:
 """
 
 
-@click.command("voices", cls=Verb, epilog=EXAMPLES)
+@click.command("voices", cls=Verb, epilog=EXAMPLES, short_help="List the voices of a model.")
 @model_option
 @revision_option
 @click.option("--language", help='Of this language alone, such as "de" or "German".')

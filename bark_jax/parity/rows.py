@@ -108,14 +108,17 @@ def _at(tokens: np.ndarray, index: int) -> str:
 
 def format_table(rows: list[Row]) -> str:
     """The rows for people, a line each; a note stands below its row."""
-    cells = [("stage", "check", "found", "expected", "")]
-    cells += [(row.stage, row.check, row.found, row.expected, "ok" if row.is_within else "WRONG") for row in rows]
-    widths = [max(len(line[column]) for line in cells) for column in range(4)]
-    lines = []
-    for line, note in zip(cells, ["", *(row.note for row in rows)], strict=True):
-        stage, check, found, expected, verdict = line
-        lines.append(
-            f"{stage:{widths[0]}}  {check:{widths[1]}}  {found:>{widths[2]}}  {expected:>{widths[3]}}  {verdict}".rstrip()
-        )
-        lines += [f"{'':{widths[0]}}  {note}"] if note else []
+    header = ("stage", "check", "found", "expected", "")
+    cells = [(row.stage, row.check, row.found, row.expected, "ok" if row.is_within else "WRONG") for row in rows]
+    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+    lines = [_line(header, widths)]
+    for row, line in zip(rows, cells, strict=True):
+        lines.append(_line(line, widths))
+        lines += [" " * (widths[0] + 2) + row.note] if row.note else []
     return "\n".join(lines)
+
+
+def _line(cells: tuple[str, ...], widths: list[int]) -> str:
+    """Words to the left of their columns, numbers to the right."""
+    stage, check, *numbers, verdict = (f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True))
+    return "  ".join([stage, check, *(number.strip().rjust(len(number)) for number in numbers), verdict]).rstrip()
