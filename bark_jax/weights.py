@@ -173,7 +173,8 @@ class Entry(NamedTuple):
 def _read_entries(path: Path) -> dict[str, Entry]:
     """The header of a safetensors file, once the library has found the file sound."""
     try:
-        safetensors.safe_open(path, framework="numpy").__exit__(None, None, None)
+        with safetensors.safe_open(path, framework="numpy"):
+            pass
     except (safetensors.SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}. Convert or download the model again.") from error
     with open(path, "rb") as file:

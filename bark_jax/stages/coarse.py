@@ -47,7 +47,7 @@ class CoarseCodes:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Streaming:
+class WindowsDone:
     """Everything that changes from window to window."""
 
     window: jax.Array  # int32, windows generated so far
@@ -104,34 +104,67 @@ def make_prompt(
     )
 
 
-@functools.partial(jax.jit, static_argnames="spaces")
 def generate_coarse(
     model: BarkCoarseModel, prompt: CoarsePrompt, sampling: Sampling, *, spaces: TokenSpaces
 ) -> CoarseCodes:
     """Generates the windows that the longest row needs."""
-    sampling = dataclasses.replace(sampling, key_B=fold(sampling.key_B, COARSE_STAGE))
-    B, width = prompt.semantic_BT.shape
-    n_tokens = width - spaces.max_semantic_history - spaces.n_coarse_semantic
-    n_windows = spaces.n_windows(spaces.n_frames(n_tokens))
+    state = start(prompt, spaces=spaces)
+    state = run_windows(model, prompt, sampling, state, _room(prompt, spaces), spaces=spaces)
+    return read_codes(prompt, state, spaces=spaces)
+
+
+@functools.partial(jax.jit, static_argnames="spaces")
+def start(prompt: CoarsePrompt, *, spaces: TokenSpaces) -> WindowsDone:
+    """The state before the first window."""
+    B, n_tokens = len(prompt.stream_BT), _room(prompt, spaces) * spaces.coarse_window
     # Past the last window there is room for a whole slice, so that slicing the last tokens never clamps.
-    n_room = n_windows * spaces.coarse_window + spaces.n_coarse_history
-    state = Streaming(
+    n_room = n_tokens + spaces.n_coarse_history
+    return WindowsDone(
         jnp.int32(0),
         jnp.pad(prompt.stream_BT, ((0, 0), (0, n_room)), constant_values=spaces.coarse_pad),
-        jnp.zeros((B, n_windows * spaces.coarse_window)),
+        jnp.zeros((B, n_tokens)),
     )
-    n_needed = jnp.max(spaces.n_windows(prompt.n_frames_B))
-    state = jax.lax.while_loop(
-        lambda state: state.window < n_needed,
+
+
+@functools.partial(jax.jit, static_argnames="spaces")
+def run_windows(
+    model: BarkCoarseModel,
+    prompt: CoarsePrompt,
+    sampling: Sampling,
+    state: WindowsDone,
+    stop: int | jax.Array,
+    *,
+    spaces: TokenSpaces,
+) -> WindowsDone:
+    """Generates windows until `stop` of them are done, or those that the longest row needs.
+
+    One program for every `stop`: stopping on the way and going on gives, bit for bit, what one run gives.
+    """
+    sampling = dataclasses.replace(sampling, key_B=fold(sampling.key_B, COARSE_STAGE))
+    n_windows = _room(prompt, spaces)
+    stop = jnp.minimum(stop, jnp.max(spaces.n_windows(prompt.n_frames_B)))
+    return jax.lax.while_loop(
+        lambda state: state.window < stop,
         lambda state: _generate_window(model, prompt, sampling, state, spaces, n_windows),
         state,
     )
+
+
+@functools.partial(jax.jit, static_argnames="spaces")
+def read_codes(prompt: CoarsePrompt, state: WindowsDone, *, spaces: TokenSpaces) -> CoarseCodes:
+    """The codes of the windows done. What lies beyond them means nothing."""
     first = spaces.n_coarse_history
-    stream_BT = state.stream_BT[:, first : first + n_windows * spaces.coarse_window]
+    stream_BT = state.stream_BT[:, first : first + state.logprob_BT.shape[1]]
     offset_Q1 = (spaces.semantic_vocab + spaces.codebook_size * jnp.arange(spaces.n_coarse))[None, :, None]
     return CoarseCodes(
         _by_codebook(stream_BT, spaces) - offset_Q1, prompt.n_frames_B, _by_codebook(state.logprob_BT, spaces)
     )
+
+
+def _room(prompt: CoarsePrompt, spaces: TokenSpaces) -> int:
+    """Windows that the longest row a prompt of this width can hold would take."""
+    n_tokens = prompt.semantic_BT.shape[1] - spaces.max_semantic_history - spaces.n_coarse_semantic
+    return spaces.n_windows(spaces.n_frames(n_tokens))
 
 
 def _by_codebook(stream_BT: jax.Array, spaces: TokenSpaces) -> jax.Array:
@@ -143,10 +176,10 @@ def _generate_window(
     model: BarkCoarseModel,
     prompt: CoarsePrompt,
     sampling: Sampling,
-    state: Streaming,
+    state: WindowsDone,
     spaces: TokenSpaces,
     n_windows: int,
-) -> Streaming:
+) -> WindowsDone:
     """Reads the window's prompt and appends coarse_window tokens."""
     done = state.window * spaces.coarse_window
     tokens_BT, length_B = _window_prompt(prompt, state, spaces, n_windows)
@@ -172,7 +205,7 @@ def _generate_window(
     empty = (jnp.zeros((B, spaces.coarse_window), jnp.int32), jnp.zeros((B, spaces.coarse_window)))
     n_frames = spaces.coarse_window // spaces.n_coarse
     _, _, tokens_BT, logprob_BT = jax.lax.fori_loop(0, n_frames, body, (last_B, cache, *empty))
-    return Streaming(
+    return WindowsDone(
         state.window + 1,
         jax.lax.dynamic_update_slice(state.stream_BT, tokens_BT, (0, spaces.n_coarse_history + done)),
         jax.lax.dynamic_update_slice(state.logprob_BT, logprob_BT, (0, done)),
@@ -180,7 +213,7 @@ def _generate_window(
 
 
 def _window_prompt(
-    prompt: CoarsePrompt, state: Streaming, spaces: TokenSpaces, n_windows: int
+    prompt: CoarsePrompt, state: WindowsDone, spaces: TokenSpaces, n_windows: int
 ) -> tuple[jax.Array, jax.Array]:
     """The window's prompts, left-aligned, and their lengths."""
     B = prompt.semantic_BT.shape[0]

@@ -1,0 +1,58 @@
+"""Parity without torch: what transformers computed once, from weights that numpy draws; see golden/checkpoint.py."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden.checkpoint import FILE, N_SEMANTIC, SPACES, TEXT, voice_arrays, write_checkpoint
+
+from bark_jax.model import BarkModel
+from converters import convert
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(FILE) as arrays:
+        return dict(arrays)
+
+
+@pytest.fixture(scope="module")
+def model(golden, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("golden")
+    write_checkpoint(folder / "theirs", json.loads(str(golden["shapes"])))
+    convert(folder / "theirs", folder / "ours")
+    return BarkModel.from_pretrained(folder / "ours")
+
+
+@pytest.mark.parametrize("network", ["semantic", "coarse_acoustics"])
+def test_causal_logits(network, golden, model):
+    logits = getattr(model, network)(jnp.asarray(golden[f"{network}_ids"]))
+    np.testing.assert_allclose(logits, golden[f"{network}_logits"], atol=1e-4)
+
+
+@pytest.mark.parametrize("codebook", [1, 7])
+def test_fine_logits(codebook, golden, model):
+    logits = model.fine_acoustics(codebook, jnp.asarray(golden["fine_ids"]))
+    np.testing.assert_allclose(logits, golden[f"fine_logits_{codebook}"], atol=1e-4)
+
+
+def test_greedy_waveforms_with_and_without_a_voice(golden, model):
+    ids = np.tile(np.pad(TEXT, (0, SPACES.n_text - len(TEXT))), (2, 1))
+    mask = (np.arange(SPACES.n_text)[None] < len(TEXT)).repeat(2, axis=0).astype(int)
+    audio, lengths = model.generate(
+        ids,
+        attention_mask=mask,
+        history_prompt=[None, voice_arrays()],
+        semantic_max_new_tokens=N_SEMANTIC,
+        return_output_lengths=True,
+    )
+    for row, name in enumerate(("plain", "voice")):
+        expected = golden[f"audio_{name}"]
+        assert lengths[row] == len(expected) and np.abs(expected).max() > 0.01
+        np.testing.assert_allclose(audio[row, : lengths[row]], expected, atol=1e-4)
+
+
+def test_encoded_codes(golden, model):
+    waveform = np.random.default_rng(7).standard_normal((1, 3200)).astype(np.float32) * 0.3
+    np.testing.assert_array_equal(model.codec_model.encode(jnp.asarray(waveform), bandwidth=4.8), golden["encoded"])
