@@ -28,7 +28,7 @@ _MODULE_BY_NAME = {
     "BarkSemanticConfig": "config",
     "BarkSemanticModel": "models.gpt",
     "CheckpointError": "errors",
-    "Clip": "pipeline",
+    "Clip": "clip",
     "ConfigError": "errors",
     "EncodecConfig": "config",
     "EncodecModel": "models.codec.encodec",

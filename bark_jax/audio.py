@@ -18,6 +18,12 @@ FORMATS = {
     ".mp3": ("MP3", "MPEG_LAYER_III"),
 }
 
+# Of these kinds libsndfile cannot read a file of no audio samples, not even its own.
+_NEVER_EMPTY = (("FLAC", "PCM_16"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III"))
+
+# Audio samples that libsndfile is given at once. Its version 1.2 crashes on Vorbis files of minutes written in one call.
+_BLOCK = 2**16
+
 
 def check_format(path: str | os.PathLike) -> tuple[str, str]:
     """libsndfile's container and coding for a file's ending. Raises InputError for an unknown one."""
@@ -30,13 +36,19 @@ def check_format(path: str | os.PathLike) -> tuple[str, str]:
 def write_audio(path: str | os.PathLike, samples: np.ndarray, sample_rate: int) -> None:
     """Writes audio samples, float32 [A] or [A, channels] in -1..1, in the form that the path's ending names.
 
-    The file gets its name once it is complete, so a full disk or a kill leaves no half of it.
+    Samples beyond -1..1 are clipped. The file gets its name once it is complete, so a full disk or a kill leaves no
+    half of it.
+
+    Raises:
+      InputError: an unknown ending, no such folder, or what `write_stream` refuses.
     """
     container, coding = check_format(path)
-    folder = Path(path).parent
-    if not folder.is_dir():
-        raise InputError(f"the folder {str(folder)!r} of {str(path)!r} does not exist; create it first")
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=".", suffix=".part")
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise InputError(f"the folder {str(path.parent)!r} of {str(path)!r} does not exist; create it first")
+    if path.is_dir():
+        raise InputError(f"{str(path)!r} is a folder; give the name of a file in it")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
             write_stream(file, samples, sample_rate, container, coding)
@@ -52,10 +64,25 @@ def write_audio(path: str | os.PathLike, samples: np.ndarray, sample_rate: int) 
 def write_stream(
     file: BinaryIO, samples: np.ndarray, sample_rate: int, container: str = "WAV", coding: str = "PCM_16"
 ) -> None:
-    """Writes one complete audio file into an open binary stream, which has to be seekable."""
+    """Writes one complete audio file into an open binary stream, which has to be seekable.
+
+    Raises:
+      InputError: a kind that takes no empty audio, or not this sample rate or number of channels.
+    """
     import soundfile
 
-    soundfile.write(file, samples, sample_rate, format=container, subtype=coding)
+    if not len(samples) and (container, coding) in _NEVER_EMPTY:
+        raise InputError(f"the audio is empty, which no {coding} file can be; .wav and .ogg can")
+    n_channels = 1 if samples.ndim == 1 else samples.shape[1]
+    try:
+        sound = soundfile.SoundFile(file, "w", sample_rate, n_channels, format=container, subtype=coding)
+    except soundfile.LibsndfileError as error:
+        raise InputError(
+            f"{coding} does not take {n_channels} channel(s) at {sample_rate} Hz ({error.error_string}); .wav does"
+        ) from error
+    with sound:
+        for start in range(0, len(samples), _BLOCK):
+            sound.write(samples[start : start + _BLOCK])
 
 
 def _umask() -> int:

@@ -1,49 +1,29 @@
 """Text in, clips out: the networks, the tokenizer and the voices as one."""
 
 import dataclasses
-import os
-import secrets
 import time
-from collections.abc import Sequence
-from typing import Any, Self
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, Self
 
 import jax
 import numpy as np
 
-from bark_jax.audio import write_audio
+from bark_jax import long_text
+from bark_jax.clip import Clip, EmptyClipWarning, check_silence, join
+from bark_jax.errors import InputError
+from bark_jax.long_text import DEFAULT_MAX_TOKENS, Line, LongClip, Sentence
 from bark_jax.model import BarkModel, OnStage, Row, Utterance, row_keys
 from bark_jax.processor import BarkProcessor
+from bark_jax.seeds import CANDIDATE, SENTENCE, derive_keys, seed_of
 from bark_jax.settings import resolve_settings
+from bark_jax.texts import check_texts
 from bark_jax.tokens import text_tokens
+from bark_jax.voice_library import LANGUAGES, resolve_voice
 from bark_jax.voices import Voice
 
-
-@dataclasses.dataclass(frozen=True)
-class Clip:
-    """One utterance: its audio, and the tokens of every stage."""
-
-    samples: np.ndarray  # float32 [A] audio samples in about -1..1
-    sample_rate: int  # audio samples a second
-    text: str
-    semantic: np.ndarray  # int32 [S] semantic tokens
-    coarse: np.ndarray  # int32 [n_coarse, T] codes
-    fine: np.ndarray  # int32 [n_fine, T] codes
-    semantic_logprob: np.ndarray  # float32 [S], of each token among the legal ones at temperature 1
-    coarse_logprob: np.ndarray  # float32 [n_coarse, T], of each code within its codebook at temperature 1
-    seed: int | None  # what the row's draws came from; None where a key was given
-    stats: dict[str, float]  # seconds each stage took, for the whole batch of the clip
-
-    @property
-    def duration_s(self) -> float:
-        return len(self.samples) / self.sample_rate
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Writes an audio file; its ending says which kind: wav, flac, ogg, opus or mp3."""
-        write_audio(path, self.samples, self.sample_rate)
-
-    def as_voice(self) -> Voice:
-        """The clip as a voice: what is generated with it sounds like it."""
-        return Voice(semantic=self.semantic, coarse=self.coarse, fine=self.fine)
+# Rows of one batch. The KV cache of as many rows of the large model takes 6.4 GB in bfloat16.
+MAX_ROWS = 64
 
 
 class Bark:
@@ -92,35 +72,116 @@ class Bark:
         voice: Any = None,
         seed: int | Sequence[int] | None = None,
         key: jax.Array | None = None,
+        best_of: int | None = None,
+        num_return_sequences: int | None = None,
+        max_rows: int = MAX_ROWS,
         on_stage: OnStage | None = None,
         **settings: Any,
-    ) -> Clip | list[Clip]:
+    ) -> Clip | list[Clip] | list[list[Clip]]:
         """Speaks one text, or several as one batch.
+
+        A text whose semantic tokens end at once gives an empty clip, with an EmptyClipWarning.
 
         Args:
           text: a text, or a list of them; each fits one prompt (256 tokens in Bark) and becomes up to about 15 s.
           voice: a preset's name, a .npz file, a Voice or None; one for all texts or a list of one a text.
           seed: an int for all texts or one a text; a clip depends on its own seed alone. None draws one a text.
           key: instead of seed, one JAX key, or an array of one a text.
-          on_stage: called with "semantic", "coarse", "fine" and "codec" as each starts.
+          best_of: generates so many candidates a text and keeps the one of the greatest `Clip.mean_logprob`. Candidate
+            0 has the text's own seed, the others have seeds derived from it (`bark_jax.seeds`); `Clip.seed` tells.
+          num_return_sequences: keeps so many clips a text instead of one: the candidates in their order, or with
+            best_of the best of them, best first.
+          max_rows: most rows (texts times candidates) in one batch; more run as several batches.
+          on_stage: called with "semantic", "coarse", "fine" and "codec" as each starts, in every batch.
           settings: see `settings.resolve_settings`, such as temperature=0.6 or semantic_max_seconds=5.
 
         Returns:
-          One Clip for one text, a list for a list.
+          One Clip for one text, a list for a list. With num_return_sequences each Clip becomes a list of Clips.
 
         Raises:
           InputError, VoiceError, VoiceNotFoundError: before any network runs.
         """
-        texts = [text] if isinstance(text, str) else list(text)
-        if seed is None and key is None:
-            seed = [secrets.randbits(32) for _ in texts]
+        texts = check_texts(text)
+        n_candidates, n_kept = _check_candidates(best_of, num_return_sequences)
+        max_rows = _check_count("max_rows", max_rows)
         rows = self._rows(text, voice, row_keys(seed, key, len(texts)), settings)
-        timer = StageTimer(on_stage)
-        utterances = self.model.generate_rows(rows, on_stage=timer)
-        timer.stop()
-        seeds = [None] * len(texts) if seed is None else np.broadcast_to(seed, len(texts)).tolist()
-        clips = [self._clip(*each, timer.seconds) for each in zip(texts, utterances, seeds, strict=True)]
-        return clips[0] if isinstance(text, str) else clips
+        candidates = [
+            dataclasses.replace(row, key=candidate_key)
+            for row in rows
+            for candidate_key in derive_keys(row.key, CANDIDATE, n_candidates)
+        ]
+        candidate_texts = [text for text in texts for _ in range(n_candidates)]
+        clips = self._speak(candidate_texts, candidates, max_rows, on_stage)
+        by_text = [clips[start : start + n_candidates] for start in range(0, len(clips), n_candidates)]
+        if best_of is not None:
+            by_text = [sorted(takes, key=lambda clip: -clip.mean_logprob) for takes in by_text]
+        by_text = [takes[:n_kept] for takes in by_text]
+        _warn_of_empty(by_text, stacklevel=3)
+        kept = [takes[0] for takes in by_text] if num_return_sequences is None else by_text
+        return kept[0] if isinstance(text, str) else kept
+
+    def generate_long(
+        self,
+        text: str | Sequence[Line],
+        *,
+        voice: Any = None,
+        seed: int | None = None,
+        voice_mode: Literal["fixed", "carry"] = "fixed",
+        silence_s: float = 0.25,
+        max_tokens: int | None = None,
+        language: str | None = None,
+        max_rows: int = MAX_ROWS,
+        on_stage: OnStage | None = None,
+        **settings: Any,
+    ) -> LongClip:
+        """Speaks a text of any length, or a dialogue.
+
+        The text is cut into sentences that make good prompts (see `long_text.split_text`); nothing of it is lost. Each
+        has a seed of its own, derived from `seed` and its number (`bark_jax.seeds`): a sentence is spoken again by
+        `generate` from what the result tells of it.
+
+        Args:
+          text: a text, or the lines of a dialogue: (voice, text) pairs, where None means `voice`.
+          voice: as for `generate`. Without one the first sentence finds a voice, which speaks the others too.
+          seed: an int; None draws one.
+          voice_mode: "fixed" speaks all sentences with the voice itself, in batches. "carry" makes each sentence the
+            voice of the speaker's next one, one by one: intonation runs on from sentence to sentence, but takes many
+            times as long, and what a sentence gets wrong the next ones copy, so that after some minutes it may no
+            longer sound like the voice. After an empty sentence a speaker starts again from the voice itself.
+          silence_s: seconds between two sentences, 0 to 60.
+          max_tokens: most text tokens of a sentence, 1 to 256 in Bark; None for 43, some 13 s of English.
+          language: "en", "de" ...: whose abbreviations do not end sentences; None takes it from a preset's name, else
+            English. Only the cutting depends on it.
+          max_rows: most sentences in one batch.
+          on_stage: as for `generate`.
+          settings: as for `generate`, each one value for all sentences.
+
+        Raises:
+          InputError, VoiceError, VoiceNotFoundError: before any network runs.
+        """
+        lines = long_text.check_lines(text, voice)
+        check_silence(silence_s)
+        max_rows = _check_count("max_rows", max_rows)
+        if voice_mode not in ("fixed", "carry"):
+            raise InputError(f"voice_mode is {voice_mode!r}, expected 'fixed' or 'carry'")
+        (base_key,) = row_keys(seed, None, 1)
+        voices, texts = [], []
+        for line_voice, line_text in self._resolve(lines):
+            pieces = self._split(line_text, max_tokens, language or _language_of(line_voice))
+            texts += pieces
+            voices += [line_voice] * len(pieces)
+        rows = self._rows(texts, voices, derive_keys(base_key, SENTENCE, len(texts)), settings)
+
+        if voice_mode == "carry":
+            spoken = self._speak_carrying(texts, rows, on_stage)
+        else:
+            spoken = self._speak_alike(texts, rows, max_rows, on_stage)
+        _warn_of_empty([[clip] for _, clip in spoken], stacklevel=3, name="sentence")
+        samples, starts_s = join([clip for _, clip in spoken], silence_s)
+        sentences = [
+            Sentence(clip.text, row.voice, clip, start_s) for (row, clip), start_s in zip(spoken, starts_s, strict=True)
+        ]
+        return LongClip(samples, self.sample_rate, sentences, seed_of(base_key))
 
     def voices(self, language: str | None = None) -> list[str]:
         """Names of the voices that this model knows, of one language ("de") or of all."""
@@ -141,7 +202,70 @@ class Bark:
         resolved = resolve_settings(settings, len(keys), self.model.generation_config, spaces)
         return [Row(*row) for row in zip(tokens, voices, keys, resolved, strict=True)]
 
-    def _clip(self, text: str, utterance: Utterance, seed: int | None, stats: dict[str, float]) -> Clip:
+    def _speak(self, texts: list[str], rows: list[Row], max_rows: int, on_stage: OnStage | None) -> list[Clip]:
+        """The rows' clips, in batches of at most max_rows."""
+        clips = []
+        for start in range(0, len(rows), max_rows):
+            batch = slice(start, start + max_rows)
+            timer = StageTimer(on_stage)
+            utterances = self.model.generate_rows(rows[batch], on_stage=timer)
+            timer.stop()
+            for text, row, utterance in zip(texts[batch], rows[batch], utterances, strict=True):
+                clips.append(self._clip(text, row, utterance, timer.seconds))
+        return clips
+
+    def _speak_alike(
+        self, texts: list[str], rows: list[Row], max_rows: int, on_stage: OnStage | None
+    ) -> list[tuple[Row, Clip]]:
+        """Clips in the rows' voices; rows without a voice take that of the first of them that is not empty."""
+        spoken: dict[int, tuple[Row, Clip]] = {}
+        found = None
+        for index, row in enumerate(rows):
+            if row.voice is None and found is None:
+                (clip,) = self._speak([texts[index]], [row], max_rows, on_stage)
+                spoken[index] = row, clip
+                found = None if clip.is_empty else clip.as_voice()
+        rest = {
+            index: dataclasses.replace(row, voice=found) if row.voice is None else row
+            for index, row in enumerate(rows)
+            if index not in spoken
+        }
+        clips = self._speak([texts[index] for index in rest], list(rest.values()), max_rows, on_stage)
+        spoken.update({index: (row, clip) for (index, row), clip in zip(rest.items(), clips, strict=True)})
+        return [spoken[index] for index in range(len(rows))]
+
+    def _speak_carrying(self, texts: list[str], rows: list[Row], on_stage: OnStage | None) -> list[tuple[Row, Clip]]:
+        """Clips one by one, each the voice of the next with the same voice at first."""
+        spoken = []
+        latest: dict[Voice | None, Voice] = {}
+        for text, first_row in zip(texts, rows, strict=True):
+            row = dataclasses.replace(first_row, voice=latest.get(first_row.voice, first_row.voice))
+            (clip,) = self._speak([text], [row], 1, on_stage)
+            spoken.append((row, clip))
+            if clip.is_empty:
+                latest.pop(first_row.voice, None)
+            else:
+                latest[first_row.voice] = clip.as_voice()
+        return spoken
+
+    def _resolve(self, lines: list[Line]) -> Iterator[tuple[Voice | None, str]]:
+        for voice, text in lines:
+            yield resolve_voice(voice, self.processor.library, self.model.spaces), text
+
+    def _split(self, text: str, max_tokens: int | None, language: str) -> list[str]:
+        if not isinstance(language, str):
+            raise InputError(f"language is {language!r}, expected a code such as 'en' or 'de'")
+        n_text = self.model.spaces.n_text
+        if max_tokens is None:
+            max_tokens = min(DEFAULT_MAX_TOKENS, n_text)
+        elif _check_count("max_tokens", max_tokens) > n_text:
+            raise InputError(f"max_tokens is {max_tokens}, expected at most the {n_text} that a prompt has room for")
+        tokenizer = self.processor.tokenizer
+        return long_text.split_text(
+            text, lambda piece: len(tokenizer.encode(piece, add_special_tokens=False).ids), max_tokens, language
+        )
+
+    def _clip(self, text: str, row: Row, utterance: Utterance, stats: dict[str, float]) -> Clip:
         return Clip(
             samples=utterance.samples,
             sample_rate=self.sample_rate,
@@ -151,9 +275,41 @@ class Bark:
             fine=utterance.fine,
             semantic_logprob=utterance.semantic_logprob,
             coarse_logprob=utterance.coarse_logprob,
-            seed=seed,
+            seed=seed_of(row.key),
             stats=dict(stats),
         )
+
+
+def _check_candidates(best_of: int | None, num_return_sequences: int | None) -> tuple[int, int]:
+    """How many candidates a text has, and how many of them are kept."""
+    n_kept = 1 if num_return_sequences is None else _check_count("num_return_sequences", num_return_sequences)
+    n_candidates = n_kept if best_of is None else _check_count("best_of", best_of)
+    if n_candidates < n_kept:
+        raise InputError(f"best_of is {best_of} and num_return_sequences {n_kept}, of which it cannot be the best")
+    return n_candidates, n_kept
+
+
+def _check_count(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise InputError(f"{name} is {value!r}, expected a count from 1 up")
+    return int(value)
+
+
+def _language_of(voice: Voice | None) -> str:
+    """The language in a preset's name, "de" for "v2/de_speaker_3"; English for any other voice."""
+    code = "" if voice is None or voice.name is None else voice.name.rpartition("/")[2].partition("_")[0]
+    return code if code in LANGUAGES else "en"
+
+
+def _warn_of_empty(by_text: list[list[Clip]], stacklevel: int, name: str = "text") -> None:
+    for index, takes in enumerate(by_text):
+        for clip in takes:
+            if clip.is_empty:
+                message = (
+                    f"{name}[{index}], {clip.text[:60]!r}, has no audio: with seed {clip.seed} the semantic network "
+                    "ended at once. Try another seed, or min_eos_p=None."
+                )
+                warnings.warn(EmptyClipWarning(message), stacklevel=stacklevel)
 
 
 class StageTimer:

@@ -55,7 +55,7 @@ def check_text(text: Any, what: str, max_characters: int = MAX_CHARACTERS) -> No
         )
     if found := _CONTROL.search(text):
         raise InputError(f"{what} has the control character {found[0]!r} at position {found.start()}; take it out")
-    if not any(_is_visible(character) for character in text):
+    if not any(is_visible(character) for character in text):
         raise InputError(f"{what} is {shown(text)}, in which there is nothing to speak")
     if not text.isascii():
         _check_marks(text, what)
@@ -67,7 +67,8 @@ def _how_to_convert(value: Any) -> str:
     return "; call its tolist()" if hasattr(value, "tolist") else ""
 
 
-def _is_visible(character: str) -> bool:
+def is_visible(character: str) -> bool:
+    """Whether a character shows something: white space, marks on their own and control characters do not."""
     return unicodedata.category(character)[0] in "LNPS" and character not in _BLANK
 
 

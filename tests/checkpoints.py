@@ -220,6 +220,7 @@ def _is_codec(name: str) -> bool:
 def _original_name(name: str, transposed: tuple[int, ...]) -> str:
     if name.startswith("quantizer."):
         return name.replace("quantizer.layers.", "quantizer.vq.layers.").replace(".codebook.", "._codebook.")
-    wraps = name.startswith(tuple(f"decoder.layers.{i}.conv." for i in transposed))
-    name = name.replace(".conv.", ".convtr.convtr." if wraps else ".conv.conv.")
+    is_transposed = name.startswith(tuple(f"decoder.layers.{i}." for i in transposed))
+    wrapper = ".convtr" if is_transposed and ".block." not in name else ".conv"
+    name = name.replace(".conv.", f"{wrapper}{wrapper}.").replace(".norm.", f"{wrapper}.norm.")
     return name.replace(".layers.", ".model.")

@@ -48,6 +48,22 @@ def test_a_probe_that_computes_something_else_is_an_obstacle(monkeypatch):
         attention.find_cudnn_obstacle.cache_clear()
 
 
+def test_the_probe_runs_while_shapes_are_traced(monkeypatch):
+    """Loading a network traces its constructor, and the probe has to compute real numbers even there."""
+
+    def probe(dtype, head_size):
+        assert float(jnp.ones((), dtype).sum()) == 1
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(attention, "_probe_cudnn", probe)
+    attention.find_cudnn_obstacle.cache_clear()
+    try:
+        nnx.eval_shape(lambda: BarkCausalModel(CONFIG, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)))
+        assert attention.find_cudnn_obstacle("bfloat16", 64) is None
+    finally:
+        attention.find_cudnn_obstacle.cache_clear()
+
+
 @pytest.fixture
 def cudnn_is_there(monkeypatch):
     """For tracing only: our probe, and JAX's own look at the installed cuDNN, are told that there is one."""

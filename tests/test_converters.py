@@ -85,7 +85,7 @@ def edit_json(path, edit):
     path.write_text(json.dumps(values))
 
 
-# ---- the networks compute what torch's do
+# The networks compute what torch's do
 
 
 @pytest.fixture(scope="session")
@@ -133,7 +133,7 @@ def test_codes_are_those_of_torch(torch, torch_bark, converted):
     np.testing.assert_array_equal(found, expected.numpy())
 
 
-# ---- every layout gives the same files
+# Every layout gives the same files
 
 
 def as_pickle(folder):
@@ -333,22 +333,12 @@ def test_the_original_codec_with_group_norm_gives_the_same(torch, tmp_path):
     sizes = dict(norm_type="time_group_norm", use_causal_conv=False, num_residual_layers=2)
     folder = checkpoints.make_encodec(tmp_path / "src", **sizes)
     path = checkpoints.make_encodec_th(tmp_path / "th" / "codec.th", folder, transposed=(3, 7, 11, 15))
-    # GroupNorm lies inside the outer of the two wrappers
-    arrays = torch.load(path)
-    torch.save({name.replace(".norm.", ".conv.norm.") if "convtr" not in name else name: a
-                for name, a in arrays.items()}, path)  # fmt: skip
-    arrays = torch.load(path)
-    renamed = {}
-    for name, array in arrays.items():
-        is_transposed = name.startswith(tuple(f"decoder.model.{i}.conv.norm" for i in (3, 7, 11, 15)))
-        renamed[name.replace(".conv.norm", ".convtr.norm") if is_transposed else name] = array
-    torch.save(renamed, path)
     convert(folder, tmp_path / "a")
     convert(path, tmp_path / "b")
     assert_same_weights(tmp_path / "a", tmp_path / "b", ["codec_model"])
 
 
-# ---- what is not a Bark is refused, by name
+# What is not a Bark is refused, by name
 
 
 def drop(*names):
@@ -524,7 +514,7 @@ def test_s23_an_index_that_is_not_json_is_refused(copy, tmp_path):
         convert(copy, tmp_path / "dst")
 
 
-# ---- Suno's files
+# Suno's files
 
 
 def edit_suno(path, edit):
@@ -645,7 +635,7 @@ def test_unknown_choices_are_refused(bark, tmp_path, options, message):
         convert(bark, tmp_path / "dst", **options)
 
 
-# ---- the engine
+# The engine
 
 
 def make_source(arrays, rules):
@@ -739,7 +729,7 @@ def test_our_own_names_need_no_table():
     assert list(engine.make_plan(source, {"blocks.0.x": np.empty(1)}).fills) == ["blocks.0.x"]
 
 
-# ---- the way back
+# The way back
 
 
 @pytest.fixture(scope="session")
@@ -871,7 +861,7 @@ def test_a_single_transformer_does_not_go_back(suno, tmp_path):
         convert(suno / "text.pt", tmp_path / "dst", to="transformers")
 
 
-# ---- the folder
+# The folder
 
 
 def test_a_failure_half_way_leaves_nothing(bark, tmp_path, monkeypatch):
@@ -933,7 +923,7 @@ def test_tokenizer_and_voices_come_along_and_nothing_else(copy, tmp_path):
     assert not {"modeling.py", "notes.txt"} & set(os.listdir(dst))
 
 
-# ---- the Hub's cache
+# The Hub's cache
 
 
 @pytest.fixture
@@ -1009,7 +999,7 @@ def test_only_what_makes_the_model_is_fetched(names, size, expected):
     assert wanted_files(names.split(), size) == expected.split()
 
 
-# ---- the command
+# The command
 
 
 def run(*arguments):
@@ -1067,7 +1057,7 @@ def test_exit_codes_tell_the_kinds_of_failure_apart(suno, copy, tmp_path, hub_ca
     assert "Error: " in found.stderr and "Traceback" not in found.output
 
 
-# ---- memory
+# Memory
 
 # VmHWM, as ru_maxrss also counts what the process was before it became this one.
 MEASURED = """

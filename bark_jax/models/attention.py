@@ -132,7 +132,8 @@ def find_cudnn_obstacle(dtype_name: str, head_size: int) -> str | None:
     if jax.default_backend() not in ("gpu", "cuda"):
         return f"it needs an NVIDIA GPU, and JAX's default backend is {jax.default_backend()!r}"
     try:
-        _probe_cudnn(dtype, head_size)
+        with jax.ensure_compile_time_eval():  # networks are also built while shapes are traced, where nothing runs
+            _probe_cudnn(dtype, head_size)
     except Exception as error:  # cuDNN reports a missing plan, library or chip in many types
         return f"a small probe failed with {type(error).__name__}: {error}"
     return None

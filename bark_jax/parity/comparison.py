@@ -15,7 +15,7 @@ from bark_jax.config import CONFIG_FILE
 from bark_jax.errors import InputError
 from bark_jax.model import BarkModel, Row, Utterance
 from bark_jax.parity import rows
-from bark_jax.parity.reference import Reference, import_torch
+from bark_jax.parity.reference import Reference, import_torch, silenced
 from bark_jax.pretrained import find_model
 from bark_jax.settings import resolve_settings
 from bark_jax.stages import coarse, fine, semantic
@@ -62,7 +62,11 @@ def compare(
     """
     import_torch()
     folder = find_model(model, revision=revision)
-    with jax.default_matmul_precision("highest"), _reference_folder(model, revision, folder, reference) as torch_folder:
+    with (
+        jax.default_matmul_precision("highest"),
+        silenced(),
+        _reference_folder(model, revision, folder, reference) as torch_folder,
+    ):
         ours = BarkModel.from_pretrained(str(folder), dtype="float32", attn_implementation="xla")
         inputs = _draw_inputs(ours, text_ids, voice, max_new_tokens, seed)
         theirs = Reference(torch_folder, ours.generation_config)

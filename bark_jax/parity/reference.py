@@ -39,10 +39,9 @@ class Reference:
         self._torch, transformers = import_torch()
         from transformers.models.bark import generation_configuration_bark as generation
 
-        with _silenced(transformers):
-            self._model = transformers.BarkModel.from_pretrained(
-                folder, dtype=self._torch.float32, attn_implementation="eager", local_files_only=True
-            ).eval()
+        self._model = transformers.BarkModel.from_pretrained(
+            folder, dtype=self._torch.float32, attn_implementation="eager", local_files_only=True
+        ).eval()
         self.spaces = TokenSpaces.from_config(config)
         end = config.semantic_config.eos_token_id
         self._semantic = generation.BarkSemanticGenerationConfig(pad_token_id=end, **_fields(config.semantic_config))
@@ -187,8 +186,9 @@ def _fields(config: JsonConfig) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _silenced(transformers: Any) -> Iterator[None]:
-    """Without the report of what was loaded, and its bar."""
+def silenced() -> Iterator[None]:
+    """Keeps transformers from telling what it loads, and from advice that its own Bark does not follow."""
+    _, transformers = import_torch()
     log = transformers.utils.logging
     verbosity, had_bar = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()

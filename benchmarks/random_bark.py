@@ -1,0 +1,58 @@
+"""Makes a Bark of a published size with random weights, saved by transformers, tokenizer included.
+
+    python -m benchmarks.random_bark small /tmp/random-bark-small
+
+It stands in for a published checkpoint where none can be downloaded: same layout, same sizes, same vocabularies. The
+vocabulary is made up (letters, digits and fillers), so ids differ from those of bert-base-multilingual-cased.
+"""
+
+import json
+import string
+from pathlib import Path
+
+import click
+
+from bark_jax.config import BarkConfig
+
+SIZES = {"small": BarkConfig.small, "large": BarkConfig.large}
+N_WORD_PIECES = 119_547  # of bert-base-multilingual-cased
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+@click.command(help=__doc__.splitlines()[0])
+@click.argument("size", type=click.Choice(sorted(SIZES)))
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--seed", default=0, show_default=True)
+@click.option("--initializer-range", default=0.05, show_default=True, help="Wider than torch's 0.02: livelier tokens.")
+def main(size: str, folder: Path, seed: int, initializer_range: float) -> None:
+    import torch
+    import transformers
+    from transformers.models.bark import generation_configuration_bark as generation
+
+    torch.manual_seed(seed)
+    values = json.loads(json.dumps(SIZES[size]().to_dict()))
+    for part in ("semantic_config", "coarse_acoustics_config", "fine_acoustics_config"):
+        values[part]["initializer_range"] = initializer_range
+    model = transformers.BarkModel(transformers.BarkConfig.from_dict(values))
+    with torch.no_grad():
+        for layer in model.codec_model.quantizer.layers:
+            layer.codebook.embed.normal_()  # all zeros when new, and then the codes do not matter
+        # transformers lets ids past the codes follow codebook 0; a row of zeros cannot win.
+        model.coarse_acoustics.lm_head.weight[12_048:] = 0
+    model.save_pretrained(folder)
+    greedy = generation.BarkGenerationConfig()
+    (folder / "generation_config.json").write_text(json.dumps(greedy.to_dict(), indent=2))
+    (folder / "vocab.txt").write_text("\n".join(made_up_vocabulary()) + "\n", encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": False}))
+    n_parameters = sum(parameter.numel() for parameter in model.parameters())
+    click.echo(f"{folder}: {n_parameters / 1e6:.1f} M parameters")
+
+
+def made_up_vocabulary() -> list[str]:
+    characters = string.ascii_letters + string.digits + string.punctuation
+    pieces = [*SPECIAL_TOKENS, *characters, *(f"##{character}" for character in characters)]
+    return pieces + [f"[unused{index}]" for index in range(N_WORD_PIECES - len(pieces))]
+
+
+if __name__ == "__main__":
+    main()

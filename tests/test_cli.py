@@ -1,0 +1,348 @@
+"""The command line. Most tests run it in this process, where one compiled tiny model serves all."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+
+import click
+import numpy as np
+import pytest
+import soundfile
+from click.testing import CliRunner
+
+from bark_jax.cli import compiled, main, player, say
+from bark_jax.cli.options import sampling_options
+from bark_jax.errors import CheckpointError, UnsupportedError
+from bark_jax.voices import Voice
+
+HEAVY = ("jax", "flax", "torch", "transformers")
+VERBS = list(main.commands)
+SHORT = ("--max-seconds", "0.2", "--seed", "3")
+
+
+@pytest.fixture(scope="session")
+def hf_home(tmp_path_factory):
+    return tmp_path_factory.mktemp("hf_home")
+
+
+@pytest.fixture(autouse=True)
+def at_home(hf_home, tmp_path, monkeypatch):
+    """Caches of this session alone, and a working folder of the test's own."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(hf_home))
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(hf_home / "unused"))
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*args, **kwargs):
+    return CliRunner().invoke(main, [str(arg) for arg in args], **kwargs)
+
+
+def run_say(*args, **kwargs):
+    return run("say", "-m", "tiny", *SHORT, *args, **kwargs)
+
+
+@pytest.fixture
+def no_networks(monkeypatch):
+    """Fails where networks are loaded."""
+
+    def load(*_, **__):
+        raise AssertionError("networks were loaded")
+
+    monkeypatch.setattr("bark_jax.pretrained.load_networks", load)
+
+
+def python(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | environment, check=False
+    )
+
+
+def test_help_loads_no_framework():
+    calls = [["--help"], ["--version"], *([verb, "--help"] for verb in VERBS)]
+    code = f"""
+import sys
+from bark_jax.cli import main
+for call in {calls!r}:
+    main(call, prog_name="bark-jax", standalone_mode=False)
+print("loaded", [name for name in {HEAVY!r} if name in sys.modules])
+"""
+    result = python(code)
+    assert result.stdout.splitlines()[-1] == "loaded []", result.stderr
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_shows_an_example(verb):
+    assert f"  bark-jax {verb} " in run(verb, "-h").stdout or f"  bark-jax {verb}\n" in run(verb, "-h").stdout
+
+
+def test_say_writes_audio_and_prints_its_name(tmp_path):
+    result = run_say("Hello.", "-o", "hello.flac")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "hello.flac\n"
+    samples, rate = soundfile.read(tmp_path / "hello.flac")
+    assert rate == 24_000 and len(samples) == 15 * 320
+    assert "model tiny, seed 3" in result.stderr
+    assert "noise, not speech" in result.stderr
+    assert [line for line in result.stderr.splitlines() if line.endswith(" ...")] == [
+        f"{stage} ..." for stage in ("semantic", "coarse", "fine", "codec")
+    ]
+
+
+def test_the_same_seed_says_the_same_over_the_old_file(tmp_path):
+    run_say("Hello.")
+    first = (tmp_path / "bark.wav").read_bytes()
+    run_say("Hello.")
+    assert (tmp_path / "bark.wav").read_bytes() == first
+
+
+def test_the_seed_is_told_when_none_is_given():
+    result = run("say", "Hello.", "-m", "tiny", "--max-seconds", "0.2", "--json")
+    seed = json.loads(result.stdout)["seed"]
+    assert f"seed {seed}" in result.stderr
+    assert 0 <= seed < 2**32
+
+
+def test_json_describes_the_clip():
+    result = run_say("Hello.", "--json", "-o", "a.wav", "-q")
+    assert result.stderr == ""
+    said = json.loads(result.stdout)
+    assert said["text"] == "Hello." and said["model"] == "tiny" and said["voice"] is None
+    assert said["sample_rate"] == 24_000 and said["output"] == "a.wav"
+    assert said["lengths"] == {"semantic": 10, "frames": 15, "samples": 4800} and said["seconds"] == 0.2
+    assert set(said["stats"]) == {"semantic", "coarse", "fine", "codec"}
+
+
+def test_text_comes_from_stdin_and_audio_goes_to_stdout(tmp_path):
+    result = run_say("-", "-o", "-", input="Grüße!\n".encode())
+    assert result.exit_code == 0, result.stderr
+    samples, rate = soundfile.read(io.BytesIO(result.stdout_bytes))
+    assert rate == 24_000 and len(samples) == 4800
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_a_text_it_says_its_own():
+    assert json.loads(run_say("--json").stdout)["text"] == say.DEFAULT_TEXT
+
+
+def test_underscores_are_taken_for_dashes(tmp_path):
+    result = run("say", "Hi.", "-m", "tiny", "--max_seconds", "0.2", "--save_tokens", "a.npz", "--top_k", "5", "-q")
+    assert result.exit_code == 0, result.stderr
+    with np.load(tmp_path / "a.npz") as tokens:
+        assert {name: array.shape for name, array in tokens.items()} == {
+            "semantic": (10,),
+            "coarse": (2, 15),
+            "fine": (8, 15),
+        }
+
+
+def test_a_saved_voice_can_be_spoken_with(tmp_path):
+    assert run_say("Hi.", "--save-voice", "mine.npz", "--greedy").exit_code == 0
+    assert Voice.load(tmp_path / "mine.npz", spaces=None).fine.shape == (8, 15)
+    result = run_say("Hi.", "--voice", "mine.npz", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["voice"] == "mine.npz"
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["-o", "hello.aiff"], ".aiff"),
+        (["-o", "folder.wav"], "is a folder"),
+        (["-o", "missing/hello.wav"], "create it first"),
+        (["-o", "-", "--json"], "--json"),
+        (["--save-voice", "voice.txt"], "ends in .npz"),
+        (["--save-tokens", "missing/t.npz"], "create it first"),
+        (["--temperature", "0"], "temperature"),
+        (["--top-k", "0"], "top_k"),
+        (["--greedy", "--fine-temperature", "0.5"], "--fine-temperature"),
+        (["--seed", "-1"], "--seed"),
+        (["--dtype", "int8"], "--dtype"),
+        (["--nonsense"], "--nonsense"),
+        (["--revision", "main", "-m", "."], "revision"),
+    ],
+)
+def test_wrong_options_end_with_2_before_networks_are_loaded(args, message, tmp_path, no_networks):
+    (tmp_path / "folder.wav").mkdir()
+    assert_fails(run_say("Hello.", *args), 2, message)
+
+
+@pytest.mark.parametrize("text", ["", " \n", "a" * 200, "\x07bell"])
+def test_texts_that_cannot_be_spoken_end_with_2_before_networks_are_loaded(text, no_networks):
+    assert_fails(run_say(text), 2, "text")
+
+
+def test_bytes_on_stdin_that_are_no_text_end_with_2(no_networks):
+    assert_fails(run_say("-", input=b"\xff\xfe"), 2, "UTF-8")
+
+
+@pytest.mark.parametrize("verb", ["say", "voices"])
+def test_a_missing_model_ends_with_3(verb, no_networks):
+    assert_fails(run(verb, "-m", "no-such-model-here/of-nobody"), 3 if verb == "say" else 0, "")
+    assert_fails(run(verb, "-m", "./missing"), 3, "missing")
+
+
+@pytest.mark.parametrize("voice", ["v2/en_speaker_6", "missing.npz"])
+def test_a_missing_voice_ends_with_3_before_networks_are_loaded(voice, no_networks):
+    assert_fails(run_say("Hello.", "--voice", voice), 3, voice)
+
+
+def assert_fails(result, exit_code, message):
+    assert result.exit_code == exit_code, result.output
+    assert result.stdout == "" or exit_code == 0
+    assert "Traceback" not in result.stderr
+    if exit_code:
+        assert message in result.stderr
+        assert result.stderr.splitlines()[-1].lower().startswith("error: ")
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Makes `bark-jax voices` raise."""
+
+    def fail_with(error):
+        def open_processor(*_):
+            raise error
+
+        monkeypatch.setattr("bark_jax.cli.voices.open_processor", open_processor)
+
+    return fail_with
+
+
+@pytest.mark.parametrize(
+    "error", [CheckpointError("bad\nweights"), UnsupportedError("bad weights"), OSError("bad weights")]
+)
+def test_a_failure_is_one_line_and_ends_with_1(failing, error):
+    failing(error)
+    result = run("voices")
+    assert result.exit_code == 1
+    assert result.output == "error: bad weights\n"
+
+
+@pytest.mark.parametrize("args, environment", [(["--traceback"], {}), ([], {"BARK_JAX_TRACEBACK": "1"})])
+def test_a_traceback_is_shown_on_request(failing, args, environment):
+    failing(CheckpointError("bad weights"))
+    for call in (["voices", *args], [*args, "voices"]):
+        result = run(*call, env=environment)
+        assert result.exit_code == 1
+        assert "Traceback" in result.stderr and result.stderr.endswith("error: bad weights\n")
+
+
+def test_ctrl_c_is_quiet_and_ends_with_130(failing):
+    failing(KeyboardInterrupt())
+    result = run("voices")
+    assert (result.exit_code, result.output) == (130, "")
+
+
+def test_a_broken_pipe_is_quiet(failing):
+    failing(BrokenPipeError(32, "Broken pipe"))
+    result = run("voices")
+    assert (result.exit_code, result.output) == (1, "")
+
+
+def test_play_hands_a_wav_to_a_player(tmp_path, monkeypatch):
+    heard = tmp_path / "heard"
+    fake = tmp_path / "bin" / "aplay"
+    fake.parent.mkdir()
+    fake.write_text(f'#!/bin/sh\nexec /bin/cp "$2" {heard}\n')
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(fake.parent))
+    result = run_say("Hello.", "--play")
+    assert result.exit_code == 0, result.output
+    assert soundfile.info(heard).frames == 4800
+    assert result.stdout == "" and not (tmp_path / "bark.wav").exists()
+
+
+def test_play_without_a_player_names_them_before_networks_are_loaded(monkeypatch, no_networks):
+    monkeypatch.setenv("PATH", "")
+    result = run_say("Hello.", "--play")
+    assert result.exit_code == 1
+    assert all(name in result.stderr for name in player.PLAYERS)
+
+
+def test_voices_are_listed_one_a_line_or_as_json():
+    names = run("voices", "--language", "German").stdout.splitlines()
+    assert len(names) == 20 and "v2/de_speaker_3" in names
+    assert json.loads(run("voices", "--language", "de", "--json").stdout) == names
+    assert len(run("voices").stdout.splitlines()) == 261
+
+
+def test_a_model_without_voices_says_so():
+    result = run("voices", "-m", "tiny")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "tiny has no voices" in result.stderr
+
+
+def test_download_prints_folders(hf_home):
+    result = run("download", "tiny")
+    assert result.exit_code == 0, result.output
+    assert (hf_home / "bark_jax") in [*hf_home.rglob("bark_jax")]
+    assert result.stdout.startswith(str(hf_home))
+
+
+def test_download_of_nothing_is_wrong_usage():
+    assert run("download").exit_code == 2
+
+
+def test_convert_is_the_converters_command(tmp_path):
+    assert "bark-jax convert suno/bark-small" in run("convert", "--help").stdout
+    assert run("convert", tmp_path / "missing", "dst").exit_code == 3
+
+
+def test_the_doctor_tells_no_secrets(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    result = run("doctor", "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["versions"]["jax"] and report["devices"]["backend"]
+    assert report["attention"]["xla"] == "works" and "cudnn, bfloat16" in report["attention"]
+    assert report["settings"]["HF_TOKEN"] == "is set" and "hf_secret" not in result.output
+    assert "compiled programs" in report["caches"]
+    text = run("doctor").stdout
+    assert "caches\n" in text and "hf_secret" not in text
+
+
+def test_the_doctor_goes_on_past_what_is_broken(monkeypatch):
+    def fail():
+        raise RuntimeError("no driver")
+
+    monkeypatch.setattr("jax.devices", fail)
+    report = json.loads(run("doctor", "--json").stdout)
+    assert report["devices"] == {"problem": "RuntimeError: no driver"}
+    assert report["versions"]["flax"]
+
+
+def test_compiled_programs_are_kept_beside_the_models(hf_home, monkeypatch):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    values = {}
+    monkeypatch.setattr("jax.config.update", values.__setitem__)
+    assert compiled.keep_compiled_programs()
+    assert values["jax_compilation_cache_dir"] == str(hf_home / "bark_jax" / "compiled")
+
+
+def test_a_folder_that_takes_no_files_is_left_alone(tmp_path, monkeypatch):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "file"))
+    values = {}
+    monkeypatch.setattr("jax.config.update", values.__setitem__)
+    assert not compiled.keep_compiled_programs()
+    assert not values
+
+
+def test_every_sampling_option_is_a_setting():
+    from bark_jax.settings import SETTING_NAMES
+
+    names = {option.name for option in sampling_options(click.command()(lambda **_: None)).params}
+    assert names - {"greedy"} <= SETTING_NAMES
+
+
+def test_choices_are_those_of_the_package():
+    from bark_jax.models.attention import IMPLEMENTATIONS
+    from bark_jax.pretrained import DTYPES
+
+    choices = {param.name: param.type.choices for param in say.command.params if isinstance(param.type, click.Choice)}
+    assert tuple(choices["dtype"]) == DTYPES
+    assert tuple(choices["attn_implementation"]) == IMPLEMENTATIONS
