@@ -21,7 +21,7 @@ FORMATS = {
 # Of these kinds libsndfile cannot read a file of no audio samples, not even its own.
 _NEVER_EMPTY = (("FLAC", "PCM_16"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III"))
 
-# Audio samples that libsndfile is given at once. Its version 1.2 crashes on Vorbis files of minutes written in one call.
+# Audio samples that libsndfile is given at once: its version 1.2 crashes on minutes of Vorbis written in one call.
 _BLOCK = 2**16
 
 

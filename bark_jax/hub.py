@@ -93,7 +93,7 @@ class Source:
         cached = try_to_load_from_cache(self.name, path, **where)
         if cached is not None:
             return Path(cached) if isinstance(cached, str) else None  # else the Hub has said that there is no such file
-        is_local = self.local_files_only or not _hub_has_an_address()
+        is_local = self.local_files_only or not can_reach_hub()
         try:
             return Path(hf_hub_download(self.name, path, token=self.token, local_files_only=is_local, **where))
         except LocalEntryNotFoundError as error:
@@ -110,7 +110,7 @@ class Source:
             ) from error
 
 
-def _hub_has_an_address() -> bool:
+def can_reach_hub() -> bool:
     """Whether the Hub's name can be looked up, or a proxy does that. Its client takes 23 s a file to give up."""
     from huggingface_hub import constants
 

@@ -130,7 +130,7 @@ def _spoken(text: str) -> str:
 
 
 # What ends a clause: a comma or the like with white space behind it, or one of the full-width kind.
-_CLAUSE_END = re.compile(r"[,;:.!?…)\]»”—–।]['\"’”»)\]]*\s+|[、，；：。！？…）」』】]+\s*")
+_CLAUSE_END = re.compile(r"([,;:!?…)\]»”—–।]|\.{2,})['\"’”»)\]]*\s+|[、，；：。！？…）」』】]+\s*")
 _SPACE = re.compile(r"\s+")
 _CUE = re.compile(r"\[[^\[\]]{1,40}\]")
 # Chinese and Japanese characters and their punctuation; Korean has spaces.

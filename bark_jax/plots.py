@@ -83,7 +83,8 @@ def mel_spectrogram(samples_A: np.ndarray, sample_rate: int) -> np.ndarray:
     power_KF = np.abs(np.fft.rfft(frames_KW, axis=1)) ** 2
     mel_MK = mel_filters(sample_rate) @ power_KF.T
     decibels_MK = 10 * np.log10(np.maximum(mel_MK, 1e-10))
-    return np.maximum(decibels_MK - decibels_MK.max(), FLOOR_DB)
+    loudest = max(decibels_MK.max(), 0.0)  # what is all but silent stays dark: a full-scale tone has 48 dB
+    return np.maximum(decibels_MK - loudest, FLOOR_DB)
 
 
 def mel_filters(sample_rate: int) -> np.ndarray:

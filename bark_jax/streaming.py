@@ -33,14 +33,14 @@ from bark_jax.errors import InputError
 from bark_jax.model import BarkModel, OnStage, Row, Utterance, _batch_sampling, _require_finite
 from bark_jax.stages import coarse, fine
 from bark_jax.stages.codec_steps import decode_next, frames_per_step
-from bark_jax.stages.sampling import FINE_STAGE, KEY_IMPLEMENTATION
+from bark_jax.stages.sampling import KEY_IMPLEMENTATION
 from bark_jax.tokens import TokenSpaces
 
 # Frames that the fine stage looks ahead before a frame is sent: 0.2 s of Bark's.
 N_HELD = 15
 
-# Folded into a row's key, as the stages fold their own numbers.
-_LATER_PARTS = FINE_STAGE + 1
+# Folded into a row's key, as the stages fold small numbers; this is none of them.
+_LATER_PART = 0x70617274  # "part"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,12 +57,13 @@ def stream_row(
 ) -> "RowStream":
     """Generates one utterance part by part.
 
-    Nothing runs ahead of the caller: a part is generated when it is asked for, and `close` ends the
-    work, as does dropping the stream. A row whose semantic stage ends at once has no parts.
+    Nothing runs ahead of the caller: a part is generated when it is asked for, and `close` ends the work, as does
+    dropping the stream. A row whose semantic stage ends at once has no parts.
 
     Args:
       first_windows: coarse windows of the first part. More of them start later and give a slow machine a lead.
-      n_held: frames that the fine stage looks ahead; 0 is fastest and lets parts end without a view of what follows.
+      n_held: frames that the fine stage looks ahead. With 0 audio comes soonest, and parts end without a view of what
+        follows; as many as n_fine_history or more leave a fine window room for little else.
       on_stage: called with "semantic", and then with "coarse", "fine" and "codec" as each starts on a part.
 
     Returns:
@@ -124,7 +125,7 @@ class RowStream(Iterator[StreamedPart]):
         state = coarse.start(prompt, spaces=spaces)
         n_frames = spaces.n_frames(len(tokens))
         most_windows = (spaces.fine_window - spaces.n_fine_history - self._n_held) // _window_frames(spaces)
-        for stop in stops(spaces.n_windows(n_frames), self._first_windows, most_windows):
+        for stop in part_stops(spaces.n_windows(n_frames), self._first_windows, most_windows):
             self._tell("coarse")
             state = coarse.run_windows(model.coarse_acoustics, prompt, sampling, state, stop, spaces=spaces)
             out = jax.device_get(coarse.read_codes(prompt, state, spaces=spaces))
@@ -159,7 +160,7 @@ class RowStream(Iterator[StreamedPart]):
         if first_frame == 0:
             return self._row.key
         key = jax.random.wrap_key_data(jnp.asarray(self._row.key), impl=KEY_IMPLEMENTATION)
-        return np.asarray(jax.random.key_data(jax.random.fold_in(jax.random.fold_in(key, _LATER_PARTS), first_frame)))
+        return np.asarray(jax.random.key_data(jax.random.fold_in(jax.random.fold_in(key, _LATER_PART), first_frame)))
 
     def _run_codec(self, codes_QT: np.ndarray) -> np.ndarray:
         """The audio samples of the next frames."""
@@ -169,17 +170,17 @@ class RowStream(Iterator[StreamedPart]):
         return samples
 
 
-def stops(n_windows: int, first: int, most: int) -> list[int]:
+def part_stops(n_windows: int, first: int, most: int) -> list[int]:
     """Windows done after each part: each has twice those of the one before, up to `most`, and the last what is left.
 
     39 windows, first 1, at most 16 -> [1, 3, 7, 15, 31, 39]
     """
-    done, size, stops = 0, first, []
+    done, size, found = 0, first, []
     while done < n_windows:
         done = min(done + size, n_windows)
         size = max(size, min(2 * size, most))
-        stops.append(done)
-    return stops
+        found.append(done)
+    return found
 
 
 def _window_frames(spaces: TokenSpaces) -> int:

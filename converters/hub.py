@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bark_jax.config import CONFIG_FILE, GENERATION_CONFIG_FILE
 from bark_jax.errors import CheckpointError, ModelNotFoundError
+from bark_jax.hub import can_reach_hub
 from bark_jax.weights import MANIFEST_FILE, sha256_of
 from converters.extras import TOKENIZER_FILES, VOICE_FILES
 from converters.suno import FILES
@@ -41,27 +42,34 @@ def fetch(repository: str, *, revision: str | None = None, size: str | None = No
     Raises:
       ModelNotFoundError: it is not in the cache and cannot be fetched; the message says how to fetch it.
     """
-    from huggingface_hub import HfApi, errors, snapshot_download
+    from huggingface_hub import errors, snapshot_download
 
-    try:
-        names = HfApi().list_repo_files(repository, revision=revision)
-        patterns = wanted_files(names, size)
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
-        raise _not_found(repository, f"the Hub has none of this name, or not for you: {_first_line(error)}") from error
-    except Exception as error:  # no network, in the words of the Hub's client or of the HTTP library below it
-        reason = _first_line(error)
+    reason = "it cannot be reached"
+    if can_reach_hub():
+        try:
+            return _download(repository, revision, size)
+        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+            raise _not_found(repository, f"it has none of this name, or not for you: {_first_line(error)}") from error
+        except Exception as error:  # a broken connection, in the words of the client or of the HTTP library below it
+            reason = _first_line(error)
     try:
         return Path(snapshot_download(repository, revision=revision, local_files_only=True))
     except errors.LocalEntryNotFoundError as error:
-        raise _not_found(repository, f"the Hub did not give it: {reason}") from error
+        raise _not_found(repository, reason) from error
+
+
+def _download(repository: str, revision: str | None, size: str | None) -> Path:
+    from huggingface_hub import HfApi, snapshot_download
+
+    names = HfApi().list_repo_files(repository, revision=revision)
+    return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted_files(names, size)))
 
 
 def _not_found(repository: str, reason: str) -> ModelNotFoundError:
     from huggingface_hub import constants
 
     return ModelNotFoundError(
-        f"{repository} is no folder here and not in the cache {constants.HF_HUB_CACHE}, and {reason}. "
+        f"{repository} is no folder here and not in the cache {constants.HF_HUB_CACHE}; of the Hub: {reason}. "
         f"Where there is a network: bark-jax download {repository}"
     )
 

@@ -16,7 +16,7 @@ from bark_jax.stages import coarse, fine
 from bark_jax.stages.codec import decode_codes
 from bark_jax.stages.codec_steps import decode_next, frames_per_step
 from bark_jax.stages.sampling import KEY_IMPLEMENTATION, Sampling, key_data
-from bark_jax.streaming import N_HELD, stops, stream_row
+from bark_jax.streaming import N_HELD, part_stops, stream_row
 from bark_jax.voices import Voice
 
 # 160 semantic tokens are 240 frames: 8 coarse windows, streamed as 1, 2, 3 and 2.
@@ -243,7 +243,7 @@ def test_a_network_that_is_not_finite_raises_with_the_stage(tiny):
     ],
 )
 def test_parts_double_up_to_what_a_fine_window_holds(n_windows, first, most, expected):
-    assert stops(n_windows, first, most) == expected
+    assert part_stops(n_windows, first, most) == expected
 
 
 def test_coarse_windows_run_to_any_stops_equal_one_run(tiny, rng):
