@@ -64,6 +64,7 @@ class BarkModel:
     def __post_init__(self):
         check_fit(self.config, self.generation_config)
         self.spaces = TokenSpaces.from_config(self.generation_config)
+        self._accelerator: jax.Device | None = None  # where networks go one at a time, if they are offloaded
 
     @classmethod
     def from_pretrained(
@@ -95,6 +96,21 @@ class BarkModel:
         """Writes the model as a folder that `from_pretrained` reads; it appears whole or not at all."""
         networks = {name: getattr(self, name) for name in pretrained.NETWORKS}
         pretrained.save_networks(folder, self.config, self.generation_config, networks, overwrite=overwrite)
+
+    def enable_cpu_offload(self, accelerator: jax.Device | None = None) -> None:
+        """Keeps the networks in host memory and each on the accelerator only while its stage runs.
+
+        The results stay the same; a call takes longer by the time that the weights take to travel. `accelerator` is
+        where the stages run, JAX's default device if None.
+        """
+        host = jax.devices("cpu")[0]
+        for name in pretrained.NETWORKS:
+            setattr(self, name, jax.device_put(getattr(self, name), host))
+        self._accelerator = jax.devices()[0] if accelerator is None else accelerator
+
+    def on_accelerator(self, network: Any) -> Any:
+        """The network where its stage runs; an offloaded one is freed there once nobody holds what this returns."""
+        return network if self._accelerator is None else jax.device_put(network, self._accelerator)
 
     @property
     def sample_rate(self) -> int:
@@ -158,7 +174,7 @@ class BarkModel:
         """
         tell = on_stage or (lambda stage: None)
         tell("semantic")
-        spoken = self._run_semantic(rows)
+        spoken = self.run_semantic(rows)
         tell("coarse")
         coded = self._run_coarse(rows, [tokens for tokens, _ in spoken])
         tell("fine")
@@ -172,7 +188,7 @@ class BarkModel:
             )
         ]
 
-    def _run_semantic(self, rows: Sequence[Row]) -> list[tuple[np.ndarray, np.ndarray]]:
+    def run_semantic(self, rows: Sequence[Row]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Semantic tokens and their log-probabilities."""
         asked = [
             semantic.SemanticRow(
@@ -186,18 +202,22 @@ class BarkModel:
         ]
         idle = semantic.SemanticRow(_NOTHING, _NOTHING, max_tokens=0)
         prompt = semantic.make_prompt(_fill(asked, idle), self.spaces)
-        sampling = _batch_sampling(rows, [row.settings.semantic for row in rows])
-        out = jax.device_get(semantic.generate_semantic(self.semantic, prompt, sampling, spaces=self.spaces))
-        _require_finite(out.logprob_BT, "semantic")
+        sampling = batch_sampling(rows, [row.settings.semantic for row in rows])
+        out = jax.device_get(
+            semantic.generate_semantic(self.on_accelerator(self.semantic), prompt, sampling, spaces=self.spaces)
+        )
+        require_finite(out.logprob_BT, "semantic")
         return [(out.tokens_BT[b, :n], out.logprob_BT[b, :n]) for b, n in enumerate(out.length_B[: len(rows)].tolist())]
 
     def _run_coarse(self, rows: Sequence[Row], tokens: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Coarse codes and their log-probabilities."""
         voices = [None if row.voice is None else (row.voice.semantic, row.voice.coarse) for row in rows]
         prompt = coarse.make_prompt(_fill(tokens, _NOTHING), _fill(voices, None), self.spaces)
-        sampling = _batch_sampling(rows, [row.settings.coarse for row in rows])
-        out = jax.device_get(coarse.generate_coarse(self.coarse_acoustics, prompt, sampling, spaces=self.spaces))
-        _require_finite(out.logprob_BQT, "coarse")
+        sampling = batch_sampling(rows, [row.settings.coarse for row in rows])
+        out = jax.device_get(
+            coarse.generate_coarse(self.on_accelerator(self.coarse_acoustics), prompt, sampling, spaces=self.spaces)
+        )
+        require_finite(out.logprob_BQT, "coarse")
         return [
             (out.codes_BQT[b, :, :n], out.logprob_BQT[b, :, :n])
             for b, n in enumerate(out.length_B[: len(rows)].tolist())
@@ -208,16 +228,18 @@ class BarkModel:
         histories = [None if row.voice is None else row.voice.fine for row in rows]
         idle = np.zeros((self.spaces.n_coarse, 0), np.int32)
         prompt = fine.make_prompt(_fill(codes, idle), _fill(histories, None), self.spaces)
-        sampling = _batch_sampling(rows, [row.settings.fine for row in rows])
-        codes_BQT = np.asarray(fine.generate_fine(self.fine_acoustics, prompt, sampling, spaces=self.spaces))
+        sampling = batch_sampling(rows, [row.settings.fine for row in rows])
+        codes_BQT = np.asarray(
+            fine.generate_fine(self.on_accelerator(self.fine_acoustics), prompt, sampling, spaces=self.spaces)
+        )
         return [codes_BQT[b, :, : coarse_QT.shape[1]] for b, coarse_QT in enumerate(codes)]
 
     def _run_codec(self, codes: list[np.ndarray]) -> list[np.ndarray]:
         """Audio samples."""
         idle = np.zeros((self.spaces.n_fine, 0), np.int32)
-        audio = decode_codes(self.codec_model, _fill(codes, idle))[: len(codes)]
+        audio = decode_codes(self.on_accelerator(self.codec_model), _fill(codes, idle))[: len(codes)]
         for samples in audio:
-            _require_finite(samples, "codec")
+            require_finite(samples, "codec")
         return audio
 
     def _check_ids(self, input_ids: Any, attention_mask: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -294,7 +316,7 @@ def _fill(rows: Sequence[Any], idle: Any) -> list[Any]:
     return [*rows, *[idle] * (2 ** (len(rows) - 1).bit_length() - len(rows))]
 
 
-def _batch_sampling(rows: Sequence[Row], settings: list[StageSettings]) -> Sampling:
+def batch_sampling(rows: Sequence[Row], settings: list[StageSettings]) -> Sampling:
     settings = _fill(settings, StageSettings(temperature=0.0))
     keys = np.stack(_fill([row.key for row in rows], np.zeros(2, np.uint32)))
     return Sampling(
@@ -305,7 +327,7 @@ def _batch_sampling(rows: Sequence[Row], settings: list[StageSettings]) -> Sampl
     )
 
 
-def _require_finite(values: np.ndarray, stage: str) -> None:
+def require_finite(values: np.ndarray, stage: str) -> None:
     if not np.isfinite(values).all():
         raise BarkError(
             f"the {stage} stage computed values that are not finite. The weights may be damaged, or too large for "

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bark_jax.errors import InputError
-from bark_jax.model import BarkModel, OnStage, Row, Utterance, _batch_sampling, _require_finite
+from bark_jax.model import BarkModel, OnStage, Row, Utterance, batch_sampling, require_finite
 from bark_jax.stages import coarse, fine
 from bark_jax.stages.codec_steps import decode_next, frames_per_step
 from bark_jax.stages.sampling import KEY_IMPLEMENTATION
@@ -103,7 +103,7 @@ class RowStream(Iterator[StreamedPart]):
     def _generate(self) -> Iterator[StreamedPart]:
         model, spaces = self._model, self._model.spaces
         self._tell("semantic")
-        ((tokens, semantic_logprob),) = model._run_semantic([self._row])
+        ((tokens, semantic_logprob),) = model.run_semantic([self._row])
         n_frames = spaces.n_frames(len(tokens))
         audio, _ = decode_next(model.codec_model, self._sent, self._codec_state)  # none yet, in the codec's shape
         known = np.zeros((spaces.n_coarse, 0), np.int32), np.zeros((spaces.n_coarse, 0), np.float32)
@@ -121,16 +121,18 @@ class RowStream(Iterator[StreamedPart]):
         model, spaces, voice = self._model, self._model.spaces, self._row.voice
         history = None if voice is None else (voice.semantic, voice.coarse)
         prompt = coarse.make_prompt([tokens], [history], spaces)
-        sampling = _batch_sampling([self._row], [self._row.settings.coarse])
+        sampling = batch_sampling([self._row], [self._row.settings.coarse])
         state = coarse.start(prompt, spaces=spaces)
         n_frames = spaces.n_frames(len(tokens))
         most_windows = (spaces.fine_window - spaces.n_fine_history - self._n_held) // _window_frames(spaces)
         for stop in part_stops(spaces.n_windows(n_frames), self._first_windows, most_windows):
             self._tell("coarse")
-            state = coarse.run_windows(model.coarse_acoustics, prompt, sampling, state, stop, spaces=spaces)
+            state = coarse.run_windows(
+                model.on_accelerator(model.coarse_acoustics), prompt, sampling, state, stop, spaces=spaces
+            )
             out = jax.device_get(coarse.read_codes(prompt, state, spaces=spaces))
             n_known = min(stop * _window_frames(spaces), n_frames)
-            _require_finite(out.logprob_BQT[:, :, :n_known], "coarse")
+            require_finite(out.logprob_BQT[:, :, :n_known], "coarse")
             yield out.codes_BQT[0, :, :n_known], out.logprob_BQT[0, :, :n_known]
 
     def _run_fine(self, coarse_QT: np.ndarray, n_left: int) -> np.ndarray:
@@ -143,8 +145,10 @@ class RowStream(Iterator[StreamedPart]):
         self._tell("fine")
         model, spaces = self._model, self._model.spaces
         prompt = fine.make_prompt([coarse_QT], [self._fine_history()], spaces)
-        sampling = _batch_sampling([dataclasses.replace(self._row, key=self._fine_key())], [self._row.settings.fine])
-        codes_BQT = np.asarray(fine.generate_fine(model.fine_acoustics, prompt, sampling, spaces=spaces))
+        sampling = batch_sampling([dataclasses.replace(self._row, key=self._fine_key())], [self._row.settings.fine])
+        codes_BQT = np.asarray(
+            fine.generate_fine(model.on_accelerator(model.fine_acoustics), prompt, sampling, spaces=spaces)
+        )
         codes_QT = codes_BQT[0, :, :n_ready]
         self._sent = np.concatenate([self._sent, codes_QT], axis=1)
         return codes_QT
@@ -165,8 +169,10 @@ class RowStream(Iterator[StreamedPart]):
     def _run_codec(self, codes_QT: np.ndarray) -> np.ndarray:
         """The audio samples of the next frames."""
         self._tell("codec")
-        samples, self._codec_state = decode_next(self._model.codec_model, codes_QT, self._codec_state)
-        _require_finite(samples, "codec")
+        samples, self._codec_state = decode_next(
+            self._model.on_accelerator(self._model.codec_model), codes_QT, self._codec_state
+        )
+        require_finite(samples, "codec")
         return samples
 
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from bark_jax.cli import main
 from bark_jax.errors import InputError, UnsupportedError
-from bark_jax.parity import compare, format_table
+from bark_jax.parity import comparison, compare, format_table
 from bark_jax.parity.rows import NEAR_TIE, Row, compare_codes, compare_logits, compare_tokens, compare_waveforms
 
 MAX_TOKENS = "12"
@@ -63,10 +63,10 @@ def change_weight(folder, network, name):
     write_manifest(folder, dataclasses.replace(manifest, files=manifest.files | {path.name: record}))
 
 
-def test_a_folder_of_ours_is_compared_with_what_it_exports_to(twins):
-    ids = list(range(1, 8))
-    found = compare(twins.folder / "ours", text_ids=ids, max_new_tokens=int(MAX_TOKENS), seed=1)
-    assert all(row.is_within for row in found), format_table(found)
+def test_a_folder_of_ours_is_compared_with_what_it_exports_to(twins, monkeypatch):
+    monkeypatch.setattr(comparison, "_all_rows", lambda *each: iter([comparison._coarse_logits(*each)]))
+    (row,) = compare(twins.folder / "ours")
+    assert row.is_within, format_table([row])
 
 
 def test_leaked_ids_are_not_taken_for_codes(twins):

@@ -16,7 +16,7 @@ from bark_jax.errors import InputError
 from bark_jax.model import BarkModel, Row, Utterance
 from bark_jax.parity import rows
 from bark_jax.parity.reference import Reference, import_torch, silenced
-from bark_jax.pretrained import find_model
+from bark_jax.pretrained import find_model, read_configs
 from bark_jax.settings import resolve_settings
 from bark_jax.stages import coarse, fine, semantic
 from bark_jax.stages.codec import decode_codes
@@ -62,14 +62,15 @@ def compare(
     """
     import_torch()
     folder = find_model(model, revision=revision)
+    _, generation_config = read_configs(folder)
+    inputs = _draw_inputs(TokenSpaces.from_config(generation_config), text_ids, voice, max_new_tokens, seed)
     with (
         jax.default_matmul_precision("highest"),
         silenced(),
         _reference_folder(model, revision, folder, reference) as torch_folder,
     ):
         ours = BarkModel.from_pretrained(str(folder), dtype="float32", attn_implementation="xla")
-        inputs = _draw_inputs(ours, text_ids, voice, max_new_tokens, seed)
-        theirs = Reference(torch_folder, ours.generation_config)
+        theirs = Reference(torch_folder, generation_config)
         found = []
         for row in _all_rows(ours, theirs, inputs):
             on_row(row)
@@ -111,9 +112,9 @@ class _Inputs:
 
 
 def _draw_inputs(
-    model: BarkModel, text_ids: Sequence[int] | None, voice: Voice | None, max_tokens: int, seed: int
+    spaces: TokenSpaces, text_ids: Sequence[int] | None, voice: Voice | None, max_tokens: int, seed: int
 ) -> _Inputs:
-    spaces, rng = model.spaces, np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     n_ids = spaces.text_pad - spaces.text_offset
     ids = rng.integers(1, n_ids, N_TEXT_IDS) if text_ids is None else np.asarray(text_ids, np.int64)
     if ids.ndim != 1 or not 1 <= len(ids) <= spaces.n_text or not ((ids >= 0) & (ids < n_ids)).all():
