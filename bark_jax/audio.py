@@ -72,7 +72,8 @@ def write_stream(
     import soundfile
 
     if not len(samples) and (container, coding) in _NEVER_EMPTY:
-        raise InputError(f"the audio is empty, which no {coding} file can be; .wav and .ogg can")
+        kind = coding if container == "OGG" else container
+        raise InputError(f"the audio is empty, which no {kind} file can be; .wav and .ogg can")
     n_channels = 1 if samples.ndim == 1 else samples.shape[1]
     try:
         sound = soundfile.SoundFile(file, "w", sample_rate, n_channels, format=container, subtype=coding)

@@ -84,7 +84,7 @@ class Clip(Recording):
     fine: np.ndarray  # int32 [n_fine, T] codes
     semantic_logprob: np.ndarray  # float32 [S], of each token among the legal ones at temperature 1
     coarse_logprob: np.ndarray  # float32 [n_coarse, T], of each code within its codebook at temperature 1
-    seed: int  # `generate` with this seed and the clip's text, voice and settings gives the clip again
+    seed: int  # with it, and the clip's text, voice and settings, `generate` gives the clip again
     stats: dict[str, float]  # seconds each stage took, for the whole batch of the clip
 
     @property

@@ -20,12 +20,12 @@ from bark_jax.hub import shown
 from bark_jax.texts import check_text, is_visible
 from bark_jax.voices import Voice
 
-# English is read at some 150 words a minute, and BERT's multilingual tokenizer makes 1.3 tokens of a word with its
-# punctuation counted: 3.3 tokens a second, so 13 s. The other languages' words take more tokens (German 1.6, Hindi more
-# than 2), so that their prompts are shorter and stay within the 15 s as well.
+# English is read aloud at some 150 words a minute, and BERT's multilingual tokenizer makes about 1.3 tokens of a word
+# with its punctuation: 3.3 tokens a second, so 43 are 13 s, which leaves slow speakers room. The words of Bark's other
+# languages take more tokens each, so that their prompts are shorter.
 DEFAULT_MAX_TOKENS = 43
 
-# A day of speech, and 4 GB of audio samples.
+# 18 hours of English speech, whose audio samples take 6 GB.
 MAX_CHARACTERS = 1_000_000
 
 # A line of a dialogue: whose voice, and what it says.
@@ -33,7 +33,10 @@ Line = tuple[Any, str]
 
 
 class Sentence(NamedTuple):
-    """One prompt of a long text; `Bark.generate(text, voice=voice, seed=clip.seed)` speaks it again."""
+    """One prompt of a long text; `Bark.generate(text, voice=voice, seed=clip.seed)` speaks it again.
+
+    It gives the same tokens in a batch of as many rows; in others, float rounding may turn a draw that is all but even.
+    """
 
     text: str
     voice: Voice | None  # what conditioned it

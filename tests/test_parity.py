@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from bark_jax.cli import main
 from bark_jax.errors import InputError, UnsupportedError
-from bark_jax.parity import comparison, compare, format_table
+from bark_jax.parity import compare, comparison, format_table
 from bark_jax.parity.rows import NEAR_TIE, Row, compare_codes, compare_logits, compare_tokens, compare_waveforms
 
 MAX_TOKENS = "12"
