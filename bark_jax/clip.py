@@ -123,6 +123,14 @@ class Clip(Recording):
         return f"Clip({self.text[:60]!r}, {self.duration_s:.2f} s at {self.sample_rate:,} Hz, seed={self.seed})"
 
 
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class SpokenPart(Recording):
+    """The next piece of a text that is being spoken."""
+
+    text: str  # the sentence that it belongs to
+    start_s: float  # where it starts in the whole
+
+
 def join(clips: Sequence[Recording], silence_s: float = 0.0) -> tuple[np.ndarray, list[float]]:
     """Lays recordings one after the other.
 

@@ -15,6 +15,7 @@ from bark_jax.errors import BarkError, InputError
 from bark_jax.models.codec.encodec import EncodecModel
 from bark_jax.models.fine_gpt import BarkFineModel
 from bark_jax.models.gpt import BarkCoarseModel, BarkSemanticModel
+from bark_jax.seeds import CANDIDATE, derive_keys
 from bark_jax.settings import RowSettings, StageSettings, resolve_settings
 from bark_jax.stages import coarse, fine, semantic
 from bark_jax.stages.codec import decode_codes
@@ -125,6 +126,7 @@ class BarkModel:
         history_prompt: Any = None,
         seed: int | Sequence[int] | None = None,
         key: jax.Array | None = None,
+        num_return_sequences: int = 1,
         return_output_lengths: bool = False,
         **settings: Any,
     ) -> jax.Array | tuple[jax.Array, list[int]]:
@@ -139,6 +141,8 @@ class BarkModel:
           seed: an int for all rows, or one a row. A row's draws depend on its seed alone, so rows of equal text, voice
             and seed are equal. None draws one a row.
           key: instead of seed, one JAX key, or an array of one a row.
+          num_return_sequences: audio for each row so many times, one after the other; the first with the row's seed,
+            the others with seeds derived from it (`bark_jax.seeds`).
           return_output_lengths: also give each row's number of audio samples.
           settings: see `settings.resolve_settings`.
 
@@ -154,7 +158,12 @@ class BarkModel:
         voices = self._check_voices(history_prompt, B)
         keys = row_keys(seed, key, B)
         row_settings = resolve_settings(settings, B, self.generation_config, self.spaces)
-        utterances = self.generate_rows([Row(*row) for row in zip(texts, voices, keys, row_settings, strict=True)])
+        rows = [
+            Row(text, voice, candidate, row_setting)
+            for text, voice, row_key, row_setting in zip(texts, voices, keys, row_settings, strict=True)
+            for candidate in derive_keys(row_key, CANDIDATE, _check_sequences(num_return_sequences))
+        ]
+        utterances = self.generate_rows(rows)
         lengths = [len(utterance.samples) for utterance in utterances]
         room = [
             [(0, max(lengths) - n), *[(0, 0)] * (u.samples.ndim - 1)] for u, n in zip(utterances, lengths, strict=True)
@@ -298,6 +307,12 @@ def row_keys(seed: int | Sequence[int] | None, key: jax.Array | None, n_rows: in
     if len(seeds) != n_rows:
         raise InputError(f"seed has {len(seeds)} values for {n_rows} rows; give one a row, or a single one for all")
     return [key_data(value) for value in seeds]
+
+
+def _check_sequences(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise InputError(f"num_return_sequences is {value!r}, expected a count from 1 up")
+    return int(value)
 
 
 def _spread_keys(key: jax.Array, n_rows: int) -> list[np.ndarray]:

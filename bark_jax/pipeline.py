@@ -1,22 +1,24 @@
 """Text in, clips out: the networks, the tokenizer and the voices as one."""
 
 import dataclasses
+import functools
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, Self
 
 import jax
 import numpy as np
 
 from bark_jax import long_text
-from bark_jax.clip import Clip, EmptyClipWarning, check_silence, join
+from bark_jax.clip import Clip, EmptyClipWarning, SpokenPart, check_silence, join
 from bark_jax.errors import InputError
 from bark_jax.long_text import DEFAULT_MAX_TOKENS, Line, LongClip, Sentence
 from bark_jax.model import BarkModel, OnStage, Row, Utterance, row_keys
 from bark_jax.processor import BarkProcessor
 from bark_jax.seeds import CANDIDATE, SENTENCE, derive_keys, seed_of
 from bark_jax.settings import resolve_settings
+from bark_jax.streaming import RowStream, stream_row
 from bark_jax.texts import check_texts
 from bark_jax.tokens import text_tokens
 from bark_jax.voice_library import LANGUAGES, resolve_voice
@@ -159,19 +161,12 @@ class Bark:
         Raises:
           InputError, VoiceError, VoiceNotFoundError: before any network runs.
         """
-        lines = long_text.check_lines(text, voice)
         check_silence(silence_s)
         max_rows = _check_count("max_rows", max_rows)
         if voice_mode not in ("fixed", "carry"):
             raise InputError(f"voice_mode is {voice_mode!r}, expected 'fixed' or 'carry'")
         (base_key,) = row_keys(seed, None, 1)
-        voices, texts = [], []
-        for line_voice, line_text in self._resolve(lines):
-            pieces = self._split(line_text, max_tokens, language or _language_of(line_voice))
-            texts += pieces
-            voices += [line_voice] * len(pieces)
-        rows = self._rows(texts, voices, derive_keys(base_key, SENTENCE, len(texts)), settings)
-
+        texts, rows = self._sentences(text, voice, base_key, max_tokens, language, settings)
         if voice_mode == "carry":
             spoken = self._speak_carrying(texts, rows, on_stage)
         else:
@@ -183,9 +178,87 @@ class Bark:
         ]
         return LongClip(samples, self.sample_rate, sentences, seed_of(base_key))
 
+    def stream(
+        self,
+        text: str | Sequence[Line],
+        *,
+        voice: Any = None,
+        seed: int | None = None,
+        silence_s: float = 0.25,
+        max_tokens: int | None = None,
+        language: str | None = None,
+        first_windows: int = 1,
+        on_stage: OnStage | None = None,
+        **settings: Any,
+    ) -> Iterator[SpokenPart]:
+        """Speaks a text of any length, or a dialogue, and gives the audio while it is generated.
+
+        Sentence by sentence, as `generate_long` cuts them; and within a sentence as its coarse windows are done. The
+        tokens of the first two stages are those of `generate_long`. The fine codes are not: they are chosen with less
+        of a view ahead; see `bark_jax.streaming`, which also says what the first audio waits for.
+
+        Args:
+          first_windows: coarse windows of a sentence's first part, 0.4 s of Bark's audio each. More start later and
+            give a slow machine a lead.
+          text, voice, seed, silence_s, max_tokens, language, on_stage, settings: as for `generate_long`.
+
+        Returns:
+          An iterator of SpokenParts; their samples, one after the other, are the audio. Dropping it ends the work.
+
+        Raises:
+          InputError, VoiceError, VoiceNotFoundError, UnsupportedError: at once, before any network runs.
+        """
+        check_silence(silence_s)
+        (base_key,) = row_keys(seed, None, 1)
+        texts, rows = self._sentences(text, voice, base_key, max_tokens, language, settings)
+        start = functools.partial(stream_row, self.model, first_windows=first_windows, on_stage=on_stage)
+        return self._stream_sentences(texts, rows, silence_s, start, first=start(rows[0]))
+
+    def _stream_sentences(
+        self,
+        texts: list[str],
+        rows: list[Row],
+        silence_s: float,
+        start: Callable[[Row], RowStream],
+        first: RowStream,
+    ) -> Iterator[SpokenPart]:
+        """`first` is the stream of the first row, made by the caller so that its arguments are checked at once."""
+        found, n_samples = None, 0
+        for index, (text, row) in enumerate(zip(texts, rows, strict=True)):
+            if row.voice is None and found is not None:
+                row = dataclasses.replace(row, voice=found)
+            parts = first if index == 0 else start(row)
+            for part in parts:
+                samples = part.samples
+                if n_samples and part.first_frame == 0:
+                    silence = np.zeros((round(silence_s * self.sample_rate), *samples.shape[1:]), np.float32)
+                    samples = np.concatenate([silence, samples])
+                yield SpokenPart(samples, self.sample_rate, text, n_samples / self.sample_rate)
+                n_samples += len(samples)
+            spoken = parts.utterance
+            if row.voice is None and len(spoken.samples):
+                found = Voice(semantic=spoken.semantic, coarse=spoken.coarse, fine=spoken.fine)
+
     def voices(self, language: str | None = None) -> list[str]:
         """Names of the voices that this model knows, of one language ("de") or of all."""
         return self.processor.voices(language)
+
+    def _sentences(
+        self,
+        text: str | Sequence[Line],
+        voice: Any,
+        base_key: np.ndarray,
+        max_tokens: int | None,
+        language: str | None,
+        settings: dict[str, Any],
+    ) -> tuple[list[str], list[Row]]:
+        """A long text or a dialogue as sentences, and a row for each."""
+        voices, texts = [], []
+        for line_voice, line_text in self._resolve(long_text.check_lines(text, voice)):
+            pieces = self._split(line_text, max_tokens, language or _language_of(line_voice))
+            texts += pieces
+            voices += [line_voice] * len(pieces)
+        return texts, self._rows(texts, voices, derive_keys(base_key, SENTENCE, len(texts)), settings)
 
     def _rows(
         self, text: str | Sequence[str], voice: Any, keys: list[np.ndarray], settings: dict[str, Any]

@@ -178,10 +178,13 @@ def test_bytes_on_stdin_that_are_no_text_end_with_2(no_networks):
     assert_fails(run_say("-", input=b"\xff\xfe"), 2, "UTF-8")
 
 
-@pytest.mark.parametrize("verb", ["say", "voices"])
-def test_a_missing_model_ends_with_3(verb, no_networks):
-    assert_fails(run(verb, "-m", "no-such-model-here/of-nobody"), 3 if verb == "say" else 0, "")
-    assert_fails(run(verb, "-m", "./missing"), 3, "missing")
+@pytest.mark.parametrize("model", ["of-nobody/no-such-model", "./missing"])
+@pytest.mark.parametrize("call", [["say", "-m"], ["download"], ["parity"]])
+def test_a_missing_model_ends_with_3(call, model):
+    if call == ["parity"]:
+        pytest.importorskip("torch")
+        pytest.importorskip("transformers")
+    assert_fails(run(*call, model), 3, model)
 
 
 @pytest.mark.parametrize("voice", ["v2/en_speaker_6", "missing.npz"])
@@ -191,11 +194,10 @@ def test_a_missing_voice_ends_with_3_before_networks_are_loaded(voice, no_networ
 
 def assert_fails(result, exit_code, message):
     assert result.exit_code == exit_code, result.output
-    assert result.stdout == "" or exit_code == 0
+    assert result.stdout == ""
     assert "Traceback" not in result.stderr
-    if exit_code:
-        assert message in result.stderr
-        assert result.stderr.splitlines()[-1].lower().startswith("error: ")
+    assert message in result.stderr
+    assert result.stderr.splitlines()[-1].lower().startswith("error: ")  # click writes Error
 
 
 @pytest.fixture
@@ -278,15 +280,15 @@ def test_a_model_without_voices_says_so():
 def test_download_prints_folders(hf_home):
     result = run("download", "tiny")
     assert result.exit_code == 0, result.output
-    assert (hf_home / "bark_jax") in [*hf_home.rglob("bark_jax")]
-    assert result.stdout.startswith(str(hf_home))
+    assert result.stdout.startswith(str(hf_home / "bark_jax"))
 
 
 def test_download_of_nothing_is_wrong_usage():
     assert run("download").exit_code == 2
 
 
-def test_convert_is_the_converters_command(tmp_path):
+def test_convert_is_the_converters_command(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")  # set by the command, and undone here
     assert "bark-jax convert suno/bark-small" in run("convert", "--help").stdout
     assert run("convert", tmp_path / "missing", "dst").exit_code == 3
 

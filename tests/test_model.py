@@ -121,6 +121,16 @@ def test_seeds_make_rows_differ_and_repeat(tiny, rng):
     assert np.abs(audio[0] - audio[1]).max() > 1e-3 and np.abs(audio[1] - audio[3]).max() > 1e-3
 
 
+def test_sequences_of_a_row_lie_together_and_the_first_has_its_seed(tiny, rng):
+    texts = tiny_ids(rng, 4)
+    settings = dict(max_new_tokens=20, allow_early_stop=False)
+    audio, _ = generate_tokens(tiny, texts, [1, 2, 3, 4], num_return_sequences=2, **settings)
+    alone, _ = generate_tokens(tiny, [text for text in texts for _ in range(2)], [1, 1, 2, 2, 3, 3, 4, 4], **settings)
+    assert audio.shape == alone.shape
+    np.testing.assert_array_equal(audio[::2], alone[::2])
+    assert all(np.abs(audio[row] - audio[row + 1]).max() > 1e-3 for row in range(0, 8, 2))
+
+
 def test_rows_that_end_at_once_are_empty_and_leave_the_others_alone(tiny, rng):
     texts = tiny_ids(rng, 8)
     settings = dict(max_new_tokens=20, min_eos_p=[1e-30, None] * 4, allow_early_stop=[True, False] * 4)
@@ -178,6 +188,7 @@ def test_a_network_that_is_not_finite_raises_with_the_stage(tiny, rng):
         (dict(input_ids=[[5, 6]], key=jax.random.key(0, impl="rbg")), "key is of generator"),
         (dict(input_ids=[[5, 6]], history_prompt=[None, None]), "history_prompt has 2 voices for 1 rows"),
         (dict(input_ids=[[5, 6]], temprature=0.7), "did you mean temperature"),
+        (dict(input_ids=[[5, 6]], num_return_sequences=0), "num_return_sequences is 0"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused_and_named(arguments, message, tiny):
