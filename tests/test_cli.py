@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 
 import click
 import numpy as np
@@ -146,6 +147,13 @@ def test_a_saved_voice_can_be_spoken_with(tmp_path):
     assert json.loads(result.stdout)["voice"] == "mine.npz"
 
 
+def test_a_plot_is_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    assert run_say("Hi.", "--plot", "hi.png").exit_code == 0
+    assert (tmp_path / "hi.png").read_bytes().startswith(b"\x89PNG")
+    assert_fails(run_say("Hi.", "--plot", "hi.wav"), 2, "--plot")
+
+
 @pytest.mark.parametrize(
     "args, message",
     [
@@ -221,6 +229,17 @@ def test_a_failure_is_one_line_and_ends_with_1(failing, error):
     result = run("voices")
     assert result.exit_code == 1
     assert result.output == "error: bad weights\n"
+
+
+def test_a_warning_is_one_line(monkeypatch):
+    def open_processor(*_):
+        warnings.warn("not so\nsure", UserWarning, stacklevel=1)
+        raise CheckpointError("bad weights")
+
+    monkeypatch.setattr("bark_jax.cli.voices.open_processor", open_processor)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert run("voices").stderr == "warning: not so sure\nerror: bad weights\n"
 
 
 @pytest.mark.parametrize("args, environment", [(["--traceback"], {}), ([], {"BARK_JAX_TRACEBACK": "1"})])

@@ -32,9 +32,9 @@ def test_lengths_equal_the_references_float_formulas():
     ratio = 75 / 49.9 * 2
     for n in range(4000):
         assert BARK.n_frames(n) == math.floor(n * ratio / 2)
-        assert BARK.n_semantic_done(2 * n) == int(round(2 * n / ratio))
+        assert BARK.n_semantic_done(2 * n) == round(2 * n / ratio)
     for n in range(1, 210):
-        assert BARK.n_stream_history(n) == int(round(n * ratio))
+        assert BARK.n_stream_history(n) == round(n * ratio)
     assert BARK.max_semantic_history == 209
 
 

@@ -1,8 +1,9 @@
-"""What all verbs share: names with - or _, exit codes, and errors told in one line."""
+"""What all verbs share: names with - or _, exit codes, and errors and warnings told in one line."""
 
 import os
 import sys
 import traceback
+import warnings
 from typing import Any
 
 import click
@@ -37,7 +38,9 @@ class Verbs(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = _tell_warning
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             ctx.exit(EXIT_INTERRUPTED)
         except BrokenPipeError:  # click ends quietly
@@ -70,6 +73,11 @@ def _tell(ctx: click.Context, error: Exception) -> None:
     if ctx.meta.get(TRACEBACK_VARIABLE) or os.environ.get(TRACEBACK_VARIABLE, "0") not in ("", "0"):
         traceback.print_exception(error, file=sys.stderr)
     click.echo(f"error: {' '.join(str(error).split())}", err=True)
+
+
+def _tell_warning(message: Warning | str, *_: Any) -> None:
+    """In one line: the place in the code, which Python adds, is nothing to whoever typed the command."""
+    click.echo(f"warning: {' '.join(str(message).split())}", err=True)
 
 
 def _exit_code(error: Exception) -> int:

@@ -19,12 +19,14 @@ from bark_jax.cli.progress import Progress
 from bark_jax.errors import InputError, ModelNotFoundError
 
 if TYPE_CHECKING:
-    from bark_jax.pipeline import Bark, Clip
+    from bark_jax.clip import Clip
+    from bark_jax.pipeline import Bark
     from bark_jax.processor import BarkProcessor
 
 DEFAULT_TEXT = "Hello! My name is Bark, and I can speak, laugh and sing."
 DEFAULT_OUTPUT = "bark.wav"
 STANDARD_STREAM = "-"
+PLOT_FORMATS = (".png", ".svg", ".pdf")
 # Far more than any prompt holds; the rest of an endless stream is not read.
 MAX_STDIN_BYTES = 2**20
 
@@ -52,6 +54,7 @@ Examples:
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Of the networks.")
 @click.option("--attn-implementation", type=click.Choice(["auto", "xla", "cudnn"]), default="auto", show_default=True)
 @click.option("--tokenizer", help="A tokenizer's file or folder, for models that bring none.")
+@click.option("--plot", metavar="PNG", help="Draw waveform and mel spectrogram; also .svg and .pdf.")
 @click.option("--save-voice", metavar="NPZ", help="Keep the clip as a voice, for --voice.")
 @click.option("--save-tokens", metavar="NPZ", help="Keep the tokens of all stages: semantic, coarse, fine.")
 @json_option
@@ -64,6 +67,7 @@ def command(text: str, is_played: bool, as_json: bool, is_quiet: bool, **options
     settings = sampling_settings(options)
     output = _check_output(options.pop("output"), is_played, as_json)
     save = {name: _check_npz(name, options.pop(name)) for name in ("save_voice", "save_tokens")}
+    save["plot"] = _check_plot(options.pop("plot"))
     player = find_player() if is_played else None
     text = _read_stdin() if text == STANDARD_STREAM else text
     seed = options.pop("seed")
@@ -149,6 +153,16 @@ def _check_npz(option: str, path: str | None) -> str | None:
     return path
 
 
+def _check_plot(path: str | None) -> str | None:
+    if path is not None:
+        from bark_jax import plots  # noqa: F401, raises UnsupportedError without matplotlib
+
+        if Path(path).suffix.lower() not in PLOT_FORMATS:
+            raise InputError(f"--plot is {path!r}, expected a name that ends in one of {', '.join(PLOT_FORMATS)}")
+        _check_place("plot", path)
+    return path
+
+
 def _check_place(option: str, path: str) -> None:
     folder, option = Path(path).parent, option.replace("_", "-")
     if Path(path).is_dir():
@@ -176,12 +190,12 @@ def _introduction(model: str, seed: int) -> str:
 
 def _conclusion(clip: "Clip", output: str | None) -> str:
     place = {None: "", STANDARD_STREAM: "stdout: "}.get(output, f"{output}: ")
-    if not len(clip.samples):
-        return f"{place}the model ended at once, so the audio is empty; another seed may help"
     return f"{place}{clip.duration_s:.2f} s of audio in {sum(clip.stats.values()):.1f} s"
 
 
-def _write(clip: "Clip", output: str | None, *, save_voice: str | None, save_tokens: str | None) -> None:
+def _write(
+    clip: "Clip", output: str | None, *, save_voice: str | None, save_tokens: str | None, plot: str | None
+) -> None:
     if output == STANDARD_STREAM:
         _write_stdout(clip)
     elif output is not None:
@@ -192,6 +206,8 @@ def _write(clip: "Clip", output: str | None, *, save_voice: str | None, save_tok
         from bark_jax.voice_files import write_npz
 
         write_npz(save_tokens, {"semantic": clip.semantic, "coarse": clip.coarse, "fine": clip.fine})
+    if plot is not None:
+        clip.plot(plot)
 
 
 def _write_stdout(clip: "Clip") -> None:
