@@ -1,6 +1,7 @@
 """Audio files. Written through soundfile (libsndfile), whole or not at all."""
 
 import os
+import struct
 import tempfile
 from pathlib import Path
 from typing import BinaryIO
@@ -84,6 +85,22 @@ def write_stream(
     with sound:
         for start in range(0, len(samples), _BLOCK):
             sound.write(samples[start : start + _BLOCK])
+
+
+def open_wav(sample_rate: int) -> bytes:
+    """The header of a mono 16-bit WAV of unknown length, for a pipe: what follows is audio until the end.
+
+    Players and converters take the sizes' highest value for "to the end", as ffmpeg writes it.
+    """
+    unknown = 0xFFFFFFFF
+    layout = struct.pack("<HHIIHH", 1, 1, sample_rate, 2 * sample_rate, 2, 16)  # PCM, one channel
+    riff = b"RIFF" + struct.pack("<I", unknown) + b"WAVE"
+    return riff + b"fmt " + struct.pack("<I", len(layout)) + layout + b"data" + struct.pack("<I", unknown)
+
+
+def as_pcm(samples: np.ndarray) -> bytes:
+    """Mono audio samples in -1..1 as what follows such a header; what is louder is clipped."""
+    return np.round(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes()
 
 
 def _umask() -> int:

@@ -367,3 +367,29 @@ def test_choices_are_those_of_the_package():
     choices = {param.name: param.type.choices for param in say.command.params if isinstance(param.type, click.Choice)}
     assert tuple(choices["dtype"]) == DTYPES
     assert tuple(choices["attn_implementation"]) == IMPLEMENTATIONS
+
+
+LONG_TEXT = "The first sentence goes here and on and on. The second one follows it!"
+
+
+def test_a_long_text_is_spoken_sentence_by_sentence():
+    result = run_say(LONG_TEXT, "--long", "--json", "-o", "long.wav")
+    told = json.loads(result.stdout)
+    assert [sentence["text"] for sentence in told["sentences"]] == [
+        "The first sentence goes here and on and on.",
+        "The second one follows it!",
+    ]
+    assert told["seconds"] == pytest.approx(soundfile.info("long.wav").duration)
+
+
+def test_a_stream_is_a_wav_to_the_end_of_the_pipe():
+    result = run_say(LONG_TEXT, "--stream", "-o", "-")
+    assert result.exit_code == 0, result.stderr
+    header, pcm = result.stdout_bytes[:44], np.frombuffer(result.stdout_bytes[44:], "<i2")
+    assert header[:4] == b"RIFF" and header[8:16] == b"WAVEfmt " and header[36:40] == b"data"
+    assert len(pcm) > 24_000 * 0.25 and np.abs(pcm).max() > 0
+
+
+@pytest.mark.parametrize("args", [["--stream"], ["--stream", "-o", "a.wav"], ["--long", "--save-voice", "a.npz"]])
+def test_long_and_stream_refuse_what_they_cannot_do(args):
+    assert_fails(run_say("Hello.", *args), 2, "--stream")

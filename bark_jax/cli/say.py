@@ -5,6 +5,7 @@ import json
 import os
 import secrets
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,10 @@ from bark_jax.cli.progress import Progress
 from bark_jax.errors import InputError, ModelNotFoundError
 
 if TYPE_CHECKING:
-    from bark_jax.clip import Clip
+    from collections.abc import Iterator
+
+    from bark_jax.clip import Clip, Recording, SpokenPart
+    from bark_jax.long_text import LongClip
     from bark_jax.pipeline import Bark
     from bark_jax.processor import BarkProcessor
 
@@ -35,6 +39,8 @@ Examples:
   bark-jax say "Hello, my dog is cute [laughs]" --voice v2/en_speaker_6 -o hello.wav
   bark-jax say "A first try, without a download." -m tiny -o noise.wav
   echo "Guten Tag." | bark-jax say - --voice v2/de_speaker_3 --seed 7 -o tag.flac --json
+  bark-jax say - --long --voice v2/en_speaker_6 -o chapter.mp3 < chapter.txt
+  bark-jax say - --stream -o - < chapter.txt | ffplay -
 """
 
 
@@ -50,6 +56,8 @@ Examples:
     help=f"Audio file (.wav, .flac, .ogg, .opus, .mp3); - is WAV on stdout.  [default: {DEFAULT_OUTPUT}]",
 )
 @click.option("--play", "is_played", is_flag=True, help="Play the audio; without -o no file is written.")
+@click.option("--long", "is_long", is_flag=True, help="Text of any length: spoken sentence by sentence and joined.")
+@click.option("--stream", "is_streamed", is_flag=True, help="WAV on stdout (-o -) while it is made; any length.")
 @sampling_options
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Of the networks.")
 @click.option("--attn-implementation", type=click.Choice(["auto", "xla", "cudnn"]), default="auto", show_default=True)
@@ -59,7 +67,9 @@ Examples:
 @click.option("--save-tokens", metavar="NPZ", help="Keep the tokens of all stages: semantic, coarse, fine.")
 @json_option
 @click.option("-q", "--quiet", "is_quiet", is_flag=True, help="Say nothing on stderr but errors.")
-def command(text: str, is_played: bool, as_json: bool, is_quiet: bool, **options: Any) -> None:
+def command(
+    text: str, is_played: bool, is_long: bool, is_streamed: bool, as_json: bool, is_quiet: bool, **options: Any
+) -> None:
     """Speak TEXT, or what comes on stdin where TEXT is -, into an audio file; print the file's name.
 
     Settings that are not given come from the model's generation_config.json.
@@ -68,6 +78,10 @@ def command(text: str, is_played: bool, as_json: bool, is_quiet: bool, **options
     output = _check_output(options.pop("output"), is_played, as_json)
     save = {name: _check_npz(name, options.pop(name)) for name in ("save_voice", "save_tokens")}
     save["plot"] = _check_plot(options.pop("plot"))
+    if (is_long or is_streamed) and (save["save_voice"] or save["save_tokens"]):
+        raise click.UsageError("--save-voice and --save-tokens take one clip; leave out --long and --stream.")
+    if is_streamed and (output != STANDARD_STREAM or is_played or save["plot"]):
+        raise click.UsageError("--stream writes to stdout alone: give -o -, and neither --play nor --plot.")
     player = find_player() if is_played else None
     text = _read_stdin() if text == STANDARD_STREAM else text
     seed = options.pop("seed")
@@ -75,11 +89,18 @@ def command(text: str, is_played: bool, as_json: bool, is_quiet: bool, **options
     tell = (lambda line: None) if is_quiet else (lambda line: click.echo(line, err=True))
     tell(_introduction(options["model"], seed))
 
-    bark = open_bark(text, settings, **options)
+    bark = open_bark(text, settings, is_long=is_long or is_streamed, **options)
+    ask = dict(voice=options["voice"], seed=seed, **settings)
+    if is_streamed:
+        _stream(bark.stream(text, **ask), bark.sample_rate)
+        return
+    speak = bark.generate_long if is_long else bark.generate
+    started = time.perf_counter()
     with Progress(is_quiet=is_quiet) as progress:
-        clip = bark.generate(text, voice=options["voice"], seed=seed, on_stage=progress, **settings)
+        clip = speak(text, on_stage=progress, **ask)
+    took_s = time.perf_counter() - started
     _write(clip, output, **save)
-    tell(_conclusion(clip, output))
+    tell(_conclusion(clip, output, took_s))
     if as_json:
         click.echo(json.dumps(_description(clip, options, output), ensure_ascii=False))
     elif output not in (None, STANDARD_STREAM):
@@ -92,6 +113,7 @@ def open_bark(
     text: str,
     settings: dict[str, Any],
     *,
+    is_long: bool = False,
     model: str,
     revision: str | None,
     voice: str | None,
@@ -101,7 +123,8 @@ def open_bark(
 ) -> "Bark":
     """Loads a model once text, voice and settings are known to be right for it, as loading can take minutes."""
     processor = _open_processor(model, revision, tokenizer)
-    processor(text, voice_preset=voice)
+    # A long text is cut once the model is there; its first words stand in for it here.
+    processor(text[:40] if is_long else text, voice_preset=voice)
 
     from bark_jax.model import BarkModel
     from bark_jax.pipeline import Bark
@@ -188,13 +211,23 @@ def _introduction(model: str, seed: int) -> str:
     return line
 
 
-def _conclusion(clip: "Clip", output: str | None) -> str:
+def _conclusion(clip: "Recording", output: str | None, took_s: float) -> str:
     place = {None: "", STANDARD_STREAM: "stdout: "}.get(output, f"{output}: ")
-    return f"{place}{clip.duration_s:.2f} s of audio in {sum(clip.stats.values()):.1f} s"
+    return f"{place}{clip.duration_s:.2f} s of audio in {took_s:.1f} s"
+
+
+def _stream(parts: "Iterator[SpokenPart]", sample_rate: int) -> None:
+    """Writes each part as it comes."""
+    from bark_jax.audio import as_pcm, open_wav
+
+    sys.stdout.buffer.write(open_wav(sample_rate))
+    for part in parts:
+        sys.stdout.buffer.write(as_pcm(part.samples))
+        sys.stdout.buffer.flush()
 
 
 def _write(
-    clip: "Clip", output: str | None, *, save_voice: str | None, save_tokens: str | None, plot: str | None
+    clip: "Clip | LongClip", output: str | None, *, save_voice: str | None, save_tokens: str | None, plot: str | None
 ) -> None:
     if output == STANDARD_STREAM:
         _write_stdout(clip)
@@ -210,7 +243,7 @@ def _write(
         clip.plot(plot)
 
 
-def _write_stdout(clip: "Clip") -> None:
+def _write_stdout(clip: "Recording") -> None:
     from bark_jax.audio import write_stream
 
     stream = io.BytesIO()  # a WAV's header is written last, and a pipe cannot go back
@@ -219,9 +252,8 @@ def _write_stdout(clip: "Clip") -> None:
     sys.stdout.buffer.flush()
 
 
-def _description(clip: "Clip", options: dict[str, Any], output: str | None) -> dict[str, Any]:
-    return {
-        "text": clip.text,
+def _description(clip: "Clip | LongClip", options: dict[str, Any], output: str | None) -> dict[str, Any]:
+    shared = {
         "seed": clip.seed,
         "voice": options["voice"],
         "model": options["model"],
@@ -229,6 +261,13 @@ def _description(clip: "Clip", options: dict[str, Any], output: str | None) -> d
         "seconds": clip.duration_s,
         "sample_rate": clip.sample_rate,
         "output": output,
-        "lengths": {"semantic": len(clip.semantic), "frames": clip.fine.shape[1], "samples": len(clip.samples)},
-        "stats": clip.stats,
     }
+    if hasattr(clip, "sentences"):
+        sentences = [{"start_s": part.start_s, **_tokens(part.clip)} for part in clip.sentences]
+        return shared | {"sentences": sentences}
+    return shared | _tokens(clip) | {"stats": clip.stats}
+
+
+def _tokens(clip: "Clip") -> dict[str, Any]:
+    lengths = {"semantic": len(clip.semantic), "frames": clip.fine.shape[1], "samples": len(clip.samples)}
+    return {"text": clip.text, "seed": clip.seed, "lengths": lengths}
