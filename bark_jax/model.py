@@ -220,17 +220,25 @@ class BarkModel:
 
     def _run_coarse(self, rows: Sequence[Row], tokens: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Coarse codes and their log-probabilities."""
+        spaces = self.coarse_spaces(rows)
         voices = [None if row.voice is None else (row.voice.semantic, row.voice.coarse) for row in rows]
-        prompt = coarse.make_prompt(_fill(tokens, _NOTHING), _fill(voices, None), self.spaces)
+        prompt = coarse.make_prompt(_fill(tokens, _NOTHING), _fill(voices, None), spaces)
         sampling = batch_sampling(rows, [row.settings.coarse for row in rows])
         out = jax.device_get(
-            coarse.generate_coarse(self.on_accelerator(self.coarse_acoustics), prompt, sampling, spaces=self.spaces)
+            coarse.generate_coarse(self.on_accelerator(self.coarse_acoustics), prompt, sampling, spaces=spaces)
         )
         require_finite(out.logprob_BQT, "coarse")
         return [
             (out.codes_BQT[b, :, :n], out.logprob_BQT[b, :, :n])
             for b, n in enumerate(out.length_B[: len(rows)].tolist())
         ]
+
+    def coarse_spaces(self, rows: Sequence[Row]) -> TokenSpaces:
+        """The token spaces with the coarse windows that the rows, which agree in them, ask for."""
+        settings = rows[0].settings
+        return dataclasses.replace(
+            self.spaces, n_coarse_history=settings.n_coarse_history, coarse_window=settings.coarse_window
+        )
 
     def _run_fine(self, rows: Sequence[Row], codes: list[np.ndarray]) -> list[np.ndarray]:
         """All codes."""

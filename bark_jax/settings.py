@@ -40,6 +40,8 @@ class RowSettings:
     fine: StageSettings
     max_semantic_tokens: int
     min_end_probability: float  # above 1 where the end token has to be chosen
+    n_coarse_history: int  # tokens of the stream that a coarse window's prompt holds
+    coarse_window: int  # tokens of the stream between two prompts
     may_end_early: bool = True
 
 
@@ -59,6 +61,9 @@ def resolve_settings(
         max_seconds         the same as a duration; semantic
         min_eos_p           end once the end token is this likely; semantic; None waits until it is chosen
         allow_early_stop    False goes on to max_new_tokens whatever the end token says; semantic
+        max_coarse_history  tokens that each coarse window looks back at; one value for all rows, as it compiles a
+                            program of its own
+        sliding_window_len  tokens that a coarse window generates, whole frames; one value for all rows likewise
 
     Raises:
       InputError: names the setting, its value and what is expected; for an unknown name the nearest ones.
@@ -66,20 +71,26 @@ def resolve_settings(
     for name in given:
         _check_name(name)
     by_row = {name: _spread(name, value, n_rows) for name, value in given.items()}
-    return [
+    rows = [
         _row_settings({name: values[row] for name, values in by_row.items()}, config, spaces) for row in range(n_rows)
     ]
+    if len({(row.n_coarse_history, row.coarse_window) for row in rows}) > 1:
+        raise InputError("max_coarse_history and sliding_window_len differ between rows, expected one value for all")
+    return rows
 
 
 def _row_settings(given: Mapping[str, Any], config: BarkGenerationConfig, spaces: TokenSpaces) -> RowSettings:
     semantic_config, coarse_config = config.semantic_config, config.coarse_acoustics_config
     ends = _pick(given, "semantic", "min_eos_p", semantic_config.min_eos_p)
+    n_coarse_history, coarse_window = _coarse_windows(given, spaces)
     return RowSettings(
         semantic=_drawn_stage(given, "semantic", semantic_config),
         coarse=_drawn_stage(given, "coarse", coarse_config),
         fine=_fine_stage(given, config.fine_acoustics_config.temperature),
         max_semantic_tokens=_max_tokens(given, spaces),
         min_end_probability=2.0 if ends is None else _probability("min_eos_p", ends),
+        n_coarse_history=n_coarse_history,
+        coarse_window=coarse_window,
         may_end_early=_flag("allow_early_stop", _pick(given, "semantic", "allow_early_stop", True)),
     )
 
@@ -136,6 +147,21 @@ def _max_tokens(given: Mapping[str, Any], spaces: TokenSpaces) -> int:
             "all that the network has positions for); for more, split the text"
         )
     return int(tokens)
+
+
+def _coarse_windows(given: Mapping[str, Any], spaces: TokenSpaces) -> tuple[int, int]:
+    """Tokens that a coarse window looks back at and generates; together at most what the checkpoint's own take."""
+    history = _pick(given, "coarse", "max_coarse_history", spaces.n_coarse_history)
+    window = _pick(given, "coarse", "sliding_window_len", spaces.coarse_window)
+    room = spaces.n_coarse_history + spaces.coarse_window
+    if not _is_integer(history) or not spaces.n_coarse <= history <= spaces.n_coarse_history:
+        raise InputError(f"max_coarse_history is {history!r}, expected {spaces.n_coarse} to {spaces.n_coarse_history}")
+    if not _is_integer(window) or window < 1 or window % spaces.n_coarse or window > room - history:
+        raise InputError(
+            f"sliding_window_len is {window!r}, expected a multiple of {spaces.n_coarse} up to {room - history}: "
+            f"history and window share {room} positions"
+        )
+    return int(history), int(window)
 
 
 def _temperature(stage: str, value: Any) -> float:
@@ -204,7 +230,7 @@ _NAMES_BY_STAGE: Mapping[str, tuple[str, ...]] = {
         "min_eos_p",
         "allow_early_stop",
     ),
-    "coarse": ("do_sample", "temperature", "top_k", "top_p"),
+    "coarse": ("do_sample", "temperature", "top_k", "top_p", "max_coarse_history", "sliding_window_len"),
     "fine": ("do_sample", "temperature"),
 }
 

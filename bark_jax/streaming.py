@@ -118,7 +118,8 @@ class RowStream(Iterator[StreamedPart]):
 
     def _run_coarse(self, tokens: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Codes [n_coarse, T] and their log-probabilities from the utterance's start on, with more frames each time."""
-        model, spaces, voice = self._model, self._model.spaces, self._row.voice
+        model, voice = self._model, self._row.voice
+        spaces = model.coarse_spaces([self._row])
         history = None if voice is None else (voice.semantic, voice.coarse)
         prompt = coarse.make_prompt([tokens], [history], spaces)
         sampling = batch_sampling([self._row], [self._row.settings.coarse])

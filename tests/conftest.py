@@ -4,6 +4,8 @@ import os
 
 # No test may reach for the network; set before the Hub client reads it.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# On toy networks torch's threads mostly wait for each other, and on a busy machine for very long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import jax
 import numpy as np

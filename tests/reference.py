@@ -49,11 +49,13 @@ class Twins:
         )[0].numpy()
         return tokens[tokens != 10_000]
 
-    def coarse(self, tokens, voice=None) -> np.ndarray:
+    def coarse(self, tokens, voice=None, **windows) -> np.ndarray:
         """Coarse codes [2, T] of one row."""
         import torch
 
         semantic, coarse, _ = self.configs()
+        for name, value in windows.items():
+            setattr(coarse, name, value)
         stream = self.theirs.coarse_acoustics.generate(
             torch.from_numpy(np.array(tokens, np.int64))[None],  # a copy, as transformers changes it in place
             semantic_generation_config=semantic,

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 
@@ -35,6 +36,16 @@ def test_an_unknown_name_is_refused():
 def test_cudnn_by_name_says_why_it_cannot_work(dtype, reason):
     with pytest.raises(UnsupportedError, match=reason):
         BarkCausalModel(CONFIG, dtype=dtype, attn_implementation="cudnn", rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_compiles_where_xla_lacks_its_products(dtype, rng):
+    """Only compiled code fails there: uncompiled, JAX notices and takes other products."""
+    q, k, v = (jnp.asarray(rng.normal(size=(2, 9, 2, 16)), dtype) for _ in range(3))
+    half = jax.jit(lambda q, k, v: attention.attend(q, k, v, "xla", is_causal=True))(q, k, v)
+    exact = attention.attend(*(x.astype(jnp.float32) for x in (q, k, v)), "xla", is_causal=True)
+    assert half.dtype == dtype
+    np.testing.assert_allclose(half.astype(jnp.float32), exact, atol=0.03)
 
 
 def test_a_probe_that_computes_something_else_is_an_obstacle(monkeypatch):

@@ -56,6 +56,18 @@ def test_the_fine_stage_draws_at_1_where_it_is_told_to():
     assert resolve({"fine_temperature": 1.0, "fine_do_sample": True})[0].fine == StageSettings(1.0)
 
 
+def test_coarse_windows_default_to_the_checkpoints_and_can_trade_history_for_length():
+    (row,) = resolve({})
+    assert (row.n_coarse_history, row.coarse_window) == (630, 60)
+    (row,) = resolve({"max_coarse_history": 590, "coarse_sliding_window_len": 100})
+    assert (row.n_coarse_history, row.coarse_window) == (590, 100)
+
+
+def test_coarse_windows_are_one_for_all_rows():
+    with pytest.raises(InputError, match="differ between rows"):
+        resolve({"sliding_window_len": [60, 30]}, n_rows=2)
+
+
 def test_seconds_are_semantic_tokens():
     assert resolve({"max_seconds": 2.0})[0].max_semantic_tokens == 99
     assert resolve({"max_seconds": 100})[0].max_semantic_tokens == 768
@@ -105,6 +117,12 @@ def test_a_file_may_say_top_k_0_for_all():
         ({"coarse_max_new_tokens": 10}, "length follows from the semantic tokens"),
         ({"repetition_penalty": 1.2}, "penalises a placeholder"),
         ({"temperature": [0.5, 0.6]}, "temperature has 2 values for 1 rows"),
+        ({"max_coarse_history": 631}, "max_coarse_history is 631, expected 2 to 630"),
+        ({"max_coarse_history": 0}, "max_coarse_history is 0"),
+        ({"max_coarse_history": 60.0}, "max_coarse_history is 60.0"),
+        ({"sliding_window_len": 0}, "sliding_window_len is 0"),
+        ({"sliding_window_len": 61}, "sliding_window_len is 61, expected a multiple of 2 up to 60"),
+        ({"sliding_window_len": 62}, "share 690 positions"),
     ],
 )
 def test_what_makes_no_sense_is_refused_and_named(given, message):

@@ -123,6 +123,14 @@ def test_coarse_with_a_history_that_starts_within_a_frame(twins, rng, short_spac
     np.testing.assert_array_equal(found, twins.coarse(tokens, odd))
 
 
+def test_coarse_with_other_windows_equals_transformers(twins, voice, rng, short_spaces):
+    tokens = [rng.integers(0, 10_000, 40), rng.integers(0, 10_000, 50)]
+    spaces = dataclasses.replace(short_spaces, n_coarse_history=100, coarse_window=24)
+    found = run_coarse(twins, tokens, [None, voice], spaces)
+    for row, v, codes_QT in zip(tokens, (None, voice), found, strict=True):
+        np.testing.assert_array_equal(codes_QT, twins.coarse(row, v, max_coarse_history=100, sliding_window_len=24))
+
+
 @pytest.mark.slow
 def test_the_longest_coarse_stage_equals_transformers(twins, voice, rng):
     tokens = [rng.integers(0, 10_000, 768) for _ in range(2)]

@@ -10,12 +10,17 @@ import re
 import runpy
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import scipy.io.wavfile
+from checkpoints import read_arrays
 from golden.checkpoint import FILE, voice_arrays, write_checkpoint
+from safetensors.numpy import save_file
 
 from bark_jax import tiny
+from bark_jax.tokenizer import SPECIAL_TOKENS
+from bark_jax.voices import PROMPT_KEYS
 
 SCRIPT = Path(__file__).with_name("transformers_script.py")
 
@@ -74,16 +79,108 @@ def as_ours(script: str) -> str:
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
-    """A folder that holds suno/bark-small, in the Hub's form: small networks, a vocabulary and a preset.
-
-    The semantic network never ends by itself: both scripts make WAV files of one length, whatever they draw.
-    """
+    """A folder that holds suno/bark-small in the Hub's form: small networks, a vocabulary and a preset."""
     home = tmp_path_factory.mktemp("published")
     folder = home / "suno" / "bark-small"
     with np.load(FILE) as golden:
-        shapes = json.loads(str(golden["shapes"]))
-    write_checkpoint(folder, shapes, change=keep_from_ending)
-    write_generation_config(folder)
+        write_checkpoint(folder, json.loads(str(golden["shapes"])))
+    make_it_draw_without_end(folder)
     write_vocabulary(folder)
     write_preset(folder, "v2/en_speaker_6")
     return home
+
+
+def make_it_draw_without_end(folder: Path) -> None:
+    """Lets the networks draw as the published ones do, but not the end token: every recording has N_SAMPLES."""
+    end = tiny.GENERATION_CONFIG.semantic_config.eos_token_id
+    arrays = read_arrays(folder)
+    arrays["semantic.lm_head.weight"][end] = 0  # the 20 most likely tokens have logits above 0
+    save_file(arrays, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads(json.dumps(tiny.GENERATION_CONFIG.to_dict()))
+    config["semantic_config"] |= {"top_k": 20, "pad_token_id": end}
+    (folder / "generation_config.json").write_text(json.dumps(config))
+
+
+def write_vocabulary(folder: Path) -> None:
+    """Word pieces of one letter, within and at the start of a word."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    pieces = [*SPECIAL_TOKENS.values(), *letters, *letters.upper(), ",", ".", *(f"##{letter}" for letter in letters)]
+    (folder / "vocab.txt").write_text("\n".join(pieces) + "\n")
+    settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": False, **SPECIAL_TOKENS}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def write_preset(folder: Path, name: str) -> None:
+    paths = {key: f"speaker_embeddings/{name}_{key}.npy" for key in PROMPT_KEYS}
+    for key, array in voice_arrays().items():
+        (folder / paths[key]).parent.mkdir(parents=True, exist_ok=True)
+        np.save(folder / paths[key], array)
+    (folder / "speaker_embeddings_path.json").write_text(json.dumps({"repo_or_path": "suno/bark-small", name: paths}))
+
+
+@pytest.fixture(scope="module")
+def ours(published, tmp_path_factory):
+    """What the changed script leaves: its variables, and its files by name."""
+    script = tmp_path_factory.mktemp("ours") / "bark_jax_script.py"
+    script.write_text(as_ours(SCRIPT.read_text()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bark_jax.pretrained.cache_folder", lambda: script.parent / "cache")
+        return run(script, published, patch)
+
+
+@pytest.fixture(scope="module")
+def theirs(published):
+    """What the script itself leaves."""
+    pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    with pytest.MonkeyPatch.context() as patch:
+        # It needs a GPU and the package accelerate.
+        patch.setattr(transformers.BarkModel, "enable_cpu_offload", lambda self: None)
+        return run(SCRIPT, published, patch)
+
+
+def run(script: Path, folder: Path, patch: pytest.MonkeyPatch) -> tuple[dict, dict]:
+    patch.chdir(folder)
+    variables = runpy.run_path(str(script))
+    waves = {path.name: scipy.io.wavfile.read(path) for path in folder.glob("*.wav")}
+    for name in waves:
+        (folder / name).unlink()
+    return variables, waves
+
+
+def assert_is_whole(variables: dict, waves: dict) -> None:
+    assert waves.keys() == set(WAVES)
+    for rate, samples in waves.values():
+        assert rate == variables["sample_rate"] == 24_000
+        assert samples.dtype == np.float32 and samples.shape == (N_SAMPLES,)
+        assert np.isfinite(samples).all() and np.abs(samples).max() > 0.01
+    assert list(variables["lengths"]) == [N_SAMPLES] * 2
+
+
+def test_the_rules_change_these_lines_and_no_others():
+    theirs = SCRIPT.read_text()
+    lines = difflib.unified_diff(theirs.splitlines(), as_ours(theirs).splitlines(), n=0, lineterm="")
+    changed = [line for line in lines if not line.startswith(("---", "+++", "@@"))]
+    assert changed == CHANGED_LINES.splitlines()
+
+
+def test_the_changed_script_runs(ours):
+    variables, waves = ours
+    assert_is_whole(variables, waves)
+    assert isinstance(variables["drawn"], jax.Array) and variables["drawn"].dtype == np.float32
+    assert variables["drawn"].shape == (1, N_SAMPLES) and variables["batch"].shape == (2, N_SAMPLES)
+    assert {array.dtype for array in jax.tree.leaves(variables["model"].semantic)} == {np.dtype(np.float16)}
+
+
+def test_the_script_itself_runs(theirs):
+    assert_is_whole(*theirs)
+
+
+def test_both_make_the_same_greedy_audio(ours, theirs):
+    (_, our_waves), (_, their_waves) = ours, theirs
+    np.testing.assert_allclose(our_waves["greedy.wav"][1], their_waves["greedy.wav"][1], rtol=0, atol=1e-4)
+
+
+def test_a_setting_and_a_voice_change_the_audio(ours):
+    _, waves = ours
+    assert np.abs(waves["greedy.wav"][1] - waves["drawn.wav"][1]).max() > 0.01

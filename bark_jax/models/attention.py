@@ -7,6 +7,7 @@ cuDNN only where they work.
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from bark_jax.errors import InputError, UnsupportedError
 
 IMPLEMENTATIONS = ("auto", "xla", "cudnn")
 FUSED_DTYPES = (jnp.bfloat16, jnp.float16)
+GPU_BACKENDS = ("gpu", "cuda", "rocm")
 
 
 @jax.tree_util.register_dataclass
@@ -64,9 +66,7 @@ class SelfAttention(nnx.Module):
     def __call__(self, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Attends within `x_BTD`. Returns the output and the keys and values [B, T, N, H] that it made."""
         q_BTNH, k_BTNH, v_BTNH = self._project(x_BTD)
-        y_BTNH = jax.nn.dot_product_attention(
-            q_BTNH, k_BTNH, v_BTNH, is_causal=self.is_causal, implementation=self.implementation
-        )
+        y_BTNH = attend(q_BTNH, k_BTNH, v_BTNH, self.implementation, is_causal=self.is_causal)
         return self.out(y_BTNH.reshape(x_BTD.shape)), k_BTNH, v_BTNH
 
     def extend(
@@ -80,19 +80,25 @@ class SelfAttention(nnx.Module):
         q_B1NH, k_B1NH, v_B1NH = self._project(x_B1D)
         keys_BSNH = write_slot(keys_BSNH, k_B1NH, length_B)
         values_BSNH = write_slot(values_BSNH, v_B1NH, length_B)
-        y_B1NH = jax.nn.dot_product_attention(
-            q_B1NH,
-            keys_BSNH,
-            values_BSNH,
-            key_value_seq_lengths=length_B + 1,
-            implementation=self.implementation,
-        )
+        y_B1NH = attend(q_B1NH, keys_BSNH, values_BSNH, self.implementation, key_value_seq_lengths=length_B + 1)
         return self.out(y_B1NH.reshape(x_B1D.shape)), keys_BSNH, values_BSNH
 
     def _project(self, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         B, T, D = x_BTD.shape
         qkv_BT3NH = self.qkv(x_BTD).reshape(B, T, 3, self.n_heads, D // self.n_heads)
         return qkv_BT3NH[:, :, 0], qkv_BT3NH[:, :, 1], qkv_BT3NH[:, :, 2]
+
+
+def attend(q_BTNH: jax.Array, k_BSNH: jax.Array, v_BSNH: jax.Array, implementation: str, **options: Any) -> jax.Array:
+    """`jax.nn.dot_product_attention`, in float16 also off the GPU.
+
+    It asks for float16 products with float32 sums, which XLA has on GPUs alone: elsewhere they are made in float32.
+    """
+    dtype = q_BTNH.dtype
+    if dtype == jnp.float16 and jax.default_backend() not in GPU_BACKENDS:
+        q_BTNH, k_BSNH, v_BSNH = (x.astype(jnp.float32) for x in (q_BTNH, k_BSNH, v_BSNH))
+    y_BTNH = jax.nn.dot_product_attention(q_BTNH, k_BSNH, v_BSNH, implementation=implementation, **options)
+    return y_BTNH.astype(dtype)
 
 
 def write_slot(cache_BSNH: jax.Array, new_B1NH: jax.Array, slot_B: jax.Array) -> jax.Array:
@@ -129,7 +135,7 @@ def find_cudnn_obstacle(dtype_name: str, head_size: int) -> str | None:
     dtype = jnp.dtype(dtype_name)
     if dtype not in FUSED_DTYPES:
         return f"it takes float16 or bfloat16, not {dtype_name}"
-    if jax.default_backend() not in ("gpu", "cuda"):
+    if jax.default_backend() not in GPU_BACKENDS:
         return f"it needs an NVIDIA GPU, and JAX's default backend is {jax.default_backend()!r}"
     try:
         with jax.ensure_compile_time_eval():  # networks are also built while shapes are traced, where nothing runs

@@ -55,9 +55,7 @@ class WindowsDone:
     logprob_BT: jax.Array  # of the generated tokens
 
 
-def trim_history(
-    semantic_T: np.ndarray, coarse_QT: np.ndarray, spaces: TokenSpaces, max_history: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def trim_history(semantic_T: np.ndarray, coarse_QT: np.ndarray, spaces: TokenSpaces) -> tuple[np.ndarray, np.ndarray]:
     """The part of a voice that conditions the coarse stage: its last semantic tokens, the stream that goes with them.
 
     The stream loses its last n_coarse tokens, which suno found to sound better, and may start in the middle of a frame.
@@ -65,7 +63,7 @@ def trim_history(
     """
     stream_T = interleave(coarse_QT, spaces)
     n_semantic = min(
-        int((max_history or spaces.n_coarse_history) / spaces.stream_per_semantic),
+        spaces.max_semantic_history,
         len(semantic_T) - len(semantic_T) % 2,
         int(len(stream_T) / spaces.stream_per_semantic),
     )
