@@ -32,20 +32,25 @@ Examples:
 @click.option("--revision", help="Branch, tag or commit of a Hub id.")
 @click.option("--allow-non-finite", is_flag=True, help="Take weights that are infinite or not a number.")
 @click.option("--overwrite", is_flag=True, help="Replace the model in DST.")
-def command(src: str, dst: str, **options) -> None:
+def command(**options) -> None:
     """Convert a PyTorch checkpoint SRC of Bark into the folder DST.
 
     SRC is a Hub id, a folder of transformers, Suno's files (text.pt, coarse.pt, fine.pt, or one of them), an EnCodec's
     .th file, or a folder that this command wrote. DST appears when it is complete, or not at all.
     """
+    try:
+        run(**options)
+    except (BarkError, OSError) as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(_exit_code(error))
+
+
+def run(src: str, dst: str, **options) -> None:
+    """What the command does; errors are the caller's to tell."""
     from converters.conversion import convert  # loads JAX, which --help need not
 
-    try:
-        with _progress_bar() as bar:
-            path = convert(src, dst, progress=bar, **options)
-    except (BarkError, OSError) as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(_exit_code(error))
+    with _progress_bar() as bar:
+        path = convert(src, dst, progress=bar, **options)
     click.echo(path)
 
 

@@ -135,7 +135,7 @@ def find_cudnn_obstacle(dtype_name: str, head_size: int) -> str | None:
     dtype = jnp.dtype(dtype_name)
     if dtype not in FUSED_DTYPES:
         return f"it takes float16 or bfloat16, not {dtype_name}"
-    if jax.default_backend() not in GPU_BACKENDS:
+    if jax.default_backend() not in ("gpu", "cuda"):
         return f"it needs an NVIDIA GPU, and JAX's default backend is {jax.default_backend()!r}"
     try:
         with jax.ensure_compile_time_eval():  # networks are also built while shapes are traced, where nothing runs
