@@ -1,15 +1,12 @@
 """`bark-jax bench`: how fast a model is here, and how much memory it takes."""
 
 import json
-from pathlib import Path
 
 import click
 
 from bark_jax.cli.group import Verb
 from bark_jax.cli.options import json_option, model_option, revision_option
-from bark_jax.errors import InputError
-
-PLOT_FORMATS = (".png", ".svg", ".pdf")
+from bark_jax.cli.paths import check_plot
 
 EXAMPLES = """\b
 Examples:
@@ -52,8 +49,7 @@ def command(
     The first call compiles, also what earlier commands have kept compiled on disk; the others are given by median and
     spread. Peak memory is the device's where the backend tells it, else the process's.
     """
-    if plot is not None:
-        _check_plot(plot)
+    check_plot(plot)
     import jax
 
     # Before anything is compiled, as JAX looks at this once.
@@ -75,13 +71,3 @@ def command(
         from bark_jax.plots import save_figure
 
         save_figure(plot_report(report), plot)
-
-
-def _check_plot(path: str) -> None:
-    """Refuses now what would fail after minutes of work."""
-    from bark_jax import plots  # noqa: F401, raises UnsupportedError without matplotlib
-
-    if Path(path).suffix.lower() not in PLOT_FORMATS:
-        raise InputError(f"--plot is {path!r}, expected a name that ends in one of {', '.join(PLOT_FORMATS)}")
-    if Path(path).is_dir() or not Path(path).parent.is_dir():
-        raise InputError(f"--plot is {path!r}, expected the name of a file in a folder that exists")

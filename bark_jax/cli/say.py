@@ -2,11 +2,9 @@
 
 import io
 import json
-import os
 import secrets
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +13,7 @@ from bark_jax import tiny
 from bark_jax.cli.compiled import keep_compiled_programs
 from bark_jax.cli.group import Verb
 from bark_jax.cli.options import json_option, model_option, revision_option, sampling_options, sampling_settings
+from bark_jax.cli.paths import check_place, check_plot
 from bark_jax.cli.player import find_player, play
 from bark_jax.cli.progress import Progress
 from bark_jax.errors import InputError, ModelNotFoundError
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 DEFAULT_TEXT = "Hello! My name is Bark, and I can speak, laugh and sing."
 DEFAULT_OUTPUT = "bark.wav"
 STANDARD_STREAM = "-"
-PLOT_FORMATS = (".png", ".svg", ".pdf")
 # Far more than any prompt holds; the rest of an endless stream is not read.
 MAX_STDIN_BYTES = 2**20
 
@@ -77,7 +75,7 @@ def command(
     settings = sampling_settings(options)
     output = _check_output(options.pop("output"), is_played, as_json)
     save = {name: _check_npz(name, options.pop(name)) for name in ("save_voice", "save_tokens")}
-    save["plot"] = _check_plot(options.pop("plot"))
+    save["plot"] = check_plot(options.pop("plot"))
     if (is_long or is_streamed) and (save["save_voice"] or save["save_tokens"]):
         raise click.UsageError("--save-voice and --save-tokens take one clip; leave out --long and --stream.")
     if is_streamed and (output != STANDARD_STREAM or is_played or save["plot"]):
@@ -164,7 +162,7 @@ def _check_output(output: str | None, is_played: bool, as_json: bool) -> str | N
             raise click.UsageError("-o - writes binary audio to a terminal; redirect stdout, or give -o a file.")
     elif output is not None:
         check_format(output)
-        _check_place("output", output)
+        check_place("output", output)
     return output
 
 
@@ -172,28 +170,8 @@ def _check_npz(option: str, path: str | None) -> str | None:
     if path is not None:
         if not path.endswith(".npz"):
             raise InputError(f"--{option.replace('_', '-')} is {path!r}, expected a name that ends in .npz")
-        _check_place(option, path)
+        check_place(option, path)
     return path
-
-
-def _check_plot(path: str | None) -> str | None:
-    if path is not None:
-        from bark_jax import plots  # noqa: F401, raises UnsupportedError without matplotlib
-
-        if Path(path).suffix.lower() not in PLOT_FORMATS:
-            raise InputError(f"--plot is {path!r}, expected a name that ends in one of {', '.join(PLOT_FORMATS)}")
-        _check_place("plot", path)
-    return path
-
-
-def _check_place(option: str, path: str) -> None:
-    folder, option = Path(path).parent, option.replace("_", "-")
-    if Path(path).is_dir():
-        raise InputError(f"--{option} is {path!r}, which is a folder; give the name of a file in it")
-    if not folder.is_dir():
-        raise InputError(f"--{option} is {path!r}, but there is no folder {str(folder)!r}; create it first")
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"--{option} is {path!r}, but the folder {str(folder)!r} takes no new files")
 
 
 def _read_stdin() -> str:
