@@ -1,7 +1,7 @@
 """The torch side of the parity tests: transformers' Bark, stage by stage, and what counts as equal to it.
 
-Greedy tokens are compared exactly. Two float32 programs round differently, though, so once in some hundred thousand steps the
-two most likely tokens are closer than that: there, and only there, the other one may be chosen too.
+Greedy tokens are compared exactly. Two float32 programs round differently, though, so once in some hundred thousand
+steps the two most likely tokens are closer than that: there, and only there, the other one may be chosen too.
 """
 
 import dataclasses
