@@ -2,13 +2,13 @@
 
 import os
 import struct
-import tempfile
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from bark_jax.errors import InputError
+from bark_jax.folders import whole_file
 
 # Ending -> libsndfile's container and coding.
 FORMATS = {
@@ -49,17 +49,8 @@ def write_audio(path: str | os.PathLike, samples: np.ndarray, sample_rate: int) 
         raise InputError(f"the folder {str(path.parent)!r} of {str(path)!r} does not exist; create it first")
     if path.is_dir():
         raise InputError(f"{str(path)!r} is a folder; give the name of a file in it")
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write_stream(file, samples, sample_rate, container, coding)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with whole_file(path) as file:
+        write_stream(file, samples, sample_rate, container, coding)
 
 
 def write_stream(
@@ -101,10 +92,3 @@ def open_wav(sample_rate: int) -> bytes:
 def as_pcm(samples: np.ndarray) -> bytes:
     """Mono audio samples in -1..1 as what follows such a header; what is louder is clipped."""
     return np.round(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes()
-
-
-def _umask() -> int:
-    """The process's file mode mask, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -25,7 +25,7 @@ from bark_jax.errors import InputError
 from bark_jax.model import BarkModel, Row, Utterance
 from bark_jax.pipeline import StageTimer
 from bark_jax.pretrained import find_model, parse_dtype, read_configs
-from bark_jax.settings import resolve_settings
+from bark_jax.settings import check_count, resolve_settings
 from bark_jax.stages.sampling import key_data
 from bark_jax.tokens import TokenSpaces, text_tokens
 from bark_jax.weights import NETWORKS, parameter_shapes
@@ -170,8 +170,8 @@ def benchmark(
     Raises:
       InputError, ModelNotFoundError: before any network is loaded.
     """
-    _check_count("rows", n_rows)
-    _check_count("repeats", repeats)
+    check_count("rows", n_rows)
+    check_count("repeats", repeats)
     for dtype in dtypes:
         parse_dtype(dtype)
     folder = find_model(model, revision=revision)
@@ -307,11 +307,6 @@ def _versions() -> dict[str, str]:
 
 def _label(dtype: str, is_offloaded: bool) -> str:
     return f"{dtype} offloaded" if is_offloaded else dtype
-
-
-def _check_count(name: str, value: int) -> None:
-    if value < 1:
-        raise InputError(f"{name} is {value}, expected a count from 1 up")
 
 
 def format_report(report: Report) -> str:

@@ -1,11 +1,9 @@
 """Single files of a model: in a folder, or in a repository of the Hugging Face Hub."""
 
-import contextlib
 import dataclasses
 import os
 import re
 import reprlib
-import secrets
 import socket
 import urllib.parse
 import urllib.request
@@ -130,19 +128,3 @@ def _blob_folders(folder: Path) -> list[Path]:
         if parent.parent.name == "snapshots" and parent.parent.parent.name.startswith("models--"):
             return [parent.parent.parent / "blobs"]
     return []
-
-
-def write_whole(path: str | os.PathLike, data: bytes) -> None:
-    """Writes a small file that appears under its name complete, or not at all."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise

@@ -16,7 +16,7 @@ from bark_jax.models.codec.encodec import EncodecModel
 from bark_jax.models.fine_gpt import BarkFineModel
 from bark_jax.models.gpt import BarkCoarseModel, BarkSemanticModel
 from bark_jax.seeds import CANDIDATE, derive_keys
-from bark_jax.settings import RowSettings, StageSettings, resolve_settings
+from bark_jax.settings import RowSettings, StageSettings, check_count, resolve_settings
 from bark_jax.stages import coarse, fine, semantic
 from bark_jax.stages.codec import decode_codes
 from bark_jax.stages.sampling import KEY_IMPLEMENTATION, Sampling, key_data
@@ -161,7 +161,7 @@ class BarkModel:
         rows = [
             Row(text, voice, candidate, row_setting)
             for text, voice, row_key, row_setting in zip(texts, voices, keys, row_settings, strict=True)
-            for candidate in derive_keys(row_key, CANDIDATE, _check_sequences(num_return_sequences))
+            for candidate in derive_keys(row_key, CANDIDATE, check_count("num_return_sequences", num_return_sequences))
         ]
         utterances = self.generate_rows(rows)
         lengths = [len(utterance.samples) for utterance in utterances]
@@ -315,12 +315,6 @@ def row_keys(seed: int | Sequence[int] | None, key: jax.Array | None, n_rows: in
     if len(seeds) != n_rows:
         raise InputError(f"seed has {len(seeds)} values for {n_rows} rows; give one a row, or a single one for all")
     return [key_data(value) for value in seeds]
-
-
-def _check_sequences(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise InputError(f"num_return_sequences is {value!r}, expected a count from 1 up")
-    return int(value)
 
 
 def _spread_keys(key: jax.Array, n_rows: int) -> list[np.ndarray]:

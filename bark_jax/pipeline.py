@@ -17,7 +17,7 @@ from bark_jax.long_text import DEFAULT_MAX_TOKENS, Line, LongClip, Sentence
 from bark_jax.model import BarkModel, OnStage, Row, Utterance, row_keys
 from bark_jax.processor import BarkProcessor
 from bark_jax.seeds import CANDIDATE, SENTENCE, derive_keys, seed_of
-from bark_jax.settings import resolve_settings
+from bark_jax.settings import check_count, resolve_settings
 from bark_jax.streaming import RowStream, stream_row
 from bark_jax.texts import check_texts
 from bark_jax.tokens import text_tokens
@@ -105,7 +105,7 @@ class Bark:
         """
         texts = check_texts(text)
         n_candidates, n_kept = _check_candidates(best_of, num_return_sequences)
-        max_rows = _check_count("max_rows", max_rows)
+        max_rows = check_count("max_rows", max_rows)
         rows = self._rows(text, voice, row_keys(seed, key, len(texts)), settings)
         candidates = [
             dataclasses.replace(row, key=candidate_key)
@@ -162,7 +162,7 @@ class Bark:
           InputError, VoiceError, VoiceNotFoundError: before any network runs.
         """
         check_silence(silence_s)
-        max_rows = _check_count("max_rows", max_rows)
+        max_rows = check_count("max_rows", max_rows)
         if voice_mode not in ("fixed", "carry"):
             raise InputError(f"voice_mode is {voice_mode!r}, expected 'fixed' or 'carry'")
         (base_key,) = row_keys(seed, None, 1)
@@ -331,7 +331,7 @@ class Bark:
         n_text = self.model.spaces.n_text
         if max_tokens is None:
             max_tokens = min(DEFAULT_MAX_TOKENS, n_text)
-        elif _check_count("max_tokens", max_tokens) > n_text:
+        elif check_count("max_tokens", max_tokens) > n_text:
             raise InputError(f"max_tokens is {max_tokens}, expected at most the {n_text} that a prompt has room for")
         tokenizer = self.processor.tokenizer
         return long_text.split_text(
@@ -355,17 +355,11 @@ class Bark:
 
 def _check_candidates(best_of: int | None, num_return_sequences: int | None) -> tuple[int, int]:
     """How many candidates a text has, and how many of them are kept."""
-    n_kept = 1 if num_return_sequences is None else _check_count("num_return_sequences", num_return_sequences)
-    n_candidates = n_kept if best_of is None else _check_count("best_of", best_of)
+    n_kept = 1 if num_return_sequences is None else check_count("num_return_sequences", num_return_sequences)
+    n_candidates = n_kept if best_of is None else check_count("best_of", best_of)
     if n_candidates < n_kept:
         raise InputError(f"best_of is {best_of} and num_return_sequences {n_kept}, of which it cannot be the best")
     return n_candidates, n_kept
-
-
-def _check_count(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise InputError(f"{name} is {value!r}, expected a count from 1 up")
-    return int(value)
 
 
 def _language_of(voice: Voice | None) -> str:

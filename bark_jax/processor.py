@@ -17,7 +17,8 @@ import numpy as np
 from bark_jax import tiny
 from bark_jax.config import GENERATION_CONFIG_FILE, BarkGenerationConfig, read_json
 from bark_jax.errors import ConfigError, InputError, UnsupportedError, VoiceError, VoiceNotFoundError
-from bark_jax.hub import Source, UnreachableError, is_inner_path, shown, write_whole
+from bark_jax.folders import write_whole
+from bark_jax.hub import Source, UnreachableError, is_inner_path, shown
 from bark_jax.texts import check_texts
 from bark_jax.tokenizer import (
     SPECIAL_TOKENS,

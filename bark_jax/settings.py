@@ -186,6 +186,13 @@ def _probability(name: str, value: Any) -> float:
     return float(value)
 
 
+def check_count(name: str, value: Any, least: int = 1) -> int:
+    """The value as an int. Raises InputError, naming it, where it is no integer from `least` up."""
+    if not _is_integer(value) or value < least:
+        raise InputError(f"{name} is {value!r}, expected an integer from {least} up")
+    return int(value)
+
+
 def _flag(name: str, value: Any) -> bool:
     if not isinstance(value, (bool, np.bool_)):
         raise InputError(f"{name} is {value!r}, expected True or False")

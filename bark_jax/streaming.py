@@ -29,8 +29,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bark_jax.errors import InputError
 from bark_jax.model import BarkModel, OnStage, Row, Utterance, batch_sampling, require_finite
+from bark_jax.settings import check_count
 from bark_jax.stages import coarse, fine
 from bark_jax.stages.codec_steps import decode_next, frames_per_step
 from bark_jax.stages.sampling import KEY_IMPLEMENTATION
@@ -74,10 +74,8 @@ def stream_row(
       UnsupportedError: the codec looks ahead, so no audio could come before the end; use `generate_rows`.
       BarkError: while iterating: a stage computed something that is not finite.
     """
-    for name, value, least in (("first_windows", first_windows, 1), ("n_held", n_held, 0)):
-        if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
-            raise InputError(f"{name} is {value!r}, expected an integer from {least} up")
-    return RowStream(model, row, int(first_windows), int(n_held), on_stage or (lambda stage: None))
+    first_windows, n_held = check_count("first_windows", first_windows), check_count("n_held", n_held, least=0)
+    return RowStream(model, row, first_windows, n_held, on_stage or (lambda stage: None))
 
 
 class RowStream(Iterator[StreamedPart]):

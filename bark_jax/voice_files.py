@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from bark_jax.errors import VoiceError, VoiceNotFoundError
-from bark_jax.hub import shown, write_whole
+from bark_jax.folders import write_whole
+from bark_jax.hub import shown
 
 # All codes of a quarter of an hour as int64. The published voices have under 0.1 MB for up to 15 s.
 MAX_BYTES = 4 * 2**20
