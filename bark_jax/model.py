@@ -1,6 +1,7 @@
 """The four networks as one: text tokens in, audio samples and every stage's tokens out."""
 
 import dataclasses
+import os
 import secrets
 from collections.abc import Callable, Sequence
 from typing import Any, Self
@@ -75,6 +76,7 @@ class BarkModel:
         dtype: Any = None,
         attn_implementation: str = "auto",
         revision: str | None = None,
+        lora: str | os.PathLike | None = None,
     ) -> Self:
         """Loads a model: a folder, a Hub id such as "suno/bark-small", or "tiny", which is built in.
 
@@ -84,13 +86,14 @@ class BarkModel:
           dtype: "float32", "bfloat16" or "float16" for all networks; None keeps what the checkpoint has.
           attn_implementation: "auto", "xla" or "cudnn"; see `models.attention`.
           revision: a branch, tag or commit of the Hub repository.
+          lora: a file of changes to these networks (`bark_jax.lora`), which are added to them.
 
         Raises:
           ModelNotFoundError: neither here nor to be had; the message names the repository, the cache and the way out.
           CheckpointError, ConfigError: the files are damaged or are not those of a Bark.
         """
         folder = pretrained.find_model(name_or_folder, revision=revision)
-        networks = pretrained.load_networks(folder, dtype=dtype, attn_implementation=attn_implementation)
+        networks = pretrained.load_networks(folder, dtype=dtype, attn_implementation=attn_implementation, lora=lora)
         return cls(*pretrained.read_configs(folder), **networks)
 
     def save_pretrained(self, folder: str, *, overwrite: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -47,6 +48,7 @@ class Bark:
         dtype: Any = None,
         attn_implementation: str = "auto",
         revision: str | None = None,
+        lora: str | os.PathLike | None = None,
         tokenizer: Any = None,
     ) -> Self:
         """Loads networks, tokenizer and voices; arguments and errors as for `BarkModel.from_pretrained`.
@@ -55,7 +57,7 @@ class Bark:
           tokenizer: a tokenizer file, folder or `tokenizers.Tokenizer`, for checkpoints that bring none.
         """
         model = BarkModel.from_pretrained(
-            name_or_folder, dtype=dtype, attn_implementation=attn_implementation, revision=revision
+            name_or_folder, dtype=dtype, attn_implementation=attn_implementation, revision=revision, lora=lora
         )
         processor = BarkProcessor.from_pretrained(
             name_or_folder, revision=revision, tokenizer=tokenizer, spaces=model.spaces

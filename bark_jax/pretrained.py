@@ -28,6 +28,7 @@ from bark_jax.config import (
 )
 from bark_jax.errors import InputError, ModelNotFoundError
 from bark_jax.folders import whole_folder
+from bark_jax.lora import base_of, load_lora, merge
 from bark_jax.models.codec.encodec import EncodecModel
 from bark_jax.weights import (
     NETWORKS,
@@ -147,19 +148,29 @@ def read_configs(folder: Path) -> tuple[BarkConfig, BarkGenerationConfig]:
 
 
 def load_networks(
-    folder: Path, *, dtype: Any = None, attn_implementation: str = "auto", config: BarkConfig | None = None
+    folder: Path,
+    *,
+    dtype: Any = None,
+    attn_implementation: str = "auto",
+    config: BarkConfig | None = None,
+    lora: str | os.PathLike | None = None,
 ) -> dict[str, nnx.Module]:
     """All four networks of a model folder; arguments as for `BarkModel.from_pretrained`."""
     if config is None:
         config, _ = read_configs(folder)
     dtype = parse_dtype(dtype)
-    return {
-        name: load_network(folder, name, _maker(name, getattr(config, field), attn_implementation), dtype)
-        for name, (_, field) in NETWORKS.items()
-    }
+    changes = {} if lora is None else load_lora(lora, base=base_of(folder))
+    networks = {}
+    for name, (_, field) in NETWORKS.items():
+        network = load_network(folder, name, module_maker(name, getattr(config, field), attn_implementation), dtype)
+        if name in changes:
+            network = merge(network, changes[name], where=f"{lora}, for {name},")
+        networks[name] = network
+    return networks
 
 
-def _maker(network: str, config: Any, attn_implementation: str) -> Callable[[Any], nnx.Module]:
+def module_maker(network: str, config: Any, attn_implementation: str = "auto") -> Callable[[Any], nnx.Module]:
+    """dtype -> a new module of one of NETWORKS, as `load_network` takes it."""
     module_class = NETWORKS[network].module_class
     options = {} if module_class is EncodecModel else {"attn_implementation": attn_implementation}
     return lambda dtype: module_class(config, dtype=dtype, rngs=nnx.Rngs(0), **options)

@@ -59,6 +59,7 @@ Examples:
 @sampling_options
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Of the networks.")
 @click.option("--attn-implementation", type=click.Choice(["auto", "xla", "cudnn"]), default="auto", show_default=True)
+@click.option("--lora", metavar="FILE", help="Changes to the networks, a file that training made.")
 @click.option("--tokenizer", help="A tokenizer's file or folder, for models that bring none.")
 @click.option("--plot", metavar="PNG", help="Draw waveform and mel spectrogram; also .svg and .pdf.")
 @click.option("--save-voice", metavar="NPZ", help="Keep the clip as a voice, for --voice.")
@@ -116,10 +117,15 @@ def open_bark(
     revision: str | None,
     voice: str | None,
     tokenizer: str | None,
+    lora: str | None,
     dtype: str | None,
     attn_implementation: str,
 ) -> "Bark":
     """Loads a model once text, voice and settings are known to be right for it, as loading can take minutes."""
+    if lora is not None:
+        from bark_jax.lora import load_lora
+
+        load_lora(lora)
     processor = _open_processor(model, revision, tokenizer)
     # A long text is cut once the model is there; its first words stand in for it here.
     processor(text[:40] if is_long else text, voice_preset=voice)
@@ -133,7 +139,7 @@ def open_bark(
     _, generation_config = read_configs(folder)
     resolve_settings(settings, 1, generation_config, processor.spaces)
     keep_compiled_programs()
-    networks = BarkModel.from_pretrained(str(folder), dtype=dtype, attn_implementation=attn_implementation)
+    networks = BarkModel.from_pretrained(str(folder), dtype=dtype, attn_implementation=attn_implementation, lora=lora)
     return Bark(networks, processor)
 
 
@@ -236,6 +242,7 @@ def _description(clip: "Clip | LongClip", options: dict[str, Any], output: str |
         "voice": options["voice"],
         "model": options["model"],
         "revision": options["revision"],
+        "lora": options["lora"],
         "seconds": clip.duration_s,
         "sample_rate": clip.sample_rate,
         "output": output,
