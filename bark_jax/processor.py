@@ -8,7 +8,7 @@ silently; a voice is checked, and never read from outside the model's folder by 
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -29,6 +29,7 @@ from bark_jax.tokenizer import (
     transformers_config,
 )
 from bark_jax.tokens import TokenSpaces
+from bark_jax.vocabulary import WORDS_FILE, UnknownWordsWarning, read_words, unknown_words
 from bark_jax.voice_files import write_npy
 from bark_jax.voice_library import SPEAKER_EMBEDDINGS_FILE, VoiceLibrary, fits_published, resolve_voice
 from bark_jax.voices import BARK_SPACES, Voice
@@ -67,6 +68,7 @@ class BarkProcessor:
       speaker_embeddings: the voices known by name: a VoiceLibrary, or transformers' dict of names to paths whose
         "repo_or_path" says below which folder or in which Hub repository they are.
       spaces: the model's token spaces: how many text tokens fit, which voices do.
+      words: all words that the model knows, in lower case, if they are few; others are warned of.
 
     Raises:
       InputError, ModelNotFoundError: no tokenizer.
@@ -79,7 +81,9 @@ class BarkProcessor:
         speaker_embeddings: VoiceLibrary | Mapping[str, Any] | None = None,
         *,
         spaces: TokenSpaces = BARK_SPACES,
+        words: Collection[str] | None = None,
     ):
+        self.words = None if words is None else frozenset(words)
         self.tokenizer = as_tokenizer(tokenizer)
         self.spaces = spaces
         if speaker_embeddings is None:
@@ -130,7 +134,8 @@ class BarkProcessor:
         library = VoiceLibrary({})
         if speaker_embeddings_dict_path is not None:
             library = _find_library(source, speaker_embeddings_dict_path, spaces, hub_options)
-        return cls(find_tokenizer(source) if tokenizer is None else tokenizer, library, spaces=spaces)
+        tokenizer = find_tokenizer(source) if tokenizer is None else tokenizer
+        return cls(tokenizer, library, spaces=spaces, words=read_words(source))
 
     @property
     def speaker_embeddings(self) -> dict[str, Any] | None:
@@ -199,6 +204,7 @@ class BarkProcessor:
         texts = check_texts(text)
         names = ["text"] if isinstance(text, str) else [f"text[{row}]" for row in range(len(texts))]
         rows = [self._tokenize(*each, max_length, truncation) for each in zip(texts, names, strict=True)]
+        self._warn_of_unknown_words(texts)
         width = _width(padding, rows, max_length)
         arrays = {"input_ids": _padded(rows, width, self._pad_id)}
         if return_token_type_ids:
@@ -233,6 +239,8 @@ class BarkProcessor:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / TOKENIZER_FILE, self.tokenizer.to_str(pretty=True).encode())
         _write_json(folder / TOKENIZER_CONFIG_FILE, transformers_config(self.tokenizer))
+        if self.words is not None:
+            write_whole(folder / WORDS_FILE, ("\n".join(sorted(self.words)) + "\n").encode())
         if not voices:
             return
         entries = {voice.name: _save_arrays(voice, folder, speaker_embeddings_directory) for voice in voices}
@@ -272,6 +280,14 @@ class BarkProcessor:
         message = f"{what} has {len(ids)} tokens, of which {max_length} are read; cut off: "
         warnings.warn(TextCutWarning(message + shown(cut, SHOWN_CUT_CHARACTERS), cut), stacklevel=4)
         return ids[:max_length]
+
+    def _warn_of_unknown_words(self, texts: list[str]) -> None:
+        if self.words is None:
+            return
+        normalizer = self.tokenizer.normalizer  # a figure may be read as a word
+        read = texts if normalizer is None else [normalizer.normalize_str(text) for text in texts]
+        if unknown := unknown_words(read, self.words):
+            warnings.warn(UnknownWordsWarning(unknown, len(self.words)), stacklevel=3)
 
     def _voices(self, voice_preset: Any, text: str | list[str]) -> Voice | list[Voice | None]:
         if isinstance(text, str) or not isinstance(voice_preset, list):
