@@ -10,21 +10,21 @@ from typing import BinaryIO
 
 from bark_jax.errors import InputError
 
-# A folder without any of these is not ours to replace, whatever the caller asked for.
-MODEL_FILES = ("bark_jax.json", "config.json")
+# By kind of folder: one without any of these is not ours to replace, whatever the caller asked for.
+MARKERS = {"model": ("bark_jax.json", "config.json"), "dataset": ("dataset.json",)}
 
 
 @contextlib.contextmanager
-def whole_folder(dst: str | os.PathLike, *, overwrite: bool = False) -> Iterator[Path]:
+def whole_folder(dst: str | os.PathLike, *, overwrite: bool = False, kind: str = "model") -> Iterator[Path]:
     """Yields a new folder beside `dst`, which becomes `dst` when the block ends and vanishes when it raises.
 
     A killed process can leave the folder behind, under a name that starts with a dot and ends in `.partial`; never a
     half-filled `dst`.
 
     Raises:
-      InputError: `dst` exists and is not empty, and `overwrite` is false or what is there is no model folder.
+      InputError: `dst` exists and is not empty, and `overwrite` is false or what is there is no folder of this `kind`.
     """
-    dst = check_destination(dst, overwrite=overwrite)
+    dst = check_destination(dst, overwrite=overwrite, kind=kind)
     made_parents = _make_parents(dst)
     partial = dst.with_name(f".{dst.name}.{secrets.token_hex(4)}.partial")
     partial.mkdir()
@@ -40,7 +40,7 @@ def whole_folder(dst: str | os.PathLike, *, overwrite: bool = False) -> Iterator
         raise
 
 
-def check_destination(dst: str | os.PathLike, *, overwrite: bool = False) -> Path:
+def check_destination(dst: str | os.PathLike, *, overwrite: bool = False, kind: str = "model") -> Path:
     """The absolute path of `dst`, links resolved. Raises InputError where `whole_folder` would."""
     path = Path(os.path.realpath(dst))
     if not path.exists():
@@ -52,9 +52,9 @@ def check_destination(dst: str | os.PathLike, *, overwrite: bool = False) -> Pat
         return path
     if not overwrite:
         raise InputError(f"{dst} exists and is not empty; give another name, or overwrite (--overwrite)")
-    if not any(name in names for name in MODEL_FILES):
+    if not any(name in names for name in MARKERS[kind]):
         raise InputError(
-            f"{dst} is not a model folder (it has no {' or '.join(MODEL_FILES)}), so it is not overwritten"
+            f"{dst} is not a {kind} folder (it has no {' or '.join(MARKERS[kind])}), so it is not overwritten"
         )
     return path
 

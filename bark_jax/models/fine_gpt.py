@@ -70,6 +70,10 @@ class BarkFineModel(nnx.Module):
         logits_BTV = jnp.einsum("BTD,VD->BTV", hidden[-1], table_VD, preferred_element_type=jnp.float32)
         return (logits_BTV, hidden) if output_hidden_states else logits_BTV
 
+    def hidden(self, embeds_BTD: jax.Array) -> jax.Array:
+        """Hidden states [B, T, D] of whole windows, from the summed embeddings of the codebooks that are read."""
+        return self._read(embeds_BTD)[-1]
+
     def _read(self, embeds_BTD: jax.Array) -> tuple[jax.Array, ...]:
         """Runs all layers: the hidden states before, between and after them."""
         T = embeds_BTD.shape[1]

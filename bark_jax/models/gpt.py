@@ -87,6 +87,10 @@ class BarkCausalModel(nnx.Module):
         """Token embeddings [B, T, D], without positions."""
         return self.token_embedding(tokens_BT)
 
+    def hidden(self, embeds_BTD: jax.Array) -> jax.Array:
+        """Hidden states [B, T, D] of whole sequences, as `logits` takes them."""
+        return self._read(embeds_BTD)[0][-1]
+
     def logits(self, hidden: jax.Array, start: int = 0, size: int | None = None) -> jax.Array:
         """float32 logits of `size` ids from `start` on (all of them by default), for hidden states [..., D]."""
         kernel_DV = self.head.kernel[...]

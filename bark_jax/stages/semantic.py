@@ -64,12 +64,7 @@ class Decoding:
 
 def make_prompt(rows: Sequence[SemanticRow], spaces: TokenSpaces) -> SemanticPrompt:
     """Lays rows out as one batch."""
-    text_BT = np.full((len(rows), spaces.n_text), spaces.text_pad, np.int32)
-    history_BT = np.full((len(rows), spaces.n_text), spaces.semantic_end, np.int32)
-    for b, row in enumerate(rows):
-        history = row.history[-spaces.n_text :]
-        text_BT[b, : len(row.text)] = row.text
-        history_BT[b, : len(history)] = history
+    text_BT, history_BT = pad_prompt([row.text for row in rows], [row.history for row in rows], spaces)
     return SemanticPrompt(
         text_BT=jnp.asarray(text_BT),
         history_BT=jnp.asarray(history_BT),
@@ -77,6 +72,19 @@ def make_prompt(rows: Sequence[SemanticRow], spaces: TokenSpaces) -> SemanticPro
         min_end_probability_B=jnp.asarray([row.min_end_probability for row in rows], jnp.float32),
         may_end_B=jnp.asarray([row.may_end for row in rows], bool),
     )
+
+
+def pad_prompt(
+    texts: Sequence[np.ndarray], histories: Sequence[np.ndarray], spaces: TokenSpaces
+) -> tuple[np.ndarray, np.ndarray]:
+    """The two halves of the prompt, int32 [B, n_text] each: text tokens, and a voice's last semantic tokens."""
+    text_BT = np.full((len(texts), spaces.n_text), spaces.text_pad, np.int32)
+    history_BT = np.full((len(texts), spaces.n_text), spaces.semantic_end, np.int32)
+    for b, (text, history) in enumerate(zip(texts, histories, strict=True)):
+        history = history[-spaces.n_text :]
+        text_BT[b, : len(text)] = text
+        history_BT[b, : len(history)] = history
+    return text_BT, history_BT
 
 
 @functools.partial(jax.jit, static_argnames="spaces")

@@ -1,0 +1,1 @@
+"""Training: from recordings to networks, in the forms that generation reads."""

@@ -1,0 +1,92 @@
+"""What the three transformers are trained on: the negative log-likelihood of the true next token.
+
+Every softmax is over the ids that generation may draw at that place, in float32 whatever the model's dtype; the logits
+of other ids are not computed. A loss is a sum and a count, so that parts of a batch add up to the whole of it exactly:
+micro-batches, or the shards of several devices.
+
+The batches come from `batches`, which says what is in them. What a batch holds where nothing is to be predicted changes
+nothing.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bark_jax.models.fine_gpt import BarkFineModel
+from bark_jax.models.gpt import BarkCoarseModel, BarkSemanticModel
+from bark_jax.tokens import TokenSpaces
+
+Batch = Mapping[str, jax.Array]
+
+
+class Loss(NamedTuple):
+    """float32 scalars; total / count is the mean."""
+
+    total: jax.Array  # summed negative log-likelihood, in nats
+    count: jax.Array  # targets
+
+
+def semantic_loss(model: BarkSemanticModel, batch: Batch, *, spaces: TokenSpaces) -> Loss:
+    """Of the semantic tokens and of the end token after them, given the text and a voice's semantic tokens."""
+    targets_BT = batch["targets"]
+    prompt_BTD = model.embed_prompt(batch["text"], batch["history"])
+    read_BT = _shift_in(targets_BT, spaces.semantic_infer)
+    hidden_BTD = model.hidden(jnp.concatenate([prompt_BTD, model.embed(read_BT)], axis=1))[:, spaces.n_text :]
+    # The end's id can be anywhere past the semantic tokens, so its logit is made by itself.
+    logits_BTV = model.logits(hidden_BTD, 0, spaces.semantic_vocab)
+    end_BT = model.logits(hidden_BTD, spaces.semantic_end, 1)[:, :, 0]
+    logit_BT = jnp.where(targets_BT == spaces.semantic_end, end_BT, _pick(logits_BTV, targets_BT))
+    log_sum_BT = jnp.logaddexp(jax.nn.logsumexp(logits_BTV, axis=-1), end_BT)
+    return _sum(log_sum_BT - logit_BT, batch["is_target"])
+
+
+def coarse_loss(model: BarkCoarseModel, batch: Batch, *, spaces: TokenSpaces, only_new: bool = False) -> Loss:
+    """Of every code of the stream, each within its own codebook, given semantic tokens and the stream before it.
+
+    Args:
+      only_new: leave out the codes that generation reads as history, and count those of the window alone.
+    """
+    stream_BT = batch["stream"]
+    tokens_BT = jnp.concatenate([batch["semantic"], _shift_in(stream_BT, spaces.coarse_infer)], axis=1)
+    hidden_BTD = model.hidden(model.embed(tokens_BT))[:, spaces.n_coarse_semantic :]
+    logits_BTV = model.logits(hidden_BTD, spaces.semantic_vocab, spaces.n_coarse * spaces.codebook_size)
+    codes_BT = stream_BT - spaces.semantic_vocab
+    # A history can start in the middle of a frame, so it is the code, not its place, that tells the codebook.
+    by_codebook = (*codes_BT.shape, spaces.n_coarse, spaces.codebook_size)
+    log_sum_BTQ = jax.nn.logsumexp(logits_BTV.reshape(by_codebook), axis=-1)
+    nll_BT = _pick(log_sum_BTQ, codes_BT // spaces.codebook_size) - _pick(logits_BTV, codes_BT)
+    return _sum(nll_BT, batch["is_new"] if only_new else batch["is_target"])
+
+
+def fine_loss(model: BarkFineModel, batch: Batch, *, spaces: TokenSpaces) -> Loss:
+    """Of the codes of one codebook a row, given the codebooks below it and what of its own is known.
+
+    The codebook is data, not part of the program: one program trains all of them, and the rows of a batch may differ.
+    """
+    codes_BTQ, codebook_B = batch["codes"], batch["codebook"]
+    read = [
+        jnp.where((codebook_B >= q)[:, None, None], table(codes_BTQ[:, :, q]), 0)
+        for q, table in enumerate(model.token_embeddings)
+    ]
+    hidden_BTD = model.hidden(sum(read))
+    tables_QVD = jnp.stack([table.embedding[: spaces.codebook_size] for table in model.token_embeddings])
+    logits_BTV = jnp.einsum("BTD,BVD->BTV", hidden_BTD, tables_QVD[codebook_B], preferred_element_type=jnp.float32)
+    nll_BT = jax.nn.logsumexp(logits_BTV, axis=-1) - _pick(logits_BTV, batch["targets"])
+    return _sum(nll_BT, batch["is_target"])
+
+
+def _shift_in(targets_BT: jax.Array, first: int) -> jax.Array:
+    """What the network reads to predict each target: `first`, then the target before it."""
+    return jnp.pad(targets_BT[:, :-1], ((0, 0), (1, 0)), constant_values=first)
+
+
+def _pick(values_BTV: jax.Array, index_BT: jax.Array) -> jax.Array:
+    """The value at each index [B, T]; some value where the index is out of range, as that of a pad is."""
+    index_BT = jnp.clip(index_BT, 0, values_BTV.shape[2] - 1)
+    return jnp.take_along_axis(values_BTV, index_BT[:, :, None], axis=2)[:, :, 0]
+
+
+def _sum(nll_BT: jax.Array, is_target_BT: jax.Array) -> Loss:
+    return Loss(jnp.sum(jnp.where(is_target_BT, nll_BT, 0.0)), jnp.sum(is_target_BT, dtype=jnp.float32))

@@ -1,0 +1,279 @@
+"""The manifest of a corpus: a JSON object a line, and all that can be wrong with it found before work begins.
+
+    {"audio": "clips/0001.flac", "text": "Good morning.", "voice": "anna", "semantic": [17, 256, ...], "id": "0001"}
+
+`audio` is a path, relative to the manifest. `voice` is "default" where it is left out. `semantic` is a list or the
+path of a .npy file, and may be left out where a semantic tokenizer is given. `id`, which no other line may have, is for
+whoever keeps the manifest. Nothing else is taken.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bark_jax.errors import BarkError, InputError
+from bark_jax.hub import shown
+from bark_jax.processor import BarkProcessor
+from bark_jax.tokens import TokenSpaces
+from bark_jax.training.semantic_tokens import WHERE_FROM, check_semantic
+from bark_jax.voice_files import read_npy
+
+DEFAULT_VOICE = "default"
+KEYS = ("audio", "text", "voice", "semantic", "id")
+
+MAX_LINE_BYTES = 2**20
+SHOWN_FAULTS = 20
+
+MIN_S = 0.1
+MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 8_000, 192_000  # lower is a telephone's at best; what is higher is an error
+SILENCE = 1e-4  # -80 dB: the loudest audio sample of a clip with nothing on it
+MAX_LOUDNESS = 4.0  # floats beyond -1..1 happen; whole numbers written as floats go to 32,768
+
+_BLOCK = 2**16  # positions of a file that are read at once
+
+
+class Fault(NamedTuple):
+    """What is wrong with a line; the first line is 1."""
+
+    line: int
+    what: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.what}"
+
+
+class ManifestError(InputError):
+    """A manifest with faults; `faults` has all of them, the message the first."""
+
+    def __init__(self, path: Path, faults: list[Fault], advice: str = ""):
+        self.path, self.faults = path, faults
+        rest = len(faults) - SHOWN_FAULTS
+        shown_faults = [f"  {fault}" for fault in faults[:SHOWN_FAULTS]] + ([f"  and {rest} more"] if rest > 0 else [])
+        title = f"{path} has {len(faults)} {'fault' if len(faults) == 1 else 'faults'}; nothing was prepared:"
+        super().__init__("\n".join([title, *shown_faults, *([advice] if advice else [])]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A line of a manifest, its types checked and its files not yet opened."""
+
+    line: int
+    audio: Path
+    text: str
+    voice: str
+    semantic: np.ndarray | Path | None
+    id: str | None
+
+    def read_semantic(self) -> np.ndarray | None:
+        return read_npy(self.semantic) if isinstance(self.semantic, Path) else self.semantic
+
+
+class Corpus(NamedTuple):
+    """What a checked manifest holds, in sum."""
+
+    n_entries: int
+    seconds: float
+    voices: tuple[str, ...]  # in the order in which they come first
+
+
+def check_manifest(
+    path: str | os.PathLike,
+    *,
+    spaces: TokenSpaces,
+    processor: BarkProcessor,
+    min_s: float = MIN_S,
+    max_s: float | None = None,
+    has_tokenizer: bool = False,
+) -> Corpus:
+    """Reads a manifest and every file that it names, and holds none of them.
+
+    Args:
+      processor: makes the texts' ids, and refuses what generation would refuse.
+      min_s, max_s: bounds of a clip's length; None for what the semantic network can write, 15.4 s in Bark.
+      has_tokenizer: lines without semantic tokens are right.
+
+    Raises:
+      ManifestError: with all faults of all lines.
+      InputError: there is no such file, or nothing in it.
+    """
+    path, faults, ids, voices = Path(path), [], {}, {}
+    max_s = longest_s(spaces) if max_s is None else max_s
+    n_entries, seconds, lacks_semantic = 0, 0.0, False
+    for entry in read_entries(path):
+        n_entries += 1
+        if isinstance(entry, Fault):
+            faults.append(entry)
+            continue
+        if entry.id is not None and ids.setdefault(entry.id, entry.line) != entry.line:
+            faults.append(Fault(entry.line, f"id {shown(entry.id)} is that of line {ids[entry.id]} too"))
+        voices.setdefault(entry.voice)
+        if entry.semantic is None and not has_tokenizer:
+            faults.append(Fault(entry.line, "there are no semantic tokens, and no semantic tokenizer"))
+            lacks_semantic = True
+        duration_s, found = _check_files(entry, spaces, processor, min_s, max_s)
+        seconds += duration_s
+        faults += [Fault(entry.line, what) for what in found]
+    if faults:
+        raise ManifestError(path, faults, WHERE_FROM if lacks_semantic else "")
+    if not n_entries:
+        raise InputError(f"{path} is empty, expected a JSON object a line")
+    return Corpus(n_entries, seconds, tuple(voices))
+
+
+def read_entries(path: str | os.PathLike) -> Iterator[Entry | Fault]:
+    """The lines of a manifest one by one, blank ones left out, each an Entry or what is wrong with it."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"the manifest {path} {'is no file' if path.exists() else 'does not exist'}")
+    with open(path, "rb") as file:
+        number = 0
+        while line := file.readline(MAX_LINE_BYTES):
+            number += 1
+            if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
+                while line and not line.endswith(b"\n"):
+                    line = file.readline(MAX_LINE_BYTES)
+                yield Fault(number, f"it is longer than {MAX_LINE_BYTES:,} bytes")
+                continue
+            line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+            if not line.strip():
+                continue
+            try:
+                yield _parse(number, line, path.parent)
+            except InputError as error:
+                yield Fault(number, str(error))
+
+
+def read_mono(path: str | os.PathLike, *, min_s: float, max_s: float) -> tuple[np.ndarray, int]:
+    """An audio file's samples, float32 [A], its channels averaged; and its sample rate.
+
+    The header is judged before anything else is read, and of a file that is longer than it says no more than max_s.
+
+    Raises:
+      InputError: the file cannot be read, or is not a recording of this length.
+    """
+    import soundfile
+
+    if not os.path.isfile(path):
+        raise InputError(
+            f"the audio {shown(str(path), 200)} {'is no file' if os.path.exists(path) else 'does not exist'}"
+        )
+    try:
+        with soundfile.SoundFile(path) as sound:
+            rate, n_claimed = sound.samplerate, sound.frames
+            _check_header(rate, n_claimed / rate, min_s, max_s)
+            blocks = [
+                block.mean(axis=1, dtype=np.float32)
+                for block in sound.blocks(_BLOCK, frames=n_claimed, dtype="float32", always_2d=True)
+            ]
+    except InputError:
+        raise
+    except Exception as error:  # of soundfile, of libsndfile, and a TypeError for a name that ends in .raw
+        raise InputError(f"the audio cannot be read ({shown(str(error), 200)})") from error
+    samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+    _check_header(rate, len(samples) / rate, min_s, max_s)  # the file may be shorter than its header says
+    _check_loudness(samples)
+    return samples, rate
+
+
+def longest_s(spaces: TokenSpaces) -> float:
+    """Seconds of the most semantic tokens that are generated: 15.4 in Bark."""
+    return float(spaces.max_semantic / spaces.semantic_rate)
+
+
+def _parse(number: int, line: bytes, folder: Path) -> Entry:
+    try:
+        fields = json.loads(line.decode(), object_pairs_hook=_unique)
+    except UnicodeDecodeError as error:
+        raise InputError(f"it is not UTF-8 (byte {error.start})") from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"it is not JSON ({error.msg} at column {error.colno})") from error
+    except (RecursionError, ValueError) as error:  # ValueError: a number of thousands of digits, or from _unique
+        raise InputError(f"it is not JSON ({shown(str(error), 200)})") from error
+    if not isinstance(fields, dict):
+        raise InputError(f"it is {shown(fields)}, expected a JSON object")
+    if unknown := [key for key in fields if key not in KEYS]:
+        raise InputError(f"it has {', '.join(map(shown, unknown[:4]))}, expected only {', '.join(KEYS)}")
+    fields = {"voice": DEFAULT_VOICE, **fields}
+    for key, expected in (("audio", "a path"), ("text", "a string"), ("voice", "a name")):
+        value = fields.get(key)
+        if not isinstance(value, str) or (key != "text" and not (value.strip() and value.isprintable())):
+            raise InputError(f"{key} is {shown(value) if key in fields else 'missing'}, expected {expected}")
+    name = fields.get("id")
+    if not isinstance(name, (str, int, type(None))) or isinstance(name, bool):
+        raise InputError(f"id is {shown(name)}, expected a string or a whole number")
+    return Entry(
+        number,
+        folder / fields["audio"],
+        fields["text"],
+        fields["voice"],
+        _parse_semantic(fields.get("semantic"), folder),
+        None if name is None else str(name),
+    )
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ValueError("a key comes twice")
+    return fields
+
+
+def _parse_semantic(value: Any, folder: Path) -> np.ndarray | Path | None:
+    if value is None:
+        return None
+    if isinstance(value, str) and value:
+        return folder / value
+    if not isinstance(value, list) or not all(type(token) is int and abs(token) < 2**62 for token in value):
+        raise InputError(f"semantic is {shown(value)}, expected a list of whole numbers or the path of a .npy file")
+    return np.array(value, np.int64)
+
+
+def _check_files(
+    entry: Entry, spaces: TokenSpaces, processor: BarkProcessor, min_s: float, max_s: float
+) -> tuple[float, list[str]]:
+    """(seconds of audio, what is wrong with text, audio and semantic tokens)"""
+    faults, duration_s = [], None
+    try:
+        processor(entry.text, padding="longest")
+    except BarkError as error:
+        faults.append(str(error))
+    try:
+        samples, rate = read_mono(entry.audio, min_s=min_s, max_s=max_s)
+        duration_s = len(samples) / rate
+    except InputError as error:
+        faults.append(str(error))
+    try:
+        tokens = entry.read_semantic()
+        if tokens is not None:
+            check_semantic(tokens, duration_s, spaces, "semantic")
+    except BarkError as error:
+        faults.append(str(error))
+    return duration_s or 0.0, faults
+
+
+def _check_header(rate: int, duration_s: float, min_s: float, max_s: float) -> None:
+    if not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
+        raise InputError(
+            f"the audio has a sample rate of {rate} Hz, expected {MIN_SAMPLE_RATE:,} to {MAX_SAMPLE_RATE:,}"
+        )
+    if duration_s < min_s:
+        raise InputError(f"the audio has {duration_s:.2f} s, expected {min_s:g} s at least")
+    if duration_s > max_s:
+        raise InputError(
+            f"the audio has {duration_s:.2f} s, at most {max_s:.2f} s can be learnt; cut it where the speaker pauses"
+        )
+
+
+def _check_loudness(samples: np.ndarray) -> None:
+    if not np.isfinite(samples).all():
+        raise InputError(f"the audio holds NaN or infinity, first at audio sample {np.isfinite(samples).argmin()}")
+    loudest = float(np.abs(samples).max())
+    if loudest < SILENCE:
+        raise InputError(f"the audio is silent: its loudest audio sample, of all channels' mean, is {loudest:.1g}")
+    if loudest > MAX_LOUDNESS:
+        raise InputError(f"the audio goes to {loudest:g}, expected -1 to 1: are these whole numbers written as floats?")

@@ -1,0 +1,94 @@
+"""What a run tells about itself: a JSON line a step, a progress bar, and the curves as a picture."""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+METRICS_FILE = "metrics.jsonl"
+PLOT_FILE = "loss.png"
+
+
+class MetricsLog:
+    """Lines of `metrics.jsonl`: {"step": 12, "loss": 3.4, ...} a step, {"step": 500, "eval_loss": 3.1} an evaluation.
+
+    What a run wrote after the checkpoint from which it goes on is dropped, as those steps are done again.
+
+    Args:
+      step: the step to go on from.
+    """
+
+    def __init__(self, folder: Path, step: int):
+        self._path = folder / METRICS_FILE
+        kept = [record for record in read_metrics(folder) if record["step"] <= step]
+        partial = self._path.with_suffix(".partial")
+        partial.write_text("".join(map(_line, kept)), encoding="utf-8")
+        os.replace(partial, self._path)
+        self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
+
+    def write(self, records: Iterable[Mapping[str, Any]]) -> None:
+        self._file.write("".join(map(_line, records)))
+        self._file.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    return json.dumps(record) + "\n"
+
+
+def read_metrics(folder: str | os.PathLike) -> list[dict[str, Any]]:
+    """The records of a run's folder, oldest first; a last line that was cut short by a kill is left out."""
+    path = Path(folder, METRICS_FILE)
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1]]
+
+
+class Bar:
+    """Steps, loss and rate on stderr where that is a terminal."""
+
+    def __init__(self, n_steps: int, done: int, *, is_shown: bool):
+        self._bar = None
+        if is_shown and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=n_steps, initial=done, unit="step", dynamic_ncols=True)
+
+    def advance(self, record: Mapping[str, Any]) -> None:
+        if self._bar is not None:
+            self._bar.set_postfix(loss=f"{record.get('loss', float('nan')):.4f}", refresh=False)
+            self._bar.update(record["step"] - self._bar.n)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def plot_losses(folder: str | os.PathLike) -> Path:
+    """Draws a run's losses over its steps into `loss.png`. Needs matplotlib."""
+    from bark_jax.plots import NotebookFigure, save_figure
+
+    records = read_metrics(folder)
+    figure = NotebookFigure(figsize=(9, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, style in (("loss", {"linewidth": 0.8, "alpha": 0.7}), ("eval_loss", {"marker": "o", "markersize": 3})):
+        points = [(record["step"], record[name]) for record in records if name in record]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=name, **style)
+            axes.legend()
+    axes.set(xlabel="step", ylabel="loss")
+    axes.grid(alpha=0.3)
+    path = Path(folder, PLOT_FILE)
+    save_figure(figure, path)
+    return path

@@ -1,0 +1,80 @@
+"""AdamW with warm-up, a cosine and clipping: the usual optimiser of transformers, from optax."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import optax
+
+from bark_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerSettings:
+    """How parameters move.
+
+    Args:
+      learning_rate: after the warm-up.
+      warmup_steps: steps in which it grows from 0.
+      final_share: share of it that is left at the last step, reached along a cosine.
+      weight_decay: pulls matrices to 0; scales, biases and embeddings are left alone.
+      clip_norm: longest gradient, over all parameters; a longer one is shortened to it.
+    """
+
+    learning_rate: float = 3e-4
+    warmup_steps: int = 100
+    final_share: float = 0.05
+    weight_decay: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.98
+    clip_norm: float = 1.0
+
+    def __post_init__(self):
+        ranges = {
+            "learning_rate": (0, 10),
+            "final_share": (0, 1),
+            "weight_decay": (0, 1),
+            "beta1": (0, 1),
+            "beta2": (0, 1),
+            "clip_norm": (0, math.inf),
+        }
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+                raise InputError(f"{name} is {value!r}, expected a number from {low} to {high}")
+        if isinstance(self.warmup_steps, bool) or not isinstance(self.warmup_steps, int) or self.warmup_steps < 0:
+            raise InputError(f"warmup_steps is {self.warmup_steps!r}, expected a whole number, 0 or more")
+
+
+def learning_rate(settings: OptimizerSettings, n_steps: int) -> optax.Schedule:
+    """step -> learning rate of a run of `n_steps` steps."""
+    warmup = min(settings.warmup_steps, max(n_steps - 1, 0))
+    return optax.warmup_cosine_decay_schedule(
+        init_value=0.0 if warmup else settings.learning_rate,
+        peak_value=settings.learning_rate,
+        warmup_steps=warmup,
+        decay_steps=max(n_steps, warmup + 1),
+        end_value=settings.learning_rate * settings.final_share,
+    )
+
+
+def make_optimizer(settings: OptimizerSettings, n_steps: int) -> optax.GradientTransformation:
+    """For parameters {name: array}, as `weights` names them."""
+    return optax.chain(
+        optax.clip_by_global_norm(settings.clip_norm),
+        optax.adamw(
+            learning_rate(settings, n_steps),
+            b1=settings.beta1,
+            b2=settings.beta2,
+            weight_decay=settings.weight_decay,
+            mask=_is_decayed,
+        ),
+    )
+
+
+def _is_decayed(params: Any) -> Any:
+    """Whether each parameter is a matrix that multiplies; a norm's scale, a bias and an embedding are not."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, array: array.ndim > 1 and "embedding" not in jax.tree_util.keystr(path), params
+    )

@@ -1,0 +1,204 @@
+"""Training of one transformer of a model on a dataset: all of its parameters, or a LoRA beside them."""
+
+import dataclasses
+import functools
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+
+from bark_jax.errors import InputError
+from bark_jax.lora import Lora, init_lora, merge
+from bark_jax.model import BarkModel
+from bark_jax.pretrained import module_maker
+from bark_jax.training import batches, losses
+from bark_jax.training.dataset import Dataset, check_same_meaning
+from bark_jax.training.loop import RunResult, RunSettings, fit
+from bark_jax.training.network_training import NetworkTraining, whole_network
+from bark_jax.training.optimizer import OptimizerSettings, make_optimizer
+
+
+class _Stage(NamedTuple):
+    make_batches: Callable[..., batches.MakeBatch]
+    loss: Callable[..., losses.Loss]
+
+
+STAGES = {
+    "semantic": _Stage(batches.semantic_batches, losses.semantic_loss),
+    "coarse_acoustics": _Stage(batches.coarse_batches, losses.coarse_loss),
+    "fine_acoustics": _Stage(batches.fine_batches, losses.fine_loss),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraSettings:
+    """See `lora.init_lora`."""
+
+    rank: int = 8
+    alpha: float = 16.0
+
+
+@dataclasses.dataclass(frozen=True)
+class StageSettings:
+    """How a transformer is trained, besides how long and how fast.
+
+    Args:
+      batch_size: rows a step, over all micro-batches and devices.
+      accumulate: micro-batches a step.
+      dtype: to compute in, "float32" or "bfloat16"; masters, losses and the optimiser's state are float32.
+      history_share: share of the rows that have a voice before them, another utterance of the same speaker.
+      eval_share: share of the dataset to evaluate with.
+      eval_batches: most batches of an evaluation.
+      seed: of the split, the order and every draw.
+      lora: train a LoRA instead of all parameters.
+    """
+
+    batch_size: int = 8
+    accumulate: int = 1
+    dtype: str = "float32"
+    history_share: float = 0.5
+    eval_share: float = 0.05
+    eval_batches: int = 8
+    seed: int = 0
+    lora: LoraSettings | None = None
+
+    def __post_init__(self):
+        for name in ("batch_size", "accumulate", "eval_batches"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(f"{name} is {value!r}, expected a whole number, 1 or more")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise InputError(
+                f"dtype is {self.dtype!r}, expected 'float32' or 'bfloat16'; gradients vanish in the range of float16"
+            )
+
+
+class TrainedStage(NamedTuple):
+    """What came out: the network, in the dtype it had before, and of which changes it is made if a LoRA was trained."""
+
+    network: nnx.Module
+    lora: Lora | None
+    result: RunResult
+
+
+def train_stage(
+    model: BarkModel,
+    name: str,
+    dataset: Dataset,
+    folder: str | os.PathLike,
+    run: RunSettings,
+    *,
+    settings: StageSettings | None = None,
+    optimizer: OptimizerSettings | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    show_progress: bool = True,
+) -> TrainedStage:
+    """Trains one transformer; the model itself stays as it is.
+
+    Args:
+      model: where to start from, any dtype.
+      name: "semantic", "coarse_acoustics" or "fine_acoustics".
+      dataset: prepared for this model.
+      folder: of the run; see `loop`. A run that was stopped there goes on.
+      devices: to share the rows of a batch over, several or one; JAX's default device if None.
+
+    Raises:
+      InputError: settings that do not go with the data, the model or the run in the folder.
+    """
+    settings = StageSettings() if settings is None else settings
+    optimizer = OptimizerSettings() if optimizer is None else optimizer
+    if name not in STAGES:
+        raise InputError(f"name is {name!r}, expected one of {', '.join(STAGES)}")
+    check_same_meaning(dataset.spaces, model.spaces, "the dataset")
+    learn, held_out = dataset.split(settings.eval_share, seed=settings.seed)
+    make_batches = functools.partial(STAGES[name].make_batches, spaces=model.spaces)
+    training = _make_training(model, name, settings, optimizer, run, devices)
+    identity = {
+        "network": name,
+        "settings": dataclasses.asdict(settings),
+        "optimizer": dataclasses.asdict(optimizer),
+        "start": fingerprint(getattr(model, name)),
+        "data": {"examples": len(dataset), "seconds": round(dataset.seconds, 2), "codec": dataset.codec},
+    }
+    result = fit(
+        training,
+        make_batches(learn, **{key: getattr(settings, key) for key in ("batch_size", "seed", "history_share")}),
+        folder,
+        run,
+        evaluation=_evaluation(held_out, make_batches, settings, 1 if devices is None else len(devices)),
+        identity=identity,
+        show_progress=show_progress,
+    )
+    lora = None if settings.lora is None else jax.tree.map(np.asarray, result.state.params)
+    return TrainedStage(_result_network(getattr(model, name), lora, result), lora, result)
+
+
+def with_networks(model: BarkModel, networks: Mapping[str, nnx.Module]) -> BarkModel:
+    """The model with some of its networks replaced."""
+    return dataclasses.replace(model, **networks)
+
+
+def fingerprint(network: nnx.Module) -> str:
+    """Changes with any parameter."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(network):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _make_training(
+    model: BarkModel,
+    name: str,
+    settings: StageSettings,
+    optimizer: OptimizerSettings,
+    run: RunSettings,
+    devices: Sequence[jax.Device] | None,
+) -> NetworkTraining:
+    network = getattr(model, name)
+    make_module = module_maker(name, network.config)
+    params, assemble = whole_network(network, make_module, settings.dtype)
+    frozen = None
+    if settings.lora is not None:
+        frozen = assemble(params, None)
+        params, assemble = init_lora(network, settings.lora.rank, settings.lora.alpha, settings.seed), _add_lora
+    return NetworkTraining(
+        params,
+        assemble,
+        functools.partial(STAGES[name].loss, spaces=model.spaces),
+        make_optimizer(optimizer, run.n_steps),
+        frozen=frozen,
+        accumulate=settings.accumulate,
+        devices=None if devices is None else tuple(devices),
+    )
+
+
+def _add_lora(lora: Lora, network: nnx.Module) -> nnx.Module:
+    return merge(network, lora)
+
+
+def _result_network(network: nnx.Module, lora: Lora | None, result: RunResult) -> nnx.Module:
+    if lora is not None:
+        return merge(network, lora)
+    _, assemble = whole_network(network, lambda _: network, jax.tree.leaves(network)[0].dtype)
+    return assemble(result.state.params, None)
+
+
+def _evaluation(
+    held_out: Dataset, make_batches: Callable[..., batches.MakeBatch], settings: StageSettings, n_devices: int
+) -> list[batches.Batch]:
+    """The same batches every time; without voices, as most texts are spoken."""
+    if not len(held_out):
+        return []
+    parts = settings.accumulate * n_devices
+    batch_size = min(settings.batch_size, len(held_out) // parts * parts)
+    if not batch_size:
+        raise InputError(
+            f"{len(held_out)} examples are held out for evaluation, fewer than the {parts} parts of a batch; raise "
+            "eval_share"
+        )
+    make = make_batches(held_out, batch_size=batch_size, seed=settings.seed, history_share=0.0)
+    return [make(step) for step in range(min(settings.eval_batches, len(held_out) // batch_size))]

@@ -1,0 +1,99 @@
+"""Training of a model's transformers, whole and as LoRA: what comes out is a model like any other."""
+
+import jax
+import numpy as np
+import pytest
+from test_training_batches import make_dataset
+
+from bark_jax.errors import InputError
+from bark_jax.lora import Base, load_lora, merge, save_lora
+from bark_jax.model import BarkModel
+from bark_jax.tokens import TokenSpaces
+from bark_jax.training.dataset import DatasetError
+from bark_jax.training.loop import RunSettings
+from bark_jax.training.optimizer import OptimizerSettings
+from bark_jax.training.stage_training import (
+    STAGES,
+    LoraSettings,
+    StageSettings,
+    fingerprint,
+    train_stage,
+    with_networks,
+)
+
+SPACES_OF_BARK = TokenSpaces()
+RUN = RunSettings(n_steps=3, eval_every=2, save_every=2)
+SETTINGS = StageSettings(batch_size=2, eval_share=0.3, history_share=0.5)
+OPTIMIZER = OptimizerSettings(learning_rate=3e-3, warmup_steps=1)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return BarkModel.from_pretrained("tiny")
+
+
+@pytest.fixture(scope="module")
+def dataset(model):
+    return make_dataset(model.spaces, [9, 20, 33, 50, 12, 30])
+
+
+def train(model, name, dataset, folder, **changes):
+    options = dict(settings=SETTINGS, optimizer=OPTIMIZER, show_progress=False) | changes
+    return train_stage(model, name, dataset, folder, RUN, **options)
+
+
+def test_a_trained_network_speaks_in_the_model_and_survives_saving(model, dataset, tmp_path):
+    before = fingerprint(model.semantic)
+    trained = train(model, "semantic", dataset, tmp_path / "run")
+    assert fingerprint(model.semantic) == before != fingerprint(trained.network)
+    assert trained.lora is None and trained.result.best_loss is not None
+
+    changed = with_networks(model, {"semantic": trained.network})
+    changed.save_pretrained(tmp_path / "model")
+    reloaded = BarkModel.from_pretrained(str(tmp_path / "model"))
+    assert fingerprint(reloaded.semantic) == fingerprint(trained.network)
+    assert fingerprint(reloaded.coarse_acoustics) == fingerprint(model.coarse_acoustics)
+    audio = changed.generate([[5, 9]], seed=0, max_new_tokens=8, allow_early_stop=False)
+    np.testing.assert_array_equal(audio, reloaded.generate([[5, 9]], seed=0, max_new_tokens=8, allow_early_stop=False))
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_lora_changes_a_network_and_can_be_added_again(model, dataset, tmp_path, name):
+    settings = StageSettings(batch_size=2, eval_share=0.3, lora=LoraSettings(rank=2, alpha=4.0))
+    trained = train(model, name, dataset, tmp_path / "run", settings=settings)
+    assert fingerprint(trained.network) != fingerprint(getattr(model, name))
+    size = sum(array.size for array in jax.tree.leaves(trained.lora))
+    assert size < 0.1 * sum(array.size for array in jax.tree.leaves(trained.network))
+
+    base = Base("tiny", {})
+    save_lora(tmp_path / "changes.safetensors", {name: trained.lora}, base=base)
+    again = merge(getattr(model, name), load_lora(tmp_path / "changes.safetensors", base=base)[name])
+    assert fingerprint(again) == fingerprint(trained.network)
+
+
+def test_a_model_in_bfloat16_stays_in_it(dataset, tmp_path):
+    model = BarkModel.from_pretrained("tiny", dtype="bfloat16")
+    trained = train(
+        model, "fine_acoustics", dataset, tmp_path / "run", settings=StageSettings(2, dtype="bfloat16", eval_share=0.3)
+    )
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(trained.network)} == {"bfloat16"}
+
+
+def test_a_run_of_another_start_or_with_other_settings_is_refused(model, dataset, tmp_path):
+    trained = train(model, "semantic", dataset, tmp_path / "run")
+    with pytest.raises(InputError, match=r"settings\.batch_size was 2, now 1"):
+        train(model, "semantic", dataset, tmp_path / "run", settings=StageSettings(1, eval_share=0.3))
+    with pytest.raises(InputError, match="start was"):
+        train(with_networks(model, {"semantic": trained.network}), "semantic", dataset, tmp_path / "run")
+
+
+def test_what_cannot_be_trained_is_refused(model, dataset, tmp_path):
+    with pytest.raises(InputError, match="name is 'codec_model'"):
+        train(model, "codec_model", dataset, tmp_path / "run")
+    with pytest.raises(DatasetError, match="prepare the data again"):
+        train(model, "semantic", make_dataset(SPACES_OF_BARK, [9, 20]), tmp_path / "run")
+    with pytest.raises(InputError, match="raise eval_share"):
+        train(model, "semantic", dataset, tmp_path / "run", settings=StageSettings(4, accumulate=4, eval_share=0.3))
+    with pytest.raises(InputError, match="dtype is 'float16'"):
+        StageSettings(dtype="float16")
+    assert not (tmp_path / "run").exists()
