@@ -1,0 +1,78 @@
+"""How well speech is understood: word error rates by PocketSphinx, a recogniser that brings its own models.
+
+Digit strings are heard through a grammar of the ten digits in any number and order. Sentences are heard through the
+recogniser's own language model of general English, which knows nothing of what the voice can say. A grammar makes even
+noise look like words, so every figure comes with controls: the same audio scored against another text, and noise.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import soxr
+
+from bark_jax.errors import UnsupportedError
+from bark_jax.training.recipes.tiny_voice.texts import DIGITS, words
+
+HEARING_RATE = 16_000  # Hz, of the recogniser's models
+SILENCE_S = 0.25  # before and after what is heard
+DIGIT_GRAMMAR = f"#JSGF V1.0; grammar digits; public <digits> = ( {' | '.join(DIGITS)} )+ ;"
+
+
+class Hearing(NamedTuple):
+    """Word error rates, 0 for none wrong, 1 for as many as there are words; it can be above 1."""
+
+    word_error: float
+    other_text: float  # control: against the text of another row
+    heard: tuple[str, ...]
+
+
+class Listener:
+    """A recogniser for one kind of text.
+
+    Args:
+      kind: "digits" or "sentences".
+    """
+
+    def __init__(self, kind: str):
+        try:
+            from pocketsphinx import Decoder
+        except ImportError as error:
+            raise UnsupportedError("listening needs PocketSphinx: pip install pocketsphinx") from error
+        self._decoder: Any = Decoder(loglevel="FATAL")
+        if kind == "digits":
+            self._decoder.add_jsgf_string("digits", DIGIT_GRAMMAR)
+            self._decoder.activate_search("digits")
+
+    def hear(self, samples: np.ndarray, sample_rate: int) -> str:
+        """What is understood of audio, float32 [A]; "" for nothing."""
+        resampled = soxr.resample(np.asarray(samples, np.float32), sample_rate, HEARING_RATE)
+        pcm = np.round(np.clip(np.pad(resampled, round(SILENCE_S * HEARING_RATE)), -1, 1) * 32767).astype(np.int16)
+        self._decoder.start_utt()
+        self._decoder.process_raw(pcm.tobytes(), full_utt=True)
+        self._decoder.end_utt()
+        hypothesis = self._decoder.hyp()
+        return "" if hypothesis is None else hypothesis.hypstr
+
+
+def listen(kind: str, texts: Sequence[str], audio: Sequence[np.ndarray], sample_rate: int) -> Hearing:
+    """Word error rates over all rows: wrong words of all, by words of all."""
+    listener = Listener(kind)
+    heard = tuple(listener.hear(samples, sample_rate) for samples in audio)
+    return Hearing(word_error(texts, heard), word_error([*texts[1:], texts[0]], heard), heard)
+
+
+def word_error(texts: Sequence[str], heard: Sequence[str]) -> float:
+    """Words inserted, dropped and changed, by the words of the texts."""
+    pairs = [(words(text), each.split()) for text, each in zip(texts, heard, strict=True)]
+    return sum(edit_distance(*pair) for pair in pairs) / sum(len(said) for said, _ in pairs)
+
+
+def edit_distance(said: Sequence[str], heard: Sequence[str]) -> int:
+    """Fewest words to insert, drop and change to get from one to the other."""
+    row = list(range(len(heard) + 1))
+    for i, word in enumerate(said, 1):
+        diagonal, row[0] = row[0], i
+        for j, other in enumerate(heard, 1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (word != other))
+    return row[-1]
