@@ -38,3 +38,19 @@ def voice():
     rng = np.random.default_rng(1)
     fine = rng.integers(0, 1024, (8, 450))
     return Voice(semantic=rng.integers(0, 10_000, 300), coarse=fine[:2], fine=fine)
+
+
+@pytest.fixture(scope="session")
+def toy_folder(tmp_path_factory):
+    """The folder of a random model of toy size, with its tokenizer."""
+    from toy import make_toy
+
+    return make_toy(tmp_path_factory.mktemp("models") / "toy")
+
+
+@pytest.fixture(scope="session")
+def toy_model(toy_folder):
+    """The model in it. Tests that change a model change a copy."""
+    from bark_jax.model import BarkModel
+
+    return BarkModel.from_pretrained(toy_folder)
