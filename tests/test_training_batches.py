@@ -247,6 +247,17 @@ def test_voices_come_as_often_as_asked_and_from_the_same_speaker(share):
     assert abs(n_voiced / (5 * 41) - share) < 0.1
 
 
+def test_a_voice_can_have_a_share_of_its_own():
+    dataset = make_dataset(SMALL, [30] * 40, n_voices=2)
+    first, second = dataset.voices
+    speakers = {dataset[i].semantic.tobytes(): dataset[i].voice for i in range(40)}
+    make = semantic_batches(dataset, SMALL, batch_size=40, seed=0, history_share={first: 0.0, second: 1.0})
+    batch = make(0)
+    has_voice = batch["history"][:, 0] != SMALL.semantic_end
+    assert has_voice.tolist() == [speakers[targets[:30].tobytes()] == 1 for targets in batch["targets"]]
+    assert 0 < has_voice.sum() < 40
+
+
 def test_a_speaker_of_one_utterance_has_no_voice():
     dataset = make_dataset(SMALL, [30, 31], n_voices=2)
     batch = semantic_batches(dataset, SMALL, batch_size=2, seed=0, history_share=1.0)(0)
@@ -259,6 +270,7 @@ def test_a_speaker_of_one_utterance_has_no_voice():
         (dict(batch_size=13), "13.*12 examples"),
         (dict(batch_size=0), "0.*12 examples"),
         (dict(history_share=1.5), "1.5.*0 to 1"),
+        (dict(history_share={"anna": 0.5}), "of anna, expected all voices: "),
         (dict(seed=-1), "-1"),
     ],
 )

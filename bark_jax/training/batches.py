@@ -18,7 +18,7 @@ Every epoch has each example once, in an order of its own, but for the few that 
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from bark_jax.training.dataset import Dataset, Example
 
 Batch = dict[str, np.ndarray]
 MakeBatch = Callable[[int], Batch]
+HistoryShare = float | Mapping[str, float]
 
 # Semantic batches come in so many lengths, each a multiple of so many targets: one program a length.
 MAX_LENGTHS = 4
@@ -40,14 +41,15 @@ _OF_A_ROW, _OF_AN_EPOCH = 1, 2
 
 
 def semantic_batches(
-    dataset: Dataset, spaces: TokenSpaces, *, batch_size: int, seed: int, history_share: float = 0.5
+    dataset: Dataset, spaces: TokenSpaces, *, batch_size: int, seed: int, history_share: HistoryShare = 0.5
 ) -> MakeBatch:
     """Batches for `losses.semantic_loss`, each of one length. Tokens past max_semantic are cut, and the end with them.
 
     Args:
       batch_size: rows of a batch, at most the number of examples.
       seed: of every order and draw.
-      history_share: probability that a row has a voice.
+      history_share: probability that a row has a voice; or one by the name of each voice. What is never heard without
+        its voice is not what a text without one sounds like.
 
     Raises:
       InputError: a batch size or share that cannot be.
@@ -74,7 +76,7 @@ def semantic_batches(
 
 
 def coarse_batches(
-    dataset: Dataset, spaces: TokenSpaces, *, batch_size: int, seed: int, history_share: float = 0.5
+    dataset: Dataset, spaces: TokenSpaces, *, batch_size: int, seed: int, history_share: HistoryShare = 0.5
 ) -> MakeBatch:
     """Batches for `losses.coarse_loss`: of each example one of its windows, drawn anew every time.
 
@@ -98,7 +100,7 @@ def coarse_batches(
 
 
 def fine_batches(
-    dataset: Dataset, spaces: TokenSpaces, *, batch_size: int, seed: int, history_share: float = 0.5
+    dataset: Dataset, spaces: TokenSpaces, *, batch_size: int, seed: int, history_share: HistoryShare = 0.5
 ) -> MakeBatch:
     """Batches for `losses.fine_loss`: of each example one of its windows, drawn anew every time.
 
@@ -175,15 +177,14 @@ def _fine_window(
 class _Rows:
     """Which examples a step has, with which voices. Nothing in it changes."""
 
-    def __init__(self, dataset: Dataset, length_N: np.ndarray, batch_size: int, seed: int, history_share: float):
+    def __init__(self, dataset: Dataset, length_N: np.ndarray, batch_size: int, seed: int, history_share: HistoryShare):
         if not 1 <= batch_size <= len(dataset):
             raise InputError(f"the batch size is {batch_size}, expected 1 to the {len(dataset)} examples there are")
-        if not 0 <= history_share <= 1:
-            raise InputError(f"history_share is {history_share}, expected a probability from 0 to 1")
         if seed < 0:
             raise InputError(f"the seed is {seed}, expected 0 or more")
         self._dataset, self._length_N = dataset, length_N
-        self._batch_size, self._seed, self._history_share = batch_size, seed, history_share
+        self._batch_size, self._seed = batch_size, seed
+        self._history_share_by_voice = _shares(history_share, dataset.voices)
         voice_N = dataset.voice_indices
         self._voice_N, self._by_voice = voice_N, {voice: np.flatnonzero(voice_N == voice) for voice in set(voice_N)}
         self._epoch = functools.lru_cache(maxsize=2)(self._order_epoch)
@@ -198,8 +199,9 @@ class _Rows:
 
     def draw_history(self, index: int, rng: np.random.Generator) -> Example | None:
         """Another utterance of the same speaker, or None: for no voice, or where there is no other."""
-        same = self._by_voice[self._voice_N[index]]
-        if rng.random() >= self._history_share or len(same) == 1:
+        voice = self._voice_N[index]
+        same = self._by_voice[voice]
+        if rng.random() >= self._history_share_by_voice[voice] or len(same) == 1:
             return None
         other = int(rng.integers(len(same) - 1))
         return self._dataset[int(same[other + (same[other] >= index)])]
@@ -213,6 +215,17 @@ class _Rows:
         order = order[: len(order) - len(order) % self._batch_size]
         batches = order[np.argsort(self._length_N[order], kind="stable")].reshape(-1, self._batch_size)
         return np.random.default_rng((self._seed, epoch, 0, _OF_AN_EPOCH)).permutation(batches)
+
+
+def _shares(history_share: HistoryShare, voices: Sequence[str]) -> list[float]:
+    """The probability of each voice."""
+    by_name = history_share if isinstance(history_share, Mapping) else dict.fromkeys(voices, history_share)
+    if by_name.keys() != set(voices):
+        raise InputError(f"history_share is of {', '.join(by_name)}, expected all voices: {', '.join(voices)}")
+    for share in by_name.values():
+        if not 0 <= share <= 1:
+            raise InputError(f"history_share is {share}, expected a probability from 0 to 1")
+    return [by_name[name] for name in voices]
 
 
 def _round_lengths(n_targets_N: np.ndarray, most: int) -> np.ndarray:

@@ -107,6 +107,37 @@ def prepare(
     return Dataset.open(folder, spaces=spaces)
 
 
+def recode(
+    dataset: Dataset,
+    folder: str | os.PathLike,
+    codec: EncodecModel,
+    *,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Dataset:
+    """Writes a dataset that was prepared with its audio once more, with the codes of another codec.
+
+    For what reads codes after the codec was trained. The audio stays in the first dataset alone.
+
+    Args:
+      codec: float32.
+      folder, overwrite, progress: as for `prepare`.
+
+    Raises:
+      InputError: the dataset holds no audio, the codec is another model's, or a folder that is there.
+    """
+    spaces = dataset.spaces
+    _check_codec(codec, spaces)
+    check_destination(folder, overwrite=overwrite, kind="dataset")
+    clips = (_clip_of(dataset, index) for index in range(len(dataset)))
+    with open_writer(folder, spaces, dataset.voices, codec=codec_fingerprint(codec), overwrite=overwrite) as writer:
+        for clip, codes_QT in _with_codes(codec, clips, spaces.n_fine):
+            writer.add(Example(clip.text, clip.semantic, codes_QT, clip.voice))
+            if progress is not None:
+                progress(writer.n_examples, len(dataset))
+    return Dataset.open(folder, spaces=spaces)
+
+
 def encode_audio(codec: EncodecModel, audio: Sequence[np.ndarray], n_codebooks: int) -> list[np.ndarray]:
     """The codes of rows of unequal length, each as if it were encoded alone: int32 [n_codebooks, F].
 
@@ -161,6 +192,10 @@ def fit_samples(samples: np.ndarray, sample_rate: int, spaces: TokenSpaces) -> n
 def _check_parts(codec: EncodecModel, processor: BarkProcessor, spaces: TokenSpaces) -> None:
     """Raises ConfigError or InputError where model, codec and processor are not of one kind."""
     check_same_meaning(processor.spaces, spaces, "the processor")
+    _check_codec(codec, spaces)
+
+
+def _check_codec(codec: EncodecModel, spaces: TokenSpaces) -> None:
     config = codec.config
     found = (config.hop_length, config.sampling_rate, config.audio_channels)
     expected = (samples_per_frame(spaces), spaces.sample_rate, 1)
@@ -199,6 +234,11 @@ def _read_clip(
     n_samples = spaces.n_frames(len(semantic)) * samples_per_frame(spaces)
     samples = np.pad(samples[:n_samples], (0, max(0, n_samples - len(samples))))
     return _Clip(text, semantic, samples, voices[entry.voice])
+
+
+def _clip_of(dataset: Dataset, index: int) -> _Clip:
+    example = dataset[index]
+    return _Clip(example.text, example.semantic, dataset.audio(index), example.voice)
 
 
 def _with_codes(codec: EncodecModel, clips: Iterable[_Clip], n_codebooks: int) -> Iterator[tuple[_Clip, np.ndarray]]:

@@ -50,7 +50,8 @@ class StageSettings:
       batch_size: rows a step, over all micro-batches and devices.
       accumulate: micro-batches a step.
       dtype: to compute in, "float32" or "bfloat16"; masters, losses and the optimiser's state are float32.
-      history_share: share of the rows that have a voice before them, another utterance of the same speaker.
+      history_share: share of the rows that have a voice before them, another utterance of the same speaker; one for all
+        voices, or one a voice by name.
       eval_share: share of the dataset to evaluate with.
       eval_batches: most batches of an evaluation.
       seed: of the split, the order and every draw.
@@ -60,7 +61,7 @@ class StageSettings:
     batch_size: int = 8
     accumulate: int = 1
     dtype: str = "float32"
-    history_share: float = 0.5
+    history_share: batches.HistoryShare = 0.5
     eval_share: float = 0.05
     eval_batches: int = 8
     seed: int = 0
@@ -190,7 +191,7 @@ def _result_network(network: nnx.Module, lora: Lora | None, result: RunResult) -
 def _evaluation(
     held_out: Dataset, make_batches: Callable[..., batches.MakeBatch], settings: StageSettings, n_devices: int
 ) -> list[batches.Batch]:
-    """The same batches every time; without voices, as most texts are spoken."""
+    """The same batches every time."""
     if not len(held_out):
         return []
     parts = settings.accumulate * n_devices
@@ -200,5 +201,5 @@ def _evaluation(
             f"{len(held_out)} examples are held out for evaluation, fewer than the {parts} parts of a batch; raise "
             "eval_share"
         )
-    make = make_batches(held_out, batch_size=batch_size, seed=settings.seed, history_share=0.0)
+    make = make_batches(held_out, batch_size=batch_size, seed=settings.seed, history_share=settings.history_share)
     return [make(step) for step in range(min(settings.eval_batches, len(held_out) // batch_size))]
