@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from bark_jax.errors import InputError, UnsupportedError
+from bark_jax.mel import mel_filters, to_mel
 
 try:
     from matplotlib.figure import Figure
@@ -45,7 +46,7 @@ def plot_audio(samples: np.ndarray, sample_rate: int) -> Figure:
         mel_spectrogram(mono_A, sample_rate), origin="lower", aspect="auto", extent=(0, duration_s, 0, N_MELS)
     )
     ticks_hz = [hz for hz in (0, 500, 1000, 2000, 4000, 8000, 16000) if hz <= sample_rate / 2]
-    mel.set_yticks(_to_mel(np.array(ticks_hz)) / _to_mel(sample_rate / 2) * N_MELS, [str(hz) for hz in ticks_hz])
+    mel.set_yticks(to_mel(np.array(ticks_hz)) / to_mel(sample_rate / 2) * N_MELS, [str(hz) for hz in ticks_hz])
     mel.set(xlabel="seconds", ylabel="Hz, mel scale")
     figure.colorbar(image, ax=mel, label="dB below the loudest")
     return figure
@@ -81,23 +82,7 @@ def mel_spectrogram(samples_A: np.ndarray, sample_rate: int) -> np.ndarray:
     starts_K = np.arange(0, max(len(samples_A), 1), hop)
     frames_KW = padded[starts_K[:, None] + np.arange(WINDOW)[None]] * np.hanning(WINDOW)[None]
     power_KF = np.abs(np.fft.rfft(frames_KW, axis=1)) ** 2
-    mel_MK = mel_filters(sample_rate) @ power_KF.T
+    mel_MK = mel_filters(sample_rate, WINDOW, N_MELS) @ power_KF.T
     decibels_MK = 10 * np.log10(np.maximum(mel_MK, 1e-10))
     loudest = max(decibels_MK.max(), 0.0)  # what is all but silent stays dark: a full-scale tone has 48 dB
     return np.maximum(decibels_MK - loudest, FLOOR_DB)
-
-
-def mel_filters(sample_rate: int) -> np.ndarray:
-    """Triangles over frequency, [N_MELS, WINDOW // 2 + 1]: evenly spaced in mel, each 1 at its middle.
-
-    Source: The HTK Book (Young et al., 2006), 5.6 "Filterbank Analysis": mel(f) = 2595 log10(1 + f / 700).
-    """
-    edges_hz = 700 * (10 ** (np.linspace(0, _to_mel(sample_rate / 2), N_MELS + 2) / 2595) - 1)
-    low_M1, middle_M1, high_M1 = (edges_hz[i : i + N_MELS, None] for i in range(3))
-    hz_1F = np.fft.rfftfreq(WINDOW, 1 / sample_rate)[None]
-    rising_MF, falling_MF = (hz_1F - low_M1) / (middle_M1 - low_M1), (high_M1 - hz_1F) / (high_M1 - middle_M1)
-    return np.maximum(0, np.minimum(rising_MF, falling_MF))
-
-
-def _to_mel(hz: float | np.ndarray) -> float | np.ndarray:
-    return 2595 * np.log10(1 + hz / 700)

@@ -203,7 +203,7 @@ def test_a_plot_is_written_and_shown(tmp_path):
 def test_the_spectrogram_shows_a_tone_in_its_band():
     plots = pytest.importorskip("bark_jax.plots", exc_type=UnsupportedError)
     spectrogram = plots.mel_spectrogram(tone(RATE), RATE)
-    band = plots.mel_filters(RATE)[:, round(440 / RATE * plots.WINDOW)].argmax()
+    band = plots.mel_filters(RATE, plots.WINDOW, plots.N_MELS)[:, round(440 / RATE * plots.WINDOW)].argmax()
     assert (spectrogram[:, 2:-2].argmax(axis=0) == band).all()
     assert spectrogram.shape[0] == plots.N_MELS and spectrogram.max() == 0
     assert (plots.mel_spectrogram(np.zeros(RATE), RATE) == plots.FLOOR_DB).all()

@@ -1,0 +1,497 @@
+"""Training of a model's codec: encoder, decoder and codebooks, or the decoder alone.
+
+Trained are float32 arrays by name, as in `network_training`; the codebooks are moved without gradients, see
+`codec_quantizer`. A run has up to three kinds of steps, in this order and each a program of its own:
+
+    unquantized    the decoder reads what the encoder puts out; then k-means finds the codebooks
+    quantized      the decoder reads codes
+    judged         so, and a discriminator learns beside the codec
+
+What a step draws is a function of seed and step, and the rest is in the state.
+"""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from bark_jax.errors import InputError
+from bark_jax.model import BarkModel
+from bark_jax.models.codec.encodec import EncodecModel
+from bark_jax.pretrained import module_maker
+from bark_jax.training import codec_quantizer
+from bark_jax.training.codec_batches import check_gain, codec_batches
+from bark_jax.training.codec_losses import ReconstructionWeights, check_weight, reconstruction_loss
+from bark_jax.training.codec_quantizer import Codebooks, Quantized
+from bark_jax.training.dataset import Dataset, check_same_meaning, samples_per_frame
+from bark_jax.training.discriminator import (
+    Discriminator,
+    DiscriminatorSettings,
+    adversarial_loss,
+    discriminator_loss,
+    feature_loss,
+)
+from bark_jax.training.loop import RunResult, RunSettings, fit
+from bark_jax.training.network_training import whole_network
+from bark_jax.training.optimizer import OptimizerSettings, make_optimizer
+from bark_jax.training.stage_training import fingerprint
+
+Arrays = Mapping[str, jax.Array]
+Batch = Mapping[str, Any]
+
+NETWORK = "codec_model"
+# A codec's gradients change faster than a transformer's, and it forgets them sooner.
+OPTIMIZER = OptimizerSettings(
+    learning_rate=1e-3, warmup_steps=200, final_share=0.03, weight_decay=1e-3, beta1=0.8, beta2=0.99
+)
+# Weight of the mean square of unquantized vectors: nothing else would keep them near 0, where they vary least.
+LATENT_PENALTY = 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class CodecSettings:
+    """How a codec is trained, besides how long and how fast.
+
+    Args:
+      parts: "all", or "decoder": encoder and codebooks stay as they are, and with them the codes of all audio and what
+        was trained on these.
+      batch_size: rows a step, over all devices.
+      n_frames: length of a row.
+      unquantized_steps: first steps in which the decoder reads no codes; the codebooks are then found anew. A few
+        hundred for a codec that is trained from nothing; 0 goes on with the codebooks that there are.
+      fewer_share: share of the rows that are decoded from fewer codebooks than there are, 1 or more.
+      commitment: weight of the encoder's distance to its codes.
+      gain: bounds of what a row is multiplied by.
+      weights: of the differences between decoded and true audio.
+      discriminator: None for none. Evaluations do not ask it, so a run with one may have its best state before it: go
+        on from a trained codec, with eval_share 0, which keeps the last state.
+      eval_share: share of the dataset to evaluate with.
+      eval_batches: batches of an evaluation.
+      seed: of the split and every draw.
+    """
+
+    parts: str = "all"
+    batch_size: int = 16
+    n_frames: int = 72
+    unquantized_steps: int = 0
+    fewer_share: float = 0.4
+    commitment: float = 0.25
+    gain: tuple[float, float] = (0.6, 1.1)
+    weights: ReconstructionWeights = dataclasses.field(default_factory=ReconstructionWeights)
+    discriminator: DiscriminatorSettings | None = None
+    eval_share: float = 0.05
+    eval_batches: int = 4
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.parts not in ("all", "decoder"):
+            raise InputError(f"parts is {self.parts!r}, expected 'all' or 'decoder'")
+        for name, least in (
+            ("batch_size", 1),
+            ("n_frames", 1),
+            ("unquantized_steps", 0),
+            ("eval_batches", 1),
+            ("seed", 0),
+        ):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise InputError(f"{name} is {value!r}, expected a whole number, {least} or more")
+        check_weight("commitment", self.commitment)
+        check_weight("fewer_share", self.fewer_share)
+        check_gain(self.gain)
+        if self.fewer_share > 1:
+            raise InputError(f"fewer_share is {self.fewer_share!r}, expected a share from 0 to 1")
+        if self.parts == "decoder" and self.unquantized_steps:
+            raise InputError(
+                f"unquantized_steps is {self.unquantized_steps}, expected 0 for parts='decoder': new codebooks would "
+                "change the codes"
+            )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class CodecState:
+    """Everything that a step changes, and a checkpoint keeps."""
+
+    step: jax.Array  # int32, steps done
+    params: Any  # of encoder and decoder, or the decoder's, float32
+    opt_state: Any
+    codebooks: Codebooks | None  # None where they are not trained
+    judge_params: Any  # of the discriminator; None without one
+    judge_opt_state: Any
+    skipped: jax.Array  # int32, steps since the last one whose gradients were finite
+
+
+@dataclasses.dataclass(frozen=True)
+class CodecTraining:
+    """Steps and evaluations of a codec: a `loop.Training`. Batches are those of `codec_batches`.
+
+    Args:
+      codec: where to start from, any dtype; mono, without normalisation and chunks.
+      optimizer: for parameters by name.
+      n_codebooks: the first so many are trained and read; the others stay as they are.
+      judge_optimizer: for settings.discriminator.
+      devices: to share rows over; the default device alone if not given.
+
+    Raises:
+      InputError: a codec, a number of codebooks or a length of rows that cannot be.
+    """
+
+    codec: EncodecModel
+    optimizer: optax.GradientTransformation
+    settings: CodecSettings
+    n_codebooks: int
+    judge_optimizer: optax.GradientTransformation | None = None
+    devices: Sequence[jax.Device] | None = None
+
+    def __post_init__(self):
+        config, settings = self.codec.config, self.settings
+        if config.audio_channels != 1 or config.normalize or config.chunk_length is not None:
+            raise InputError(
+                f"the codec has {config.audio_channels} channels, normalize {config.normalize} and chunk_length_s "
+                f"{config.chunk_length_s}, expected a mono codec without normalisation and chunks"
+            )
+        if not 1 <= self.n_codebooks <= config.num_quantizers:
+            raise InputError(f"n_codebooks is {self.n_codebooks}, expected 1 to the codec's {config.num_quantizers}")
+        least = max(each.min_samples for each in (settings.weights, settings.discriminator) if each is not None)
+        if settings.n_frames * config.hop_length < least:
+            raise InputError(
+                f"n_frames is {settings.n_frames}, expected {-(-least // config.hop_length)} or more: {least} samples "
+                "for the longest window of the losses"
+            )
+
+    def init(self) -> CodecState:
+        params = {name: jnp.array(array) for name, array in self._arrays.items() if self._is_trained(name)}
+        codebooks, judge = None, None
+        if self.settings.parts == "all":
+            n_vectors = self.settings.batch_size * self.settings.n_frames
+            codebooks = codec_quantizer.begin(self._start_table, n_vectors)
+        if self.settings.discriminator is not None:
+            judge = {name: jnp.array(array) for name, array in self._judge[0].items()}
+        judge_opt_state = None if judge is None else self.judge_optimizer.init(judge)
+        zero = jnp.zeros((), jnp.int32)
+        return self.place(
+            CodecState(zero, params, self.optimizer.init(params), codebooks, judge, judge_opt_state, jnp.copy(zero))
+        )
+
+    def place(self, state: CodecState) -> CodecState:
+        """The state on all devices."""
+        return state if self._everywhere is None else jax.device_put(state, self._everywhere)
+
+    def step(self, state: CodecState, batch: Batch) -> tuple[CodecState, dict[str, jax.Array]]:
+        """One step. A batch whose gradients are not finite changes nothing but the counts.
+
+        Returns:
+          the new state, and float32 scalars, means over the rows: loss, all in all; the losses that
+          `reconstruction_loss` names, and commitment; codes_used, the share of the codes that the batch uses;
+          grad_norm, before clipping; skipped, 1 if the gradients were not finite. With the discriminator also
+          adversarial and feature_matching, and the discriminator's own loss.
+        """
+        step, audio_BA = int(batch["step"]), self._place_rows(batch["audio"])
+        judge = self.settings.discriminator
+        if step and step == self.settings.unquantized_steps:
+            state = self._compiled_start(state, self._frozen, audio_BA)
+        return self._compiled_step(
+            state,
+            self._frozen,
+            audio_BA,
+            is_quantized=step >= self.settings.unquantized_steps,
+            is_judged=judge is not None and step >= judge.from_step,
+        )
+
+    def evaluate(self, state: CodecState, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """The sum over rows of what decoded audio is away from the true, from all codebooks, and the rows."""
+        parts = (state.params, state.codebooks)
+        return self._compiled_evaluation(*parts, self._frozen, self._place_rows(batch["audio"]))
+
+    def arrays(self, state: CodecState) -> dict[str, np.ndarray]:
+        """All parameters of the codec as it is now, by name, float32."""
+        tables = {}
+        if state.codebooks is not None:
+            tables = dict(zip(self._table_names, np.asarray(state.codebooks.table_QVC), strict=True))
+        return self._arrays | {name: np.asarray(array) for name, array in state.params.items()} | tables
+
+    @functools.cached_property
+    def _whole(self) -> tuple[dict[str, np.ndarray], Callable]:
+        return whole_network(self.codec, module_maker(NETWORK, self.codec.config), "float32")
+
+    @property
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return self._whole[0]
+
+    @functools.cached_property
+    def _judge(self) -> tuple[dict[str, np.ndarray], Callable]:
+        """Parameters of the discriminator at its start, and how to put them into it."""
+        settings = self.settings.discriminator
+
+        def make(dtype: Any = None) -> Discriminator:
+            return Discriminator(settings, rngs=nnx.Rngs(self.settings.seed))
+
+        return whole_network(make(), make, "float32")
+
+    @property
+    def _table_names(self) -> list[str]:
+        return [f"quantizer.codebooks.{q}.embedding" for q in range(self.n_codebooks)]
+
+    @property
+    def _start_table(self) -> np.ndarray:
+        return np.stack([self._arrays[name] for name in self._table_names])
+
+    def _is_trained(self, name: str) -> bool:
+        return name.startswith("decoder.") or (self.settings.parts == "all" and name.startswith("encoder."))
+
+    @functools.cached_property
+    def _mesh(self) -> Mesh | None:
+        return None if self.devices is None else Mesh(np.array(self.devices), ("data",))
+
+    @property
+    def _everywhere(self) -> NamedSharding | None:
+        return None if self._mesh is None else NamedSharding(self._mesh, PartitionSpec())
+
+    @functools.cached_property
+    def _frozen(self) -> Arrays:
+        frozen = {name: array for name, array in self._arrays.items() if not self._is_trained(name)}
+        return jax.device_put(frozen, self._everywhere)
+
+    def _place_rows(self, audio_BA: np.ndarray) -> Any:
+        if self._mesh is None:
+            return audio_BA
+        if len(audio_BA) % len(self.devices):
+            raise InputError(
+                f"a batch has {len(audio_BA)} rows, expected a multiple of {len(self.devices)}, the devices"
+            )
+        return jax.device_put(audio_BA, NamedSharding(self._mesh, PartitionSpec("data")))
+
+    @functools.cached_property
+    def _compiled_step(self) -> Callable:
+        static = ("is_quantized", "is_judged")
+        return jax.jit(self._step, static_argnames=static, donate_argnums=0, out_shardings=self._everywhere)
+
+    @functools.cached_property
+    def _compiled_start(self) -> Callable:
+        return jax.jit(self._find_codebooks, donate_argnums=0, out_shardings=self._everywhere)
+
+    @functools.cached_property
+    def _compiled_evaluation(self) -> Callable:
+        return jax.jit(self._evaluate)
+
+    def _network(self, params: Arrays, frozen: Arrays) -> EncodecModel:
+        return self._whole[1]({**frozen, **params}, None)
+
+    def _table(self, codebooks: Codebooks | None, frozen: Arrays) -> jax.Array:
+        return jnp.stack([frozen[name] for name in self._table_names]) if codebooks is None else codebooks.table_QVC
+
+    def _encode(self, params: Arrays, frozen: Arrays, audio_BA: jax.Array) -> tuple[EncodecModel, jax.Array]:
+        """The network, and x_BTC, what its encoder makes of audio."""
+        network = self._network(params, frozen)
+        return network, network.encoder(audio_BA[..., None])
+
+    def _find_codebooks(self, state: CodecState, frozen: Arrays, audio_BA: jax.Array) -> CodecState:
+        """Codebooks for what the encoder makes of a batch. If it is not finite they stay: the step is skipped too."""
+        _, x_BTC = self._encode(state.params, frozen, audio_BA)
+        _, V, C = state.codebooks.table_QVC.shape
+        key = jax.random.fold_in(self._key(state.step), 1)
+        found = codec_quantizer.find_codebooks(x_BTC.reshape(-1, C), self.n_codebooks, V, key)
+        return dataclasses.replace(state, codebooks=_choose(jnp.isfinite(x_BTC).all(), found, state.codebooks))
+
+    def _evaluate(
+        self, params: Arrays, codebooks: Codebooks | None, frozen: Arrays, audio_BA: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        network, x_BTC = self._encode(params, frozen, audio_BA)
+        quantized = codec_quantizer.quantize(x_BTC, self._table(codebooks, frozen))
+        decoded_BAC = network.decoder(quantized.up_to(jnp.full(len(audio_BA), self.n_codebooks)))
+        loss_B, _ = self._reconstruction(decoded_BAC[..., 0], audio_BA)
+        return loss_B.sum(), jnp.float32(len(audio_BA))
+
+    def _reconstruction(self, decoded_BA: jax.Array, audio_BA: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        return reconstruction_loss(decoded_BA, audio_BA, self.codec.config.sampling_rate, self.settings.weights)
+
+    def _step(
+        self, state: CodecState, frozen: Arrays, audio_BA: jax.Array, *, is_quantized: bool, is_judged: bool
+    ) -> tuple[CodecState, dict[str, jax.Array]]:
+        key = self._key(state.step)
+        gradients, made = jax.grad(self._loss, has_aux=True)(
+            state.params, state, frozen, audio_BA, is_quantized=is_quantized, is_judged=is_judged
+        )
+        metrics = made.metrics | {"grad_norm": optax.tree.norm(gradients)}
+        is_finite = jnp.isfinite(metrics["grad_norm"]) & jnp.isfinite(metrics["loss"])
+        new = dataclasses.replace(state, **_move(self.optimizer, gradients, state.params, state.opt_state))
+        if is_quantized and state.codebooks is not None:
+            codebooks = codec_quantizer.update(state.codebooks, made.quantized, jax.random.fold_in(key, 2))
+            new = dataclasses.replace(new, codebooks=codebooks)
+        if is_judged:
+            metrics["discriminator"], gradients = jax.value_and_grad(self._judge_loss)(
+                state.judge_params, audio_BA, jax.lax.stop_gradient(made.decoded_BA)
+            )
+            is_finite &= jnp.isfinite(optax.tree.norm(gradients))
+            moved = _move(self.judge_optimizer, gradients, state.judge_params, state.judge_opt_state)
+            new = dataclasses.replace(new, **{f"judge_{name}": value for name, value in moved.items()})
+        new = _choose(is_finite, new, state)
+        skipped = jnp.where(is_finite, 0, state.skipped + 1)
+        return dataclasses.replace(new, step=state.step + 1, skipped=skipped), metrics | {"skipped": 1.0 - is_finite}
+
+    def _loss(
+        self,
+        params: Arrays,
+        state: CodecState,
+        frozen: Arrays,
+        audio_BA: jax.Array,
+        *,
+        is_quantized: bool,
+        is_judged: bool,
+    ) -> tuple[jax.Array, "_Made"]:
+        """The mean over rows of all that the codec is trained on, and what a step needs besides."""
+        network, x_BTC = self._encode(params, frozen, audio_BA)
+        quantized, terms, metrics = None, {}, {}
+        if is_quantized:
+            n_codebooks_B = self._draw_codebooks(state.step, len(audio_BA))
+            quantized = codec_quantizer.quantize(x_BTC, self._table(state.codebooks, frozen))
+            x_BTC = quantized.up_to(n_codebooks_B)
+            terms["commitment"] = (self.settings.commitment, quantized.commitment(n_codebooks_B))
+            metrics["codes_used"] = codec_quantizer.share_used(quantized, self.codec.config.codebook_size)
+        else:
+            terms["latent"] = (LATENT_PENALTY, jnp.square(x_BTC).mean(axis=(1, 2)))
+        decoded_BA = network.decoder(x_BTC)[..., 0]
+        if is_judged:
+            terms |= self._judged(state.judge_params, audio_BA, decoded_BA)
+        loss_B, differences = self._reconstruction(decoded_BA, audio_BA)
+        loss = (loss_B + sum(weight * term_B for weight, term_B in terms.values())).mean()
+        metrics |= {name: term_B.mean() for name, (_, term_B) in terms.items()}
+        metrics |= {name: term_B.mean() for name, term_B in differences.items()} | {"loss": loss}
+        return loss, _Made(metrics, decoded_BA, quantized)
+
+    def _judged(
+        self, judge_params: Arrays, audio_BA: jax.Array, decoded_BA: jax.Array
+    ) -> dict[str, tuple[float, jax.Array]]:
+        """The codec's losses from the discriminator, with their weights."""
+        settings, judge = self.settings.discriminator, self._judge[1](judge_params, None)
+        true, decoded = judge(audio_BA), judge(decoded_BA)
+        return {
+            "adversarial": (settings.adversarial, adversarial_loss(decoded)),
+            "feature_matching": (settings.feature_matching, feature_loss(true, decoded)),
+        }
+
+    def _judge_loss(self, judge_params: Arrays, audio_BA: jax.Array, decoded_BA: jax.Array) -> jax.Array:
+        judge = self._judge[1](judge_params, None)
+        return discriminator_loss(judge(audio_BA), judge(decoded_BA)).mean()
+
+    def _key(self, step: jax.Array) -> jax.Array:
+        return jax.random.fold_in(jax.random.key(self.settings.seed), step)
+
+    def _draw_codebooks(self, step: jax.Array, n_rows: int) -> jax.Array:
+        """[B]: how many codebooks each row is decoded from."""
+        is_fewer, how_many = jax.random.split(jax.random.fold_in(self._key(step), 3))
+        return jnp.where(
+            jax.random.uniform(is_fewer, (n_rows,)) < self.settings.fewer_share,
+            jax.random.randint(how_many, (n_rows,), 1, self.n_codebooks + 1),
+            self.n_codebooks,
+        )
+
+
+class _Made(NamedTuple):
+    """What a forward pass leaves for the rest of the step."""
+
+    metrics: dict[str, jax.Array]
+    decoded_BA: jax.Array
+    quantized: Quantized | None
+
+
+def _move(optimizer: optax.GradientTransformation, gradients: Any, params: Any, opt_state: Any) -> dict[str, Any]:
+    updates, opt_state = optimizer.update(gradients, opt_state, params)
+    return {"params": optax.apply_updates(params, updates), "opt_state": opt_state}
+
+
+def _choose(is_new: jax.Array, new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(is_new, a, b), new, old)
+
+
+class TrainedCodec(NamedTuple):
+    """What came out: the codec, in the dtype it had before."""
+
+    network: EncodecModel
+    result: RunResult
+
+
+def train_codec(
+    model: BarkModel,
+    dataset: Dataset,
+    folder: str | os.PathLike,
+    run: RunSettings,
+    *,
+    settings: CodecSettings | None = None,
+    optimizer: OptimizerSettings | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    show_progress: bool = True,
+) -> TrainedCodec:
+    """Trains the codec of a model on the dataset's audio; the model itself stays as it is.
+
+    All codes change with the encoder and the codebooks. So with parts="all" the codes of a dataset have to be made
+    anew before transformers are trained on them, and transformers that were trained before no longer fit.
+
+    Args:
+      model: where to start from, any dtype; its codec may be random.
+      dataset: prepared with its audio, at the model's rates.
+      folder: of the run; see `loop`. A run that was stopped there goes on.
+      optimizer: OPTIMIZER if None.
+      devices: to share the rows of a batch over, several or one; JAX's default device if None.
+
+    Raises:
+      InputError: settings that do not go with the data, the model or the run in the folder.
+    """
+    settings = CodecSettings() if settings is None else settings
+    optimizer = OPTIMIZER if optimizer is None else optimizer
+    codec = model.codec_model
+    _check_fit(model, dataset)
+    judge = settings.discriminator
+    training = CodecTraining(
+        codec,
+        make_optimizer(optimizer, run.n_steps),
+        settings,
+        model.spaces.n_fine,
+        None if judge is None else make_optimizer(judge.optimizer, max(run.n_steps - judge.from_step, 1)),
+        None if devices is None else tuple(devices),
+    )
+    sizes = {"batch_size": settings.batch_size, "n_frames": settings.n_frames, "seed": settings.seed}
+    learn, held_out = dataset.split(settings.eval_share, seed=settings.seed)
+    evaluation = []
+    if len(held_out):
+        make_evaluation = codec_batches(held_out, **sizes)
+        evaluation = [make_evaluation(step) for step in range(settings.eval_batches)]
+    result = fit(
+        training,
+        codec_batches(learn, **sizes, gain=settings.gain),
+        folder,
+        run,
+        evaluation=evaluation,
+        identity={
+            "network": NETWORK,
+            "settings": dataclasses.asdict(settings),
+            "optimizer": dataclasses.asdict(optimizer),
+            "start": fingerprint(codec),
+            "data": {"examples": len(dataset), "seconds": round(dataset.seconds, 2)},
+        },
+        show_progress=show_progress,
+    )
+    _, assemble = whole_network(codec, lambda _: codec, codec.dtype)
+    return TrainedCodec(assemble(training.arrays(result.state), None), result)
+
+
+def _check_fit(model: BarkModel, dataset: Dataset) -> None:
+    check_same_meaning(dataset.spaces, model.spaces, "the dataset")
+    config = model.codec_model.config
+    found, expected = (
+        (config.hop_length, config.sampling_rate),
+        (samples_per_frame(model.spaces), model.spaces.sample_rate),
+    )
+    if found != expected:
+        raise InputError(
+            f"the codec has hop_length and sampling_rate {found}, expected {expected}: it is not this model's"
+        )
