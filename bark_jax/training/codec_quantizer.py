@@ -105,11 +105,13 @@ def update(codebooks: Codebooks, quantized: Quantized, key: jax.Array) -> Codebo
 
 def find_codebooks(x_NC: jax.Array, n_codebooks: int, codebook_size: int, key: jax.Array) -> Codebooks:
     """Codebooks of vectors by k-means, one after the other, each of what the ones before left over."""
-    residual_NC, tables = x_NC, []
-    for q in range(n_codebooks):
-        tables.append(_kmeans(residual_NC, codebook_size, jax.random.fold_in(key, q)))
-        residual_NC = residual_NC - tables[-1][_nearest(residual_NC, tables[-1])]
-    return begin(jnp.stack(tables), len(x_NC))
+
+    def refine(residual_NC: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        table_VC = _kmeans(residual_NC, codebook_size, key)
+        return residual_NC - table_VC[_nearest(residual_NC, table_VC)], table_VC
+
+    _, table_QVC = jax.lax.scan(refine, x_NC, jax.random.split(key, n_codebooks))
+    return begin(table_QVC, len(x_NC))
 
 
 def _kmeans(x_NC: jax.Array, n_means: int, key: jax.Array) -> jax.Array:

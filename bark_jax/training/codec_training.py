@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bark_jax.errors import InputError
@@ -177,14 +176,15 @@ class CodecTraining:
         if self.settings.discriminator is not None:
             judge = {name: jnp.array(array) for name, array in self._judge[0].items()}
         judge_opt_state = None if judge is None else self.judge_optimizer.init(judge)
-        zero = jnp.zeros((), jnp.int32)
         return self.place(
-            CodecState(zero, params, self.optimizer.init(params), codebooks, judge, judge_opt_state, jnp.copy(zero))
+            CodecState(
+                jnp.int32(0), params, self.optimizer.init(params), codebooks, judge, judge_opt_state, jnp.int32(0)
+            )
         )
 
     def place(self, state: CodecState) -> CodecState:
         """The state on all devices."""
-        return state if self._everywhere is None else jax.device_put(state, self._everywhere)
+        return jax.device_put(state, self._everywhere)
 
     def step(self, state: CodecState, batch: Batch) -> tuple[CodecState, dict[str, jax.Array]]:
         """One step. A batch whose gradients are not finite changes nothing but the counts.
@@ -233,7 +233,7 @@ class CodecTraining:
         settings = self.settings.discriminator
 
         def make(dtype: Any = None) -> Discriminator:
-            return Discriminator(settings, rngs=nnx.Rngs(self.settings.seed))
+            return Discriminator(settings, seed=self.settings.seed)
 
         return whole_network(make(), make, "float32")
 
@@ -249,25 +249,22 @@ class CodecTraining:
         return name.startswith("decoder.") or (self.settings.parts == "all" and name.startswith("encoder."))
 
     @functools.cached_property
-    def _mesh(self) -> Mesh | None:
-        return None if self.devices is None else Mesh(np.array(self.devices), ("data",))
+    def _mesh(self) -> Mesh:
+        devices = jnp.zeros(()).devices() if self.devices is None else self.devices
+        return Mesh(np.array(list(devices)), ("data",))
 
     @property
-    def _everywhere(self) -> NamedSharding | None:
-        return None if self._mesh is None else NamedSharding(self._mesh, PartitionSpec())
+    def _everywhere(self) -> NamedSharding:
+        return NamedSharding(self._mesh, PartitionSpec())
 
     @functools.cached_property
     def _frozen(self) -> Arrays:
         frozen = {name: array for name, array in self._arrays.items() if not self._is_trained(name)}
         return jax.device_put(frozen, self._everywhere)
 
-    def _place_rows(self, audio_BA: np.ndarray) -> Any:
-        if self._mesh is None:
-            return audio_BA
-        if len(audio_BA) % len(self.devices):
-            raise InputError(
-                f"a batch has {len(audio_BA)} rows, expected a multiple of {len(self.devices)}, the devices"
-            )
+    def _place_rows(self, audio_BA: np.ndarray) -> jax.Array:
+        if len(audio_BA) % self._mesh.size:
+            raise InputError(f"a batch has {len(audio_BA)} rows, expected a multiple of {self._mesh.size}, the devices")
         return jax.device_put(audio_BA, NamedSharding(self._mesh, PartitionSpec("data")))
 
     @functools.cached_property

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 
@@ -91,10 +92,10 @@ class SpectrumConv(nnx.Module):
         stride: int = 1,
         dilation: int = 1,
         gain: float = 1.0,
-        rngs: nnx.Rngs,
+        rng: np.random.Generator,
     ):
         self.stride, self.dilation = stride, dilation
-        self.kernel = nnx.Param(nnx.initializers.lecun_normal()(rngs.params(), (*size, n_in, n_out)))
+        self.kernel = nnx.Param(jnp.asarray(rng.standard_normal((*size, n_in, n_out)), jnp.float32))
         self.scale = nnx.Param(jnp.full(n_out, gain))
         self.bias = nnx.Param(jnp.zeros(n_out))
 
@@ -116,16 +117,16 @@ class SpectrumConv(nnx.Module):
 class WindowDiscriminator(nnx.Module):
     """The judge of one window."""
 
-    def __init__(self, window: int, channels: int, *, rngs: nnx.Rngs):
+    def __init__(self, window: int, channels: int, *, rng: np.random.Generator):
         self.window = window
-        made = {"gain": KEEPS_DEVIATION, "rngs": rngs}
+        made = {"gain": KEEPS_DEVIATION, "rng": rng}
         layers = [SpectrumConv((3, 9), 2, channels, **made)]
         layers += [
             SpectrumConv((3, 9), channels, channels, stride=2, dilation=dilation, **made) for dilation in TIME_DILATIONS
         ]
         layers += [SpectrumConv((3, 3), channels, channels, **made)]
         self.layers = nnx.List(layers)
-        self.score = SpectrumConv((3, 3), channels, 1, rngs=rngs)
+        self.score = SpectrumConv((3, 3), channels, 1, rng=rng)
 
     def __call__(self, audio_BA: jax.Array) -> Judgement:
         x_BTFC, features = compress(stft(audio_BA, self.window)), []
@@ -136,12 +137,11 @@ class WindowDiscriminator(nnx.Module):
 
 
 class Discriminator(nnx.Module):
-    """A judge a window."""
+    """A judge a window. Its kernels are drawn on the host: to compile their draws would take seconds."""
 
-    def __init__(self, settings: DiscriminatorSettings, *, rngs: nnx.Rngs):
-        self.judges = nnx.List(
-            [WindowDiscriminator(window, settings.channels, rngs=rngs) for window in settings.windows]
-        )
+    def __init__(self, settings: DiscriminatorSettings, *, seed: int):
+        rng = np.random.default_rng(seed)
+        self.judges = nnx.List([WindowDiscriminator(window, settings.channels, rng=rng) for window in settings.windows])
 
     def __call__(self, audio_BA: jax.Array) -> tuple[Judgement, ...]:
         """audio_BA: float32, about -1..1, settings.min_samples or more."""
