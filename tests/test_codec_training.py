@@ -72,6 +72,14 @@ N_STEPS = 80
 RUN = RunSettings(n_steps=N_STEPS, eval_every=40, save_every=10)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick_compiler():
+    """Toy networks compile for far longer than they run."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @functools.cache
 def make_codec(dtype="float32"):
     """A random one, drawn on the host: to compile its initialisers takes longer."""
@@ -424,7 +432,10 @@ print(json.dumps(losses))
 
 
 def test_eight_devices_have_the_losses_of_one():
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
     command = [sys.executable, "-c", DEVICES_SCRIPT, os.path.dirname(__file__)]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]

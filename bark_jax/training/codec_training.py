@@ -10,6 +10,7 @@ Trained are float32 arrays by name, as in `network_training`; the codebooks are 
 What a step draws is a function of seed and step, and the rest is in the state.
 """
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -289,7 +290,10 @@ class CodecTraining:
     def _encode(self, params: Arrays, frozen: Arrays, audio_BA: jax.Array) -> tuple[EncodecModel, jax.Array]:
         """The network, and x_BTC, what its encoder makes of audio."""
         network = self._network(params, frozen)
-        return network, network.encoder(audio_BA[..., None])
+        # A frozen one multiplies as it does in `prepare`, so that the codes are those of prepared data.
+        is_frozen = self.settings.parts == "decoder"
+        with jax.default_matmul_precision("highest") if is_frozen else contextlib.nullcontext():
+            return network, network.encoder(audio_BA[..., None])
 
     def _find_codebooks(self, state: CodecState, frozen: Arrays, audio_BA: jax.Array) -> CodecState:
         """Codebooks for what the encoder makes of a batch. If it is not finite they stay: the step is skipped too."""

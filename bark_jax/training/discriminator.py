@@ -28,7 +28,7 @@ OPTIMIZER = OptimizerSettings(
 COMPRESSION = 0.3  # exponent of the magnitudes
 SLOPE = 0.2  # of the leaky ReLU below 0
 KEEPS_DEVIATION = (2 / (1 + SLOPE**2)) ** 0.5  # gain of a convolution before that, as He et al. (2015)
-TIME_DILATIONS = (1, 2, 4)  # of the middle convolutions, each of which halves the frequencies
+TIME_DILATIONS = (1, 1, 2, 4)  # of the first convolutions, each of which halves the frequencies
 _FLOOR = 2.0**-10  # a magnitude below which compression ends, so that silence has a gradient
 
 
@@ -120,9 +120,9 @@ class WindowDiscriminator(nnx.Module):
     def __init__(self, window: int, channels: int, *, rng: np.random.Generator):
         self.window = window
         made = {"gain": KEEPS_DEVIATION, "rng": rng}
-        layers = [SpectrumConv((3, 9), 2, channels, **made)]
-        layers += [
-            SpectrumConv((3, 9), channels, channels, stride=2, dilation=dilation, **made) for dilation in TIME_DILATIONS
+        layers = [
+            SpectrumConv((3, 9), channels if i else 2, channels, stride=2, dilation=dilation, **made)
+            for i, dilation in enumerate(TIME_DILATIONS)
         ]
         layers += [SpectrumConv((3, 3), channels, channels, **made)]
         self.layers = nnx.List(layers)
