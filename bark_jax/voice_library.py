@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 from bark_jax.config import read_json
@@ -67,6 +67,17 @@ class VoiceLibrary:
         except BarkError as error:
             kind = VoiceNotFoundError if isinstance(error, FileNotFoundError) else VoiceError
             raise kind(f"the list of voices of {source.name}: {error}") from error
+
+    @classmethod
+    def of(cls, voices: Iterable[Voice]) -> Self:
+        """Voices in memory, by their own names."""
+        library = cls({})
+        for voice in voices:
+            if voice.name is None or voice.name in library:
+                raise VoiceError(f"a voice is called {shown(voice.name)}, expected names that differ")
+            library.entries[voice.name] = {}
+            library._read[voice.name] = voice
+        return library
 
     @classmethod
     def from_dict(cls, entries: Mapping[str, Any]) -> Self:

@@ -13,7 +13,7 @@ from bark_jax.errors import InputError
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 HELD_OUT_IN = 16  # one sentence in so many is never trained on
-MAX_DRAWS = 50  # of one text, before the grammar counts as exhausted
+MAX_IDLE = 500  # draws on end that make nothing new, before the grammar counts as exhausted
 
 CLASSES = {
     "number": "three five six seven nine ten eleven twelve thirty fifty",
@@ -104,13 +104,15 @@ def draw(kind: str, count: int, *, seed: int, held_out: bool = False) -> list[st
     rng = np.random.default_rng([seed, len(kind), held_out])
     make = {"digits": digit_string, "sentences": sentence}[kind]
     found: dict[str, None] = {}
-    for _ in range(MAX_DRAWS * count):
-        if len(found) == count:
-            return list(found)
+    idle = 0
+    while len(found) < count:
         text = make(rng)
-        if is_held_out(text) == held_out:
+        idle = idle + 1 if text in found or is_held_out(text) != held_out else 0
+        if idle == 0:
             found[text] = None
-    raise InputError(f"{count} different {kind} were asked for, the grammar makes about {len(found)}")
+        elif idle == MAX_IDLE:
+            raise InputError(f"{count} different {kind} were asked for, the grammar makes about {len(found)}")
+    return list(found)
 
 
 def words(text: str) -> list[str]:

@@ -1,0 +1,65 @@
+"""The built-in voice, from nothing to what ships, by one command: data, training, writing, listening.
+
+    python -m bark_jax.training.recipes.tiny_voice WORK
+
+Run again, it goes on where it was stopped.
+"""
+
+import json
+import time
+from pathlib import Path
+
+import click
+import jax
+
+from bark_jax.errors import BarkError
+from bark_jax.pipeline import Bark
+from bark_jax.training.dataset import Dataset
+from bark_jax.training.recipes.tiny_voice import measure as measuring
+from bark_jax.training.recipes.tiny_voice.amounts import AMOUNTS
+from bark_jax.training.recipes.tiny_voice.train import choose_voices, train, write_model
+
+
+@click.command()
+@click.argument("work", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--amount", type=click.Choice(tuple(AMOUNTS)), default="full", show_default=True, help="Data and steps.")
+@click.option("--start", type=click.Path(exists=True, file_okay=False, path_type=Path), help="A model to go on from.")
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True)
+@click.option("--texts", "n_texts", type=click.IntRange(1), default=60, show_default=True, help="To listen to, a kind.")
+@click.option("--measure", "only_measure", metavar="MODEL", help="Train nothing; listen to a model that is there.")
+def main(work: Path, amount: str, start: Path | None, seed: int, n_texts: int, only_measure: str | None) -> None:
+    """Trains the built-in voice in the folder WORK; the model is WORK/model, how well it is understood in WORK/report.
+
+    full trains from nothing and wants an accelerator; adapt goes on from a model that speaks; smoke goes all the way in
+    minutes and gives noise.
+    """
+    started = time.perf_counter()
+    try:
+        if only_measure is None:
+            work.mkdir(parents=True, exist_ok=True)
+            model = train(work, AMOUNTS[amount], seed=seed, start=start)
+            write_model(model, choose_voices(Dataset.open(work / "codes")), work / "model")
+        trained_s = time.perf_counter() - started
+        bark = Bark.from_pretrained(str(work / "model") if only_measure is None else only_measure, dtype="float32")
+        measures = [
+            measuring.measure(bark, kind, n_texts=n_texts, seeds=range(3), voice=voice)
+            for voice in (None, *bark.voices())
+            for kind in measuring.KINDS
+        ]
+    except BarkError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(measuring.table(measures))
+    report = {
+        "amount": amount,
+        "seed": seed,
+        "seconds": round(trained_s),
+        "device": jax.devices()[0].device_kind,
+        "jax": jax.__version__,
+        "measures": [each._asdict() for each in measures],
+    }
+    work.mkdir(parents=True, exist_ok=True)
+    (work / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

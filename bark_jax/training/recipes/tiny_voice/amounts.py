@@ -1,0 +1,90 @@
+"""How much of everything the recipe takes: data, steps, and how much is listened to."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from bark_jax.training.codec_training import CodecSettings
+from bark_jax.training.discriminator import DiscriminatorSettings
+from bark_jax.training.loop import RunSettings
+from bark_jax.training.optimizer import OptimizerSettings
+from bark_jax.training.recipes.tiny_voice.corpus import Share
+from bark_jax.training.stage_training import StageSettings
+
+# A text without a voice is spoken by the first of flite's voices: the second is never learnt without its history.
+HISTORY_SHARE = {"slt": 0.5, "rms": 1.0}
+
+
+class Codec(NamedTuple):
+    run: RunSettings
+    settings: CodecSettings
+    optimizer: OptimizerSettings
+
+
+class Stage(NamedTuple):
+    run: RunSettings
+    settings: StageSettings
+    optimizer: OptimizerSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class Amount:
+    """Data and steps of a whole training."""
+
+    shares: tuple[Share, ...]
+    codec: Codec
+    stages: Mapping[str, Stage]  # by network
+
+
+def _codec(n_steps: int, every: int, learning_rate: float, warmup_steps: int, **settings) -> Codec:
+    optimizer = OptimizerSettings(learning_rate, warmup_steps, 0.03, weight_decay=1e-3, beta1=0.8, beta2=0.99)
+    return Codec(RunSettings(n_steps, every, every), CodecSettings(**settings), optimizer)
+
+
+def _stage(n_steps: int, every: int, learning_rate: float, warmup_steps: int, **settings) -> Stage:
+    settings = StageSettings(history_share=HISTORY_SHARE, **settings)
+    return Stage(RunSettings(n_steps, every, every), settings, OptimizerSettings(learning_rate, warmup_steps, 0.03))
+
+
+# From nothing; for an accelerator. Twice the steps that a model of these sizes needed to be understood.
+FULL = Amount(
+    shares=(Share("slt", 4000, 2600), Share("rms", 3000, 2600)),
+    codec=_codec(
+        20_000,
+        1000,
+        2e-3,
+        200,
+        batch_size=32,
+        unquantized_steps=300,
+        discriminator=DiscriminatorSettings(from_step=16_000),
+        eval_share=0.0,
+    ),
+    stages={
+        "semantic": _stage(4000, 500, 2e-3, 200, batch_size=128, dtype="bfloat16"),
+        "coarse_acoustics": _stage(14_000, 1000, 2e-3, 200, batch_size=128, dtype="bfloat16"),
+        "fine_acoustics": _stage(10_000, 1000, 2e-3, 200, batch_size=64, dtype="bfloat16"),
+    },
+)
+
+# From a model of these sizes that speaks already, on a CPU of two cores.
+ADAPT = Amount(
+    shares=(Share("slt", 1000, 2400), Share("rms", 600, 1200)),
+    codec=_codec(2600, 400, 8e-4, 100, batch_size=8, n_frames=48, seed=1),
+    stages={
+        "semantic": _stage(500, 100, 5e-4, 50, batch_size=16, eval_share=0.02),
+        "coarse_acoustics": _stage(1600, 200, 7e-4, 50, batch_size=8, eval_share=0.02),
+        "fine_acoustics": _stage(800, 200, 1e-3, 50, batch_size=16, eval_share=0.02),
+    },
+)
+
+# All of the way in minutes, to see that it can be gone; what comes out is noise.
+SMOKE = Amount(
+    shares=(Share("slt", 4, 8), Share("rms", 4, 8)),
+    codec=_codec(3, 2, 2e-3, 1, batch_size=2, n_frames=12, unquantized_steps=1),
+    stages={
+        name: _stage(2, 2, 2e-3, 1, batch_size=2, eval_batches=1)
+        for name in ("semantic", "coarse_acoustics", "fine_acoustics")
+    },
+)
+
+AMOUNTS = {"full": FULL, "adapt": ADAPT, "smoke": SMOKE}

@@ -1,0 +1,89 @@
+"""How well the voice is understood, on texts that it was not trained on, beside controls.
+
+Figures are word error rates (see `listen`) of speech with the model's own settings, a median over seeds. The controls
+are the same audio scored against other texts, and noise as loud and as long as the speech: they say what a recogniser
+makes of sound that says nothing.
+"""
+
+import statistics
+import warnings
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bark_jax.clip import Clip
+from bark_jax.pipeline import Bark
+from bark_jax.training.recipes.tiny_voice import texts
+from bark_jax.training.recipes.tiny_voice.listen import listen
+
+KINDS = ("digits", "sentences")
+TEXTS_SEED = 7_000  # of the texts to listen to; training draws from others, see `texts.is_held_out`
+ROWS = 16  # spoken at once
+
+
+class Measure(NamedTuple):
+    """Word error rates of one kind of text in one voice."""
+
+    kind: str
+    voice: str | None
+    n_texts: int
+    by_seed: tuple[float, ...]
+    other_text: float  # control, median over seeds
+    noise: float  # control
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.by_seed)
+
+
+def measure(
+    bark: Bark, kind: str, *, n_texts: int, seeds: Sequence[int], voice: str | None = None, **settings: Any
+) -> Measure:
+    """Speaks `n_texts` held-out texts once a seed, and listens."""
+    chosen = texts.draw(kind, n_texts, seed=TEXTS_SEED, held_out=True)
+    hearings, clips = [], []
+    for seed in seeds:
+        clips = speak(bark, chosen, seed=seed, voice=voice, **settings)
+        hearings.append(listen(kind, chosen, [clip.samples for clip in clips], bark.sample_rate))
+    noise = listen(kind, chosen, [noise_like(clip.samples) for clip in clips], bark.sample_rate)
+    return Measure(
+        kind,
+        voice,
+        n_texts,
+        tuple(hearing.word_error for hearing in hearings),
+        statistics.median(hearing.other_text for hearing in hearings),
+        noise.word_error,
+    )
+
+
+def speak(bark: Bark, chosen: Sequence[str], *, seed: int, voice: str | None = None, **settings: Any) -> list[Clip]:
+    """Each text with a seed of its own."""
+    clips: list[Clip] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a held-out text has no unknown words
+        for first in range(0, len(chosen), ROWS):
+            rows = list(chosen[first : first + ROWS])
+            row_seeds = [seed * 1_000_000 + first + row for row in range(len(rows))]
+            clips += bark.generate(rows, voice=voice, seed=row_seeds, **settings)
+    return clips
+
+
+def noise_like(samples: np.ndarray) -> np.ndarray:
+    """White noise, as long and as loud."""
+    loudness = float(np.sqrt(np.mean(np.square(samples)))) if samples.size else 0.0
+    return np.random.default_rng(0).normal(0, loudness, samples.shape).astype(np.float32)
+
+
+def table(measures: Sequence[Measure]) -> str:
+    """In Markdown."""
+    lines = [
+        "| texts | voice | word error % | of each seed | against other texts | noise |",
+        "|---|---|---|---|---|---|",
+    ]
+    for each in measures:
+        seeds = ", ".join(f"{100 * error:.1f}" for error in each.by_seed)
+        voice = "none" if each.voice is None else each.voice
+        controls = f"{100 * each.other_text:.0f} | {100 * each.noise:.0f}"
+        lines.append(f"| {each.n_texts} {each.kind} | {voice} | **{100 * each.median:.1f}** | {seeds} | {controls} |")
+    return "\n".join(lines)

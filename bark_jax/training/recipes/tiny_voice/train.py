@@ -1,0 +1,97 @@
+"""The training of the built-in voice, network by network. What is done already in the work folder is not done again."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bark_jax.model import BarkModel
+from bark_jax.processor import BarkProcessor
+from bark_jax.tokens import TokenSpaces
+from bark_jax.training.codec_training import train_codec
+from bark_jax.training.dataset import Dataset
+from bark_jax.training.prepare import codec_fingerprint, recode
+from bark_jax.training.recipes.tiny_voice import texts
+from bark_jax.training.recipes.tiny_voice.amounts import Amount
+from bark_jax.training.recipes.tiny_voice.corpus import make_corpus
+from bark_jax.training.recipes.tiny_voice.model import CONFIG, GENERATION_CONFIG, make_tokenizer
+from bark_jax.training.recipes.tiny_voice.speech import Flite
+from bark_jax.training.stage_training import train_stage, with_networks
+from bark_jax.voice_library import VoiceLibrary
+from bark_jax.voices import Voice
+from bark_jax.weights import NETWORKS
+
+STAGES = ("semantic", "coarse_acoustics", "fine_acoustics")
+STORED_DTYPE = jnp.float16  # halves the package; the next best is 8-bit integers with scales, which nothing reads
+
+
+def train(work: Path, amount: Amount, *, seed: int, start: Path | None = None) -> BarkModel:
+    """Makes the corpus and trains all networks.
+
+    Args:
+      work: folder of the corpus, the codes and the runs.
+      start: a model of these sizes to go on from; a random one if None.
+    """
+    model = random_model(seed) if start is None else BarkModel.from_pretrained(str(start), dtype="float32")
+    speech = make_corpus(Flite(work), work / "speech", amount.shares, make_processor(), seed=seed)
+    codec = train_codec(
+        model,
+        speech,
+        work / "codec_model",
+        amount.codec.run,
+        settings=amount.codec.settings,
+        optimizer=amount.codec.optimizer,
+    )
+    model = with_networks(model, {"codec_model": codec.network})
+    data = _with_codes(speech, work / "codes", model)
+    for name in STAGES:
+        stage = amount.stages[name]
+        trained = train_stage(
+            model, name, data, work / name, stage.run, settings=stage.settings, optimizer=stage.optimizer
+        )
+        model = with_networks(model, {name: trained.network})
+    return model
+
+
+def random_model(seed: int) -> BarkModel:
+    """The model before training, float32."""
+    rngs = nnx.Rngs(seed)
+    networks = {
+        name: module_class(getattr(CONFIG, field), dtype=jnp.float32, rngs=rngs)
+        for name, (module_class, field) in NETWORKS.items()
+    }
+    return BarkModel(CONFIG, GENERATION_CONFIG, **networks)
+
+
+def make_processor(voices: tuple[Voice, ...] = ()) -> BarkProcessor:
+    spaces = TokenSpaces.from_config(GENERATION_CONFIG)
+    return BarkProcessor(make_tokenizer(), VoiceLibrary.of(voices), spaces=spaces, words=texts.vocabulary())
+
+
+def choose_voices(data: Dataset) -> tuple[Voice, ...]:
+    """Of each voice the utterance that fills the history of all stages best: the longest, of these the first."""
+    voices = []
+    for index, name in enumerate(data.voices):
+        spoken = (data.voice_indices == index).nonzero()[0]
+        example = data[int(spoken[data.semantic_lengths[spoken].argmax()])]
+        n_coarse = data.spaces.n_coarse
+        voices.append(Voice(example.semantic, example.codes[:n_coarse], example.codes, name=name))
+    return tuple(voices)
+
+
+def write_model(model: BarkModel, voices: tuple[Voice, ...], folder: Path) -> None:
+    """Writes what ships: networks in half precision, tokenizer, words and voices."""
+    half = {name: jax.tree.map(lambda array: array.astype(STORED_DTYPE), getattr(model, name)) for name in NETWORKS}
+    dataclasses.replace(model, generation_config=GENERATION_CONFIG, **half).save_pretrained(str(folder), overwrite=True)
+    make_processor(voices).save_pretrained(folder)
+
+
+def _with_codes(speech: Dataset, folder: Path, model: BarkModel) -> Dataset:
+    """The corpus with the codes of the model's codec, made anew where those that are there are of another."""
+    if folder.is_dir():
+        data = Dataset.open(folder, spaces=model.spaces)
+        if data.codec == codec_fingerprint(model.codec_model):
+            return data
+    return recode(speech, folder, model.codec_model, overwrite=True)

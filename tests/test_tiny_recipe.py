@@ -1,0 +1,114 @@
+"""The recipe of the built-in voice: its texts, its semantic tokens, how it listens, and the way at toy amounts."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+pytest.importorskip("pocketsphinx")
+pytest.importorskip("orbax.checkpoint")
+
+from click.testing import CliRunner
+
+from bark_jax.errors import InputError, UnsupportedError
+from bark_jax.pipeline import Bark
+from bark_jax.training.recipes.tiny_voice import measure, speech, texts
+from bark_jax.training.recipes.tiny_voice.__main__ import main
+from bark_jax.training.recipes.tiny_voice.listen import edit_distance, listen, word_error
+from bark_jax.training.recipes.tiny_voice.model import CHARACTERS, MAX_SEMANTIC, N_TEXT
+from bark_jax.training.recipes.tiny_voice.train import make_processor
+
+
+@pytest.mark.parametrize("kind", measure.KINDS)
+def test_what_is_listened_to_is_never_trained_on(kind):
+    learnt = texts.draw(kind, 400, seed=3)
+    heard = texts.draw(kind, 60, seed=3, held_out=True)
+    assert len(set(learnt)) == 400 and len(set(heard)) == 60 and not set(learnt) & set(heard)
+    assert learnt == texts.draw(kind, 400, seed=3) != texts.draw(kind, 400, seed=4)
+    assert learnt[:100] == texts.draw(kind, 100, seed=3), "more of it changes what comes first"
+
+
+def test_the_grammar_says_only_words_of_its_vocabulary_in_signs_that_the_model_reads():
+    said = [*texts.draw("digits", 200, seed=0), *texts.draw("sentences", 2000, seed=0)]
+    found = {word for text in said for word in texts.words(text)}
+    assert found == set(texts.vocabulary())
+    assert set("".join(said)) <= set(CHARACTERS) and max(map(len, said)) <= N_TEXT
+
+
+def test_a_grammar_that_is_exhausted_says_so():
+    with pytest.raises(InputError, match="100000 different sentences"):
+        texts.draw("sentences", 100_000, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("ends", "tokens"),
+    [
+        (["pau:0.06"], [0, 1, 2, 2]),  # one token a state, and one more for an even number
+        (["p:0.04", "iy:0.12"], [3, 4, 6, 6, 7, 8]),
+        (["p:0.001", "iy:0.04"], [6, 7]),  # a phone too short for a token
+        (["brth:0.04"], [0, 1]),  # what is not in the list is silence
+    ],
+)
+def test_a_phone_becomes_three_states(ends, tokens):
+    found = speech.phone_states(ends)
+    assert found.dtype == np.int32 and found.tolist() == tokens
+
+
+def test_the_errors_of_a_hearing_are_counted_in_words():
+    assert edit_distance(list("abc"), list("axc")) == 1
+    assert edit_distance(list("abc"), list("bcde")) == 3
+    assert edit_distance([], list("ab")) == edit_distance(list("ab"), []) == 2
+    assert word_error(["One two.", "three"], ["one two", "free tree"]) == 2 / 3
+
+
+def test_a_listener_makes_no_sense_of_silence_and_noise():
+    said = ["four nine", "one two three"]
+    noise = np.random.default_rng(0).normal(0, 0.1, 24_000).astype(np.float32)
+    silent = listen("sentences", said, [np.zeros(24_000, np.float32)] * 2, 24_000)
+    assert silent.word_error == silent.other_text == 1
+    assert listen("digits", said, [noise] * 2, 24_000).word_error >= 0.6
+
+
+def test_noise_is_as_long_and_as_loud_as_speech():
+    samples = np.random.default_rng(5).normal(0, 0.03, 9000).astype(np.float32)
+    noise = measure.noise_like(samples)
+    assert noise.shape == samples.shape and noise.dtype == np.float32
+    assert noise.std() == pytest.approx(0.03, rel=0.1) and abs(np.corrcoef(samples, noise)[0, 1]) < 0.05
+    assert measure.noise_like(np.zeros(0, np.float32)).size == 0
+
+
+def test_the_model_has_room_for_every_text_and_reads_figures_as_words():
+    processor = make_processor()
+    assert (processor.spaces.n_text, processor.spaces.max_semantic) == (N_TEXT, MAX_SEMANTIC)
+    read = processor(["OFFICE 7!", "office seven!"])["input_ids"]
+    np.testing.assert_array_equal(*read)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("flite") or shutil.which("apt-get")), reason="flite cannot be had here")
+def test_the_recipe_goes_all_the_way_from_nothing_and_on_from_there(tmp_path):
+    def run(work, *args):
+        return CliRunner().invoke(main, [str(tmp_path / work), "--amount", "smoke", "--texts", "2", *args])
+
+    result = run("first")
+    assert result.exit_code == 0, result.output
+    assert len(re.findall(r"^\| 2 (?:digits|sentences) \| (?:none|slt|rms) ", result.output, re.MULTILINE)) == 6
+    report = json.loads((tmp_path / "first" / "report.json").read_text())
+    assert report["amount"] == "smoke" and len(report["measures"]) == 6
+    bark = Bark.from_pretrained(str(tmp_path / "first" / "model"))
+    assert bark.voices() == ["slt", "rms"]
+    runs = {path.parent.name for path in (tmp_path / "first").glob("*/metrics.jsonl")}
+    assert runs == {"codec_model", "semantic", "coarse_acoustics", "fine_acoustics"}
+
+    before = (tmp_path / "first" / "model" / "bark_jax.json").read_bytes()
+    assert run("first").exit_code == 0, "nothing is trained twice"
+    assert (tmp_path / "first" / "model" / "bark_jax.json").read_bytes() == before
+    assert run("second", "--start", str(tmp_path / "first" / "model")).exit_code == 0
+
+
+def test_flite_is_told_of_where_it_cannot_be_had(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UnsupportedError, match="install flite"):
+        speech.Flite(tmp_path)
