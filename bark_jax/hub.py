@@ -10,6 +10,7 @@ import urllib.request
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from bark_jax import tiny
 from bark_jax.errors import InputError, ModelNotFoundError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?", re.ASCII)
@@ -37,7 +38,10 @@ class UnreachableError(ModelNotFoundError):
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where a model's files are. `name` is a folder or a Hub id; the other fields only matter for the Hub."""
+    """Where a model's files are.
+
+    `name` is a folder, which "tiny" stands for too, or a Hub id; the other fields only matter for the Hub.
+    """
 
     name: str
     revision: str | None = None
@@ -46,7 +50,8 @@ class Source:
     local_files_only: bool = False
 
     def __post_init__(self):
-        name = os.fspath(self.name) if isinstance(self.name, (str, os.PathLike)) else self.name
+        name = tiny.folder_of(self.name)
+        name = os.fspath(name) if isinstance(name, (str, os.PathLike)) else name
         if not isinstance(name, str):
             raise InputError(f"a model is named by a folder or a Hub id, not by {shown(self.name)}")
         if "\0" in name or not (os.path.isdir(name) or _HUB_ID.fullmatch(name)):

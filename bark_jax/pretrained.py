@@ -6,7 +6,6 @@ by name and fingerprint of a folder, so a new revision or a changed file is conv
 
 import hashlib
 import logging
-import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from bark_jax import tiny
@@ -35,11 +33,10 @@ from bark_jax.weights import (
     Manifest,
     is_model_folder,
     load_network,
-    network_shapes,
+    read_manifest,
     save_network,
     weight_file,
     write_manifest,
-    write_network,
 )
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -61,13 +58,11 @@ def find_model(name_or_folder: str | os.PathLike, *, revision: str | None = None
       ModelNotFoundError: it is neither here nor to be had; the message names the cache and the way out.
       CheckpointError, ConfigError: it is not a Bark, or is damaged.
     """
-    name = os.fspath(name_or_folder)
+    name = os.fspath(tiny.folder_of(name_or_folder))
     if os.path.isdir(name):
         if revision is not None:
             raise InputError(f"{name} is a folder on this machine; a revision is for Hub ids")
         return _own_form(Path(name), f"folder--{_safe(Path(name).resolve().name)}--{_fingerprint(Path(name))}")
-    if name == tiny.NAME:
-        return _once(cache_folder() / f"{tiny.NAME}-{_tiny_fingerprint()}", _make_tiny)
     from converters import hub
 
     if not hub.is_hub_id(name):
@@ -118,29 +113,6 @@ def _fingerprint(folder: Path) -> str:
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-def _tiny_fingerprint() -> str:
-    return hashlib.sha256(repr((tiny.CONFIG, tiny.GENERATION_CONFIG, tiny.SEED)).encode()).hexdigest()[:16]
-
-
-def _make_tiny(target: Path) -> None:
-    """Draws the built-in model on the host: compiling the networks' own initialisers would take far longer."""
-    rng = np.random.default_rng(tiny.SEED)
-    with whole_folder(target) as partial:
-        records = {}
-        for name, (module_class, field) in NETWORKS.items():
-            shapes = network_shapes(module_class, getattr(tiny.CONFIG, field))
-            arrays = ((parameter, _draw(parameter, shape.shape, rng)) for parameter, shape in shapes.items())
-            records[weight_file(name)] = write_network(partial / weight_file(name), shapes, arrays)
-        _write_description(partial, tiny.CONFIG, tiny.GENERATION_CONFIG, Manifest(tiny.NAME, records))
-
-
-def _draw(parameter: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    if parameter.endswith(("scale", "bias")):
-        return np.full(shape, parameter.endswith("scale"), np.float32)
-    deviation = 0.5 if parameter.endswith("embedding") else math.prod(shape[:-1]) ** -0.5
-    return (rng.standard_normal(shape) * deviation).astype(np.float32)
-
-
 def read_configs(folder: Path) -> tuple[BarkConfig, BarkGenerationConfig]:
     """Sizes and settings of a model folder."""
     config = BarkConfig.from_dict(read_json(folder / CONFIG_FILE))
@@ -158,7 +130,7 @@ def load_networks(
     """All four networks of a model folder; arguments as for `BarkModel.from_pretrained`."""
     if config is None:
         config, _ = read_configs(folder)
-    dtype = parse_dtype(dtype)
+    dtype = parse_dtype(read_manifest(folder).dtype if dtype is None else dtype)
     changes = {} if lora is None else load_lora(lora, base=base_of(folder))
     networks = {}
     for name, (_, field) in NETWORKS.items():
@@ -196,15 +168,16 @@ def save_networks(
     networks: Mapping[str, nnx.Module],
     *,
     source: str = "",
+    dtype: str | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Writes a model folder, whole or not at all. `source` is a label for people: where the weights came from."""
+    """Writes a model folder, whole or not at all. `source` and `dtype` are those of `weights.Manifest`."""
     with whole_folder(folder, overwrite=overwrite) as partial:
         records = {}
         for name, network in networks.items():
             file = weight_file(name)
             records[file] = save_network(network, partial / file)
-        _write_description(partial, config, generation_config, Manifest(source, records))
+        _write_description(partial, config, generation_config, Manifest(source, records, dtype))
 
 
 def _write_description(

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from bark_jax import tiny
 from bark_jax.config import GENERATION_CONFIG_FILE, BarkGenerationConfig, read_json
 from bark_jax.errors import ConfigError, InputError, UnsupportedError, VoiceError, VoiceNotFoundError
 from bark_jax.folders import write_whole
@@ -244,7 +243,8 @@ class BarkProcessor:
         if not voices:
             return
         entries = {voice.name: _save_arrays(voice, folder, speaker_embeddings_directory) for voice in voices}
-        _write_json(folder / speaker_embeddings_dict_path, {"repo_or_path": str(save_directory), **entries})
+        # Both readers take the files from where the list was read, so a folder may be moved.
+        _write_json(folder / speaker_embeddings_dict_path, {"repo_or_path": ".", **entries})
 
     def _check_max_length(self, max_length: Any) -> int:
         n_text = self.spaces.n_text
@@ -299,8 +299,6 @@ class BarkProcessor:
 
 def _find_spaces(source: Source) -> TokenSpaces:
     """A model's token spaces; Bark's where no generation_config.json says otherwise."""
-    if source.name == tiny.NAME and not source.is_folder:
-        return TokenSpaces.from_config(tiny.GENERATION_CONFIG)
     try:
         file = source.find(GENERATION_CONFIG_FILE)
     except UnreachableError:
@@ -311,8 +309,7 @@ def _find_spaces(source: Source) -> TokenSpaces:
 def _find_library(source: Source, path: str, spaces: TokenSpaces, hub_options: dict[str, Any]) -> VoiceLibrary:
     """A model's own voices, or Suno's if the model has none and its tokens are Bark's."""
     try:
-        is_built_in = source.name == tiny.NAME and not source.is_folder
-        library = None if is_built_in else VoiceLibrary.open(source, path)
+        library = VoiceLibrary.open(source, path)
     except VoiceNotFoundError:  # a Hub model whose list is not on this machine; Suno's voices may be
         library = None
     if library is not None:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bark_jax import tiny
 from bark_jax.config import read_json
 from bark_jax.errors import ConfigError, InputError, ModelNotFoundError
 from bark_jax.hub import Source, UnreachableError, shown
@@ -47,8 +46,6 @@ def find_tokenizer(source: Source) -> "Tokenizer":
       ModelNotFoundError: there is none, or it cannot be had.
       ConfigError: its files are damaged.
     """
-    if source.name == tiny.NAME and not source.is_folder:
-        return tiny.make_tokenizer()
     tokenizer = _read_source(source)
     return _bark_tokenizer(source) if tokenizer is None else tokenizer
 

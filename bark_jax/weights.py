@@ -81,10 +81,15 @@ class FileRecord:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """The content of bark_jax.json. `source` is a label for people: a Hub id or a file name, never a path."""
+    """The content of bark_jax.json.
 
-    source: str
+    Networks compute in the dtype that the caller names, else in `dtype`, else in that of their files. A small model may
+    be stored in halves and still compute in float32, which CPUs do faster.
+    """
+
+    source: str  # a label for people: a Hub id or a file name, never a path
     files: Mapping[str, FileRecord]
+    dtype: str | None = None
 
 
 def weight_file(network: str) -> str:
@@ -307,7 +312,10 @@ def _parse_manifest(content: Any) -> Manifest:
     for name, record in files.items():
         if (type(record.sha256), type(record.bytes), type(record.arrays)) != (str, int, int):
             raise ConfigError(f"the entry of {name} is {record}")
-    return Manifest(str(content["source"]), files)
+    dtype = content.get("dtype")
+    if not isinstance(dtype, (str, type(None))):
+        raise ConfigError(f"dtype is {dtype!r}")
+    return Manifest(str(content["source"]), files, dtype)
 
 
 def find_weights(folder: str | os.PathLike, name: str, *, check_sha256: bool = True) -> Path:

@@ -48,6 +48,17 @@ def toy_folder(tmp_path_factory):
     return make_toy(tmp_path_factory.mktemp("models") / "toy")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def built_in(toy_folder):
+    """The folder of the built-in voice. Everywhere else "tiny" is the toy, as most tests want no speech but speed."""
+    from bark_jax import tiny
+
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tiny.FOLDER
+        patch.setattr(tiny, "FOLDER", toy_folder)
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def toy_model(toy_folder):
     """The model in it. Tests that change a model change a copy."""

@@ -245,10 +245,11 @@ def test_the_library_refuses_what_cannot_be(wrong):
 
 
 def test_without_seconds_it_is_the_most_that_a_short_model_makes(module_patch):
-    from bark_jax import tiny
+    import toy
+
     from bark_jax.tokens import TokenSpaces
 
-    assert bench._count_tokens(None, TokenSpaces.from_config(tiny.GENERATION_CONFIG)) == 250
+    assert bench._count_tokens(None, TokenSpaces.from_config(toy.GENERATION_CONFIG)) == 250
     assert bench._count_tokens(None, TokenSpaces()) == 499
 
 

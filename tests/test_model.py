@@ -7,6 +7,7 @@ import pytest
 
 from bark_jax.errors import BarkError, InputError, VoiceError
 from bark_jax.model import BarkModel, row_keys
+from bark_jax.pretrained import NETWORKS, save_networks
 
 SHORT = dict(semantic_max_new_tokens=30, do_sample=False)
 
@@ -152,6 +153,15 @@ def test_a_saved_model_loads_and_sounds_the_same(tiny, rng, tmp_path):
     np.testing.assert_array_equal(
         generate_tokens(tiny, texts, 1, max_new_tokens=9)[0], generate_tokens(again, texts, 1, max_new_tokens=9)[0]
     )
+
+
+def test_a_model_stored_in_halves_can_say_that_it_computes_in_float32(tiny, tmp_path):
+    halves = {name: jax.tree.map(lambda a: a.astype("float16"), getattr(tiny, name)) for name in NETWORKS}
+    for dtype, expected in ((None, "float16"), ("float32", "float32")):
+        folder = tmp_path / str(dtype)
+        save_networks(folder, tiny.config, tiny.generation_config, halves, dtype=dtype)
+        assert BarkModel.from_pretrained(folder).semantic.head.kernel.dtype == expected
+        assert BarkModel.from_pretrained(folder, dtype="bfloat16").semantic.head.kernel.dtype == "bfloat16"
 
 
 def test_a_network_that_is_not_finite_raises_with_the_stage(tiny, rng):

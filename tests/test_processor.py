@@ -6,11 +6,11 @@ import time
 
 import numpy as np
 import pytest
+import toy
 from corpus import make_sentences
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from voice_cases import BAD_ENTRIES, BAD_NAMES, fill_cache, make_arrays, make_folder, outside
 
-from bark_jax import tiny
 from bark_jax.config import BarkGenerationConfig, save_json
 from bark_jax.errors import (
     ConfigError,
@@ -365,6 +365,7 @@ def test_a_processor_comes_back_from_its_folder(model_folder, tmp_path):
     assert second.voices("German") == ["v2/de_speaker_3"]
     assert second.library.load("en_speaker_0") == first.library.load("en_speaker_0")
     assert second.speaker_embeddings["repo_or_path"] == str(tmp_path / "saved")
+    assert str(tmp_path) not in (tmp_path / "saved" / "speaker_embeddings_path.json").read_text()
     assert not list(tmp_path.glob("saved/**/*.partial"))
 
 
@@ -463,7 +464,7 @@ def test_a_tokenizer_that_cannot_read_is_named():
 
 def test_a_tokenizer_too_large_for_the_model_is_refused(vocabulary_folder):
     with pytest.raises(ConfigError, match="room for 126"):
-        BarkProcessor(vocabulary_folder, spaces=TokenSpaces.from_config(tiny.GENERATION_CONFIG))
+        BarkProcessor(vocabulary_folder, spaces=TokenSpaces.from_config(toy.GENERATION_CONFIG))
 
 
 def test_bytes_that_are_no_text_are_no_vocabulary(tmp_path):
@@ -483,8 +484,8 @@ def test_what_is_no_tokenizer_is_refused(tokenizer):
 def test_token_spaces_come_from_the_model(model_folder):
     save_json(BarkGenerationConfig(), model_folder / "generation_config.json")
     assert BarkProcessor.from_pretrained(model_folder).spaces == TokenSpaces()
-    save_json(tiny.GENERATION_CONFIG, model_folder / "generation_config.json")
-    processor = BarkProcessor.from_pretrained(model_folder, tokenizer=tiny.make_tokenizer())
+    save_json(toy.GENERATION_CONFIG, model_folder / "generation_config.json")
+    processor = BarkProcessor.from_pretrained(model_folder, tokenizer=toy.make_tokenizer())
     assert processor("hello").input_ids.shape == (1, 96)
     with pytest.raises(VoiceError, match="expected 0 to 122"):
         processor("hello", voice_preset="en_speaker_0")

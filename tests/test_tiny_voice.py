@@ -13,7 +13,6 @@ pytest.importorskip("orbax.checkpoint")
 from bark_jax.lora import base_of, load_lora, merge, save_lora
 from bark_jax.model import BarkModel
 from bark_jax.pipeline import Bark
-from bark_jax.pretrained import find_model
 from bark_jax.training.dataset import Dataset, Example
 from bark_jax.training.loop import RunSettings
 from bark_jax.training.optimizer import OptimizerSettings
@@ -27,8 +26,8 @@ SECOND_VOICE = "rms"
 
 
 @pytest.fixture(scope="module")
-def bark():
-    return Bark.from_pretrained("tiny")
+def bark(built_in):
+    return Bark.from_pretrained(built_in)
 
 
 def test_a_recogniser_understands_it(bark):
@@ -49,7 +48,7 @@ def test_texts_that_were_held_out_are_understood_and_the_controls_are_not(bark, 
 
 
 @pytest.mark.slow
-def test_a_lora_gives_it_another_voice_that_survives_export(bark, tmp_path):
+def test_a_lora_gives_it_another_voice_that_survives_export(bark, built_in, tmp_path):
     """It learns from speech in its second voice to speak so where it is given none."""
     dataset = Dataset.from_examples(map(_example, _spoken(bark)), bark.model.spaces)
     trained = train_stage(
@@ -63,8 +62,7 @@ def test_a_lora_gives_it_another_voice_that_survives_export(bark, tmp_path):
         show_progress=False,
     )
     file = tmp_path / "voice.safetensors"
-    folder = find_model("tiny")
-    save_lora(file, {"coarse_acoustics": trained.lora}, base=base_of(folder))
+    save_lora(file, {"coarse_acoustics": trained.lora}, base=base_of(built_in))
     assert file.stat().st_size < 2**20
 
     said = texts.draw("digits", 8, seed=5, held_out=True)
@@ -72,13 +70,13 @@ def test_a_lora_gives_it_another_voice_that_survives_export(bark, tmp_path):
         "first": pitch_hz(speak(bark, said, seed=0)),
         "second": pitch_hz(speak(bark, said, seed=0, voice=SECOND_VOICE)),
     }
-    changed = Bark(BarkModel.from_pretrained("tiny", lora=file), bark.processor)
+    changed = Bark(BarkModel.from_pretrained(built_in, lora=file), bark.processor)
     pitch["changed"] = pitch_hz(clips := speak(changed, said, seed=0))
     assert pitch["first"] > 1.25 * pitch["second"], pitch
     assert abs(pitch["changed"] - pitch["second"]) < 0.25 * (pitch["first"] - pitch["second"]), pitch
     assert listen("digits", said, [clip.samples for clip in clips], bark.sample_rate).word_error < 0.3
 
-    merged = merge(bark.model.coarse_acoustics, load_lora(file, base=base_of(folder))["coarse_acoustics"])
+    merged = merge(bark.model.coarse_acoustics, load_lora(file, base=base_of(built_in))["coarse_acoustics"])
     with_networks(bark.model, {"coarse_acoustics": merged}).save_pretrained(tmp_path / "merged")
     exported = Bark(BarkModel.from_pretrained(tmp_path / "merged"), bark.processor)
     np.testing.assert_array_equal(speak(exported, said[:2], seed=0)[1].coarse, clips[1].coarse)

@@ -14,11 +14,11 @@ import jax
 import numpy as np
 import pytest
 import scipy.io.wavfile
+import toy
 from checkpoints import read_arrays
 from golden.checkpoint import FILE, voice_arrays, write_checkpoint
 from safetensors.numpy import save_file
 
-from bark_jax import tiny
 from bark_jax.tokenizer import SPECIAL_TOKENS
 from bark_jax.voices import PROMPT_KEYS
 
@@ -92,11 +92,11 @@ def published(tmp_path_factory):
 
 def make_it_draw_without_end(folder: Path) -> None:
     """Lets the networks draw as the published ones do, but not the end token: every recording has N_SAMPLES."""
-    end = tiny.GENERATION_CONFIG.semantic_config.eos_token_id
+    end = toy.GENERATION_CONFIG.semantic_config.eos_token_id
     arrays = read_arrays(folder)
     arrays["semantic.lm_head.weight"][end] = 0  # the 20 most likely tokens have logits above 0
     save_file(arrays, folder / "model.safetensors", metadata={"format": "pt"})
-    config = json.loads(json.dumps(tiny.GENERATION_CONFIG.to_dict()))
+    config = json.loads(json.dumps(toy.GENERATION_CONFIG.to_dict()))
     config["semantic_config"] |= {"top_k": 20, "pad_token_id": end}
     (folder / "generation_config.json").write_text(json.dumps(config))
 

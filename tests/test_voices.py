@@ -617,3 +617,13 @@ def test_voices_and_processor_import_neither_jax_nor_torch():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert result.stdout.strip() == "[]"
+
+
+def test_voices_in_memory_make_a_library(voice):
+    first, second = (dataclasses.replace(voice, name=name) for name in ("anna", "en_bob"))
+    library = VoiceLibrary.of([first, second])
+    assert library.names() == ["anna", "en_bob"] and library.names("en") == ["en_bob"]
+    assert library.load("anna") == voice
+    for nameless in ([voice], [first, first]):
+        with pytest.raises(VoiceError, match="names that differ"):
+            VoiceLibrary.of(nameless)

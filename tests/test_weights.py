@@ -264,9 +264,10 @@ def test_a_manifest_that_is_none_is_refused(folder, content):
 
 
 def test_the_manifest_comes_back(tmp_path):
-    manifest = Manifest("suno/bark-small@main", {"semantic.safetensors": FileRecord("ab", 2, 1)})
-    write_manifest(tmp_path, manifest)
-    assert read_manifest(tmp_path) == manifest
+    for dtype in (None, "float32"):
+        manifest = Manifest("suno/bark-small@main", {"semantic.safetensors": FileRecord("ab", 2, 1)}, dtype)
+        write_manifest(tmp_path, manifest)
+        assert read_manifest(tmp_path) == manifest
     assert json.loads((tmp_path / "bark_jax.json").read_text())["version"] == 1
 
 

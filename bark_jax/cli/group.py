@@ -4,6 +4,7 @@ import os
 import sys
 import traceback
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -39,7 +40,7 @@ class Verbs(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             with warnings.catch_warnings():
-                warnings.showwarning = _tell_warning
+                warnings.showwarning = _warning_teller()
                 return super().invoke(ctx)
         except KeyboardInterrupt:
             ctx.exit(EXIT_INTERRUPTED)
@@ -75,9 +76,20 @@ def _tell(ctx: click.Context, error: Exception) -> None:
     click.echo(f"error: {' '.join(str(error).split())}", err=True)
 
 
-def _tell_warning(message: Warning | str, *_: Any) -> None:
-    """In one line: the place in the code, which Python adds, is nothing to whoever typed the command."""
-    click.echo(f"warning: {' '.join(str(message).split())}", err=True)
+def _warning_teller() -> Callable[..., None]:
+    """Tells each warning once, in one line: the place in the code, which Python adds, is nothing to who typed it.
+
+    A text is read when it is checked and again when it is spoken.
+    """
+    told = set()
+
+    def tell(message: Warning | str, *_: Any) -> None:
+        line = " ".join(str(message).split())
+        if line not in told:
+            told.add(line)
+            click.echo(f"warning: {line}", err=True)
+
+    return tell
 
 
 def _exit_code(error: Exception) -> int:

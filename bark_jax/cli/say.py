@@ -35,7 +35,7 @@ MAX_STDIN_BYTES = 2**20
 EXAMPLES = """\b
 Examples:
   bark-jax say "Hello, my dog is cute [laughs]" --voice v2/en_speaker_6 -o hello.wav
-  bark-jax say "A first try, without a download." -m tiny -o noise.wav
+  bark-jax say "The weather is good today." -m tiny --voice rms -o weather.wav
   echo "Guten Tag." | bark-jax say - --voice v2/de_speaker_3 --seed 7 -o tag.flac --json
   bark-jax say - --long --voice v2/en_speaker_6 -o chapter.mp3 < chapter.txt
   bark-jax say - --stream -o - < chapter.txt | ffplay -
@@ -43,7 +43,7 @@ Examples:
 
 
 @click.command("say", cls=Verb, epilog=EXAMPLES, short_help="Text to one audio file.")
-@click.argument("text", default=DEFAULT_TEXT, metavar="[TEXT or -]")
+@click.argument("text", default=None, required=False, metavar="[TEXT or -]")
 @model_option
 @revision_option
 @click.option("--voice", help="A voice's name (see `bark-jax voices`) or .npz file.")
@@ -67,7 +67,7 @@ Examples:
 @json_option
 @click.option("-q", "--quiet", "is_quiet", is_flag=True, help="Say nothing on stderr but errors.")
 def command(
-    text: str, is_played: bool, is_long: bool, is_streamed: bool, as_json: bool, is_quiet: bool, **options: Any
+    text: str | None, is_played: bool, is_long: bool, is_streamed: bool, as_json: bool, is_quiet: bool, **options: Any
 ) -> None:
     """Speak TEXT, or what comes on stdin where TEXT is -, into an audio file; print the file's name.
 
@@ -82,6 +82,8 @@ def command(
     if is_streamed and (output != STANDARD_STREAM or is_played or save["plot"]):
         raise click.UsageError("--stream writes to stdout alone: give -o -, and neither --play nor --plot.")
     player = find_player() if is_played else None
+    if text is None:
+        text = tiny.EXAMPLE if options["model"] == tiny.NAME else DEFAULT_TEXT
     text = _read_stdin() if text == STANDARD_STREAM else text
     seed = options.pop("seed")
     seed = secrets.randbits(32) if seed is None else seed
@@ -191,7 +193,7 @@ def _read_stdin() -> str:
 def _introduction(model: str, seed: int) -> str:
     line = f"model {model}, seed {seed}"
     if model == tiny.NAME:
-        line += f"\n{tiny.NAME} has random weights: what it makes is noise, not speech. Speech: -m suno/bark-small"
+        line += f"\n{tiny.NAME} is a small demonstration, which knows few words. Any text: -m suno/bark-small"
     return line
 
 

@@ -36,5 +36,6 @@ def open_processor(model: str, revision: str | None) -> Any:
     """A model's processor for its voices alone, with a tokenizer that needs no download."""
     from bark_jax import tiny
     from bark_jax.processor import BarkProcessor
+    from bark_jax.tokenizer import TOKENIZER_FILE
 
-    return BarkProcessor.from_pretrained(model, revision=revision, tokenizer=tiny.make_tokenizer())
+    return BarkProcessor.from_pretrained(model, revision=revision, tokenizer=tiny.FOLDER / TOKENIZER_FILE)

@@ -10,14 +10,14 @@ import json
 from pathlib import Path
 
 import numpy as np
+import toy
 from safetensors.numpy import save_file
 
-from bark_jax import tiny
 from bark_jax.config import CONFIG_FILE, GENERATION_CONFIG_FILE, save_json
 from bark_jax.tokens import TokenSpaces
 
 FILE = Path(__file__).with_name("golden.npz")
-SPACES = TokenSpaces.from_config(tiny.GENERATION_CONFIG)
+SPACES = TokenSpaces.from_config(toy.GENERATION_CONFIG)
 TEXT = np.array([9, 6, 13, 13, 16, 2, 7, 19, 16, 14, 2, 11, 2, 25])
 N_SEMANTIC = 60
 
@@ -54,8 +54,8 @@ def _draw(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.nda
 
 def write_checkpoint(folder: Path, shapes: dict[str, list[int]]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    save_json(tiny.CONFIG, folder / CONFIG_FILE)
-    generation = json.loads(json.dumps(tiny.GENERATION_CONFIG.to_dict()))
+    save_json(toy.CONFIG, folder / CONFIG_FILE)
+    generation = json.loads(json.dumps(toy.GENERATION_CONFIG.to_dict()))
     for part in ("semantic_config", "coarse_acoustics_config"):
         generation[part] |= {"do_sample": False, "temperature": 1.0}
     generation["fine_acoustics_config"]["temperature"] = 1.0
@@ -68,7 +68,7 @@ def _compute(folder: Path) -> dict[str, np.ndarray]:
     import torch
     import transformers
 
-    config = transformers.BarkConfig.from_dict(json.loads(json.dumps(tiny.CONFIG.to_dict())))
+    config = transformers.BarkConfig.from_dict(json.loads(json.dumps(toy.CONFIG.to_dict())))
     blank = transformers.BarkModel(config).state_dict()
     shapes = {
         name: list(array.shape) for name, array in blank.items() if not name.startswith("fine_acoustics.lm_heads.")

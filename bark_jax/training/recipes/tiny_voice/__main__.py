@@ -40,7 +40,7 @@ def main(work: Path, amount: str, start: Path | None, seed: int, n_texts: int, o
             model = train(work, AMOUNTS[amount], seed=seed, start=start)
             write_model(model, choose_voices(Dataset.open(work / "codes")), work / "model")
         trained_s = time.perf_counter() - started
-        bark = Bark.from_pretrained(str(work / "model") if only_measure is None else only_measure, dtype="float32")
+        bark = Bark.from_pretrained(str(work / "model") if only_measure is None else only_measure)
         measures = [
             measuring.measure(bark, kind, n_texts=n_texts, seeds=range(3), voice=voice)
             for voice in (None, *bark.voices())

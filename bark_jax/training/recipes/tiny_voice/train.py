@@ -1,13 +1,14 @@
 """The training of the built-in voice, network by network. What is done already in the work folder is not done again."""
 
-import dataclasses
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bark_jax import tiny
 from bark_jax.model import BarkModel
+from bark_jax.pretrained import save_networks
 from bark_jax.processor import BarkProcessor
 from bark_jax.tokens import TokenSpaces
 from bark_jax.training.codec_training import train_codec
@@ -82,9 +83,9 @@ def choose_voices(data: Dataset) -> tuple[Voice, ...]:
 
 
 def write_model(model: BarkModel, voices: tuple[Voice, ...], folder: Path) -> None:
-    """Writes what ships: networks in half precision, tokenizer, words and voices."""
-    half = {name: jax.tree.map(lambda array: array.astype(STORED_DTYPE), getattr(model, name)) for name in NETWORKS}
-    dataclasses.replace(model, generation_config=GENERATION_CONFIG, **half).save_pretrained(str(folder), overwrite=True)
+    """Writes what ships: networks in half precision, to compute in float32; tokenizer, words and voices."""
+    halves = {name: jax.tree.map(lambda array: array.astype(STORED_DTYPE), getattr(model, name)) for name in NETWORKS}
+    save_networks(folder, CONFIG, GENERATION_CONFIG, halves, source=tiny.NAME, dtype="float32", overwrite=True)
     make_processor(voices).save_pretrained(folder)
 
 
