@@ -14,6 +14,7 @@ import numpy as np
 from bark_jax import long_text
 from bark_jax.clip import Clip, EmptyClipWarning, SpokenPart, check_silence, join
 from bark_jax.errors import InputError
+from bark_jax.folders import whole_folder
 from bark_jax.long_text import DEFAULT_MAX_TOKENS, Line, LongClip, Sentence
 from bark_jax.model import BarkModel, OnStage, Row, Utterance, row_keys
 from bark_jax.processor import BarkProcessor
@@ -63,6 +64,12 @@ class Bark:
             name_or_folder, revision=revision, tokenizer=tokenizer, spaces=model.spaces
         )
         return cls(model, processor)
+
+    def save_pretrained(self, folder: str | os.PathLike, *, overwrite: bool = False) -> None:
+        """Writes networks, tokenizer, words and voices as a folder for `from_pretrained`, whole or not at all."""
+        with whole_folder(folder, overwrite=overwrite) as partial:
+            self.model.save_pretrained(partial)
+            self.processor.save_pretrained(partial)
 
     @property
     def sample_rate(self) -> int:

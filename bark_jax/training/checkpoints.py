@@ -4,9 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
 
-from bark_jax.errors import CheckpointError
+from bark_jax.errors import CheckpointError, UnsupportedError
+
+try:
+    import orbax.checkpoint as ocp
+except ImportError as error:
+    raise UnsupportedError("training needs orbax-checkpoint: pip install 'bark-jax[train]'") from error
 
 
 class Checkpoints:

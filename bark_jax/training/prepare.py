@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bark_jax.errors import BarkError, ConfigError, InputError
+from bark_jax.errors import BarkError, ConfigError, InputError, UnsupportedError
 from bark_jax.folders import check_destination
 from bark_jax.model import BarkModel
 from bark_jax.models.codec.encodec import EncodecModel
@@ -184,8 +184,12 @@ def fit_samples(samples: np.ndarray, sample_rate: int, spaces: TokenSpaces) -> n
     """Mono audio samples at the model's sample rate."""
     if sample_rate == spaces.sample_rate:
         return samples
-    import soxr
-
+    try:
+        import soxr
+    except ImportError as error:
+        raise UnsupportedError(
+            f"audio at {sample_rate} Hz, not {spaces.sample_rate}, needs soxr: pip install 'bark-jax[train]'"
+        ) from error
     return soxr.resample(samples, sample_rate, spaces.sample_rate)
 
 

@@ -68,10 +68,10 @@ class StageSettings:
     lora: LoraSettings | None = None
 
     def __post_init__(self):
-        for name in ("batch_size", "accumulate", "eval_batches"):
+        for name, least in (("batch_size", 1), ("accumulate", 1), ("eval_batches", 1), ("seed", 0)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} is {value!r}, expected a whole number, 1 or more")
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise InputError(f"{name} is {value!r}, expected a whole number, {least} or more")
         if self.dtype not in ("float32", "bfloat16"):
             raise InputError(
                 f"dtype is {self.dtype!r}, expected 'float32' or 'bfloat16'; gradients vanish in the range of float16"

@@ -1,0 +1,234 @@
+"""`bark-jax train`: networks trained on a dataset, whole or as LoRA."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bark_jax.cli.group import Verb
+from bark_jax.cli.options import json_option, model_option, revision_option
+from bark_jax.cli.prepare import (
+    keep_audio_option,
+    open_processor,
+    prepare_recordings,
+    semantic_tokenizer_option,
+    tokenizer_option,
+)
+from bark_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from bark_jax.model import BarkModel
+    from bark_jax.training.dataset import Dataset
+
+# By their names here, in Suno's words; the names of their modules are transformers'.
+NETWORKS = {
+    "semantic": "semantic",
+    "coarse": "coarse_acoustics",
+    "fine": "fine_acoustics",
+    "codec": "codec_model",
+}
+TRANSFORMERS = ("semantic", "coarse", "fine")
+DATA_FOLDER, MODEL_FOLDER, LORA_FILE = "data", "model", "lora.safetensors"
+
+EXAMPLES = """\b
+Examples:
+  bark-jax train data run -m suno/bark-small --network coarse --lora 8 --steps 2000
+  bark-jax train recordings.jsonl run -m suno/bark-small --steps 5000 --dtype bfloat16 --devices all
+  bark-jax train data codec-run -m suno/bark-small --network codec --codec-parts decoder --steps 3000
+"""
+
+# What is not given is left to the dataclasses of bark_jax.training, which check all values.
+_RUN_OPTIONS = (
+    click.option("--eval-every", type=int, help="Steps between two evaluations.  [default: 500]"),
+    click.option("--save-every", type=int, help="Steps between two checkpoints.  [default: 500]"),
+    click.option("--patience", type=int, help="Evaluations without a new best, then it ends.  [default: never]"),
+)
+_SETTING_OPTIONS = (
+    click.option("--batch-size", type=int, help="Rows a step.  [default: 8; codec 16]"),
+    click.option("--accumulate", type=int, help="Parts of a batch that run one after the other.  [default: 1]"),
+    click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="To compute in.  [default: float32]"),
+    click.option("--history-share", type=float, help="Share of rows with a voice before them.  [default: 0.5]"),
+    click.option("--eval-share", type=float, help="Share of the dataset to evaluate with.  [default: 0.05]"),
+    click.option("--seed", type=int, help="Of the split, the order and every draw.  [default: 0]"),
+)
+_OPTIMIZER_OPTIONS = (
+    click.option("--learning-rate", type=float, help="After the warm-up.  [default: 3e-4; codec 1e-3]"),
+    click.option("--warmup-steps", type=int, help="Until then.  [default: 100; codec 200]"),
+    click.option("--weight-decay", type=float, help="Of matrices.  [default: 0.01; codec 0.001]"),
+    click.option("--clip-norm", type=float, help="Longest gradient.  [default: 1]"),
+)
+RUN_FIELDS = ("eval_every", "save_every", "patience")
+STAGE_FIELDS = ("batch_size", "accumulate", "dtype", "history_share", "eval_share", "seed")
+CODEC_FIELDS = ("batch_size", "eval_share", "seed")
+OPTIMIZER_FIELDS = ("learning_rate", "warmup_steps", "weight_decay", "clip_norm")
+
+
+def _training_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed((*_SETTING_OPTIONS, *_OPTIMIZER_OPTIONS, *_RUN_OPTIONS)):
+        function = option(function)
+    return function
+
+
+@click.command("train", cls=Verb, epilog=EXAMPLES, short_help="Train networks, whole or as LoRA.")
+@click.argument("data")
+@click.argument("run")
+@model_option
+@revision_option
+@click.option(
+    "--network",
+    "networks",
+    multiple=True,
+    type=click.Choice(tuple(NETWORKS)),
+    default=TRANSFORMERS,
+    help="What to train; several, one after the other.  [default: semantic, coarse, fine]",
+)
+@click.option("--steps", "n_steps", type=int, required=True, help="Of each network.")
+@click.option("--lora", "rank", metavar="RANK", type=int, help="Train changes of this rank beside the weights.")
+@click.option("--lora-alpha", "alpha", type=float, help="How much they count.  [default: twice the rank]")
+@click.option("--codec-parts", type=click.Choice(["decoder", "all"]), help="Of the codec.  [default: decoder]")
+@click.option("--devices", metavar="N", help="To share rows over: a number, or all.  [default: one]")
+@_training_options
+@semantic_tokenizer_option
+@keep_audio_option
+@tokenizer_option
+@json_option
+def command(data: str, run: str, networks: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Train networks of a model on DATA: a dataset of `bark-jax prepare`, or a manifest, which is prepared in RUN/data.
+
+    Each network has a folder in RUN, with metrics.jsonl, loss.png and checkpoints. The result is RUN/model, a model for
+    -m, or with --lora RUN/lora.safetensors, for --lora of `bark-jax say`. The same command again goes on where it was
+    stopped. Training needs: pip install 'bark-jax[train]'.
+    """
+    networks = tuple(dict.fromkeys(networks))
+    _check_networks(networks, options)
+    plan = _make_plan(networks, options)
+    processor = open_processor(options["model"], options["revision"], options["tokenizer"])
+    dataset = _open_data(data, Path(run), processor, options)
+    try:
+        told = _train(networks, plan, dataset, Path(run), processor, options)
+    except KeyboardInterrupt:
+        click.echo(f"stopped; the same command goes on from the last checkpoint in {run}", err=True)
+        raise
+    click.echo(json.dumps(told) if as_json else told["output"])
+
+
+def _check_networks(networks: tuple[str, ...], options: dict[str, Any]) -> None:
+    """Refuses what excludes each other."""
+    has_codec = "codec" in networks
+    if has_codec and len(networks) > 1:
+        raise click.UsageError("The codec is trained by itself, as the codes that the others read may change with it.")
+    if has_codec and options["rank"] is not None:
+        raise click.UsageError("--lora is for the transformers; the codec is trained whole.")
+    if not has_codec and options["codec_parts"] is not None:
+        raise click.UsageError("--codec-parts is for --network codec.")
+    if options["alpha"] is not None and options["rank"] is None:
+        raise click.UsageError("--lora-alpha is for --lora.")
+    unused = [name for name in STAGE_FIELDS if name not in CODEC_FIELDS and options[name] is not None]
+    if has_codec and unused:
+        raise click.UsageError(f"--{unused[0].replace('_', '-')} has no effect on the codec.")
+
+
+def _make_plan(networks: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
+    """Settings of run, network and optimiser, checked before anything is loaded."""
+    from bark_jax.training.codec_training import OPTIMIZER, CodecSettings
+    from bark_jax.training.loop import RunSettings
+    from bark_jax.training.optimizer import OptimizerSettings
+    from bark_jax.training.stage_training import LoraSettings, StageSettings
+
+    plan = {"run": RunSettings(options["n_steps"], **_given(options, RUN_FIELDS))}
+    if networks == ("codec",):
+        parts = options["codec_parts"] or "decoder"
+        plan["settings"] = CodecSettings(parts=parts, **_given(options, CODEC_FIELDS))
+        plan["optimizer"] = dataclasses.replace(OPTIMIZER, **_given(options, OPTIMIZER_FIELDS))
+        return plan
+    lora = None
+    if (rank := options["rank"]) is not None:
+        if rank < 1:
+            raise InputError(f"--lora is {rank}, expected a rank of 1 or more")
+        lora = LoraSettings(rank, 2.0 * rank if options["alpha"] is None else options["alpha"])
+    plan["settings"] = StageSettings(lora=lora, **_given(options, STAGE_FIELDS))
+    plan["optimizer"] = OptimizerSettings(**_given(options, OPTIMIZER_FIELDS))
+    return plan
+
+
+def _given(options: dict[str, Any], fields: tuple[str, ...]) -> dict[str, Any]:
+    return {name: options[name] for name in fields if options[name] is not None}
+
+
+def _open_data(data: str, run: Path, processor: Any, options: dict[str, Any]) -> "Dataset":
+    """The dataset, prepared first where `data` is a manifest and that was not done before."""
+    from bark_jax.training.dataset import Dataset
+
+    if Path(data).is_dir():
+        return Dataset.open(data, spaces=processor.spaces)
+    if not Path(data).is_file():
+        raise InputError(f"DATA is {data!r}, which does not exist; give a dataset's folder, or a manifest's file")
+    if (run / DATA_FOLDER).is_dir():
+        return Dataset.open(run / DATA_FOLDER, spaces=processor.spaces)
+    names = ("model", "revision", "tokenizer", "semantic_tokenizer", "keep_audio")
+    return prepare_recordings(data, run / DATA_FOLDER, **{name: options[name] for name in names})
+
+
+def _train(
+    networks: tuple[str, ...],
+    plan: dict[str, Any],
+    dataset: "Dataset",
+    run: Path,
+    processor: Any,
+    options: dict[str, Any],
+) -> dict[str, Any]:
+    """Trains, writes what came out, and tells it."""
+    from bark_jax.model import BarkModel
+    from bark_jax.pretrained import find_model
+    from bark_jax.training.codec_training import train_codec
+    from bark_jax.training.stage_training import train_stage
+
+    folder = find_model(options["model"], revision=options["revision"])
+    model = BarkModel.from_pretrained(str(folder), dtype="float32")
+    shared = {**plan, "devices": _choose_devices(options["devices"])}
+    trained, told = {}, {}
+    for name in networks:
+        field = NETWORKS[name]
+        click.echo(f"{name}: {run / field}", err=True)
+        if name == "codec":
+            trained[field] = train_codec(model, dataset, run / field, **shared)
+        else:
+            trained[field] = train_stage(model, field, dataset, run / field, **shared)
+        result = trained[field].result
+        fields = ("steps", "best_step", "best_loss", "stopped_early")
+        told[name] = {key: getattr(result, key) for key in fields}
+    return {"output": str(_write(model, folder, trained, run, processor, options)), "networks": told}
+
+
+def _write(
+    model: "BarkModel", folder: Path, trained: dict[str, Any], run: Path, processor: Any, options: dict[str, Any]
+) -> Path:
+    """The LoRA's file, or a whole model with what was trained in it."""
+    if options["rank"] is not None:
+        from bark_jax.lora import base_of, save_lora
+
+        loras = {field: each.lora for field, each in trained.items()}
+        save_lora(run / LORA_FILE, loras, base=base_of(folder))
+        return run / LORA_FILE
+    from bark_jax.pipeline import Bark
+    from bark_jax.training.stage_training import with_networks
+
+    changed = with_networks(model, {field: each.network for field, each in trained.items()})
+    Bark(changed, processor).save_pretrained(run / MODEL_FOLDER, overwrite=True)
+    return run / MODEL_FOLDER
+
+
+def _choose_devices(given: str | None) -> tuple[Any, ...] | None:
+    if given is None:
+        return None
+    import jax
+
+    devices = jax.devices()
+    if given == "all":
+        return tuple(devices)
+    if not given.isdecimal() or not 1 <= int(given) <= len(devices):
+        raise InputError(f"--devices is {given!r}, expected all or a number from 1 to the {len(devices)} there are")
+    return tuple(devices[: int(given)])
