@@ -1,5 +1,8 @@
 """Training of a model's transformers, whole and as LoRA: what comes out is a model like any other."""
 
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -97,3 +100,13 @@ def test_what_cannot_be_trained_is_refused(model, dataset, tmp_path):
     with pytest.raises(InputError, match="dtype is 'float16'"):
         StageSettings(dtype="float16")
     assert not (tmp_path / "run").exists()
+
+
+def test_every_public_name_is_there_and_none_is_loaded_before_it_is_used():
+    import bark_jax.training as training
+
+    assert all(getattr(training, name).__doc__ for name in training.__all__)
+    with pytest.raises(AttributeError, match="train_all"):
+        training.train_all  # noqa: B018
+    code = "import sys, bark_jax.training; print([name for name in ('jax', 'flax', 'orbax') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"

@@ -1,1 +1,58 @@
-"""Training: from recordings to networks, in the forms that generation reads."""
+"""Training: from recordings to networks, in the forms that generation reads.
+
+    from bark_jax import BarkModel, BarkProcessor
+    from bark_jax.training import LoraSettings, RunSettings, StageSettings, base_of, prepare, save_lora, train_stage
+
+    model = BarkModel.from_pretrained("my-bark", dtype="float32")
+    data = prepare("recordings.jsonl", "data", bark=model, processor=BarkProcessor.from_pretrained("my-bark"))
+    settings = StageSettings(lora=LoraSettings(rank=8))
+    trained = train_stage(model, "coarse_acoustics", data, "run", RunSettings(n_steps=2000), settings=settings)
+    save_lora("voice.safetensors", {"coarse_acoustics": trained.lora}, base=base_of("my-bark"))
+
+The names below are imported when they are first used.
+"""
+
+import importlib
+from typing import Any
+
+_MODULE_BY_NAME = {
+    "CodecSettings": "training.codec_training",
+    "Dataset": "training.dataset",
+    "DatasetError": "training.dataset",
+    "DiscriminatorSettings": "training.discriminator",
+    "Example": "training.dataset",
+    "LoraSettings": "training.stage_training",
+    "ManifestError": "training.manifest",
+    "OptimizerSettings": "training.optimizer",
+    "ReconstructionWeights": "training.codec_losses",
+    "RunResult": "training.loop",
+    "RunSettings": "training.loop",
+    "StageSettings": "training.stage_training",
+    "TrainingError": "training.loop",
+    "base_of": "lora",
+    "check_manifest": "training.manifest",
+    "coarse_loss": "training.losses",
+    "fine_loss": "training.losses",
+    "load_lora": "lora",
+    "merge": "lora",
+    "prepare": "training.prepare",
+    "recode": "training.prepare",
+    "save_lora": "lora",
+    "semantic_loss": "training.losses",
+    "train_codec": "training.codec_training",
+    "train_stage": "training.stage_training",
+    "with_networks": "training.stage_training",
+    "write_dataset": "training.dataset",
+}
+
+__all__ = sorted(_MODULE_BY_NAME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_BY_NAME:
+        raise AttributeError(f"module 'bark_jax.training' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"bark_jax.{_MODULE_BY_NAME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
