@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile
+from flax import nnx
 
 from bark_jax.errors import ConfigError, InputError
 from bark_jax.model import BarkModel
@@ -39,7 +40,7 @@ from bark_jax.training.manifest import (
     read_entries,
     read_mono,
 )
-from bark_jax.training.prepare import codec_fingerprint, encode_audio, fit_samples, prepare
+from bark_jax.training.prepare import codec_fingerprint, encode_audio, fit_samples, prepare, recode
 from bark_jax.training.semantic_tokens import MAX_DIFFERENCE_S, load_tokenizer, make_semantic
 
 BARK = TokenSpaces()
@@ -419,6 +420,26 @@ def test_a_dataset_is_prepared_from_a_manifest(tmp_path, bark, processor, spaces
         whole = np.pad(mono, (0, n_samples))[:n_samples]
         np.testing.assert_array_equal(example.codes, encode_alone(bark.codec_model, whole, n_codebooks=spaces.n_fine))
         np.testing.assert_allclose(data.audio(i), whole, atol=0.6 / AUDIO_SCALE)
+
+
+def test_a_dataset_has_the_codes_of_another_codec(tmp_path, bark, spaces):
+    """Here of one with its first two codebooks in the other order, so that their codes are those of the residual."""
+    examples = list(make_examples(spaces, n=3))
+    audio = make_audio(examples, spaces)
+    data = Dataset.open(write_dataset(tmp_path / "data", examples, spaces, ("a", "b"), audio=audio), spaces=spaces)
+    codec, done = nnx.clone(bark.codec_model), []
+    first, second = codec.quantizer.codebooks[:2]
+    first.embedding[...], second.embedding[...] = second.embedding[...], first.embedding[...]
+    again = recode(data, tmp_path / "again", codec, progress=lambda *each: done.append(each))
+    assert done == [(1, 3), (2, 3), (3, 3)]
+    assert again.codec == codec_fingerprint(codec) != codec_fingerprint(bark.codec_model)
+    assert again.voices == data.voices and not again.has_audio
+    for i, example in enumerate(examples):
+        expected = encode_alone(codec, data.audio(i), n_codebooks=spaces.n_fine)
+        assert_same(again[i], again[i]._replace(text=example.text, semantic=example.semantic, codes=expected))
+    with pytest.raises(InputError, match="holds no audio"):
+        recode(again, tmp_path / "third", codec)
+    assert not (tmp_path / "third").exists()
 
 
 def quick_corpus(tmp_path, spaces, n=3):

@@ -16,7 +16,10 @@ from bark_jax.errors import BarkError
 from bark_jax.pipeline import Bark
 from bark_jax.training.dataset import Dataset
 from bark_jax.training.recipes.tiny_voice import measure as measuring
+from bark_jax.training.recipes.tiny_voice import texts
 from bark_jax.training.recipes.tiny_voice.amounts import AMOUNTS
+from bark_jax.training.recipes.tiny_voice.pictures import plot_samples
+from bark_jax.training.recipes.tiny_voice.speech import Flite
 from bark_jax.training.recipes.tiny_voice.train import choose_voices, train, write_model
 
 
@@ -28,15 +31,15 @@ from bark_jax.training.recipes.tiny_voice.train import choose_voices, train, wri
 @click.option("--texts", "n_texts", type=click.IntRange(1), default=60, show_default=True, help="To listen to, a kind.")
 @click.option("--measure", "only_measure", metavar="MODEL", help="Train nothing; listen to a model that is there.")
 def main(work: Path, amount: str, start: Path | None, seed: int, n_texts: int, only_measure: str | None) -> None:
-    """Trains the built-in voice in the folder WORK; the model is WORK/model, how well it is understood in WORK/report.
+    """Trains the built-in voice in WORK: the model, how well it is understood (report.json), samples (samples.png).
 
     full trains from nothing and wants an accelerator; adapt goes on from a model that speaks; smoke goes all the way in
     minutes and gives noise.
     """
     started = time.perf_counter()
+    work.mkdir(parents=True, exist_ok=True)
     try:
         if only_measure is None:
-            work.mkdir(parents=True, exist_ok=True)
             model = train(work, AMOUNTS[amount], seed=seed, start=start)
             write_model(model, choose_voices(Dataset.open(work / "codes")), work / "model")
         trained_s = time.perf_counter() - started
@@ -57,8 +60,19 @@ def main(work: Path, amount: str, start: Path | None, seed: int, n_texts: int, o
         "jax": jax.__version__,
         "measures": [each._asdict() for each in measures],
     }
-    work.mkdir(parents=True, exist_ok=True)
+    _draw(bark, work)
     (work / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def _draw(bark: Bark, work: Path) -> None:
+    """WORK/samples.png: what flite says on the left, the same of the model on the right."""
+    flite, rows = Flite(work), []
+    for voice in bark.voices():
+        for kind in measuring.KINDS:
+            (text,) = texts.draw(kind, 1, seed=measuring.TEXTS_SEED, held_out=True)
+            (clip,) = measuring.speak(bark, [text], seed=0, voice=voice)
+            rows.append([(f"flite {voice}: {text}", flite.speak(text, voice).audio), ("the model", clip.samples)])
+    plot_samples(rows, bark.sample_rate, work / "samples.png")
 
 
 if __name__ == "__main__":
