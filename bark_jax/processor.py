@@ -284,9 +284,8 @@ class BarkProcessor:
     def _warn_of_unknown_words(self, texts: list[str]) -> None:
         if self.words is None:
             return
-        normalizer = self.tokenizer.normalizer  # a figure may be read as a word
-        read = texts if normalizer is None else [normalizer.normalize_str(text) for text in texts]
-        if unknown := unknown_words(read, self.words):
+        normalizer = self.tokenizer.normalizer
+        if unknown := unknown_words(texts, self.words, str if normalizer is None else normalizer.normalize_str):
             warnings.warn(UnknownWordsWarning(unknown, len(self.words)), stacklevel=3)
 
     def _voices(self, voice_preset: Any, text: str | list[str]) -> Voice | list[Voice | None]:

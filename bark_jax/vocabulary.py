@@ -5,7 +5,7 @@ one word a line, in lower case.
 """
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from bark_jax.errors import ConfigError
 from bark_jax.hub import Source, shown
@@ -44,7 +44,19 @@ def read_words(source: Source) -> frozenset[str] | None:
     return words
 
 
-def unknown_words(texts: Iterable[str], known: Collection[str]) -> tuple[str, ...]:
-    """The words of texts that are not among the known ones, each once, in their order."""
+def unknown_words(
+    texts: Iterable[str], known: Collection[str], normalize: Callable[[str], str] = str
+) -> tuple[str, ...]:
+    """The words of texts that are not among the known ones, each once, in their order.
+
+    Args:
+      normalize: what the tokenizer makes of a word before it reads it: of "7" perhaps "seven", of "世界" perhaps nothing,
+        which is not known either.
+    """
+
+    def is_known(word: str) -> bool:
+        read = _WORD.findall(normalize(word))
+        return bool(read) and all(part in known for part in read)
+
     words = (word for text in texts for word in _WORD.findall(text.lower()))
-    return tuple(dict.fromkeys(word for word in words if word not in known))
+    return tuple(dict.fromkeys(word for word in words if not is_known(word)))

@@ -83,6 +83,8 @@ def test_the_command_line_tells_it_once(folder, tmp_path):
 def test_the_built_in_voice_reads_figures_as_words(built_in):
     processor = BarkProcessor.from_pretrained(built_in)
     assert 100 < len(processor.words) < 1000 and "seven" in processor.words
+    with pytest.warns(UnknownWordsWarning, match="not 'ünïcode', '世界'"):
+        processor("hello Ünïcode 世界")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         figures, words = processor(["SEVEN, 42!", "seven, four two !"])["input_ids"]

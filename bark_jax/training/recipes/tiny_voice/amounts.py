@@ -71,7 +71,7 @@ ADAPT = Amount(
     shares=(Share("slt", 1000, 2400), Share("rms", 600, 1200)),
     codec=_codec(2600, 400, 8e-4, 100, batch_size=8, n_frames=48, seed=1),
     stages={
-        "semantic": _stage(500, 100, 5e-4, 50, batch_size=16, eval_share=0.02),
+        "semantic": _stage(1200, 200, 1e-3, 50, batch_size=16, eval_share=0.02),
         "coarse_acoustics": _stage(1600, 200, 7e-4, 50, batch_size=8, eval_share=0.02),
         "fine_acoustics": _stage(800, 200, 1e-3, 50, batch_size=16, eval_share=0.02),
     },
