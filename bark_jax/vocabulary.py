@@ -50,8 +50,8 @@ def unknown_words(
     """The words of texts that are not among the known ones, each once, in their order.
 
     Args:
-      normalize: what the tokenizer makes of a word before it reads it: of "7" perhaps "seven", of "世界" perhaps nothing,
-        which is not known either.
+      normalize: what the tokenizer makes of a word before it reads it: of "7" perhaps "seven"; of a word in another
+        script perhaps nothing, which is not known either.
     """
 
     def is_known(word: str) -> bool:
