@@ -22,7 +22,6 @@ Examples:
 semantic_tokenizer_option = click.option(
     "--semantic-tokenizer", metavar="MODULE:NAME", help="Makes the semantic tokens of lines that have none."
 )
-keep_audio_option = click.option("--keep-audio", is_flag=True, help="Keep the audio too, to train the codec.")
 tokenizer_option = click.option("--tokenizer", help="A tokenizer's file or folder, for models that bring none.")
 
 
@@ -32,7 +31,7 @@ tokenizer_option = click.option("--tokenizer", help="A tokenizer's file or folde
 @model_option
 @revision_option
 @semantic_tokenizer_option
-@keep_audio_option
+@click.option("--keep-audio", is_flag=True, help="Keep the audio too, to train the codec.")
 @tokenizer_option
 @click.option("--check", "only_check", is_flag=True, help="Look for faults and write nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace the dataset that is there.")

@@ -11,7 +11,6 @@ import click
 from bark_jax.cli.group import Verb
 from bark_jax.cli.options import json_option, model_option, revision_option
 from bark_jax.cli.prepare import (
-    keep_audio_option,
     open_processor,
     prepare_recordings,
     semantic_tokenizer_option,
@@ -92,17 +91,16 @@ def _training_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--devices", metavar="N", help="To share rows over: a number, or all.  [default: one]")
 @_training_options
 @semantic_tokenizer_option
-@keep_audio_option
 @tokenizer_option
 @json_option
-def command(data: str, run: str, networks: tuple[str, ...], as_json: bool, **options: Any) -> None:
+def command(data: str, run: str, as_json: bool, **options: Any) -> None:
     """Train networks of a model on DATA: a dataset of `bark-jax prepare`, or a manifest, which is prepared in RUN/data.
 
     Each network has a folder in RUN, with metrics.jsonl, loss.png and checkpoints. The result is RUN/model, a model for
     -m, or with --lora RUN/lora.safetensors, for --lora of `bark-jax say`. The same command again goes on where it was
     stopped. Training needs: pip install 'bark-jax[train]'.
     """
-    networks = tuple(dict.fromkeys(networks))
+    networks = options["networks"] = tuple(dict.fromkeys(options["networks"]))
     _check_networks(networks, options)
     plan = _make_plan(networks, options)
     processor = open_processor(options["model"], options["revision"], options["tokenizer"])
@@ -112,6 +110,10 @@ def command(data: str, run: str, networks: tuple[str, ...], as_json: bool, **opt
     except KeyboardInterrupt:
         click.echo(f"stopped; the same command goes on from the last checkpoint in {run}", err=True)
         raise
+    if options["codec_parts"] == "all":
+        click.echo(
+            "the codes of all audio are others now: prepare data anew, and train the transformers on it", err=True
+        )
     click.echo(json.dumps(told) if as_json else told["output"])
 
 
@@ -168,8 +170,9 @@ def _open_data(data: str, run: Path, processor: Any, options: dict[str, Any]) ->
         raise InputError(f"DATA is {data!r}, which does not exist; give a dataset's folder, or a manifest's file")
     if (run / DATA_FOLDER).is_dir():
         return Dataset.open(run / DATA_FOLDER, spaces=processor.spaces)
-    names = ("model", "revision", "tokenizer", "semantic_tokenizer", "keep_audio")
-    return prepare_recordings(data, run / DATA_FOLDER, **{name: options[name] for name in names})
+    names = ("model", "revision", "tokenizer", "semantic_tokenizer")
+    keep_audio = "codec" in options["networks"]
+    return prepare_recordings(data, run / DATA_FOLDER, keep_audio=keep_audio, **{name: options[name] for name in names})
 
 
 def _train(
