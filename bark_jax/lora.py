@@ -98,11 +98,15 @@ def merge(model: nnx.Module, lora: Lora, *, where: Any = "the LoRA") -> nnx.Modu
     for path, variable in nnx.to_flat_state(state):
         name = ".".join(map(str, path))
         if name in lora.a:
-            kernel = variable.get_value()
-            change = jnp.matmul(lora.a[name], lora.b[name], precision="highest") * (lora.alpha / lora.rank)
-            variable = variable.replace((kernel.astype(jnp.float32) + change).astype(kernel.dtype))
+            variable = variable.replace(changed_kernel(variable.get_value(), lora, name))
         merged.append((path, variable))
     return nnx.merge(graphdef, nnx.from_flat_state(merged))
+
+
+def changed_kernel(kernel: jax.Array | np.ndarray, lora: Lora, name: str) -> jax.Array:
+    """The kernel of that name with its change, summed in float32 and rounded to the kernel's dtype."""
+    change = jnp.matmul(lora.a[name], lora.b[name], precision="highest") * (lora.alpha / lora.rank)
+    return (kernel.astype(jnp.float32) + change).astype(kernel.dtype)
 
 
 def check_lora(lora: Lora, shapes: Mapping[str, tuple[int, ...]], where: Any) -> None:

@@ -13,6 +13,7 @@ Examples:
   python -m converters suno/bark-small bark-small
   python -m converters suno-files bark --size large --codec facebook/encodec_24khz
   python -m converters bark-small for-torch --to transformers
+  python -m converters suno/bark-small in-another-voice --lora run/lora.safetensors
 """
 
 
@@ -29,6 +30,7 @@ Examples:
     type=click.Choice(["float32", "float16", "bfloat16"]),
     help="Type of the weights [default: as they are].",
 )
+@click.option("--lora", metavar="FILE", help="Add these changes to the networks: a file that training made.")
 @click.option("--revision", help="Branch, tag or commit of a Hub id.")
 @click.option("--allow-non-finite", is_flag=True, help="Take weights that are infinite or not a number.")
 @click.option("--overwrite", is_flag=True, help="Replace the model in DST.")

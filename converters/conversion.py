@@ -29,6 +29,7 @@ from converters.rules import find_rule, names_of
 from converters.safetensors_file import read_safetensors
 from converters.schemes import own_rules, transformers_rules
 from converters.sources import Source
+from converters.with_lora import open_with_lora
 
 TARGETS = ("bark_jax", "transformers")
 DTYPES = {
@@ -49,6 +50,7 @@ def convert(
     revision: str | None = None,
     allow_non_finite: bool = False,
     overwrite: bool = False,
+    lora: str | os.PathLike | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Converts a checkpoint into the folder `dst`, which appears when it is complete, or not at all.
@@ -60,6 +62,7 @@ def convert(
       dtype: "float32", "float16" or "bfloat16"; None keeps these as they are and makes float32 of float64.
       allow_non_finite: also take weights that are infinite or not a number.
       overwrite: replace a model that is in `dst`.
+      lora: a file of changes to add to the networks; `src` is then what `BarkModel.from_pretrained` takes.
       progress: called with the network, bytes written and bytes in all.
 
     Returns:
@@ -69,7 +72,7 @@ def convert(
         raise InputError(f"to is {to!r}, expected {' or '.join(TARGETS)}")
     dtype = None if dtype is None else _parse_dtype(dtype)
     check_destination(dst, overwrite=overwrite)
-    source = open_source(src, size=size, codec=codec, revision=revision)
+    source = _open(src, size, codec, revision, lora)
     source.check()
     _check_not_inside(src, dst)
     with whole_folder(dst, overwrite=overwrite) as folder:
@@ -80,6 +83,20 @@ def convert(
                 _write_own(source, Path(own), dtype, allow_non_finite, progress)
                 export_into(Path(own), folder, progress=progress)
     return Path(dst)
+
+
+def _open(
+    src: str | os.PathLike,
+    size: str | None,
+    codec: str | os.PathLike | None,
+    revision: str | None,
+    lora: str | os.PathLike | None,
+) -> Source:
+    if lora is None:
+        return open_source(src, size=size, codec=codec, revision=revision)
+    if size is not None or codec is not None:
+        raise InputError("size and codec are for Suno's files; convert these first, then what comes out with the LoRA")
+    return open_with_lora(src, lora, revision=revision)
 
 
 def _parse_dtype(dtype: Any) -> np.dtype:
@@ -113,7 +130,7 @@ def _write_own(
         save_json(source.generation, folder / GENERATION_CONFIG_FILE)
     if source.folder is not None:
         copy_extras(source.folder, folder)
-    write_manifest(folder, Manifest(source.label, records))
+    write_manifest(folder, Manifest(source.label, records, source.dtype if dtype is None else None))
 
 
 def _write_original_codec(source: Source, path: Path) -> FileRecord | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json")
+WORDS_FILE = "words.txt"  # what a model that knows few words knows; see `bark_jax.vocabulary`
 VOICE_INDEX = "speaker_embeddings_path.json"
 VOICE_FOLDER = "speaker_embeddings"
 VOICE_SUFFIXES = (".npy", ".npz")
@@ -15,7 +16,7 @@ VOICE_FILES = (VOICE_INDEX, f"{VOICE_FOLDER}/*.npy", f"{VOICE_FOLDER}/*.npz")
 
 def copy_extras(src: Path, dst: Path) -> None:
     """Copies tokenizer and voices from one model folder to another. Nothing that can hold code is among them."""
-    for name in (*TOKENIZER_FILES, VOICE_INDEX):
+    for name in (*TOKENIZER_FILES, WORDS_FILE, VOICE_INDEX):
         _copy_inside(src, src / name, dst / name)
     for path in _voices(src / VOICE_FOLDER):
         _copy_inside(src, path, dst / path.relative_to(src))

@@ -21,7 +21,8 @@ ORIGINAL_CODEC_FILE = "codec_model.torch.safetensors"
 
 
 def open_own(folder: Path, label: str) -> Source:
-    files = read_manifest(folder).files
+    manifest = read_manifest(folder)
+    files = manifest.files
     config_values = read_json(folder / CONFIG_FILE)
     is_codec = isinstance(config_values, dict) and config_values.get("model_type") == EncodecConfig.model_type
     config = parse_config(folder / CONFIG_FILE, EncodecConfig if is_codec else BarkConfig, config_values)
@@ -34,4 +35,4 @@ def open_own(folder: Path, label: str) -> Source:
     generation_path = folder / GENERATION_CONFIG_FILE
     generation = read_config(generation_path, BarkGenerationConfig) if generation_path.is_file() else None
     original = find_weights(folder, ORIGINAL_CODEC_FILE) if ORIGINAL_CODEC_FILE in files else None
-    return Source(label, config, generation, networks, folder, original)
+    return Source(label, config, generation, networks, folder, original, manifest.dtype)

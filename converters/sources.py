@@ -24,6 +24,7 @@ class Source:
     networks: what it holds; all four, or the one of a single file.
     folder: where its tokenizer and voices lie, if it has any.
     original_codec: a file with the codec's arrays before they were folded, where the source is of our own form.
+    dtype: to compute in whatever the arrays' is, where a manifest says so.
     """
 
     label: str
@@ -32,6 +33,7 @@ class Source:
     networks: Mapping[str, NetworkSource]
     folder: Path | None = None
     original_codec: Path | None = None
+    dtype: str | None = None
 
     @property
     def is_whole(self) -> bool:

@@ -105,7 +105,7 @@ def test_what_cannot_be_trained_is_refused(model, dataset, tmp_path):
 def test_every_public_name_is_there_and_none_is_loaded_before_it_is_used():
     import bark_jax.training as training
 
-    assert all(getattr(training, name).__doc__ for name in training.__all__)
+    assert all(callable(getattr(training, name)) and getattr(training, name).__doc__ for name in training.__all__)
     with pytest.raises(AttributeError, match="train_all"):
         training.train_all  # noqa: B018
     code = "import sys, bark_jax.training; print([name for name in ('jax', 'flax', 'orbax') if name in sys.modules])"

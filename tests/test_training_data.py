@@ -40,7 +40,7 @@ from bark_jax.training.manifest import (
     read_entries,
     read_mono,
 )
-from bark_jax.training.prepare import codec_fingerprint, encode_audio, fit_samples, prepare, recode
+from bark_jax.training.prepare import codec_fingerprint, encode_audio, fit_samples, prepare_dataset, recode
 from bark_jax.training.semantic_tokens import MAX_DIFFERENCE_S, load_tokenizer, make_semantic
 
 BARK = TokenSpaces()
@@ -400,7 +400,7 @@ def test_a_dataset_is_prepared_from_a_manifest(tmp_path, bark, processor, spaces
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preparing, "HELD_CLIPS", 2)
-        data = prepare(
+        data = prepare_dataset(
             path, tmp_path / "data", bark=bark, processor=processor, semantic_tokenizer=tokenize, keep_audio=True,
             progress=lambda *each: done.append(each),
         )  # fmt: skip
@@ -463,22 +463,22 @@ def test_a_half_written_dataset_is_never_seen(tmp_path, bark, processor, spaces,
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        prepare(path, tmp_path / "data", bark=bark, processor=processor, progress=stop)
+        prepare_dataset(path, tmp_path / "data", bark=bark, processor=processor, progress=stop)
     assert sorted(tmp_path.iterdir()) == before
 
-    prepare(path, tmp_path / "data", bark=bark, processor=processor)
+    prepare_dataset(path, tmp_path / "data", bark=bark, processor=processor)
     with pytest.raises(InputError, match="overwrite"):
-        prepare(path, tmp_path / "data", bark=bark, processor=processor)
+        prepare_dataset(path, tmp_path / "data", bark=bark, processor=processor)
     write_lines(path, path.read_bytes().splitlines()[:1])
     with pytest.raises(KeyboardInterrupt):
-        prepare(path, tmp_path / "data", bark=bark, processor=processor, overwrite=True, progress=interrupt)
+        prepare_dataset(path, tmp_path / "data", bark=bark, processor=processor, overwrite=True, progress=interrupt)
     assert len(Dataset.open(tmp_path / "data")) == 3
-    prepare(path, tmp_path / "data", bark=bark, processor=processor, overwrite=True)
+    prepare_dataset(path, tmp_path / "data", bark=bark, processor=processor, overwrite=True)
     assert len(Dataset.open(tmp_path / "data")) == 1
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "letter.txt").touch()
     with pytest.raises(InputError, match="is not a dataset folder"):
-        prepare(path, tmp_path / "other", bark=bark, processor=processor, overwrite=True)
+        prepare_dataset(path, tmp_path / "other", bark=bark, processor=processor, overwrite=True)
 
 
 def fake_codes(codec, audio, n_codebooks):
@@ -506,7 +506,7 @@ def test_what_changes_or_fails_after_the_check_names_its_line(tmp_path, bark, pr
 
         monkeypatch.setattr(preparing, "check_manifest", check_then_change)
         with pytest.raises(ManifestError, match=piece):
-            prepare(path, tmp_path / "data", bark=bark, processor=processor, semantic_tokenizer=lambda: None)
+            prepare_dataset(path, tmp_path / "data", bark=bark, processor=processor, semantic_tokenizer=lambda: None)
         assert not (tmp_path / "data").exists()
 
 
@@ -523,7 +523,7 @@ def test_parts_that_do_not_go_together_are_refused(tmp_path, bark, processor):
         (bark, other, DatasetError, "the processor was prepared for a model with n_text"),
     ):
         with pytest.raises(error, match=piece):
-            prepare(tmp_path / "m.jsonl", tmp_path / "data", bark=model, processor=texts)
+            prepare_dataset(tmp_path / "m.jsonl", tmp_path / "data", bark=model, processor=texts)
 
 
 # --- datasets --------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ torch are imported in the bodies of the commands that need them, so that help co
 import click
 
 from bark_jax import __version__
-from bark_jax.cli import bench, convert, doctor, download, merge, parity, prepare, say, train, voices
+from bark_jax.cli import bench, convert, doctor, download, parity, prepare, say, train, voices
 from bark_jax.cli.group import Verbs
 
 
@@ -21,5 +21,5 @@ def main() -> None:
     """
 
 
-for verb in (say, voices, download, convert, prepare, train, merge, parity, bench, doctor):
+for verb in (say, voices, download, convert, prepare, train, parity, bench, doctor):
     main.add_command(verb.command)

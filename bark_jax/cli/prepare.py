@@ -1,13 +1,16 @@
 """`bark-jax prepare`: recordings to a dataset that training reads."""
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from bark_jax.cli.group import Verb
 from bark_jax.cli.options import json_option, model_option, revision_option
+from bark_jax.errors import InputError
 
 if TYPE_CHECKING:
     from bark_jax.training.dataset import Dataset
@@ -67,18 +70,21 @@ def prepare_recordings(
     keep_audio: bool,
     overwrite: bool = False,
 ) -> "Dataset":
-    """`training.prepare.prepare` with what the command line names, and a bar. Faults are found before models load."""
+    """`training.prepare_dataset` with what the command line names, and a bar."""
     from bark_jax.folders import check_destination
     from bark_jax.training.semantic_tokens import load_tokenizer
 
     check_destination(folder, overwrite=overwrite, kind="dataset")
+    check_recordings(  # reading all audio once more takes less than loading a model for nothing
+        manifest, model=model, revision=revision, tokenizer=tokenizer, semantic_tokenizer=semantic_tokenizer
+    )
     tokenize = None if semantic_tokenizer is None else load_tokenizer(semantic_tokenizer)
     processor = open_processor(model, revision, tokenizer)
     from bark_jax.model import BarkModel
-    from bark_jax.training.prepare import prepare
+    from bark_jax.training.prepare import prepare_dataset
 
-    with Bar() as bar:
-        return prepare(
+    with Bar() as bar, _faults_by_line():
+        return prepare_dataset(
             manifest,
             folder,
             bark=BarkModel.from_pretrained(model, revision=revision, dtype="float32"),
@@ -93,17 +99,32 @@ def prepare_recordings(
 def check_recordings(
     manifest: str, *, model: str, revision: str | None, tokenizer: str | None, semantic_tokenizer: str | None
 ) -> dict[str, Any]:
-    """What a manifest holds. Raises ManifestError with all its faults."""
+    """What a manifest holds. Raises InputError when its faults have been told."""
     from bark_jax.training.manifest import check_manifest
     from bark_jax.training.semantic_tokens import load_tokenizer
 
     if semantic_tokenizer is not None:
         load_tokenizer(semantic_tokenizer)
     processor = open_processor(model, revision, tokenizer)
-    corpus = check_manifest(
-        manifest, spaces=processor.spaces, processor=processor, has_tokenizer=semantic_tokenizer is not None
-    )
+    with _faults_by_line():
+        corpus = check_manifest(
+            manifest, spaces=processor.spaces, processor=processor, has_tokenizer=semantic_tokenizer is not None
+        )
     return {"examples": corpus.n_entries, "seconds": round(corpus.seconds, 2), "voices": list(corpus.voices)}
+
+
+@contextlib.contextmanager
+def _faults_by_line() -> Iterator[None]:
+    """Tells a manifest's faults as compilers do, file:line: what, and then their number as the error."""
+    from bark_jax.training.manifest import ManifestError
+
+    try:
+        yield
+    except ManifestError as error:
+        for fault in error.faults:
+            click.echo(f"{error.path}:{fault.line}: {' '.join(fault.what.split())}", err=True)
+        n_faults = f"{len(error.faults)} {'fault' if len(error.faults) == 1 else 'faults'}"
+        raise InputError(f"{error.path} has {n_faults}; nothing was prepared. {error.advice}") from error
 
 
 def describe(dataset: "Dataset") -> dict[str, Any]:

@@ -97,12 +97,15 @@ def command(data: str, run: str, as_json: bool, **options: Any) -> None:
     """Train networks of a model on DATA: a dataset of `bark-jax prepare`, or a manifest, which is prepared in RUN/data.
 
     Each network has a folder in RUN, with metrics.jsonl, loss.png and checkpoints. The result is RUN/model, a model for
-    -m, or with --lora RUN/lora.safetensors, for --lora of `bark-jax say`. The same command again goes on where it was
-    stopped. Training needs: pip install 'bark-jax[train]'.
+    -m, or with --lora RUN/lora.safetensors, for --lora of `bark-jax say`; both have what other commands trained in RUN
+    on the same model too. The same command again goes on where it was stopped. Training needs: pip install
+    'bark-jax[train]'.
     """
     networks = options["networks"] = tuple(dict.fromkeys(options["networks"]))
     _check_networks(networks, options)
     plan = _make_plan(networks, options)
+    _check_run(Path(run), networks, plan, is_lora=options["rank"] is not None)
+    plan["devices"] = _choose_devices(options["devices"])
     processor = open_processor(options["model"], options["revision"], options["tokenizer"])
     dataset = _open_data(data, Path(run), processor, options)
     try:
@@ -156,6 +159,22 @@ def _make_plan(networks: tuple[str, ...], options: dict[str, Any]) -> dict[str, 
     return plan
 
 
+def _check_run(run: Path, networks: tuple[str, ...], plan: dict[str, Any], *, is_lora: bool) -> None:
+    """Refuses now what the last of several networks, or the writing, would come upon after hours."""
+    from bark_jax.folders import check_destination
+    from bark_jax.training.loop import check_settings
+
+    if run.exists() and not run.is_dir():
+        raise InputError(f"RUN is {str(run)!r}, which is a file; give the name of a folder")
+    for name in networks:
+        wanted = {key: dataclasses.asdict(plan[key]) for key in ("run", "settings", "optimizer")}
+        check_settings(run / NETWORKS[name], {"network": NETWORKS[name], **wanted})
+    if not is_lora:
+        check_destination(run / MODEL_FOLDER, overwrite=True)
+    elif (run / LORA_FILE).is_dir():
+        raise InputError(f"{run / LORA_FILE} is a folder, expected a file or nothing; give another RUN")
+
+
 def _given(options: dict[str, Any], fields: tuple[str, ...]) -> dict[str, Any]:
     return {name: options[name] for name in fields if options[name] is not None}
 
@@ -187,40 +206,81 @@ def _train(
     from bark_jax.model import BarkModel
     from bark_jax.pretrained import find_model
     from bark_jax.training.codec_training import train_codec
-    from bark_jax.training.stage_training import train_stage
+    from bark_jax.training.stage_training import train_stage, with_networks
 
     folder = find_model(options["model"], revision=options["revision"])
+    fields = [NETWORKS[name] for name in networks]
     model = BarkModel.from_pretrained(str(folder), dtype="float32")
-    shared = {**plan, "devices": _choose_devices(options["devices"])}
+    earlier_loras = {}
+    if options["rank"] is None:
+        model = with_networks(model, _earlier_networks(run, model, fields))
+    else:
+        earlier_loras = _earlier_loras(run, folder)
+    if "codec" not in networks:
+        _check_codes(dataset, model)
     trained, told = {}, {}
-    for name in networks:
-        field = NETWORKS[name]
+    for name, field in zip(networks, fields, strict=True):
         click.echo(f"{name}: {run / field}", err=True)
         if name == "codec":
-            trained[field] = train_codec(model, dataset, run / field, **shared)
+            trained[field] = train_codec(model, dataset, run / field, **plan)
         else:
-            trained[field] = train_stage(model, field, dataset, run / field, **shared)
+            trained[field] = train_stage(model, field, dataset, run / field, **plan)
         result = trained[field].result
-        fields = ("steps", "best_step", "best_loss", "stopped_early")
-        told[name] = {key: getattr(result, key) for key in fields}
-    return {"output": str(_write(model, folder, trained, run, processor, options)), "networks": told}
+        told[name] = {key: getattr(result, key) for key in ("steps", "best_step", "best_loss", "stopped_early")}
+    if options["rank"] is None:
+        output = _write_model(run, model, {field: each.network for field, each in trained.items()}, processor)
+    else:
+        output = _write_lora(run, folder, earlier_loras | {field: each.lora for field, each in trained.items()})
+    return {"output": str(output), "networks": told}
 
 
-def _write(
-    model: "BarkModel", folder: Path, trained: dict[str, Any], run: Path, processor: Any, options: dict[str, Any]
-) -> Path:
-    """The LoRA's file, or a whole model with what was trained in it."""
-    if options["rank"] is not None:
-        from bark_jax.lora import base_of, save_lora
+def _earlier_networks(run: Path, model: "BarkModel", fields: list[str]) -> dict[str, Any]:
+    """What was trained whole in this folder before, on this model: RUN/model has it, and will have it again."""
+    from bark_jax.pretrained import module_maker
+    from bark_jax.training.loop import read_settings
+    from bark_jax.training.stage_training import fingerprint
+    from bark_jax.weights import is_model_folder, load_network
 
-        loras = {field: each.lora for field, each in trained.items()}
-        save_lora(run / LORA_FILE, loras, base=base_of(folder))
-        return run / LORA_FILE
+    if not is_model_folder(run / MODEL_FOLDER):
+        return {}
+    found = {}
+    for field in (field for field in NETWORKS.values() if field not in fields):
+        settings, network = read_settings(run / field), getattr(model, field)
+        if settings is not None and settings.get("start") == fingerprint(network):
+            make_module = module_maker(field, network.config)
+            found[field] = load_network(run / MODEL_FOLDER, field, make_module, "float32")
+    return found
+
+
+def _earlier_loras(run: Path, folder: Path) -> dict[str, Any]:
+    """What was trained as LoRA in this folder before. Raises CheckpointError where that was on another model."""
+    from bark_jax.lora import base_of, load_lora
+
+    return load_lora(run / LORA_FILE, base=base_of(folder)) if (run / LORA_FILE).is_file() else {}
+
+
+def _check_codes(dataset: "Dataset", model: "BarkModel") -> None:
+    from bark_jax.training.prepare import codec_fingerprint
+
+    if dataset.codec not in (None, codec_fingerprint(model.codec_model)):
+        raise InputError(
+            "DATA has the codes of another codec than the model's, which would speak them as other sounds; prepare it "
+            "again with this model"
+        )
+
+
+def _write_lora(run: Path, folder: Path, loras: dict[str, Any]) -> Path:
+    from bark_jax.lora import base_of, save_lora
+
+    save_lora(run / LORA_FILE, loras, base=base_of(folder))
+    return run / LORA_FILE
+
+
+def _write_model(run: Path, model: "BarkModel", networks: dict[str, Any], processor: Any) -> Path:
     from bark_jax.pipeline import Bark
     from bark_jax.training.stage_training import with_networks
 
-    changed = with_networks(model, {field: each.network for field, each in trained.items()})
-    Bark(changed, processor).save_pretrained(run / MODEL_FOLDER, overwrite=True)
+    Bark(with_networks(model, networks), processor).save_pretrained(run / MODEL_FOLDER, overwrite=True)
     return run / MODEL_FOLDER
 
 

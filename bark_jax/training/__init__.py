@@ -1,13 +1,14 @@
 """Training: from recordings to networks, in the forms that generation reads.
 
-    from bark_jax import BarkModel, BarkProcessor
-    from bark_jax.training import LoraSettings, RunSettings, StageSettings, base_of, prepare, save_lora, train_stage
+    from bark_jax import BarkModel, BarkProcessor, training
 
     model = BarkModel.from_pretrained("my-bark", dtype="float32")
-    data = prepare("recordings.jsonl", "data", bark=model, processor=BarkProcessor.from_pretrained("my-bark"))
-    settings = StageSettings(lora=LoraSettings(rank=8))
-    trained = train_stage(model, "coarse_acoustics", data, "run", RunSettings(n_steps=2000), settings=settings)
-    save_lora("voice.safetensors", {"coarse_acoustics": trained.lora}, base=base_of("my-bark"))
+    processor = BarkProcessor.from_pretrained("my-bark")
+    data = training.prepare_dataset("recordings.jsonl", "data", bark=model, processor=processor)
+    settings = training.StageSettings(lora=training.LoraSettings(rank=8))
+    run = training.RunSettings(n_steps=2000)
+    trained = training.train_stage(model, "coarse_acoustics", data, "run", run, settings=settings)
+    training.save_lora("voice.safetensors", {"coarse_acoustics": trained.lora}, base=training.base_of("my-bark"))
 
 The names below are imported when they are first used.
 """
@@ -35,7 +36,7 @@ _MODULE_BY_NAME = {
     "fine_loss": "training.losses",
     "load_lora": "lora",
     "merge": "lora",
-    "prepare": "training.prepare",
+    "prepare_dataset": "training.prepare",
     "recode": "training.prepare",
     "save_lora": "lora",
     "semantic_loss": "training.losses",

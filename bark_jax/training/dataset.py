@@ -460,7 +460,7 @@ def _read_info(folder: Path) -> dict[str, Any]:
     """The content of dataset.json, with the types of its fields checked."""
     path = folder / DATASET_FILE
     if not path.is_file():
-        raise DatasetError(f"{folder} is no dataset: it has no {DATASET_FILE}; make one with bark_jax.training.prepare")
+        raise DatasetError(f"{folder} is no dataset: it has no {DATASET_FILE}; make one with bark-jax prepare")
     try:
         info = read_json(path)
     except (ConfigError, ModelNotFoundError) as error:

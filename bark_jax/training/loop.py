@@ -236,22 +236,47 @@ def _ahead(batches: Callable[[int], Mapping[str, Any]], steps: range) -> Iterato
             yield pending.result()
 
 
-def _claim(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Marks the folder as this run's. Raises InputError where it is another's, naming what differs."""
+def read_settings(folder: str | os.PathLike) -> dict[str, Any] | None:
+    """What the run in a folder was asked for; None where there is no run and a new one may begin.
+
+    Raises InputError where the folder holds something else.
+    """
+    folder = Path(folder)
     path = folder / SETTINGS_FILE
-    wanted = json.loads(json.dumps(identity))
     if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if differences := list(_differences(found, wanted)):
-            raise InputError(
-                f"{folder} holds a run with other settings: {'; '.join(differences)}. Give them as they were to go on "
-                "with it, or another folder to start anew."
-            )
-        return
+        try:
+            settings = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{path} is not JSON ({error}); give another folder") from error
+        if not isinstance(settings, dict):
+            raise InputError(f"{path} is not the settings of a run; give another folder")
+        return settings
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; give the name of a folder")
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty and holds no run (it has no {SETTINGS_FILE}); give another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(path, (json.dumps(wanted, indent=2) + "\n").encode())
+    return None
+
+
+def check_settings(folder: str | os.PathLike, settings: Mapping[str, Any]) -> None:
+    """Raises InputError where the folder holds something else than a run with these settings, among others."""
+    found = read_settings(folder)
+    if found is None:
+        return
+    wanted = json.loads(json.dumps(settings))
+    if differences := list(_differences({key: found.get(key) for key in wanted}, wanted)):
+        raise InputError(
+            f"{folder} holds a run with other settings: {'; '.join(differences)}. Give them as they were to go on "
+            "with it, or another folder to start anew."
+        )
+
+
+def _claim(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Marks the folder as this run's. Raises InputError where it is another's, naming what differs."""
+    check_settings(folder, identity)
+    if not (folder / SETTINGS_FILE).is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / SETTINGS_FILE, (json.dumps(identity, indent=2) + "\n").encode())
 
 
 def _differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:

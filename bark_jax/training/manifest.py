@@ -48,10 +48,10 @@ class Fault(NamedTuple):
 
 
 class ManifestError(InputError):
-    """A manifest with faults; `faults` has all of them, the message the first."""
+    """A manifest with faults; `faults` has all of them, the message the first, `advice` what to do, or nothing."""
 
     def __init__(self, path: Path, faults: list[Fault], advice: str = ""):
-        self.path, self.faults = path, faults
+        self.path, self.faults, self.advice = path, faults, advice
         rest = len(faults) - SHOWN_FAULTS
         shown_faults = [f"  {fault}" for fault in faults[:SHOWN_FAULTS]] + ([f"  and {rest} more"] if rest > 0 else [])
         title = f"{path} has {len(faults)} {'fault' if len(faults) == 1 else 'faults'}; nothing was prepared:"

@@ -53,7 +53,7 @@ class _Clip(NamedTuple):
     voice: int
 
 
-def prepare(
+def prepare_dataset(
     manifest: str | os.PathLike,
     folder: str | os.PathLike,
     *,
@@ -121,7 +121,7 @@ def recode(
 
     Args:
       codec: float32.
-      folder, overwrite, progress: as for `prepare`.
+      folder, overwrite, progress: as for `prepare_dataset`.
 
     Raises:
       InputError: the dataset holds no audio, the codec is another model's, or a folder that is there.
