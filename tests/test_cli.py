@@ -13,6 +13,7 @@ import pytest
 import soundfile
 from click.testing import CliRunner
 
+from bark_jax import tiny
 from bark_jax.cli import compiled, main, player, say
 from bark_jax.cli.options import sampling_options
 from bark_jax.errors import CheckpointError, UnsupportedError
@@ -86,7 +87,7 @@ def test_say_writes_audio_and_prints_its_name(tmp_path):
     samples, rate = soundfile.read(tmp_path / "hello.flac")
     assert rate == 24_000 and len(samples) == 15 * 320
     assert "model tiny, seed 3" in result.stderr
-    assert "noise, not speech" in result.stderr
+    assert "small demonstration" in result.stderr
     assert [line for line in result.stderr.splitlines() if line.endswith(" ...")] == [
         f"{stage} ..." for stage in ("semantic", "coarse", "fine", "codec")
     ]
@@ -124,8 +125,10 @@ def test_text_comes_from_stdin_and_audio_goes_to_stdout(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_without_a_text_it_says_its_own():
-    assert json.loads(run_say("--json").stdout)["text"] == say.DEFAULT_TEXT
+def test_without_a_text_it_says_its_own(toy_folder):
+    assert json.loads(run_say("--json").stdout)["text"] == tiny.EXAMPLE
+    told = json.loads(run("say", "-m", toy_folder, *SHORT, "--json").stdout)
+    assert told["text"] == say.DEFAULT_TEXT
 
 
 def test_underscores_are_taken_for_dashes(tmp_path):

@@ -186,6 +186,11 @@ def test_networks_trained_whole_are_in_a_model_that_speaks(manifest, toy_folder,
     place = ("--seed", "1", "--max-seconds", "0.2", "-o", tmp_path / "hum.wav")
     assert run("say", "hum", "-m", tmp_path / "run" / "model", *place).exit_code == 0
 
+    other = manifest.with_name("fewer.jsonl")
+    other.write_text("".join(manifest.read_text().splitlines(keepends=True)[:5]))
+    result = run("train", other, tmp_path / "run", "-m", toy_folder, *TRAINING)
+    assert result.exit_code == 2 and "prepared from other lines" in result.stderr
+
 
 def test_a_run_that_was_stopped_says_how_to_go_on_and_does(data, lora, toy_folder, tmp_path, monkeypatch):
     """To the same numbers as one that was not."""
@@ -334,7 +339,8 @@ def test_data_and_runs_of_something_else_are_refused(data, lora, toy_folder, tmp
     letters = make(tmp_path, "letters")
     refuses(letters, tmp_path / "run", "is no dataset")
     assert not (tmp_path / "run").exists()
-    refuses(data, letters / "letter.txt", "is a file")
+    refuses(data, letters / "letter.txt", "is no folder")
+    refuses(data, letters / "letter.txt" / "run", "letter.txt' is no folder")
     (tmp_path / "a" / "fine_acoustics").mkdir(parents=True)
     (tmp_path / "a" / "fine_acoustics" / "letter.txt").write_text("dear")
     refuses(data, tmp_path / "a", "holds no run")
