@@ -5,7 +5,8 @@
 
 What happens where, from SRC to DST: `layouts` finds out what SRC is; `transformers_folder`, `suno`,
 `encodec_original` and `own_folder` open it; `torch_pickle` and `safetensors_file` read arrays; `schemes` are the tables
-of names, `rules` and `transforms` what their entries mean; `engine` applies them; `conversion` and `export` write.
+of names, `rules` and `transforms` what their entries mean; `engine` applies them; `with_lora` adds changes on the way;
+`conversion` and `export` write.
 """
 
 import importlib

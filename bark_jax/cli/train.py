@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,8 @@ NETWORKS = {
     "codec": "codec_model",
 }
 TRANSFORMERS = ("semantic", "coarse", "fine")
-DATA_FOLDER, MODEL_FOLDER, LORA_FILE = "data", "model", "lora.safetensors"
+DATA_FOLDER, MANIFEST_FILE = "data", "manifest.jsonl"  # of a manifest that was given as DATA
+MODEL_FOLDER, LORA_FILE = "model", "lora.safetensors"
 
 EXAMPLES = """\b
 Examples:
@@ -164,8 +166,9 @@ def _check_run(run: Path, networks: tuple[str, ...], plan: dict[str, Any], *, is
     from bark_jax.folders import check_destination
     from bark_jax.training.loop import check_settings
 
-    if run.exists() and not run.is_dir():
-        raise InputError(f"RUN is {str(run)!r}, which is a file; give the name of a folder")
+    place = next(path for path in (run, *run.resolve().parents) if path.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise InputError(f"RUN is {str(run)!r}, but {str(place)!r} is no folder that takes new files")
     for name in networks:
         wanted = {key: dataclasses.asdict(plan[key]) for key in ("run", "settings", "optimizer")}
         check_settings(run / NETWORKS[name], {"network": NETWORKS[name], **wanted})
@@ -181,6 +184,7 @@ def _given(options: dict[str, Any], fields: tuple[str, ...]) -> dict[str, Any]:
 
 def _open_data(data: str, run: Path, processor: Any, options: dict[str, Any]) -> "Dataset":
     """The dataset, prepared first where `data` is a manifest and that was not done before."""
+    from bark_jax.folders import write_whole
     from bark_jax.training.dataset import Dataset
 
     if Path(data).is_dir():
@@ -188,10 +192,24 @@ def _open_data(data: str, run: Path, processor: Any, options: dict[str, Any]) ->
     if not Path(data).is_file():
         raise InputError(f"DATA is {data!r}, which does not exist; give a dataset's folder, or a manifest's file")
     if (run / DATA_FOLDER).is_dir():
+        _check_manifest_is_the_same(Path(data), run)
         return Dataset.open(run / DATA_FOLDER, spaces=processor.spaces)
     names = ("model", "revision", "tokenizer", "semantic_tokenizer")
     keep_audio = "codec" in options["networks"]
-    return prepare_recordings(data, run / DATA_FOLDER, keep_audio=keep_audio, **{name: options[name] for name in names})
+    given = {name: options[name] for name in names}
+    dataset = prepare_recordings(data, run / DATA_FOLDER, keep_audio=keep_audio, **given)
+    write_whole(run / MANIFEST_FILE, Path(data).read_bytes())
+    return dataset
+
+
+def _check_manifest_is_the_same(manifest: Path, run: Path) -> None:
+    """Refuses to train on what was prepared from other lines."""
+    copy = run / MANIFEST_FILE
+    if copy.is_file() and copy.read_bytes() != manifest.read_bytes():
+        raise InputError(
+            f"{run / DATA_FOLDER} was prepared from other lines than {manifest} has now. Give another RUN to train on "
+            f"these, or {run / DATA_FOLDER} as DATA to go on with those."
+        )
 
 
 def _train(
