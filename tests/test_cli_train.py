@@ -309,6 +309,7 @@ def test_defaults_in_the_help_are_those_of_the_settings():
         (["--steps", "2", "--lora-alpha", "3"], 2, "--lora-alpha is for --lora"),
         (["--steps", "2", "--lora", "2", "--lora-alpha", "nan"], 2, "alpha nan"),
         (["--steps", "2", "--batch-size", "0"], 2, "batch_size is 0"),
+        (["--steps", "2", "--batch-size", "3", "--accumulate", "2"], 2, "a multiple of 2"),
         (["--steps", "2", "--batch-size", "100"], 2, "batch size is 100"),
         (["--steps", "2", "--learning-rate", "-1"], 2, "learning_rate is -1"),
         (["--steps", "2", "--history-share", "2"], 2, "history_share is 2"),

@@ -105,9 +105,12 @@ def command(data: str, run: str, as_json: bool, **options: Any) -> None:
     """
     networks = options["networks"] = tuple(dict.fromkeys(options["networks"]))
     _check_networks(networks, options)
+    from bark_jax.training.network_training import check_rows
+
     plan = _make_plan(networks, options)
     _check_run(Path(run), networks, plan, is_lora=options["rank"] is not None)
     plan["devices"] = _choose_devices(options["devices"])
+    check_rows(plan["settings"].batch_size, getattr(plan["settings"], "accumulate", 1), plan["devices"])
     processor = open_processor(options["model"], options["revision"], options["tokenizer"])
     dataset = _open_data(data, Path(run), processor, options)
     try:

@@ -40,7 +40,7 @@ from bark_jax.training.discriminator import (
     feature_loss,
 )
 from bark_jax.training.loop import RunResult, RunSettings, fit
-from bark_jax.training.network_training import whole_network
+from bark_jax.training.network_training import check_rows, whole_network
 from bark_jax.training.optimizer import OptimizerSettings, make_optimizer
 from bark_jax.training.stage_training import fingerprint
 
@@ -451,6 +451,7 @@ def train_codec(
     optimizer = OPTIMIZER if optimizer is None else optimizer
     codec = model.codec_model
     _check_fit(model, dataset)
+    check_rows(settings.batch_size, 1, devices)
     judge = settings.discriminator
     training = CodecTraining(
         codec,

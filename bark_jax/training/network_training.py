@@ -105,12 +105,7 @@ class NetworkTraining:
     def _split(self, batch: Batch) -> Batch:
         """Rows [B, ...] as micro-batches [accumulate, B / accumulate, ...], on their devices."""
         rows = len(next(iter(batch.values())))
-        parts = self.accumulate * (1 if self.devices is None else len(self.devices))
-        if rows % parts:
-            raise InputError(
-                f"a batch has {rows} rows, expected a multiple of {parts}: {self.accumulate} micro-batches on "
-                f"{parts // self.accumulate} devices"
-            )
+        check_rows(rows, self.accumulate, self.devices)
         cut = {
             name: np.reshape(array, (self.accumulate, rows // self.accumulate, *np.shape(array)[1:]))
             for name, array in batch.items()
@@ -146,6 +141,16 @@ class NetworkTraining:
         zero = Loss(jnp.float32(0), jnp.float32(0)), jax.tree.map(jnp.zeros_like, params) if gradients else None
         (loss, summed), _ = jax.lax.scan(add, zero, batch)
         return loss, jax.tree.map(lambda array: array / loss.count, summed)
+
+
+def check_rows(n_rows: int, accumulate: int, devices: Sequence[jax.Device] | None) -> None:
+    """Raises InputError where a batch cannot be shared out evenly."""
+    n_devices = 1 if devices is None else len(devices)
+    if n_rows % (accumulate * n_devices):
+        raise InputError(
+            f"a batch has {n_rows} rows, expected a multiple of {accumulate * n_devices}: {accumulate} micro-batches "
+            f"on {n_devices} devices"
+        )
 
 
 def whole_network(module: nnx.Module, make_module: Callable[[Any], nnx.Module], dtype: Any) -> tuple[dict, Callable]:

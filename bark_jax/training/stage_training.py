@@ -18,7 +18,7 @@ from bark_jax.pretrained import module_maker
 from bark_jax.training import batches, losses
 from bark_jax.training.dataset import Dataset, check_same_meaning
 from bark_jax.training.loop import RunResult, RunSettings, fit
-from bark_jax.training.network_training import NetworkTraining, whole_network
+from bark_jax.training.network_training import NetworkTraining, check_rows, whole_network
 from bark_jax.training.optimizer import OptimizerSettings, make_optimizer
 
 
@@ -115,6 +115,7 @@ def train_stage(
     if name not in STAGES:
         raise InputError(f"name is {name!r}, expected one of {', '.join(STAGES)}")
     check_same_meaning(dataset.spaces, model.spaces, "the dataset")
+    check_rows(settings.batch_size, settings.accumulate, devices)
     learn, held_out = dataset.split(settings.eval_share, seed=settings.seed)
     make_batches = functools.partial(STAGES[name].make_batches, spaces=model.spaces)
     training = _make_training(model, name, settings, optimizer, run, devices)
