@@ -232,13 +232,14 @@ def _train(
     folder = find_model(options["model"], revision=options["revision"])
     fields = [NETWORKS[name] for name in networks]
     model = BarkModel.from_pretrained(str(folder), dtype="float32")
-    earlier_loras = {}
+    earlier, earlier_loras = {}, {}
     if options["rank"] is None:
-        model = with_networks(model, _earlier_networks(run, model, fields))
+        earlier = _earlier_networks(run, model, fields)
+        model = with_networks(model, earlier)
     else:
         earlier_loras = _earlier_loras(run, folder)
     if "codec" not in networks:
-        _check_codes(dataset, model)
+        _check_codes(dataset, model, run / MODEL_FOLDER if "codec_model" in earlier else options["model"])
     trained, told = {}, {}
     for name, field in zip(networks, fields, strict=True):
         click.echo(f"{name}: {run / field}", err=True)
@@ -280,13 +281,13 @@ def _earlier_loras(run: Path, folder: Path) -> dict[str, Any]:
     return load_lora(run / LORA_FILE, base=base_of(folder)) if (run / LORA_FILE).is_file() else {}
 
 
-def _check_codes(dataset: "Dataset", model: "BarkModel") -> None:
+def _check_codes(dataset: "Dataset", model: "BarkModel", name: str | Path) -> None:
     from bark_jax.training.prepare import codec_fingerprint
 
     if dataset.codec not in (None, codec_fingerprint(model.codec_model)):
         raise InputError(
-            "DATA has the codes of another codec than the model's, which would speak them as other sounds; prepare it "
-            "again with this model"
+            f"DATA has the codes of another codec than that of {name}, which would speak them as other sounds; prepare "
+            f"it again with -m {name}"
         )
 
 
