@@ -82,7 +82,7 @@ def test_noise_is_as_long_and_as_loud_as_speech():
 def test_the_model_has_room_for_every_text_and_reads_figures_as_words():
     processor = make_processor()
     assert (processor.spaces.n_text, processor.spaces.max_semantic) == (N_TEXT, MAX_SEMANTIC)
-    read = processor(["OFFICE 7!", "office seven!"])["input_ids"]
+    read = processor(["OFFICE 7", "office seven"])["input_ids"]
     np.testing.assert_array_equal(*read)
 
 
