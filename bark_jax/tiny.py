@@ -9,7 +9,7 @@ from pathlib import Path
 
 NAME = "tiny"
 FOLDER = Path(__file__).parent / "assets" / NAME
-EXAMPLE = "Hello, I am a small computer voice."
+EXAMPLE = "The weather is beautiful today."
 
 
 def folder_of(name: str | os.PathLike) -> str | os.PathLike:

@@ -35,7 +35,7 @@ MAX_STDIN_BYTES = 2**20
 EXAMPLES = """\b
 Examples:
   bark-jax say "Hello, my dog is cute [laughs]" --voice v2/en_speaker_6 -o hello.wav
-  bark-jax say "The weather is good today." -m tiny --voice rms -o weather.wav
+  bark-jax say "Thank you very much, my good friend." -m tiny --voice rms -o thanks.wav
   echo "Guten Tag." | bark-jax say - --voice v2/de_speaker_3 --seed 7 -o tag.flac --json
   bark-jax say - --long --voice v2/en_speaker_6 -o chapter.mp3 < chapter.txt
   bark-jax say - --stream -o - < chapter.txt | ffplay -
