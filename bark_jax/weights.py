@@ -163,8 +163,11 @@ def load_network(
 
 
 def _to_device(array: np.ndarray) -> jax.Array:
-    """A copy on JAX's device. Waiting for it keeps the originals of copies under way from piling up."""
-    return jnp.asarray(array).block_until_ready()
+    """The array on JAX's device. Waiting for it keeps the originals of copies under way from piling up.
+
+    `jnp.asarray` would compile a program for every shape, which takes longer than reading a small network.
+    """
+    return jax.device_put(array).block_until_ready()
 
 
 class Entry(NamedTuple):

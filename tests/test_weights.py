@@ -99,6 +99,14 @@ def test_a_loaded_network_computes_what_the_saved_one_does(folder):
     np.testing.assert_array_equal(loaded(tokens_BT), semantic()(tokens_BT))
 
 
+def test_loading_compiles_nothing(folder, caplog):
+    with jax.log_compiles():
+        load_network(folder, "semantic", make_semantic, jnp.float16)
+        assert not [record for record in caplog.records if "Compiling" in record.getMessage()]
+        jax.jit(lambda x: x + 1)(1.0)
+    assert any("Compiling" in record.getMessage() for record in caplog.records)
+
+
 def test_dtype_casts_parameters_and_activations(folder):
     loaded = load_network(folder, "semantic", make_semantic, jnp.bfloat16)
     assert_same_arrays(
