@@ -2,7 +2,8 @@
 
 Bark speaks up to 15 s a prompt; it was trained on such clips and hurries, or drops the end, where a prompt holds more.
 A very short prompt is as bad: it tends to ramble on. So sentences are put together up to a budget of tokens, and a
-sentence beyond it is cut where a speaker would breathe.
+sentence beyond it is cut where a speaker would breathe. Other models speak longer or shorter, and tokens of another
+tokenizer, such as characters, are spoken faster: the budget follows from both.
 """
 
 import bisect
@@ -10,6 +11,7 @@ import dataclasses
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import sentencex
@@ -18,12 +20,19 @@ from bark_jax.clip import Clip, Recording
 from bark_jax.errors import InputError
 from bark_jax.hub import shown
 from bark_jax.texts import check_text, is_visible
+from bark_jax.tokens import TokenSpaces
 from bark_jax.voices import Voice
 
-# English is read aloud at some 150 words a minute, and BERT's multilingual tokenizer makes about 1.3 tokens of a word
-# with its punctuation: 3.3 tokens a second, so 43 are 13 s, which leaves slow speakers room. The words of Bark's other
-# languages take more tokens each, so that their prompts are shorter.
-DEFAULT_MAX_TOKENS = 43
+# 30 words, which are read aloud in 12 s at English's usual 150 words a minute: a measure of how fast a tokenizer's tokens
+# are spoken. BERT's multilingual one makes about 1.3 tokens of a word with its punctuation, so 3.3 a second. The words
+# of Bark's other languages take more tokens each, so that their prompts are shorter.
+_MEASURE = (
+    "Every morning the people of the village carried their baskets down to the river, where older women washed "
+    "clothes, told stories, and said that winter would come from the north."
+)
+_MEASURE_S = 12
+# Of a model's longest utterance. What is left is room for slow speakers.
+_BUDGET_SHARE = Fraction("0.85")
 
 # 18 hours of English speech, whose audio samples take 6 GB.
 MAX_CHARACTERS = 1_000_000
@@ -73,6 +82,16 @@ def check_lines(text: Any, voice: Any) -> list[Line]:
         check_text(line[1], f"text[{index}][1]", MAX_CHARACTERS)
         lines.append((voice if line[0] is None else line[0], line[1]))
     return lines
+
+
+def prompt_budget(count_tokens: Callable[[str], int], spaces: TokenSpaces) -> int:
+    """Most text tokens of a good prompt: those that take 0.85 of the longest utterance to say, if that many are read.
+
+    Some 40 in Bark, which are 13 s.
+    """
+    longest_s = spaces.max_semantic / spaces.semantic_rate
+    n_tokens = int(_BUDGET_SHARE * longest_s * count_tokens(_MEASURE) / _MEASURE_S)
+    return max(1, min(n_tokens, spaces.n_text))
 
 
 def split_text(text: str, count_tokens: Callable[[str], int], max_tokens: int, language: str = "en") -> list[str]:

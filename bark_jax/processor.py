@@ -18,6 +18,8 @@ from bark_jax.config import GENERATION_CONFIG_FILE, BarkGenerationConfig, read_j
 from bark_jax.errors import ConfigError, InputError, UnsupportedError, VoiceError, VoiceNotFoundError
 from bark_jax.folders import write_whole
 from bark_jax.hub import Source, UnreachableError, is_inner_path, shown
+from bark_jax.long_text import prompt_budget, split_text
+from bark_jax.settings import check_count
 from bark_jax.texts import check_texts
 from bark_jax.tokenizer import (
     SPECIAL_TOKENS,
@@ -215,6 +217,22 @@ class BarkProcessor:
             inputs["history_prompt"] = self._voices(voice_preset, text)
         return inputs
 
+    def split(self, text: str, *, max_tokens: int | None = None, language: str = "en") -> list[str]:
+        """Cuts a text of any length into prompts, at the ends of sentences where it can; see `long_text.split_text`.
+
+        Args:
+          max_tokens: most tokens of a prompt, 1 to spaces.n_text; None for `long_text.prompt_budget`.
+          language: whose abbreviations do not end sentences, such as "de".
+        """
+        if not isinstance(language, str):
+            raise InputError(f"language is {language!r}, expected a code such as 'en' or 'de'")
+        n_text = self.spaces.n_text
+        if max_tokens is None:
+            max_tokens = prompt_budget(self._count_tokens, self.spaces)
+        elif check_count("max_tokens", max_tokens) > n_text:
+            raise InputError(f"max_tokens is {max_tokens}, expected at most the {n_text} that a prompt has room for")
+        return split_text(text, self._count_tokens, max_tokens, language)
+
     def save_pretrained(
         self,
         save_directory: str | os.PathLike,
@@ -267,7 +285,9 @@ class BarkProcessor:
             raise ConfigError(f"the tokenizer cannot read {what}, {shown(text)}: {error}") from error
         ids = encoding.ids
         if not ids:
-            raise InputError(f"{what} is {shown(text)}, of which the tokenizer leaves nothing")
+            raise InputError(
+                f"{what} is {shown(text)}, of which the tokenizer leaves nothing; expected letters that this model reads"
+            )
         _check_words(encoding, text, what)
         if len(ids) <= max_length:
             return ids
@@ -275,11 +295,14 @@ class BarkProcessor:
         if not truncation:
             raise InputError(
                 f"{what} has {len(ids)} tokens, at most {max_length} are read: {shown(cut)} would be lost. Split "
-                "the text, use Bark.generate_long, or cut it with truncation=True."
+                "the text, use Bark.generate_long (bark-jax say --long), or cut it with truncation=True."
             )
         message = f"{what} has {len(ids)} tokens, of which {max_length} are read; cut off: "
         warnings.warn(TextCutWarning(message + shown(cut, SHOWN_CUT_CHARACTERS), cut), stacklevel=4)
         return ids[:max_length]
+
+    def _count_tokens(self, text: str) -> int:
+        return len(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
     def _warn_of_unknown_words(self, texts: list[str]) -> None:
         if self.words is None:

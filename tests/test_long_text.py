@@ -1,6 +1,8 @@
 """Long texts: nothing is lost or cut in two, and their sentences become one recording."""
 
+import dataclasses
 import random
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -10,10 +12,11 @@ from tokenizers import normalizers, pre_tokenizers
 from bark_jax import Bark
 from bark_jax.clip import EmptyClipWarning
 from bark_jax.errors import InputError, VoiceError, VoiceNotFoundError
-from bark_jax.long_text import split_text
+from bark_jax.long_text import prompt_budget, split_text
 from bark_jax.model import Utterance
 from bark_jax.seeds import SENTENCE, derive_keys, seed_of
 from bark_jax.stages.sampling import key_data
+from bark_jax.tokens import TokenSpaces
 from bark_jax.voices import Voice
 
 NORMALIZER = normalizers.BertNormalizer(lowercase=False)
@@ -46,6 +49,21 @@ def make_text(language, n_words, seed=0):
             sentence.append(" " + draw.choice(CUES))
         text.append(space.join(sentence) + draw.choice([END.get(language, "."), "!", "?", "...", "\n\n"]))
     return space.join(text)
+
+
+@pytest.mark.parametrize(
+    ("count", "rate", "longest", "n_text", "budget"),
+    [
+        (count_tokens, "49.9", 768, 256, range(40, 60)),  # Bark: 13 s of speech
+        (len, "49.9", 768, 256, range(180, 240)),  # characters are spoken faster than words' pieces
+        (len, "25", 127, 96, range(55, 75)),  # a third of the time, a third of the text
+        (len, "25", 768, 96, [96]),  # never more than the prompt holds
+        (len, "25", 1, 96, [1]),  # and never nothing
+    ],
+)
+def test_the_budget_of_a_prompt_follows_from_the_model_and_its_tokenizer(count, rate, longest, n_text, budget):
+    spaces = dataclasses.replace(TokenSpaces(), semantic_rate=Fraction(rate), max_semantic=longest, n_text=n_text)
+    assert prompt_budget(count, spaces) in budget
 
 
 @pytest.mark.parametrize("language", WORDS)

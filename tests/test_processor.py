@@ -506,3 +506,14 @@ def test_the_built_in_model_has_its_own_tokenizer_and_no_voices(tmp_path):
 
 def test_keys_are_those_of_suno():
     assert PROMPT_KEYS == ("semantic_prompt", "coarse_prompt", "fine_prompt")
+
+
+def test_split_makes_prompts_that_the_model_reads(toy_model):
+    processor = BarkProcessor.from_pretrained("tiny")
+    pieces = processor.split("The weather is beautiful today. " * 20)
+    assert " ".join(pieces).split() == ("The weather is beautiful today. " * 20).split()
+    assert max(processor(pieces)["attention_mask"].sum(axis=1)) <= processor.spaces.n_text
+    assert processor.split("One two.", max_tokens=1, language="de") != ["One two."]
+    for wrong in ({"max_tokens": 0}, {"max_tokens": processor.spaces.n_text + 1}, {"language": 5}):
+        with pytest.raises(InputError, match=next(iter(wrong))):
+            processor.split("Hello.", **wrong)
