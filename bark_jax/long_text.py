@@ -23,9 +23,9 @@ from bark_jax.texts import check_text, is_visible
 from bark_jax.tokens import TokenSpaces
 from bark_jax.voices import Voice
 
-# 30 words, which are read aloud in 12 s at English's usual 150 words a minute: a measure of how fast a tokenizer's tokens
-# are spoken. BERT's multilingual one makes about 1.3 tokens of a word with its punctuation, so 3.3 a second. The words
-# of Bark's other languages take more tokens each, so that their prompts are shorter.
+# 30 words, which are read aloud in 12 s at English's usual 150 words a minute: a measure of how fast the tokens of a
+# tokenizer are spoken. BERT's multilingual one makes about 1.3 tokens of a word with its punctuation, so 3.3 a second.
+# The words of Bark's other languages take more tokens each, so that their prompts are shorter.
 _MEASURE = (
     "Every morning the people of the village carried their baskets down to the river, where older women washed "
     "clothes, told stories, and said that winter would come from the north."

@@ -286,7 +286,7 @@ class BarkProcessor:
         ids = encoding.ids
         if not ids:
             raise InputError(
-                f"{what} is {shown(text)}, of which the tokenizer leaves nothing; expected letters that this model reads"
+                f"{what} is {shown(text)}, of which the tokenizer leaves nothing; expected letters that it knows"
             )
         _check_words(encoding, text, what)
         if len(ids) <= max_length:
