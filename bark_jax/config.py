@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from bark_jax.errors import ConfigError, ModelNotFoundError
+from bark_jax.hub import shown
 
 CONFIG_FILE = "config.json"
 GENERATION_CONFIG_FILE = "generation_config.json"
@@ -32,6 +33,10 @@ MAX_LAYERS = 256
 MAX_WIDTH = 2**16
 MAX_VOCABULARY = 2**22
 MAX_POSITIONS = 2**20
+MAX_RATE_HZ = 10_000
+MAX_TOP_K = 2**31 - 1
+MAX_BANDWIDTH = 10**6
+MAX_CHUNK_S = 86_400
 
 
 class JsonConfig:
@@ -54,10 +59,24 @@ class JsonConfig:
             raise ConfigError(f"{cls.__name__}: expected a JSON object, got {type(values).__name__}")
         named_type = values.get("model_type")
         if named_type is not None and named_type != cls.model_type:
-            raise ConfigError(f"{cls.__name__}: model_type is {named_type!r}, expected {cls.model_type!r}")
-        current_names = {cls.old_names.get(name, name): value for name, value in values.items()}
+            raise ConfigError(f"{cls.__name__}: model_type is {shown(named_type)}, expected {cls.model_type!r}")
+        current_names = cls._with_current_names(values)
         known = {field.name for field in dataclasses.fields(cls) if field.init}
         return cls(**{name: _frozen(value) for name, value in current_names.items() if name in known})
+
+    @classmethod
+    def _with_current_names(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Raises ConfigError where a field is there under its old and its current name, and the two differ."""
+        current: dict[str, Any] = {}
+        for name, value in values.items():
+            field = cls.old_names.get(name, name)
+            if field in current and current[field] != value:
+                raise ConfigError(
+                    f"{cls.__name__}.{field} is {shown(current[field])} and, under another of its names, "
+                    f"{shown(value)}; take one of them out"
+                )
+            current[field] = value
+        return current
 
     def to_dict(self) -> dict[str, Any]:
         """The config as transformers writes it, `model_type` included."""
@@ -79,10 +98,18 @@ def check_types(config: JsonConfig) -> None:
         value = getattr(config, field.name)
         if not _is_instance(value, hints[field.name]):
             raise ConfigError(
-                f"{type(config).__name__}.{field.name} is {value!r}, expected {_type_name(hints[field.name])}"
+                f"{type(config).__name__}.{field.name} is {shown(value)}, expected {_type_name(hints[field.name])}"
             )
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{type(config).__name__}.{field.name} is {value}, expected a finite number")
+        if not all(map(_is_finite, value if isinstance(value, tuple) else [value])):
+            raise ConfigError(f"{type(config).__name__}.{field.name} is {shown(value)}, expected finite numbers")
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether a value is no number, or one that a float can hold: JSON has integers of any length."""
+    try:
+        return not isinstance(value, (int, float)) or math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _is_instance(value: Any, expected: Any) -> bool:
@@ -105,10 +132,10 @@ def _type_name(expected: Any) -> str:
 def require(config: JsonConfig, is_right: bool, field: str, expected: str) -> None:
     """Raises ConfigError naming `field`, its value and what was expected, unless `is_right`."""
     if not is_right:
-        raise ConfigError(f"{type(config).__name__}.{field} is {getattr(config, field)!r}, expected {expected}")
+        raise ConfigError(f"{type(config).__name__}.{field} is {shown(getattr(config, field))}, expected {expected}")
 
 
-def _require_between(config: JsonConfig, field: str, low: int, high: int) -> None:
+def _require_between(config: JsonConfig, field: str, low: float, high: float) -> None:
     require(config, low <= getattr(config, field) <= high, field, f"a number from {low} to {high}")
 
 
@@ -291,9 +318,16 @@ class EncodecConfig(JsonConfig):
         )
         require(
             self,
-            bool(self.target_bandwidths) and all(bandwidth > 0 for bandwidth in self.target_bandwidths),
+            self.hop_length <= self.sampling_rate,
+            "upsampling_ratios",
+            f"strides whose product, the audio samples of a frame, is at most sampling_rate {self.sampling_rate}",
+        )
+        require(
+            self,
+            bool(self.target_bandwidths)
+            and all(0 < bandwidth <= MAX_BANDWIDTH for bandwidth in self.target_bandwidths),
             "target_bandwidths",
-            "one positive number or more, in kbit/s",
+            f"one number or more, in kbit/s, above 0 and up to {MAX_BANDWIDTH}",
         )
         require(
             self,
@@ -321,7 +355,12 @@ class EncodecConfig(JsonConfig):
             "trim_right_ratio",
             "1.0 where use_causal_conv is false",
         )
-        require(self, self.chunk_length_s is None or self.chunk_length_s > 0, "chunk_length_s", "a positive duration")
+        require(
+            self,
+            self.chunk_length_s is None or 1 / self.sampling_rate <= self.chunk_length_s <= MAX_CHUNK_S,
+            "chunk_length_s",
+            f"null or seconds up to {MAX_CHUNK_S}, at least one audio sample",
+        )
         require(self, self.overlap is None or 0 <= self.overlap < 1, "overlap", "a ratio in [0, 1)")
 
 
@@ -383,7 +422,9 @@ class SamplingConfig(JsonConfig):
     def check(self) -> None:
         require(self, self.temperature is None or self.temperature > 0, "temperature", "a positive number or null")
         # transformers writes 0 for "no top_k"
-        require(self, self.top_k is None or self.top_k >= 0, "top_k", "a count of tokens, 0 or null for all")
+        require(
+            self, self.top_k is None or 0 <= self.top_k <= MAX_TOP_K, "top_k", "a count of tokens, 0 or null for all"
+        )
         require(self, self.top_p is None or 0 < self.top_p <= 1, "top_p", "a probability in (0, 1] or null")
 
 
@@ -414,7 +455,7 @@ class BarkSemanticGenerationConfig(SamplingConfig):
             _require_between(self, field, 1, MAX_VOCABULARY)
         for field in ("eos_token_id", "text_encoding_offset", "text_pad_token", "semantic_infer_token"):
             _require_between(self, field, 0, MAX_VOCABULARY)
-        require(self, self.semantic_rate_hz > 0, "semantic_rate_hz", "a positive rate")
+        _require_between(self, "semantic_rate_hz", 1 / MAX_RATE_HZ, MAX_RATE_HZ)
         require(self, self.min_eos_p is None or 0 < self.min_eos_p <= 1, "min_eos_p", "a probability in (0, 1] or null")
         require(
             self,
@@ -444,7 +485,7 @@ class BarkCoarseGenerationConfig(SamplingConfig):
             _require_between(self, field, 1, MAX_POSITIONS)
         for field in ("coarse_semantic_pad_token", "coarse_infer_token"):
             _require_between(self, field, 0, MAX_VOCABULARY)
-        require(self, self.coarse_rate_hz > 0, "coarse_rate_hz", "a positive rate")
+        _require_between(self, "coarse_rate_hz", 1 / MAX_RATE_HZ, MAX_RATE_HZ)
         require(
             self,
             self.sliding_window_len % self.n_coarse_codebooks == 0,
@@ -540,9 +581,20 @@ def read_json(path: str | os.PathLike) -> Any:
     if path.stat().st_size > MAX_JSON_BYTES:
         raise ConfigError(f"{path} has {path.stat().st_size} bytes, more than the {MAX_JSON_BYTES} of any config")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_duplicates)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    except (ValueError, RecursionError) as error:  # ValueError: no JSON, no UTF-8, or a number of 4,301 digits
         raise ConfigError(f"{path} is not JSON: {error}") from error
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in values:
+            raise ValueError(f"the key {shown(name)} is there twice")
+        values[name] = value
+    return values
 
 
 def save_json(config: JsonConfig, path: str | os.PathLike) -> None:

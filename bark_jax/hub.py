@@ -21,7 +21,10 @@ def shown(value: Any, limit: int = 80) -> str:
     """A value as an error message shows it: quoted, escaped, and short however large the value is."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = short.maxlong = limit
-    return short.repr(value)[: 4 * limit]
+    try:
+        return short.repr(value)[: 4 * limit]
+    except ValueError:  # Python writes no integer of more than some 4,300 digits
+        return f"a {type(value).__name__} too long to show"
 
 
 def is_inner_path(path: Any) -> bool:

@@ -26,6 +26,7 @@ from bark_jax.config import (
 )
 from bark_jax.errors import InputError, ModelNotFoundError
 from bark_jax.folders import whole_folder
+from bark_jax.hub import shown
 from bark_jax.lora import base_of, load_lora, merge
 from bark_jax.models.codec.encodec import EncodecModel
 from bark_jax.weights import (
@@ -58,7 +59,10 @@ def find_model(name_or_folder: str | os.PathLike, *, revision: str | None = None
       ModelNotFoundError: it is neither here nor to be had; the message names the cache and the way out.
       CheckpointError, ConfigError: it is not a Bark, or is damaged.
     """
-    name = os.fspath(tiny.folder_of(name_or_folder))
+    name = tiny.folder_of(name_or_folder)
+    name = os.fspath(name) if isinstance(name, (str, os.PathLike)) else name
+    if not isinstance(name, str):
+        raise InputError(f"a model is named by a folder or a Hub id, not by {shown(name_or_folder)}")
     if os.path.isdir(name):
         if revision is not None:
             raise InputError(f"{name} is a folder on this machine; a revision is for Hub ids")
@@ -67,7 +71,7 @@ def find_model(name_or_folder: str | os.PathLike, *, revision: str | None = None
 
     if not hub.is_hub_id(name):
         raise ModelNotFoundError(
-            f"there is no model {name!r}: no such folder, no Hub id such as suno/bark-small, and not {tiny.NAME!r}"
+            f"there is no model {shown(name)}: no such folder, no Hub id such as suno/bark-small, and not {tiny.NAME!r}"
         )
     snapshot = hub.fetch(name, revision=revision)
     return _own_form(snapshot, f"models--{_safe(name.replace('/', '--'))}--{snapshot.name}")
@@ -157,7 +161,7 @@ def parse_dtype(dtype: Any) -> jnp.dtype | None:
     except TypeError:
         name = dtype
     if name not in DTYPES:
-        raise InputError(f"dtype is {name!r}, expected one of {', '.join(DTYPES)}")
+        raise InputError(f"dtype is {shown(name)}, expected one of {', '.join(DTYPES)}")
     return jnp.dtype(name)
 
 

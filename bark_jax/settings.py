@@ -14,6 +14,7 @@ import numpy as np
 
 from bark_jax.config import BarkGenerationConfig
 from bark_jax.errors import InputError
+from bark_jax.hub import shown
 from bark_jax.tokens import TokenSpaces
 
 # Below this a float32 logit difference of one bit decides like the most likely token; far above, all draws are even.
@@ -112,7 +113,7 @@ def _drawn_stage(given: Mapping[str, Any], stage: str, config: Any) -> StageSett
 
 def _fine_stage(given: Mapping[str, Any], default: float | None) -> StageSettings:
     temperature = _pick(given, "fine", "temperature", default)
-    is_most_likely = temperature in (None, 1.0)
+    is_most_likely = temperature is None or (_is_number(temperature) and temperature == 1.0)
     checked = 1.0 if temperature is None else _temperature("fine", temperature)
     if "fine_do_sample" in given:
         is_most_likely = not _flag("fine_do_sample", given["fine_do_sample"])
@@ -122,10 +123,11 @@ def _fine_stage(given: Mapping[str, Any], default: float | None) -> StageSetting
 
 
 def _refuse_without_effect(given: Mapping[str, Any], stage: str, name: str) -> None:
-    if given.get(f"{stage}_{name}", given.get(name)) is not None:
+    value = _pick(given, stage, name, None)
+    if value is not None:
         raise InputError(
-            f"{stage} {name}={given.get(f'{stage}_{name}', given.get(name))!r} would have no effect: this checkpoint "
-            "takes the most likely token by default. Add do_sample=True to draw, or do_sample=False to say so."
+            f"{stage} {name}={shown(value)} would have no effect: this checkpoint takes the most likely token by "
+            "default. Add do_sample=True to draw, or do_sample=False to say so."
         )
 
 
@@ -133,18 +135,19 @@ def _max_tokens(given: Mapping[str, Any], spaces: TokenSpaces) -> int:
     tokens = _pick(given, "semantic", "max_new_tokens", None)
     seconds = _pick(given, "semantic", "max_seconds", None)
     if tokens is not None and seconds is not None:
-        raise InputError(f"give max_new_tokens={tokens!r} or max_seconds={seconds!r}, not both")
+        raise InputError(f"give max_new_tokens={shown(tokens)} or max_seconds={shown(seconds)}, not both")
     if seconds is not None:
         if not (_is_number(seconds) and 0 < seconds < math.inf):
-            raise InputError(f"max_seconds is {seconds!r}, expected a positive number of seconds")
-        return max(1, min(spaces.max_semantic, int(seconds * spaces.semantic_rate)))
+            raise InputError(f"max_seconds is {shown(seconds)}, expected a positive number of seconds")
+        longest = min(seconds, spaces.max_semantic / spaces.semantic_rate)  # first, as 1e308 seconds are no integer
+        return max(1, int(longest * spaces.semantic_rate))
     if tokens is None:
         return spaces.max_semantic
     if not _is_integer(tokens) or not 1 <= tokens <= spaces.max_semantic:
         limit_s = float(spaces.max_semantic / spaces.semantic_rate)
         raise InputError(
-            f"semantic max_new_tokens is {tokens!r}, expected 1 to {spaces.max_semantic} ({limit_s:.1f} s of audio, "
-            "all that the network has positions for); for more, split the text"
+            f"semantic max_new_tokens is {shown(tokens)}, expected 1 to {spaces.max_semantic} ({limit_s:.1f} s of "
+            "audio, all that the network has positions for); for more, split the text"
         )
     return int(tokens)
 
@@ -155,10 +158,12 @@ def _coarse_windows(given: Mapping[str, Any], spaces: TokenSpaces) -> tuple[int,
     window = _pick(given, "coarse", "sliding_window_len", spaces.coarse_window)
     room = spaces.n_coarse_history + spaces.coarse_window
     if not _is_integer(history) or not spaces.n_coarse <= history <= spaces.n_coarse_history:
-        raise InputError(f"max_coarse_history is {history!r}, expected {spaces.n_coarse} to {spaces.n_coarse_history}")
+        raise InputError(
+            f"max_coarse_history is {shown(history)}, expected {spaces.n_coarse} to {spaces.n_coarse_history}"
+        )
     if not _is_integer(window) or window < 1 or window % spaces.n_coarse or window > room - history:
         raise InputError(
-            f"sliding_window_len is {window!r}, expected a multiple of {spaces.n_coarse} up to {room - history}: "
+            f"sliding_window_len is {shown(window)}, expected a multiple of {spaces.n_coarse} up to {room - history}: "
             f"history and window share {room} positions"
         )
     return int(history), int(window)
@@ -167,7 +172,7 @@ def _coarse_windows(given: Mapping[str, Any], spaces: TokenSpaces) -> tuple[int,
 def _temperature(stage: str, value: Any) -> float:
     if not _is_number(value) or not MIN_TEMPERATURE <= value <= MAX_TEMPERATURE:
         raise InputError(
-            f"{stage} temperature is {value!r}, expected {MIN_TEMPERATURE} to {MAX_TEMPERATURE:g}; "
+            f"{stage} temperature is {shown(value)}, expected {MIN_TEMPERATURE} to {MAX_TEMPERATURE:g}; "
             "for the most likely token use do_sample=False"
         )
     return float(value)
@@ -176,26 +181,26 @@ def _temperature(stage: str, value: Any) -> float:
 def _top_k(stage: str, value: Any, is_given: bool) -> int:
     least = 1 if is_given else 0  # files write 0 for "all"
     if not _is_integer(value) or not least <= value < 2**31:
-        raise InputError(f"{stage} top_k is {value!r}, expected a count of tokens from 1 up, or None for all")
+        raise InputError(f"{stage} top_k is {shown(value)}, expected a count of tokens from 1 up, or None for all")
     return int(value)
 
 
 def _probability(name: str, value: Any) -> float:
     if not _is_number(value) or not 0 < value <= 1:
-        raise InputError(f"{name} is {value!r}, expected a probability above 0 and up to 1, or None")
+        raise InputError(f"{name} is {shown(value)}, expected a probability above 0 and up to 1, or None")
     return float(value)
 
 
 def check_count(name: str, value: Any, least: int = 1) -> int:
     """The value as an int. Raises InputError, naming it, where it is no integer from `least` up."""
     if not _is_integer(value) or value < least:
-        raise InputError(f"{name} is {value!r}, expected an integer from {least} up")
+        raise InputError(f"{name} is {shown(value)}, expected an integer from {least} up")
     return int(value)
 
 
 def _flag(name: str, value: Any) -> bool:
     if not isinstance(value, (bool, np.bool_)):
-        raise InputError(f"{name} is {value!r}, expected True or False")
+        raise InputError(f"{name} is {shown(value)}, expected True or False")
     return bool(value)
 
 
@@ -261,8 +266,8 @@ def _check_name(name: str) -> None:
         return
     if name in _REFUSED:
         raise InputError(f"{name} is not a setting of generate: {_REFUSED[name]}")
-    nearest = difflib.get_close_matches(name, sorted(SETTING_NAMES), n=3)
+    nearest = difflib.get_close_matches(name[:64], sorted(SETTING_NAMES), n=3)
     hint = (
         f"did you mean {' or '.join(nearest)}?" if nearest else f"the settings are {', '.join(sorted(SETTING_NAMES))}"
     )
-    raise InputError(f"generate has no setting {name!r}; {hint}")
+    raise InputError(f"generate has no setting {shown(name)}; {hint}")

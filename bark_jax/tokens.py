@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from bark_jax.config import BarkConfig, BarkGenerationConfig, require
+from bark_jax.config import MAX_POSITIONS, BarkConfig, BarkGenerationConfig, require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,6 +209,13 @@ def _check_coarse(config: BarkConfig, generation: BarkGenerationConfig) -> None:
         spaces.max_semantic_history <= stage.max_coarse_input_length,
         "max_coarse_history",
         f"a history that goes with at most {stage.max_coarse_input_length} semantic tokens (max_coarse_input_length)",
+    )
+    require(
+        stage,
+        0 < spaces.n_frames(spaces.max_semantic) <= MAX_POSITIONS,
+        "coarse_rate_hz",
+        f"a rate at which {spaces.max_semantic} semantic tokens, {float(spaces.semantic_rate):g} a second, take 1 to "
+        f"{MAX_POSITIONS} frames",
     )
 
 

@@ -73,7 +73,7 @@ def _read_bytes(path: str | os.PathLike) -> bytes:
     except VoiceNotFoundError:
         raise
     except (OSError, ValueError) as error:  # ValueError: a NUL or a lone surrogate in the name
-        raise VoiceNotFoundError(f"{shown(str(path))} cannot be read: {error}") from error
+        raise VoiceNotFoundError(f"{shown(str(path))} cannot be read: {shown(str(error), 200)}") from error
     if len(data) > MAX_BYTES:
         raise VoiceError(f"{path} has more than the {MAX_BYTES:,} bytes that any voice takes")
     return data

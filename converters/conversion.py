@@ -12,6 +12,7 @@ import numpy as np
 from bark_jax.config import CONFIG_FILE, GENERATION_CONFIG_FILE, save_json
 from bark_jax.errors import InputError
 from bark_jax.folders import check_destination, whole_folder
+from bark_jax.hub import shown
 from bark_jax.weights import (
     FileRecord,
     Manifest,
@@ -69,7 +70,7 @@ def convert(
       The path of the new folder.
     """
     if to not in TARGETS:
-        raise InputError(f"to is {to!r}, expected {' or '.join(TARGETS)}")
+        raise InputError(f"to is {shown(to)}, expected {' or '.join(TARGETS)}")
     dtype = None if dtype is None else _parse_dtype(dtype)
     check_destination(dst, overwrite=overwrite)
     source = _open(src, size, codec, revision, lora)
@@ -100,9 +101,12 @@ def _open(
 
 
 def _parse_dtype(dtype: Any) -> np.dtype:
-    name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
-    if name not in DTYPES:
-        raise InputError(f"dtype is {name!r}, expected one of {', '.join(DTYPES)}")
+    try:
+        name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
+    except TypeError:
+        name = dtype
+    if not isinstance(name, str) or name not in DTYPES:
+        raise InputError(f"dtype is {shown(name)}, expected one of {', '.join(DTYPES)}")
     return DTYPES[name]
 
 

@@ -126,13 +126,6 @@ def test_bad_arrays_are_named(case):
         Voice.from_dict(make(make_arrays()))
 
 
-@pytest.mark.parametrize("case", BAD_ARRAYS)
-def test_bad_arrays_are_refused_wherever_a_voice_is_taken(case):
-    arrays = BAD_ARRAYS[case][0](make_arrays())
-    with pytest.raises(VoiceError):
-        resolve_voice(arrays, NO_VOICES, SPACES)
-
-
 @pytest.mark.parametrize("n_semantic, n_frames", [(1, 1), (158, 237), (731, 1098), (730, 1097), (100, 76), (100, 300)])
 def test_lengths_of_published_and_odd_voices_fit(n_semantic, n_frames):
     Voice.from_dict(make_arrays(n_semantic, n_frames))

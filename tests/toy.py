@@ -74,18 +74,23 @@ def make_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def make_toy(folder: Path) -> Path:
-    """Writes the model, drawn on the host: compiling the networks' own initialisers would take far longer."""
+def make_toy(
+    folder: Path,
+    config: BarkConfig = CONFIG,
+    generation_config: BarkGenerationConfig = GENERATION_CONFIG,
+    tokenizer: Tokenizer | None = None,
+) -> Path:
+    """Writes a model, drawn on the host: compiling the networks' own initialisers would take far longer."""
     rng = np.random.default_rng(SEED)
     folder.mkdir()
     records = {}
     for name, (module_class, field) in NETWORKS.items():
-        shapes = network_shapes(module_class, getattr(CONFIG, field))
+        shapes = network_shapes(module_class, getattr(config, field))
         arrays = ((parameter, _draw(parameter, shape.shape, rng)) for parameter, shape in shapes.items())
         records[weight_file(name)] = write_network(folder / weight_file(name), shapes, arrays)
-    save_json(CONFIG, folder / CONFIG_FILE)
-    save_json(GENERATION_CONFIG, folder / GENERATION_CONFIG_FILE)
-    make_tokenizer().save(str(folder / TOKENIZER_FILE))
+    save_json(config, folder / CONFIG_FILE)
+    save_json(generation_config, folder / GENERATION_CONFIG_FILE)
+    (tokenizer or make_tokenizer()).save(str(folder / TOKENIZER_FILE))
     write_manifest(folder, Manifest("toy", records))
     return folder
 
