@@ -35,3 +35,11 @@ class InputError(BarkError, ValueError):
 
 class UnsupportedError(BarkError, NotImplementedError):
     """Something this machine or this package cannot do, though it was asked for by name."""
+
+
+class OutputError(BarkError, OSError):
+    """A place that takes no more files: a full disk, a folder without permission, a device that fails."""
+
+
+class BusyError(BarkError, BlockingIOError):
+    """A folder that another process is writing to."""

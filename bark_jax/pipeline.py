@@ -115,7 +115,7 @@ class Bark:
         texts = check_texts(text)
         n_candidates, n_kept = _check_candidates(best_of, num_return_sequences)
         max_rows = check_count("max_rows", max_rows)
-        rows = self._rows(text, voice, row_keys(seed, key, len(texts)), settings)
+        rows = self.rows(text, voice, row_keys(seed, key, len(texts)), settings)
         candidates = [
             dataclasses.replace(row, key=candidate_key)
             for row in rows
@@ -176,7 +176,7 @@ class Bark:
         if voice_mode not in ("fixed", "carry"):
             raise InputError(f"voice_mode is {voice_mode!r}, expected 'fixed' or 'carry'")
         (base_key,) = row_keys(seed, None, 1)
-        texts, rows = self._sentences(text, voice, base_key, max_tokens, language, settings)
+        texts, rows = self.sentences(text, voice, base_key, max_tokens, language, settings)
         if voice_mode == "carry":
             spoken = self._speak_carrying(texts, rows, on_stage)
         else:
@@ -220,7 +220,7 @@ class Bark:
         """
         check_silence(silence_s)
         (base_key,) = row_keys(seed, None, 1)
-        texts, rows = self._sentences(text, voice, base_key, max_tokens, language, settings)
+        texts, rows = self.sentences(text, voice, base_key, max_tokens, language, settings)
         start = functools.partial(stream_row, self.model, first_windows=first_windows, on_stage=on_stage)
         return self._stream_sentences(texts, rows, silence_s, start, first=start(rows[0]))
 
@@ -253,7 +253,7 @@ class Bark:
         """Names of the voices that this model knows, of one language ("de") or of all."""
         return self.processor.voices(language)
 
-    def _sentences(
+    def sentences(
         self,
         text: str | Sequence[Line],
         voice: Any,
@@ -262,18 +262,26 @@ class Bark:
         language: str | None,
         settings: dict[str, Any],
     ) -> tuple[list[str], list[Row]]:
-        """A long text or a dialogue as sentences, and a row for each."""
+        """A long text or a dialogue as sentences, and a row for each: what `generate_long` speaks.
+
+        Rows without a voice are still to get that of the first of them that is not empty.
+
+        Args:
+          base_key: uint32 [2] (`stages.sampling.key_data`), from which the sentences' keys derive.
+          text, voice, max_tokens, language, settings: as for `generate_long`, and its errors.
+        """
         voices, texts = [], []
         for line_voice, line_text in self._resolve(long_text.check_lines(text, voice)):
-            line_language = language or _language_of(line_voice)
+            line_language = language or language_of(line_voice)
             pieces = self.processor.split(line_text, max_tokens=max_tokens, language=line_language)
             texts += pieces
             voices += [line_voice] * len(pieces)
-        return texts, self._rows(texts, voices, derive_keys(base_key, SENTENCE, len(texts)), settings)
+        return texts, self.rows(texts, voices, derive_keys(base_key, SENTENCE, len(texts)), settings)
 
-    def _rows(
+    def rows(
         self, text: str | Sequence[str], voice: Any, keys: list[np.ndarray], settings: dict[str, Any]
     ) -> list[Row]:
+        """What `generate` speaks: one row a text, with one key a row. Arguments and errors are those of `generate`."""
         spaces = self.model.spaces
         inputs = self.processor(text if isinstance(text, str) else list(text), voice_preset=voice)
         tokens = [
@@ -360,7 +368,7 @@ def _check_candidates(best_of: int | None, num_return_sequences: int | None) -> 
     return n_candidates, n_kept
 
 
-def _language_of(voice: Voice | None) -> str:
+def language_of(voice: Voice | None) -> str:
     """The language in a preset's name, "de" for "v2/de_speaker_3"; English for any other voice."""
     code = "" if voice is None or voice.name is None else voice.name.rpartition("/")[2].partition("_")[0]
     return code if code in LANGUAGES else "en"

@@ -13,7 +13,7 @@ import bark_jax
 from bark_jax import Bark
 from bark_jax.clip import EmptyClipWarning
 from bark_jax.errors import InputError, VoiceNotFoundError
-from bark_jax.pipeline import _language_of
+from bark_jax.pipeline import language_of
 from bark_jax.seeds import CANDIDATE, derive_keys, seed_of
 from bark_jax.stages.sampling import key_data
 from bark_jax.voices import Voice, check_voice
@@ -180,7 +180,7 @@ def test_what_makes_no_sense_is_refused_before_anything_runs(arguments, bark, ba
     ("name", "language"), [("v2/de_speaker_3", "de"), ("ja_speaker_0", "ja"), ("announcer", "en"), (None, "en")]
 )
 def test_a_presets_name_tells_its_language(name, language, voice):
-    assert _language_of(Voice(voice.semantic, voice.coarse, voice.fine, name)) == language
+    assert language_of(Voice(voice.semantic, voice.coarse, voice.fine, name)) == language
 
 
 def test_importing_the_package_loads_no_framework():

@@ -1,0 +1,37 @@
+"""One audio file a row, `audio/<id>.<ending>`. A file has its name once its last byte is on the disk."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from bark_jax.batch.manifest import Entry
+from bark_jax.batch.run_folder import AUDIO_FOLDER, sync_folder
+from bark_jax.folders import write_whole
+
+
+class Files:
+    """Where the writer puts encoded audio: see `writer.Store`."""
+
+    def __init__(self, folder: Path, ending: str):
+        self._folder, self._ending = folder, ending
+
+    def store(self, entry: Entry, audio: bytes) -> None:
+        """Writes a row's file; called on several threads."""
+        entry["file"] = f"{AUDIO_FOLDER}/{entry['id']}.{self._ending}"
+        write_whole(self._folder / entry["file"], audio)
+
+    def settle(self, rows: Iterable[tuple[Entry, bytes | None]]) -> list[Entry]:
+        """The entries of rows that were stored, or have failed, once the names of their files are on the disk too."""
+        entries = [entry for entry, _ in rows]
+        sync_folder(self._folder / AUDIO_FOLDER)
+        return entries
+
+    def finish(self) -> list[Entry]:
+        return []
+
+
+def is_there(folder: Path, entry: Entry) -> bool:
+    """Whether an entry's file is there, of the size that it was written with."""
+    try:
+        return (folder / entry["file"]).stat().st_size == entry["bytes"]
+    except (OSError, KeyError, TypeError):
+        return False

@@ -1,0 +1,137 @@
+"""The manifest of a batch: a JSON object a line for each row that is done or has failed, in the order of completion.
+
+    {"id": "a1", "file": "audio/a1.wav", "seconds": 2.4, "sample_rate": 24000, "seed": 7, "voice": null, ...}
+    {"id": "a2", "error": "text is '', in which there is nothing to speak", ...}
+
+A line is written, and its bytes are on the disk, after those of the file that it names. A kill can leave half a line at
+the end, which `Manifest.open` takes off. A row that was done again has several lines, of which the last one holds.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from bark_jax.batch.ids import digest
+
+MANIFEST_FILE = "manifest.jsonl"
+
+Entry = dict[str, Any]
+
+_BLOCK = 2**16
+
+
+class Manifest:
+    """A manifest that is being written. What `append` returned from is on the disk."""
+
+    def __init__(self, descriptor: int):
+        self._descriptor = descriptor
+
+    @classmethod
+    def open(cls, path: str | os.PathLike) -> Self:
+        """Opens or makes the file; half a line at its end is taken off."""
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            os.ftruncate(descriptor, _end_of_lines(descriptor))
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return cls(descriptor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
+
+    def append(self, entries: Iterable[Entry]) -> None:
+        """Adds lines, all or none of them. Raises OSError where the disk takes none."""
+        data = b"".join(to_line(entry) for entry in entries)
+        if not data:
+            return
+        end = os.lseek(self._descriptor, 0, os.SEEK_END)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(self._descriptor, view) :]
+            os.fsync(self._descriptor)
+        except BaseException:
+            with contextlib.suppress(OSError):  # if this fails too, the next `open` does it
+                os.ftruncate(self._descriptor, end)
+            raise
+
+
+def to_line(entry: Entry) -> bytes:
+    return json.dumps(entry, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+
+
+def read_entries(path: str | os.PathLike) -> Iterator[Entry]:
+    """The entries of a manifest one by one; none where there is no file. A line that is no entry is passed over.
+
+    Such a line is the half of one at the end, or damage; its row is done again.
+    """
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+        for line in file:
+            entry = None
+            if line.endswith(b"\n"):
+                with contextlib.suppress(ValueError):
+                    entry = json.loads(line)
+            if isinstance(entry, dict) and isinstance(entry.get("id"), str):
+                yield entry
+
+
+class Done(NamedTuple):
+    """What a manifest says of a row."""
+
+    has_failed: bool
+    is_same: bool  # as the row that is asked about: its text, voice, seed and settings
+
+
+class DoneRows:
+    """Which rows are done, 33 bytes of memory for each."""
+
+    def __init__(self, entries: Iterable[Entry], is_there: Callable[[Entry], bool]):
+        """`is_there` says of an entry without error whether its audio is; where it is not, the row counts as new."""
+        records = bytearray()
+        for entry in entries:
+            has_failed = "error" in entry
+            state = b"f" if has_failed else b"d" if is_there(entry) else b"n"
+            records += digest(entry["id"]) + bytes.fromhex(entry.get("row") or "00" * 16) + state
+        table = np.frombuffer(bytes(records), _RECORD) if records else np.zeros(0, _RECORD)
+        # Of equal ids the last one stays: the sort is stable, and each is the last before another follows.
+        table = table[np.argsort(table["id"], kind="stable")]
+        is_last = np.append(table["id"][1:] != table["id"][:-1], True)[: len(table)]
+        self._table = table[is_last]
+
+    def __len__(self) -> int:
+        return int((self._table["state"] != b"n").sum())
+
+    def find(self, row_id: str, content: bytes) -> Done | None:
+        """None for a row that is not done."""
+        key = np.frombuffer(digest(row_id), "S16")[0]
+        place = int(np.searchsorted(self._table["id"], key))
+        if place == len(self._table) or self._table["id"][place] != key:
+            return None
+        record = self._table[place]
+        if record["state"] == b"n":
+            return None
+        return Done(bool(record["state"] == b"f"), bool(record["content"] == np.frombuffer(content, "S16")[0]))
+
+
+# "S16" drops zero bytes at the end; two digests that differ in nothing else are as rare as equal ones.
+_RECORD = np.dtype([("id", "S16"), ("content", "S16"), ("state", "S1")])
+
+
+def _end_of_lines(descriptor: int) -> int:
+    """Where the last whole line ends."""
+    end = os.lseek(descriptor, 0, os.SEEK_END)
+    while end:
+        start = max(0, end - _BLOCK)
+        found = os.pread(descriptor, end - start, start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0

@@ -1,0 +1,159 @@
+"""The shards of many machines as one: their manifests checked against each other and joined."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bark_jax.batch.files import is_there
+from bark_jax.batch.ids import Shard
+from bark_jax.batch.manifest import MANIFEST_FILE, Entry, read_entries, to_line
+from bark_jax.batch.run_folder import RUN_FILE, differences, open_folder, read_run, sync_folder, told_as_output_error
+from bark_jax.errors import InputError
+from bark_jax.folders import whole_file, write_whole
+from bark_jax.hub import shown
+
+_SHARD_FOLDER = re.compile(r"shard-\d+-of-\d+")
+SHOWN_FAULTS = 50
+
+
+class Merged(NamedTuple):
+    """What all shards have together."""
+
+    manifest: str
+    shards: int
+    rows: int
+    failed: int
+    audio_s: float
+
+
+class _Part(NamedTuple):
+    folder: Path
+    shard: Shard
+    run: dict[str, Any]
+
+
+def merge_shards(out: str | os.PathLike, *, verify: bool = False) -> Merged:
+    """Joins the manifests of OUT's shards into OUT/manifest.jsonl, which names their files relative to OUT.
+
+    It is checked that all shards are there, made with the same model and settings from the same number of rows; that
+    each has all of its rows, each once and none of another's; and that every file is there, of the right size.
+
+    Args:
+      verify: also read every file and compare its SHA-256.
+
+    Raises:
+      InputError: something of that does not hold; all of it is told. Nothing is written then.
+      BusyError: a shard is still being written.
+    """
+    folder = Path(out)
+    parts = _find_parts(folder)
+    faults = _check_runs(parts)
+    lines: dict[str, int] = {}
+    for part in parts:
+        with open_folder(part.folder):
+            faults += _check_rows(part, lines, verify=verify)
+    if faults:
+        rest = [f"and {len(faults) - SHOWN_FAULTS:,} more"] if len(faults) > SHOWN_FAULTS else []
+        told = "\n  ".join([*faults[:SHOWN_FAULTS], *rest])
+        raise InputError(f"the shards in {folder} cannot be merged:\n  {told}")
+    with told_as_output_error(folder):
+        return _join(folder, parts)
+
+
+def _find_parts(folder: Path) -> list[_Part]:
+    parts = []
+    for path in sorted(folder.glob("shard-*")):
+        if path.is_dir() and _SHARD_FOLDER.fullmatch(path.name) and (run := read_run(path)) is not None:
+            parts.append(_Part(path, Shard.parse(str(run.get("shard"))), run))
+    if not parts:
+        raise InputError(f"{folder} has no shards, expected folders such as {Shard(0, 8).folder}; see batch --shard")
+    return parts
+
+
+def _check_runs(parts: list[_Part]) -> list[str]:
+    """What speaks against these being the shards of one batch."""
+    faults, first = [], parts[0]
+    count = first.shard.count
+    missing = sorted(set(range(count)) - {part.shard.index for part in parts if part.shard.count == count})
+    if missing:
+        faults.append(f"shards {', '.join(map(str, missing[:20]))} of {count} are missing")
+    for part in parts[1:]:
+        if part.shard.count != count:
+            faults.append(f"{part.folder.name} is one of {part.shard.count} shards, {first.folder.name} of {count}")
+        without = {"shard": None}
+        faults += [
+            f"{part.folder.name} has another {line.replace(' here', f' in {first.folder.name}')}"
+            for line in differences(part.run | without, first.run | without)
+        ]
+        if part.run.get("rows_of_all_shards") != first.run.get("rows_of_all_shards"):
+            faults.append(
+                f"{part.folder.name} is of {part.run.get('rows_of_all_shards')} rows, {first.folder.name} of "
+                f"{first.run.get('rows_of_all_shards')}: they were given other inputs"
+            )
+    total = sum(part.run.get("rows", 0) for part in parts)
+    if not faults and total != first.run.get("rows_of_all_shards"):
+        faults.append(f"the shards have {total} rows together and the input {first.run.get('rows_of_all_shards')}")
+    return faults
+
+
+def _check_rows(part: _Part, seen: dict[str, int], *, verify: bool) -> list[str]:
+    """What is wrong with a shard's rows; its ids are added to `seen`."""
+    faults, name, n_rows = [], part.folder.name, 0
+    checked: dict[str, bool] = {}
+    for entry in _latest(part.folder):
+        n_rows += 1
+        row_id = entry["id"]
+        if seen.setdefault(row_id, part.shard.index) != part.shard.index:
+            faults.append(f"{name}: id {shown(row_id)} is in shard {seen[row_id]} too")
+        if not part.shard.has(row_id):
+            faults.append(f"{name}: id {shown(row_id)} belongs to another shard")
+        if "error" not in entry and not _has_audio(part, entry, checked, verify=verify):
+            faults.append(f"{name}: the file {shown(entry.get('file'))} of id {shown(row_id)} is missing or another")
+    if n_rows != part.run.get("rows"):
+        faults.append(f"{name}: {n_rows} of {part.run.get('rows')} rows are done; run it again")
+    return faults
+
+
+def _has_audio(part: _Part, entry: Entry, parquet_parts: dict[str, bool], *, verify: bool) -> bool:
+    if part.run.get("format") == "parquet":
+        file = str(entry.get("file"))
+        if file not in parquet_parts:
+            parquet_parts[file] = (part.folder / file).is_file()
+        return parquet_parts[file]
+    if not is_there(part.folder, entry):
+        return False
+    if not verify:
+        return True
+    with open(part.folder / entry["file"], "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == entry.get("sha256")
+
+
+def _latest(folder: Path) -> Iterator[Entry]:
+    """The entries that hold: of each id the last one."""
+    path = folder / MANIFEST_FILE
+    last = {entry["id"]: number for number, entry in enumerate(read_entries(path))}
+    for number, entry in enumerate(read_entries(path)):
+        if last[entry["id"]] == number:
+            yield entry
+
+
+def _join(folder: Path, parts: list[_Part]) -> Merged:
+    n_rows = n_failed = 0
+    audio_s = 0.0
+    with whole_file(folder / MANIFEST_FILE) as file:
+        for part in parts:
+            for entry in _latest(part.folder):
+                n_rows += 1
+                n_failed += "error" in entry
+                audio_s += entry.get("seconds", 0.0)
+                if entry.get("file"):
+                    entry["file"] = f"{part.folder.name}/{entry['file']}"
+                file.write(to_line(entry))
+    run = parts[0].run | {"shard": None, "merged_shards": len(parts), "rows": n_rows}
+    write_whole(folder / RUN_FILE, (json.dumps(run, indent=2, ensure_ascii=False) + "\n").encode())
+    sync_folder(folder)
+    return Merged(str(folder / MANIFEST_FILE), len(parts), n_rows, n_failed, round(audio_s, 3))

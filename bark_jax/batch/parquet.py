@@ -1,0 +1,147 @@
+"""Parquet files of many rows, `audio/part-00000.parquet`, which Hugging Face `datasets` reads with an Audio column.
+
+A part appears whole or not at all, and its rows go into the manifest after it. What is held in memory until a part is
+full is at most its rows, or 256 MiB of encoded audio; a kill loses, and the next run repeats, so much.
+"""
+
+import collections
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from bark_jax.batch.manifest import MANIFEST_FILE, Entry, read_entries
+from bark_jax.batch.run_folder import AUDIO_FOLDER, sync_folder
+from bark_jax.errors import CheckpointError, UnsupportedError
+from bark_jax.folders import whole_file
+
+DEFAULT_ROWS_PER_PART = 1000
+MAX_PART_BYTES = 2**28
+
+# Columns beside the audio: Arrow's type, and whether the value is written as JSON.
+_COLUMNS = {
+    "id": ("string", False),
+    "text": ("string", False),
+    "voice": ("string", False),
+    "seed": ("uint64", False),
+    "seconds": ("float64", False),
+    "sample_rate": ("int32", False),
+    "model": ("string", False),
+    "version": ("string", False),
+    "sha256": ("string", False),
+    "bytes": ("int64", False),
+    "row": ("string", False),
+    "timings": ("string", True),
+    "warnings": ("string", True),
+    "metadata": ("string", True),
+}
+
+
+def require_pyarrow() -> Any:
+    """pyarrow. Raises UnsupportedError where it is not installed."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UnsupportedError("--format parquet needs pyarrow: pip install 'bark-jax[parquet]'") from error
+    return pyarrow
+
+
+class Parts:
+    """Where the writer puts encoded audio: see `writer.Store`."""
+
+    def __init__(self, folder: Path, ending: str, rows_per_part: int = DEFAULT_ROWS_PER_PART):
+        self._pyarrow = require_pyarrow()
+        self._folder, self._ending, self._rows_per_part = folder / AUDIO_FOLDER, ending, rows_per_part
+        self._number = 1 + max((int(path.stem.removeprefix("part-")) for path in list_parts(folder)), default=-1)
+        self._rows: list[tuple[Entry, bytes]] = []
+        self._n_bytes = 0
+
+    def store(self, entry: Entry, audio: bytes) -> None:
+        """A row is held until its part is full."""
+
+    def settle(self, rows: Iterable[tuple[Entry, bytes | None]]) -> list[Entry]:
+        """The entries of rows that have failed, and those of the parts that have become full."""
+        settled = []
+        for entry, audio in rows:
+            if audio is None:
+                settled.append(entry)
+                continue
+            self._rows.append((entry, audio))
+            self._n_bytes += len(audio)
+            if len(self._rows) >= self._rows_per_part or self._n_bytes >= MAX_PART_BYTES:
+                settled += self.finish()
+        return settled
+
+    def finish(self) -> list[Entry]:
+        """Writes what is held as a part; returns its entries."""
+        if not self._rows:
+            return []
+        name = f"part-{self._number:05d}.parquet"
+        with whole_file(self._folder / name) as file:
+            self._pyarrow.parquet.write_table(self._table(), file, compression="none")  # audio is small already
+        sync_folder(self._folder)
+        entries = [entry | {"file": f"{AUDIO_FOLDER}/{name}"} for entry, _ in self._rows]
+        self._number, self._rows, self._n_bytes = self._number + 1, [], 0
+        return entries
+
+    def _table(self) -> Any:
+        arrow = self._pyarrow
+        entries = [entry for entry, _ in self._rows]
+        audio_type = arrow.struct([("bytes", arrow.binary()), ("path", arrow.string())])
+        audio = [{"bytes": data, "path": f"{entry['id']}.{self._ending}"} for entry, data in self._rows]
+        columns = {"audio": arrow.array(audio, audio_type)}
+        for name, (kind, is_json) in _COLUMNS.items():
+            values = [entry.get(name) for entry in entries]
+            if is_json:
+                values = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
+            columns[name] = arrow.array(values, getattr(arrow, kind)())
+        return arrow.table(columns).replace_schema_metadata({"huggingface": json.dumps(_features())})
+
+
+def list_parts(folder: Path) -> list[Path]:
+    return sorted((folder / AUDIO_FOLDER).glob("part-*.parquet"))
+
+
+def find_unlisted(folder: Path) -> list[Entry]:
+    """The entries of rows that a part holds and the manifest does not: it was killed between the two.
+
+    Raises:
+      CheckpointError: a part cannot be read.
+    """
+    read_table = require_pyarrow().parquet.read_table
+    n_listed = collections.Counter(entry.get("file") for entry in read_entries(folder / MANIFEST_FILE))
+    found = []
+    for path in list_parts(folder):
+        file = f"{AUDIO_FOLDER}/{path.name}"
+        if n_listed[file] == _count_rows(path):
+            continue
+        listed = {entry["id"] for entry in read_entries(folder / MANIFEST_FILE) if entry.get("file") == file}
+        for values in read_table(path, columns=list(_COLUMNS)).to_pylist():
+            if values["id"] not in listed:
+                found.append(_entry(values) | {"file": file})
+    return found
+
+
+def _count_rows(path: Path) -> int:
+    try:
+        return require_pyarrow().parquet.read_metadata(path).num_rows
+    except Exception as error:  # pyarrow's own kinds
+        raise CheckpointError(
+            f"{path} cannot be read ({error}); delete it, and its rows are generated again"
+        ) from error
+
+
+def _entry(values: dict[str, Any]) -> Entry:
+    nullable = ("voice",)
+    return {
+        name: json.loads(value) if value is not None and _COLUMNS[name][1] else value
+        for name, value in values.items()
+        if value is not None or name in nullable
+    }
+
+
+def _features() -> dict[str, Any]:
+    """What `datasets` keeps of the columns' types in a file's schema."""
+    kinds = {name: {"dtype": kind, "_type": "Value"} for name, (kind, _) in _COLUMNS.items()}
+    return {"info": {"features": {"audio": {"_type": "Audio"}, **kinds}}}

@@ -1,0 +1,312 @@
+"""Lines to rows: JSON objects, CSV, or plain text, read one by one whatever their number.
+
+    {"id": "a1", "text": "Good morning.", "voice": "v2/en_speaker_6", "seed": 7, "settings": {"temperature": 0.6}}
+
+`text` is what a row needs. A setting of `generate` may also stand beside it, without "settings". Every other key is
+metadata, which comes back with the audio. A plain line is a text; it, and a line that cannot be read, is called by its
+number, "line-000000007".
+
+A row that cannot be spoken is a row with an `error`. Only an id is worth refusing the whole: it names the row's file.
+"""
+
+import codecs
+import csv
+import dataclasses
+import difflib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bark_jax.batch.ids import Shard, check_id, comparable, derive_seed, digest
+from bark_jax.errors import InputError
+from bark_jax.hub import shown
+from bark_jax.settings import SETTING_NAMES
+
+# A book has some 1 MB. Beyond this a file has lost its line ends, and its rows their names.
+MAX_LINE_BYTES = 2**24
+SHOWN_FAULTS = 100
+
+# What a row says of itself; all else is a setting or metadata.
+KEYS = ("id", "text", "voice", "seed", "settings", "metadata")
+
+
+@dataclasses.dataclass(frozen=True)
+class TextRow:
+    """One row of a batch: a text to speak. With an `error` it cannot be spoken, and its other fields may be empty."""
+
+    line: int  # where it starts; the first line is 1
+    id: str
+    text: str = ""
+    voice: str | None = None  # a name or .npz file; None for the run's
+    seed: int = 0
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    error: str | None = None
+
+    @property
+    def content(self) -> bytes:
+        """16 bytes that change with what is spoken: a finished row whose line was edited is another row."""
+        return digest(json.dumps([self.text, self.voice, self.seed, self.settings, self.error], sort_keys=True))
+
+
+class Fault(NamedTuple):
+    """An id that cannot be one."""
+
+    line: int
+    what: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.what}"
+
+
+class RowsError(InputError):
+    """Rows whose ids are at fault; `faults` has the first of them, `n_faults` counts all."""
+
+    def __init__(self, source: str, faults: list[Fault], n_faults: int):
+        self.source, self.faults, self.n_faults = source, faults, n_faults
+        rest = n_faults - len(faults)
+        shown_faults = [f"  {fault}" for fault in faults] + ([f"  and {rest:,} more"] if rest > 0 else [])
+        title = f"{source} has {n_faults:,} {'fault' if n_faults == 1 else 'faults'} in its ids; nothing was started:"
+        super().__init__("\n".join([title, *shown_faults]))
+
+
+def read_rows(path: Path, form: str) -> Iterator[TextRow | Fault]:
+    """The rows of a file one by one, blank lines left out. `form` is "jsonl", "csv" or "lines"."""
+    return {"jsonl": _read_jsonl, "csv": _read_csv, "lines": _read_lines}[form](path)
+
+
+class Counts(NamedTuple):
+    """How many rows a file has, and how many of them a shard."""
+
+    total: int
+    mine: int
+
+
+def check_rows(
+    path: Path, form: str, *, source: str, shard: Shard | None = None, is_case_sensitive: bool = True
+) -> Counts:
+    """Reads all rows and holds 16 bytes of each.
+
+    Raises:
+      RowsError: ids that cannot be file names, or come twice; the first 100, each with its line.
+      InputError: there are no rows, or none of the lines can be read.
+    """
+    digests, faults, n_faults = bytearray(), [], 0
+    n_mine, n_broken, broken = 0, 0, None
+    for row in read_rows(path, form):
+        if isinstance(row, Fault):
+            n_faults += 1
+            faults += [row] if len(faults) < SHOWN_FAULTS else []
+            continue
+        if row.error is not None:
+            n_broken, broken = n_broken + 1, broken or row
+        digests += digest(comparable(row.id, is_case_sensitive=is_case_sensitive))
+        n_mine += shard is None or shard.has(row.id)
+    repeated = _repeated(digests)
+    if repeated:
+        found, n_found = _find_repeated(path, form, repeated, is_case_sensitive)
+        faults = sorted(faults + found)[:SHOWN_FAULTS]
+        n_faults += n_found
+    if faults:
+        raise RowsError(source, faults, n_faults)
+    n_rows = len(digests) // 16
+    if not n_rows:
+        raise InputError(f"{source} has no rows, expected one a line")
+    if n_broken == n_rows:
+        raise InputError(
+            f"none of the {n_rows:,} rows of {source} can be read as {form}, beginning with line {broken.line}: "
+            f"{broken.error}; --input-format says how they are written"
+        )
+    return Counts(n_rows, n_mine)
+
+
+def _repeated(digests: bytearray) -> set[bytes]:
+    """Digests that come more than once."""
+    values = np.sort(np.frombuffer(bytes(digests) or b"\0" * 16, "S16"))
+    return {value.ljust(16, b"\0") for value in values[1:][values[1:] == values[:-1]].tolist()}
+
+
+def _find_repeated(path: Path, form: str, repeated: set[bytes], is_case_sensitive: bool) -> tuple[list[Fault], int]:
+    """The first faults of ids that come again, and the number of all."""
+    first_lines: dict[bytes, int] = {}
+    faults, n_faults = [], 0
+    for row in read_rows(path, form):
+        if isinstance(row, Fault):
+            continue
+        key = digest(comparable(row.id, is_case_sensitive=is_case_sensitive))
+        if key not in repeated or first_lines.setdefault(key, row.line) == row.line:
+            continue
+        n_faults += 1
+        if len(faults) < SHOWN_FAULTS:
+            faults.append(Fault(row.line, f"id {shown(row.id)} is that of line {first_lines[key]} too"))
+    return faults, n_faults
+
+
+def _read_lines(path: Path) -> Iterator[TextRow]:
+    for number, line in _lines(path):
+        if line is None:
+            yield _broken(number, f"the line is longer than {MAX_LINE_BYTES:,} bytes")
+            continue
+        try:
+            text = line.decode().strip()
+        except UnicodeDecodeError as error:
+            yield _broken(number, f"the line is not UTF-8 (byte {error.start})")
+            continue
+        name = _line_id(number)
+        yield TextRow(number, name, text, seed=derive_seed(name))
+
+
+def _read_jsonl(path: Path) -> Iterator[TextRow | Fault]:
+    for number, line in _lines(path):
+        if line is None:
+            yield _broken(number, f"the line is longer than {MAX_LINE_BYTES:,} bytes")
+            continue
+        try:
+            fields = json.loads(line.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        except UnicodeDecodeError as error:
+            yield _broken(number, f"the line is not UTF-8 (byte {error.start})")
+        except json.JSONDecodeError as error:
+            yield _broken(number, f"the line is not JSON ({error.msg} at column {error.colno})")
+        except (RecursionError, ValueError) as error:  # ValueError: from _unique, or a number of thousands of digits
+            yield _broken(number, f"the line is not JSON ({shown(str(error), 200)})")
+        else:
+            if isinstance(fields, dict):
+                yield _row(number, fields)
+            else:
+                yield _broken(number, f"the line is {shown(fields)}, expected a JSON object")
+
+
+def _read_csv(path: Path) -> Iterator[TextRow | Fault]:
+    """A first line with the names of the columns; a field may have line ends where it is quoted."""
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.reader(file)
+        names = _column_names(reader)
+        number = reader.line_num + 1
+        while True:
+            try:
+                values = next(reader, None)
+            except csv.Error as error:
+                yield _broken(number, f"the line is no CSV ({error})")
+                number = reader.line_num + 1
+                continue
+            if values is None:
+                return
+            if len(values) > len(names):
+                yield _broken(number, f"the line has {len(values)} fields and the first line {len(names)} names")
+            elif any(value.strip() for value in values):
+                given = {name: value for name, value in zip(names, values, strict=False) if value != ""}
+                yield _row(number, _typed(given))
+            number = reader.line_num + 1
+
+
+def _column_names(reader: Any) -> list[str]:
+    try:
+        names = [name.strip() for name in next(reader, [])]
+    except csv.Error as error:
+        raise InputError(f"the first line is no CSV ({error}); expected the names of the columns") from error
+    if "text" not in names or len(set(names)) < len(names):
+        raise InputError(
+            f"the CSV's columns are {shown(names, 200)}, expected a first line with names that differ and have text "
+            "among them, such as id,text,voice,seed"
+        )
+    return names
+
+
+def _typed(fields: dict[str, str]) -> dict[str, Any]:
+    """CSV has only text: seeds and settings are read as JSON has them, where they can be."""
+    typed: dict[str, Any] = dict(fields)
+    for name in fields:
+        if name in SETTING_NAMES or name in ("seed", "settings", "metadata"):
+            try:
+                typed[name] = json.loads(fields[name].strip().lower() if name in SETTING_NAMES else fields[name])
+            except (ValueError, RecursionError):
+                continue  # the value is refused where it is used, by name
+    return typed
+
+
+def _row(number: int, fields: dict[str, Any]) -> TextRow | Fault:
+    if "id" not in fields:
+        return Fault(number, "id is missing; plain lines (--input-format lines) need none")
+    try:
+        row_id = check_id(fields["id"])
+    except InputError as error:
+        return Fault(number, str(error))
+    try:
+        return _checked(number, row_id, fields)
+    except InputError as error:
+        return TextRow(number, row_id, error=str(error))
+
+
+def _checked(number: int, row_id: str, fields: dict[str, Any]) -> TextRow:
+    text, voice, seed = fields.get("text"), fields.get("voice"), fields.get("seed")
+    if not isinstance(text, str):
+        raise InputError(f"text is {shown(text) if 'text' in fields else 'missing'}, expected a string")
+    if voice is not None and not isinstance(voice, str):
+        raise InputError(f"voice is {shown(voice)}, expected a name or the path of a .npz file")
+    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**64):
+        raise InputError(f"seed is {shown(seed)}, expected a whole number from 0 to 2**64 - 1")
+    settings, metadata = _object(fields, "settings"), _object(fields, "metadata")
+    for name, value in fields.items():
+        if name not in KEYS:
+            (settings if _is_setting(name) else metadata)[name] = value
+    if seed is None:
+        seed = derive_seed(row_id)
+    return TextRow(number, row_id, text, voice, seed, settings, metadata)
+
+
+def _object(fields: dict[str, Any], name: str) -> dict[str, Any]:
+    value = fields.get(name)
+    if value is not None and not isinstance(value, dict):
+        raise InputError(f"{name} is {shown(value)}, expected a JSON object")
+    return dict(value or {})
+
+
+def _is_setting(name: str) -> bool:
+    """Raises InputError for what is a setting but for a letter: as metadata it would have no effect."""
+    if name in SETTING_NAMES:
+        return True
+    if near := difflib.get_close_matches(name[:64], SETTING_NAMES, n=1, cutoff=0.85):
+        raise InputError(
+            f"{shown(name)} is no setting, did you mean {near[0]}? Metadata of such a name goes into "
+            '"metadata": {...}'
+        )
+    return False
+
+
+def _broken(number: int, error: str) -> TextRow:
+    return TextRow(number, _line_id(number), error=error)
+
+
+def _line_id(number: int) -> str:
+    return f"line-{number:09d}"
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
+    """Numbered lines that are not blank; None for one that is too long."""
+    with open(path, "rb") as file:
+        number = 0
+        while line := file.readline(MAX_LINE_BYTES):
+            number += 1
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
+            if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
+                while line and not line.endswith(b"\n"):
+                    line = file.readline(MAX_LINE_BYTES)
+                yield number, None
+            elif line.strip():
+                yield number, line
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ValueError("a key comes twice")
+    return fields
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")

@@ -1,0 +1,166 @@
+"""The folder that a batch fills: one writer at a time, one model and one set of settings.
+
+OUT/run.json         what its rows are made with
+OUT/manifest.jsonl   what is done (`manifest`)
+OUT/audio/           the files, or Parquet shards
+OUT/.lock            held while a process writes; the system lets go of it when the process ends, however it ends
+"""
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from bark_jax.batch.manifest import MANIFEST_FILE
+from bark_jax.errors import BarkError, BusyError, InputError, OutputError, UnsupportedError
+from bark_jax.folders import write_whole
+from bark_jax.hub import shown
+
+RUN_FILE = "run.json"
+LOCK_FILE = ".lock"
+AUDIO_FOLDER = "audio"
+
+# Said of the run, and not a reason to refuse another: they change nothing of a row.
+_NOT_COMPARED = ("source", "rows", "rows_of_all_shards", "version")
+
+
+@contextlib.contextmanager
+def open_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """Makes the folder, holds its lock while the block runs, and clears away what a killed process left half-written.
+
+    Raises:
+      BusyError: another process holds it.
+      InputError: it is a file or an address, or another kind of folder.
+      OutputError: it cannot be made, or takes no files.
+    """
+    if "://" in str(path):
+        raise InputError(
+            f"OUT is {shown(str(path))}, an address, which has no renaming and no locks; give a folder of a file "
+            "system, and copy it when it is done"
+        )
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"OUT is {shown(str(path))}, a file; give the name of a folder")
+    if (folder / MANIFEST_FILE).exists() and not (folder / RUN_FILE).exists():
+        raise InputError(f"OUT has a {MANIFEST_FILE} and no {RUN_FILE}, so it is no batch's; give another folder")
+    try:
+        (folder / AUDIO_FOLDER).mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise OutputError(f"the folder {folder} cannot be written to ({error.strerror}); give another OUT") from error
+    try:
+        _lock(descriptor, folder)
+        for partial in (folder / AUDIO_FOLDER).glob(".*.partial"):
+            partial.unlink(missing_ok=True)
+        yield folder
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def told_as_output_error(folder: Path, advice: str = "free space or give another OUT") -> Iterator[None]:
+    """Turns the system's error into an OutputError that names the folder."""
+    try:
+        yield
+    except BarkError:
+        raise
+    except OSError as error:
+        raise OutputError(f"cannot write to {folder}: {error.strerror or error}; {advice}") from error
+
+
+def is_case_sensitive(folder: str | os.PathLike) -> bool:
+    """Whether names that differ in case alone are two files, where the folder is or will be."""
+    place = next(path for path in (Path(folder).resolve(), *Path(folder).resolve().parents) if path.exists())
+    other = place.with_name(place.name.swapcase()) if place.name else place
+    return other == place or not other.exists() or not other.samefile(place)
+
+
+def check_run(folder: Path, wanted: Mapping[str, Any], *, force: bool) -> None:
+    """Compares what a run is made with to what the folder was filled with, and writes it down.
+
+    Raises:
+      InputError: they differ, and not `force`; with both sides of each difference.
+    """
+    found = read_run(folder)
+    if found is not None and not force and (lines := differences(found, wanted)):
+        raise InputError(
+            f"{folder} was filled with other settings:\n  " + "\n  ".join(lines) + "\n"
+            "Give another OUT, or the settings that it has; --force goes on with these for the rows that are not done."
+        )
+    with told_as_output_error(folder):
+        write_whole(folder / RUN_FILE, (json.dumps(wanted, indent=2, ensure_ascii=False) + "\n").encode())
+        sync_folder(folder)
+
+
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """What two runs make their rows with that differs, a line each."""
+    return [f"{name}: {old} there, {new} here" for name, old, new in _differences(found, wanted)]
+
+
+def read_run(folder: Path) -> dict[str, Any] | None:
+    """What the folder was filled with; None for a new one."""
+    try:
+        run = json.loads((folder / RUN_FILE).read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise InputError(f"{folder / RUN_FILE} is no JSON ({error}); put it right or give another OUT") from error
+    if not isinstance(run, dict):
+        raise InputError(f"{folder / RUN_FILE} is {shown(run)}, expected an object; give another OUT")
+    return run
+
+
+def sync_folder(folder: Path) -> None:
+    """Returns once the names in a folder are on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    try:
+        import fcntl
+    except ImportError as error:
+        raise UnsupportedError("batch needs the file locks of Linux or macOS, which this system has not") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = os.read(descriptor, 200).decode(errors="replace").strip()
+        raise BusyError(
+            f"another process ({holder or 'unknown'}) is writing to {folder}; wait for it, or give another OUT or a "
+            "--shard of the rows"
+        ) from error
+    except OSError as error:
+        raise OutputError(f"{folder} has no file locks ({error.strerror}); give a folder that has") from error
+    with contextlib.suppress(OSError):  # for whoever finds the lock taken; a full disk is told of where it matters
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+
+
+def _differences(
+    found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, str, str]]:
+    """Name, old value and new value of what differs. Named files are the same where their SHA-256 is."""
+    for name in sorted({*found, *wanted}):
+        if not prefix and name in _NOT_COMPARED:
+            continue
+        old, new = found.get(name), wanted.get(name)
+        if isinstance(old, dict) and isinstance(new, dict) and "sha256" not in old:
+            yield from _differences(old, new, f"{prefix}{name}.")
+        elif _identity(old) != _identity(new):
+            yield f"{prefix}{name}", _told(old), _told(new)
+
+
+def _identity(value: Any) -> Any:
+    return value["sha256"] if isinstance(value, dict) and "sha256" in value else value
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, dict) and "sha256" in value:
+        return f"{shown(value.get('name'), 200)} (SHA-256 {str(value['sha256'])[:12]}...)"
+    return shown(value, 200)

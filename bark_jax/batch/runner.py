@@ -1,0 +1,249 @@
+"""A file of rows to a folder of audio: what is checked, in which order, and what is told.
+
+Nothing is written before the ids are right, and no model is loaded before the folder is known to be of the same run.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from bark_jax import __version__
+from bark_jax.audio import FORMATS
+from bark_jax.batch import files
+from bark_jax.batch.ids import Shard
+from bark_jax.batch.interrupts import Interrupts
+from bark_jax.batch.manifest import MANIFEST_FILE, DoneRows, Entry, Manifest, read_entries
+from bark_jax.batch.parquet import DEFAULT_ROWS_PER_PART, Parts, find_unlisted, require_pyarrow
+from bark_jax.batch.rows import Counts, TextRow, check_rows, read_rows
+from bark_jax.batch.run_folder import check_run, is_case_sensitive, open_folder, told_as_output_error
+from bark_jax.batch.sources import choose_format, local_copy
+from bark_jax.batch.speech import Speaks, Spoken
+from bark_jax.batch.tally import Event, Summary, Tally
+from bark_jax.batch.writer import DEFAULT_THREADS, Audio, Store, Writer, failed
+from bark_jax.errors import InputError
+from bark_jax.hub import shown
+from bark_jax.settings import check_count
+
+SHOWN_CHANGES = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """The form that the audio takes, and how a folder is gone on with.
+
+    Attributes:
+      form: "files", one a row, or "parquet", parts of many rows.
+      audio: "wav", "flac", "ogg", "opus" or "mp3".
+      rows_per_part: most rows of a Parquet part.
+      shard: which part of the rows, in a folder of its own below OUT; None for all of them.
+      force: go on in a folder that was filled with other settings, and do rows again whose line was edited.
+      retry_failed: do rows again that have an error.
+      n_threads: that encode and write.
+    """
+
+    form: Literal["files", "parquet"] = "files"
+    audio: str = "wav"
+    rows_per_part: int = DEFAULT_ROWS_PER_PART
+    shard: Shard | None = None
+    force: bool = False
+    retry_failed: bool = False
+    n_threads: int = DEFAULT_THREADS
+
+    def __post_init__(self):
+        if self.form not in ("files", "parquet"):
+            raise InputError(f"the form of the output is {shown(self.form)}, expected files or parquet")
+        if f".{self.audio}" not in FORMATS:
+            kinds = ", ".join(ending[1:] for ending in FORMATS)
+            raise InputError(f"the audio is {shown(self.audio)}, expected one of {kinds}")
+        check_count("rows_per_part", self.rows_per_part)
+        check_count("n_threads", self.n_threads)
+        if self.form == "parquet":
+            require_pyarrow()
+
+
+def run_batch(
+    source: str,
+    out: str | Path,
+    open_speaker: Callable[[Interrupts], Speaks],
+    *,
+    model: str,
+    made_with: Mapping[str, Any],
+    output: Output | None = None,
+    form: str | None = None,
+    on_event: Callable[[Event], None] = lambda event: None,
+) -> Summary:
+    """Speaks the rows of `source` that the folder `out` has not got yet. The same call again goes on.
+
+    Args:
+      source: a file, "-" for stdin, or an address; see `sources.local_copy`.
+      out: a folder, made where it does not exist.
+      open_speaker: loads the model; called once, and only where there is something to speak.
+      model: its name, for the manifest.
+      made_with: what, beside a row's own line, decides how it sounds, as JSON: model and settings.
+      form: "jsonl", "csv" or "lines"; None takes it from the name or the first character.
+      on_event: told of "start", each "row", "stopping" and "end", as dictionaries.
+
+    Returns:
+      How it ended. A row that cannot be spoken is an error in the manifest and one of `failed`.
+
+    Raises:
+      RowsError, InputError: ids that cannot be used, other settings, edited rows: before anything is written.
+      BusyError: another process writes to the folder.
+      OutputError: the place takes no more; what is in the manifest is whole.
+    """
+    output = output or Output()
+    folder = Path(out) if output.shard is None else Path(out, output.shard.folder)
+    with local_copy(source) as path:
+        form = choose_format(source, path, form)
+        sensitive = is_case_sensitive(out)
+        counts = check_rows(path, form, source=source, shard=output.shard, is_case_sensitive=sensitive)
+        wanted = _description(made_with, output) | _about(source, counts)
+        with open_folder(folder) as folder:
+            check_run(folder, wanted, force=output.force)
+            with told_as_output_error(folder), Manifest.open(folder / MANIFEST_FILE) as manifest:
+                todo = _find_todo(folder, manifest, path, form, output)
+                return _speak(todo, folder, manifest, open_speaker, model, counts, output, on_event)
+
+
+def _speak(
+    todo: "_Todo",
+    folder: Path,
+    manifest: Manifest,
+    open_speaker: Callable[[Interrupts], Speaks],
+    model: str,
+    counts: Counts,
+    output: Output,
+    on_event: Callable[[Event], None],
+) -> Summary:
+    tally = Tally(counts.mine, n_todo=todo.n, n_failed_before=todo.n_failed, on_event=on_event)
+    with Interrupts(lambda: on_event({"event": "stopping"})) as interrupts:
+        on_event(
+            {"event": "start", "folder": str(folder), "rows": counts.mine, "todo": todo.n, "failed": todo.n_failed}
+        )
+        if todo.n:
+            speaker = open_speaker(interrupts)
+            tally.start()
+            store = _open_store(folder, output)
+            with Writer(
+                folder, store, manifest, ending=output.audio, on_settled=tally.add, n_threads=output.n_threads
+            ) as writer:
+                speaker.speak(_until_told(todo.rows(), interrupts), lambda spoken: writer.put(*_result(spoken, model)))
+        summary = tally.summary(str(folder), interrupts.received)
+    on_event({"event": "end", **dataclasses.asdict(summary)})
+    return summary
+
+
+def _until_told(rows: Iterator[TextRow], interrupts: Interrupts) -> Iterator[TextRow]:
+    for row in rows:
+        if interrupts.received is not None:
+            return
+        yield row
+
+
+def _result(spoken: Spoken, model: str) -> tuple[Entry, Audio | None]:
+    """A row's entry, but for what encoding adds, and what is to be encoded."""
+    row = spoken.row
+    entry: Entry = {"id": row.id, "row": row.content.hex(), "seed": row.seed, "voice": row.voice}
+    entry |= {"model": model, "version": __version__}
+    extra = {"metadata": dict(row.metadata)} if row.metadata else {}
+    if spoken.error is not None or spoken.samples is None:
+        return failed(entry | extra, spoken.error or "there is no audio"), None
+    head = {
+        "id": row.id,
+        "file": None,
+        "text": row.text,
+        "seconds": round(len(spoken.samples) / spoken.sample_rate, 6),
+        "sample_rate": spoken.sample_rate,
+    }
+    timings = {"timings": {"speak_s": round(spoken.seconds_taken, 4)}}
+    told = {"warnings": list(spoken.warnings)} if spoken.warnings else {}
+    return head | entry | timings | told | extra, Audio(spoken.samples, spoken.sample_rate)
+
+
+def _open_store(folder: Path, output: Output) -> Store:
+    if output.form == "parquet":
+        return Parts(folder, output.audio, output.rows_per_part)
+    return files.Files(folder, output.audio)
+
+
+def _description(made_with: Mapping[str, Any], output: Output) -> dict[str, Any]:
+    shard = None if output.shard is None else str(output.shard)
+    return {"format": output.form, "audio": output.audio, "shard": shard, **made_with}
+
+
+def _about(source: str, counts: Counts) -> dict[str, Any]:
+    return {
+        "source": source,
+        "rows": counts.mine,
+        "rows_of_all_shards": counts.total,
+        "version": __version__,
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Todo:
+    """What is left to do."""
+
+    rows: Callable[[], Iterator[TextRow]]
+    n: int
+    n_failed: int  # rows that are not, as they have failed before
+
+
+def _find_todo(folder: Path, manifest: Manifest, path: Path, form: str, output: Output) -> _Todo:
+    """Compares the rows with the manifest. Raises InputError for finished rows whose line was edited."""
+    if output.form == "parquet":
+        manifest.append(find_unlisted(folder))
+    done = DoneRows(read_entries(folder / MANIFEST_FILE), _audio_finder(folder, output))
+    n, n_failed, changed = 0, 0, []
+    for row in _rows_of(path, form, output.shard):
+        state = done.find(row.id, row.content)
+        if state is not None and not state.has_failed and not state.is_same:
+            changed.append(row) if len(changed) <= SHOWN_CHANGES else None
+        is_todo = _is_todo(row, done, output)
+        n += is_todo
+        n_failed += not is_todo and state.has_failed
+    if changed and (output.form == "parquet" or not output.force):
+        raise InputError(_told_changes(folder, changed, output))
+
+    def rows() -> Iterator[TextRow]:
+        return (row for row in _rows_of(path, form, output.shard) if _is_todo(row, done, output))
+
+    return _Todo(rows, n, n_failed)
+
+
+def _rows_of(path: Path, form: str, shard: Shard | None) -> Iterator[TextRow]:
+    for row in read_rows(path, form):
+        if isinstance(row, TextRow) and (shard is None or shard.has(row.id)):
+            yield row
+
+
+def _is_todo(row: TextRow, done: DoneRows, output: Output) -> bool:
+    """Rows that are not done; those that failed where that is asked for or their line was mended; edited ones."""
+    state = done.find(row.id, row.content)
+    if state is None or not state.is_same:
+        return True
+    return state.has_failed and output.retry_failed
+
+
+def _audio_finder(folder: Path, output: Output) -> Callable[[Entry], bool]:
+    if output.form == "files":
+        return lambda entry: files.is_there(folder, entry)
+    parts: dict[Any, bool] = {}
+
+    def is_there(entry: Entry) -> bool:
+        part = entry.get("file")
+        if part not in parts:
+            parts[part] = isinstance(part, str) and (folder / part).is_file()
+        return parts[part]
+
+    return is_there
+
+
+def _told_changes(folder: Path, changed: list[TextRow], output: Output) -> str:
+    lines = [f"  line {row.line}: id {shown(row.id)}" for row in changed[:SHOWN_CHANGES]]
+    lines += ["  and more"] if len(changed) > SHOWN_CHANGES else []
+    what = f"{folder} has audio of rows whose text, voice, seed or settings are others now:\n" + "\n".join(lines)
+    if output.form == "parquet":
+        return what + "\nRows of Parquet parts cannot be replaced; give the edited rows other ids, or another OUT."
+    return what + "\nGive the edited rows other ids, or another OUT; --force does them again."

@@ -1,0 +1,87 @@
+"""Where rows come from: a file, stdin, or an address.
+
+The rows are read more than once: their ids are checked before anything starts. So what can be read only once, or might
+vanish meanwhile, is copied to a temporary file first.
+"""
+
+import contextlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from bark_jax.errors import BarkError, InputError, UnsupportedError
+from bark_jax.hub import shown
+
+STDIN = "-"
+FORMATS = ("jsonl", "csv", "lines")
+_FORMAT_BY_ENDING = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".txt": "lines"}
+
+
+@contextlib.contextmanager
+def local_copy(source: str) -> Iterator[Path]:
+    """Yields a file with the source's bytes: the file itself, or a copy that is deleted when the block ends.
+
+    Args:
+      source: a file's path, "-" for stdin, or an address that fsspec opens, such as s3://bucket/rows.jsonl.
+
+    Raises:
+      InputError: there is nothing to read there.
+      BarkError: an address that was there cannot be read to its end.
+      UnsupportedError: an address, and fsspec or its part for such addresses is not installed.
+    """
+    path = Path(source)
+    if path.is_file():
+        yield path
+        return
+    with tempfile.NamedTemporaryFile(prefix="bark-jax-rows-") as copy:
+        with _open(source) as stream:
+            shutil.copyfileobj(stream, copy)
+        copy.flush()
+        yield Path(copy.name)
+
+
+def choose_format(source: str, path: Path, given: str | None = None) -> str:
+    """How the lines are written: as given, as the source's ending says, else by the first character."""
+    if given is not None:
+        if given not in FORMATS:
+            raise InputError(f"the format of the rows is {shown(given)}, expected {', '.join(FORMATS)}")
+        return given
+    if (ending := Path(source).suffix.lower()) in _FORMAT_BY_ENDING:
+        return _FORMAT_BY_ENDING[ending]
+    with open(path, "rb") as file:
+        start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+    return "jsonl" if start.startswith(b"{") else "lines"
+
+
+def _open(source: str) -> contextlib.AbstractContextManager[BinaryIO]:
+    if source == STDIN:
+        return contextlib.nullcontext(sys.stdin.buffer)
+    if "://" in source:
+        return _open_address(source)
+    path = Path(source)
+    if path.is_dir():
+        raise InputError(f"the rows are {shown(source, 200)}, which is a folder; give a file of rows")
+    if not path.exists():
+        raise InputError(f"the rows are {shown(source, 200)}, which does not exist; give a file, an address or -")
+    return open(path, "rb")  # a pipe
+
+
+@contextlib.contextmanager
+def _open_address(address: str) -> Iterator[Any]:
+    try:
+        import fsspec
+    except ImportError as error:
+        raise UnsupportedError(
+            f"{shown(address, 200)} is an address, which fsspec opens, and fsspec is not installed: pip install fsspec"
+        ) from error
+    try:
+        with fsspec.open(address, "rb") as stream:
+            yield stream
+    except ImportError as error:
+        raise UnsupportedError(f"{shown(address, 200)} cannot be opened: {error}") from error
+    except Exception as error:  # each kind of address has errors of its own
+        kind = InputError if isinstance(error, FileNotFoundError) else BarkError
+        raise kind(f"{shown(address, 200)} cannot be read ({type(error).__name__}: {error})") from error
