@@ -597,6 +597,21 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
+def read_config(path: str | os.PathLike, config_class: type[JsonConfig]) -> Any:
+    """A config from its file. Raises ConfigError or ModelNotFoundError with the path."""
+    return parse_config(path, config_class, read_json(path))
+
+
+def parse_config(where: Any, config_class: type[JsonConfig], values: Any) -> Any:
+    """A config from the values found in `where`. Raises ConfigError, also for one that brings code of its own."""
+    if isinstance(values, dict) and "auto_map" in values:
+        raise ConfigError(f"{where} asks for code of its own (auto_map), which is not run here; do not use this model")
+    try:
+        return config_class.from_dict(values)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
 def save_json(config: JsonConfig, path: str | os.PathLike) -> None:
     """Writes the config's JSON file."""
     Path(path).write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")

@@ -169,9 +169,11 @@ def load_lora(path: str | os.PathLike, *, base: Base | None = None) -> dict[str,
       ModelNotFoundError: there is no such file.
       CheckpointError: it is damaged, no LoRA of this project, or of another model.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise InputError(f"a LoRA is named by its file, not by {shown(path)}")
     path = Path(path)
-    if not path.is_file():
-        raise ModelNotFoundError(f"there is no LoRA file {path}")
+    if not os.path.isfile(path):  # also for a name that no system takes
+        raise ModelNotFoundError(f"there is no LoRA file {shown(str(path), 400)}; training writes lora.safetensors")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}

@@ -21,7 +21,7 @@ from bark_jax.config import (
     GENERATION_CONFIG_FILE,
     BarkConfig,
     BarkGenerationConfig,
-    read_json,
+    read_config,
     save_json,
 )
 from bark_jax.errors import InputError, ModelNotFoundError
@@ -119,8 +119,8 @@ def _fingerprint(folder: Path) -> str:
 
 def read_configs(folder: Path) -> tuple[BarkConfig, BarkGenerationConfig]:
     """Sizes and settings of a model folder."""
-    config = BarkConfig.from_dict(read_json(folder / CONFIG_FILE))
-    return config, BarkGenerationConfig.from_dict(read_json(folder / GENERATION_CONFIG_FILE))
+    config = read_config(folder / CONFIG_FILE, BarkConfig)
+    return config, read_config(folder / GENERATION_CONFIG_FILE, BarkGenerationConfig)
 
 
 def load_networks(
@@ -138,7 +138,8 @@ def load_networks(
     changes = {} if lora is None else load_lora(lora, base=base_of(folder))
     networks = {}
     for name, (_, field) in NETWORKS.items():
-        network = load_network(folder, name, module_maker(name, getattr(config, field), attn_implementation), dtype)
+        size = getattr(config, field)
+        network = load_network(folder, name, module_maker(name, size, attn_implementation), dtype, config=size)
         if name in changes:
             network = merge(network, changes[name], where=f"{lora}, for {name},")
         networks[name] = network

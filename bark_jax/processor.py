@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from bark_jax.config import GENERATION_CONFIG_FILE, BarkGenerationConfig, read_json
+from bark_jax.config import GENERATION_CONFIG_FILE, BarkGenerationConfig, read_config
 from bark_jax.errors import ConfigError, InputError, UnsupportedError, VoiceError, VoiceNotFoundError
 from bark_jax.folders import write_whole
 from bark_jax.hub import Source, UnreachableError, is_inner_path, shown
@@ -325,7 +325,7 @@ def _find_spaces(source: Source) -> TokenSpaces:
         file = source.find(GENERATION_CONFIG_FILE)
     except UnreachableError:
         file = None
-    return BARK_SPACES if file is None else TokenSpaces.from_config(BarkGenerationConfig.from_dict(read_json(file)))
+    return BARK_SPACES if file is None else TokenSpaces.from_config(read_config(file, BarkGenerationConfig))
 
 
 def _find_library(source: Source, path: str, spaces: TokenSpaces, hub_options: dict[str, Any]) -> VoiceLibrary:

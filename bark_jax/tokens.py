@@ -206,16 +206,16 @@ def _check_coarse(config: BarkConfig, generation: BarkGenerationConfig) -> None:
     spaces = TokenSpaces.from_config(generation)
     require(
         stage,
-        spaces.max_semantic_history <= stage.max_coarse_input_length,
-        "max_coarse_history",
-        f"a history that goes with at most {stage.max_coarse_input_length} semantic tokens (max_coarse_input_length)",
-    )
-    require(
-        stage,
         0 < spaces.n_frames(spaces.max_semantic) <= MAX_POSITIONS,
         "coarse_rate_hz",
         f"a rate at which {spaces.max_semantic} semantic tokens, {float(spaces.semantic_rate):g} a second, take 1 to "
         f"{MAX_POSITIONS} frames",
+    )
+    require(
+        stage,
+        spaces.max_semantic_history <= stage.max_coarse_input_length,
+        "max_coarse_history",
+        f"a history that goes with at most {stage.max_coarse_input_length} semantic tokens (max_coarse_input_length)",
     )
 
 

@@ -26,6 +26,7 @@ from flax import nnx
 
 from bark_jax.config import read_json
 from bark_jax.errors import CheckpointError, ConfigError, InputError, ModelNotFoundError
+from bark_jax.hub import shown
 from bark_jax.models.codec.encodec import EncodecModel
 from bark_jax.models.fine_gpt import BarkFineModel
 from bark_jax.models.gpt import BarkCoarseModel, BarkSemanticModel
@@ -34,6 +35,11 @@ MANIFEST_FILE = "bark_jax.json"
 FORMAT = "bark_jax"
 VERSION = 1
 
+# A Bark's has 0.1 MB; the library takes up to 100 MB, which Python would hold many times over.
+MAX_HEADER_BYTES = 4 * 2**20
+LEAST_ARRAYS_A_LAYER = 6  # of a transformer without biases
+SOON_TRACED_LAYERS = 32
+MAX_NAME_CHARACTERS = 300
 ALIGNMENT = 64  # bytes; where the arrays start, for readers that map the file
 DTYPE_CODES = {
     np.dtype(np.float64): "F64",
@@ -128,6 +134,7 @@ def load_network(
     dtype: Any = None,
     *,
     check_sha256: bool = True,
+    config: Any = None,
 ) -> nnx.Module:
     """Reads one network of a model folder.
 
@@ -139,6 +146,7 @@ def load_network(
         rngs=nnx.Rngs(0))`.
       dtype: of the module; None for that of the file.
       check_sha256: compare the file with the manifest's SHA-256, which reads it once more. Its size is always compared.
+      config: the module's, to refuse one of absurd depth before it is traced.
 
     Raises:
       ModelNotFoundError: there is no such folder, or it has no such network.
@@ -146,6 +154,7 @@ def load_network(
     """
     path = find_weights(folder, weight_file(network), check_sha256=check_sha256)
     entries = _read_entries(path)
+    check_depth(path, config, len(entries))
     dtype = _common_dtype(entries) if dtype is None else dtype
     graphdef, state = nnx.split(nnx.eval_shape(lambda: make_module(dtype)))
     expected = {name: variable.get_value() for name, variable in _named_variables(state)}
@@ -187,6 +196,10 @@ def _read_entries(path: Path) -> dict[str, Entry]:
         raise CheckpointError(f"{path} cannot be read: {error}. Convert or download the model again.") from error
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
+        if size > MAX_HEADER_BYTES:
+            raise CheckpointError(
+                f"{path} has a header of {size} bytes, more than the {MAX_HEADER_BYTES} of any Bark's"
+            )
         header = json.loads(file.read(size))
     header.pop("__metadata__", None)
     if unknown := {entry["dtype"] for entry in header.values()} - FLOAT_DTYPES.keys():
@@ -208,6 +221,16 @@ def _common_dtype(entries: Mapping[str, Entry]) -> np.dtype:
     """The narrowest dtype that all arrays fit in; float32 for a file without any, whose names are refused anyway."""
     dtypes = sorted({entry.dtype for entry in entries.values()}, key=lambda dtype: dtype.name)
     return functools.reduce(jnp.promote_types, dtypes, dtypes[0]) if dtypes else np.dtype(np.float32)
+
+
+def check_depth(where: Any, config: Any, n_arrays: int) -> None:
+    """Raises CheckpointError where a config asks for far more layers than there are arrays for.
+
+    `check_shapes` would find them missing, but only once they are traced, which takes seconds a hundred layers.
+    """
+    n_layers = getattr(config, "num_layers", 0)
+    if n_layers > SOON_TRACED_LAYERS and n_arrays < LEAST_ARRAYS_A_LAYER * n_layers:
+        raise CheckpointError(f"{where} has {n_arrays} arrays, too few for the {n_layers} layers that its config says")
 
 
 def check_shapes(where: Any, expected: Mapping[str, tuple], found: Mapping[str, tuple]) -> None:
@@ -232,7 +255,13 @@ def list_names(names: Iterable[str], limit: int = 4) -> str:
     """`a, b, c, d and 7 more (11)`: the first few and how many there are."""
     names = list(names)
     rest = len(names) - limit
-    return ", ".join(names[:limit]) + (f" and {rest} more ({len(names)})" if rest > 0 else "")
+    return ", ".join(map(_legible, names[:limit])) + (f" and {rest} more ({len(names)})" if rest > 0 else "")
+
+
+def _legible(name: Any) -> str:
+    """A name of a stranger's file, for a terminal: as it is, but quoted where it is long or would not print."""
+    is_plain = isinstance(name, str) and len(name) <= MAX_NAME_CHARACTERS and name.isprintable()
+    return name if is_plain else shown(name, MAX_NAME_CHARACTERS)
 
 
 def save_network(module: nnx.Module, path: str | os.PathLike) -> FileRecord:

@@ -7,10 +7,10 @@ Source: facebookresearch/encodec, encodec/model.py, `EncodecModel.encodec_model_
 
 from pathlib import Path
 
-from bark_jax.config import CONFIG_FILE, EncodecConfig, read_json
+from bark_jax.config import CONFIG_FILE, EncodecConfig, parse_config, read_json
 from converters.engine import NetworkSource
 from converters.schemes import encodec_rules
-from converters.sources import Source, check_arrays, parse_config
+from converters.sources import Source, check_arrays
 from converters.torch_pickle import read_torch
 
 

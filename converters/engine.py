@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from bark_jax.errors import CheckpointError
-from bark_jax.weights import NETWORKS, FileRecord, Shapes, list_names, network_shapes, write_network
+from bark_jax.weights import NETWORKS, FileRecord, Shapes, check_depth, list_names, network_shapes, write_network
 from converters.arrays import StoredArray
 from converters.rules import Rule, Use, find_rule, names_of
 from converters.transforms import Transform
@@ -77,6 +77,7 @@ def write_converted(
 
     Raises CheckpointError where the checkpoint is not this network, or its values cannot be those of a trained one.
     """
+    check_depth(source.where, source.config, len(source.arrays))
     shapes = source.shapes()
     plan = make_plan(source, shapes)
     check_constants(source, plan)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from bark_jax.config import CONFIG_FILE
 from bark_jax.errors import CheckpointError, InputError, ModelNotFoundError
+from bark_jax.hub import shown
 from bark_jax.weights import is_model_folder
 from converters import hub
 from converters.encodec_original import open_encodec_file
@@ -41,8 +42,8 @@ def open_source(
       ModelNotFoundError: there is nothing, or a part is missing.
       CheckpointError, ConfigError: it cannot be used.
     """
-    if size not in (None, *FILES):
-        raise InputError(f"size is {size!r}, expected {' or '.join(FILES)}")
+    if size is not None and (not isinstance(size, str) or size not in FILES):
+        raise InputError(f"size is {shown(size)}, expected {' or '.join(FILES)}")
     path, label = _locate(src, size, revision)
     if path.is_dir() and not is_model_folder(path):  # which has a manifest of its own
         hub.check_blobs(path)
@@ -51,20 +52,24 @@ def open_source(
         return open_suno(path, label, size, _open_codec(path, codec))
     if size is not None or codec is not None:
         raise InputError(f"{src} is not a folder of Suno's files, the only ones that need size or codec")
-    return _open_file(path, label) if path.is_file() else _open_folder(path, label)
+    return _open_folder(path, label) if path.is_dir() else _open_file(path, label)
 
 
 def _locate(src: str | os.PathLike, size: str | None, revision: str | None) -> tuple[Path, str]:
     """The path of `src` on this machine, and what to call it."""
+    if not isinstance(src, (str, os.PathLike)) or not isinstance(os.fspath(src), str):
+        raise InputError(f"a checkpoint is named by a folder, a file or a Hub id, not by {shown(src)}")
     path = Path(src)
-    if path.exists():
+    if os.path.exists(path):  # False for a name that no system takes, where Path.exists raises
         if revision is not None:
             raise InputError(f"{src} is on this machine; a revision is for Hub ids")
         return path, hub.snapshot_name(path) or path.resolve().name
     if hub.is_hub_id(str(src)):
         folder = hub.fetch(str(src), revision=revision, size=size)
         return folder, hub.snapshot_name(folder) or str(src)
-    raise ModelNotFoundError(f"{src} does not exist. Expected {LAYOUTS}, or a Hub id such as suno/bark-small")
+    raise ModelNotFoundError(
+        f"{shown(str(src), 400)} does not exist. Expected {LAYOUTS}, or a Hub id such as suno/bark-small"
+    )
 
 
 def _open_folder(folder: Path, label: str) -> Source:

@@ -8,13 +8,15 @@ from bark_jax.config import (
     BarkConfig,
     BarkGenerationConfig,
     EncodecConfig,
+    parse_config,
+    read_config,
     read_json,
 )
 from bark_jax.weights import NETWORKS, find_weights, read_manifest, weight_file
 from converters.engine import NetworkSource
 from converters.safetensors_file import read_safetensors
 from converters.schemes import own_rules
-from converters.sources import Source, parse_config, read_config
+from converters.sources import Source
 
 # The codec's arrays as they were before weight norm was folded, under transformers' names: for the way back.
 ORIGINAL_CODEC_FILE = "codec_model.torch.safetensors"

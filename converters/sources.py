@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bark_jax.config import BarkConfig, BarkGenerationConfig, EncodecConfig, JsonConfig, read_json
-from bark_jax.errors import CheckpointError, ConfigError
+from bark_jax.config import BarkConfig, BarkGenerationConfig, EncodecConfig
+from bark_jax.errors import CheckpointError
 from bark_jax.tokens import check_fit
 from bark_jax.weights import NETWORKS
-from converters.arrays import StoredArray
+from converters.arrays import StoredArray, brief
 from converters.engine import NetworkSource
 
 
@@ -45,26 +45,11 @@ class Source:
             check_fit(self.config, self.generation)
 
 
-def read_config(path: Path, config_class: type[JsonConfig]) -> Any:
-    """A config from its file. Raises ConfigError with the path."""
-    return parse_config(path, config_class, read_json(path))
-
-
-def parse_config(where: Any, config_class: type[JsonConfig], values: Any) -> Any:
-    """A config from the values found in `where`. Raises ConfigError, also for one that brings code of its own."""
-    if isinstance(values, dict) and "auto_map" in values:
-        raise ConfigError(f"{where} asks for code of its own (auto_map), which is not run here; do not use this model")
-    try:
-        return config_class.from_dict(values)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
-
-
 def check_arrays(path: str | os.PathLike, content: Any) -> Mapping[str, StoredArray]:
     """`content`, if it is arrays by name. Raises CheckpointError for anything else."""
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, expected arrays by name")
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, StoredArray):
-            raise CheckpointError(f"{path}: {name!r} is a {type(value).__name__}, expected an array under a name")
+            raise CheckpointError(f"{path}: {brief(name)} is a {type(value).__name__}, expected an array under a name")
     return content

@@ -17,13 +17,14 @@ from bark_jax.config import (
     BarkGenerationConfig,
     BarkSemanticConfig,
     BarkSubModelConfig,
+    parse_config,
 )
 from bark_jax.errors import CheckpointError, InputError, ModelNotFoundError
-from bark_jax.weights import NETWORKS
+from bark_jax.weights import NETWORKS, list_names
 from converters.arrays import StoredArray
 from converters.engine import NetworkSource
 from converters.schemes import suno_rules
-from converters.sources import Source, check_arrays, parse_config
+from converters.sources import Source, check_arrays
 from converters.torch_pickle import read_torch
 
 FILES = {
@@ -110,7 +111,7 @@ def _read_sizes(path: Path, model_args: Any) -> dict[str, Any]:
         vocab_size = sizes.pop("vocab_size")
         sizes = {"input_vocab_size": vocab_size, "output_vocab_size": vocab_size} | sizes
     if unknown := [str(name) for name in sizes if name not in FIELDS]:
-        raise CheckpointError(f"{path}: model_args has {', '.join(unknown)}, expected only {', '.join(FIELDS)}")
+        raise CheckpointError(f"{path}: model_args has {list_names(unknown)}, expected only {', '.join(FIELDS)}")
     required = (*REQUIRED, "input_vocab_size", "output_vocab_size")
     if missing := [name for name in required if name not in sizes]:
         raise CheckpointError(f"{path}: model_args lacks {', '.join(missing)}")

@@ -10,6 +10,8 @@ from bark_jax.config import (
     BarkConfig,
     BarkGenerationConfig,
     EncodecConfig,
+    parse_config,
+    read_config,
     read_json,
 )
 from bark_jax.errors import CheckpointError, ConfigError, ModelNotFoundError
@@ -18,7 +20,7 @@ from converters.arrays import StoredArray
 from converters.engine import NetworkSource
 from converters.safetensors_file import read_safetensors, read_sharded
 from converters.schemes import transformers_rules
-from converters.sources import Source, check_arrays, parse_config, read_config
+from converters.sources import Source, check_arrays
 from converters.torch_pickle import read_torch
 
 # The first that is there is taken: safetensors before pickles, as transformers does.

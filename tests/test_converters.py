@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from bad_inputs.harness import FILE_S, refused
 from flax import nnx
 from safetensors.numpy import load_file
 
@@ -400,9 +401,8 @@ def test_weights_of_something_else_are_refused(copy, tmp_path, change, message):
     arrays = checkpoints.read_arrays(copy)
     change(arrays)
     checkpoints.write_arrays(copy, arrays)
-    with pytest.raises(CheckpointError, match=message):
+    with refused(CheckpointError, message, within_s=FILE_S, folder=tmp_path):
         convert(copy, tmp_path / "dst")
-    assert os.listdir(tmp_path) == ["src"]
 
 
 def test_k15_a_complex_tensor_is_refused(copy, tmp_path):
@@ -447,7 +447,7 @@ CONFIGS = {
 @pytest.mark.parametrize(("change", "error", "message"), CONFIGS.values(), ids=CONFIGS)
 def test_a_config_of_something_else_is_refused(copy, tmp_path, change, error, message):
     edit_json(copy / "config.json", change)
-    with pytest.raises(error, match=message):
+    with refused(error, message, within_s=FILE_S, folder=tmp_path):
         convert(copy, tmp_path / "dst")
 
 
@@ -469,7 +469,7 @@ def test_c15_a_missing_generation_config_is_refused_with_the_way_out(copy, tmp_p
 
 
 def test_c27_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(ModelNotFoundError, match="nowhere/at/all does not exist"):
+    with pytest.raises(ModelNotFoundError, match="nowhere/at/all' does not exist"):
         convert(tmp_path / "nowhere/at/all", tmp_path / "dst")
 
 
@@ -503,7 +503,7 @@ INDICES = {
 def test_an_index_that_points_elsewhere_is_refused(copy, tmp_path, change, message):
     as_safetensors_shards(copy)
     edit_json(copy / "model.safetensors.index.json", change)
-    with pytest.raises(BarkError, match=message):
+    with refused(BarkError, message, within_s=FILE_S, folder=tmp_path):
         convert(copy, tmp_path / "dst")
 
 
@@ -565,7 +565,7 @@ SUNO = {
 def test_a_suno_file_of_something_else_is_refused(suno, bark, tmp_path, change, error, message):
     folder = shutil.copytree(suno, tmp_path / "src")
     edit_suno(folder / "text.pt", change)
-    with pytest.raises(error, match=message):
+    with refused(error, message, within_s=FILE_S, folder=tmp_path):
         convert(folder, tmp_path / "dst", codec=bark)
 
 

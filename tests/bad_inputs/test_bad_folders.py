@@ -1,0 +1,302 @@
+"""Model folders of this project's form: configs, manifest, weights, tokenizer and words, each damaged in its way."""
+
+import json
+import os
+import re
+import shutil
+import struct
+
+import pytest
+from tokenizers import Tokenizer, models
+
+from bad_inputs.conftest import GOOD
+from bad_inputs.harness import FILE_S, by_id, refused
+from bark_jax import Bark
+from bark_jax.errors import BarkError, CheckpointError, ConfigError, InputError, ModelNotFoundError
+from bark_jax.weights import sha256_of
+
+CONFIG, GENERATION, MANIFEST = "config.json", "generation_config.json", "bark_jax.json"
+
+
+@pytest.fixture
+def copy(bark_folder, tmp_path):
+    """A copy to spoil: links, so that a file has to be replaced, never written to."""
+    return shutil.copytree(bark_folder, tmp_path / "model", copy_function=os.link)
+
+
+def put(folder, name, content):
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def edit(folder, name, change):
+    values = json.loads((folder / name).read_text())
+    change(values)
+    put(folder, name, json.dumps(values))
+
+
+def at(*path, value):
+    *parents, last = path
+
+    def change(values):
+        for parent in parents:
+            values = values[parent]
+        values[last] = value
+
+    return change
+
+
+def spoil_weights(change):
+    """Changes the bytes of a weight file and, as whoever spoils a model would, what the manifest says of it."""
+
+    def spoil(folder):
+        path = folder / "semantic.safetensors"
+        put(folder, path.name, change(path.read_bytes()))
+        record = {"sha256": sha256_of(path), "bytes": path.stat().st_size}
+        edit(folder, MANIFEST, lambda manifest: manifest["files"][path.name].update(record))
+
+    return spoil
+
+
+def with_header(change):
+    """Changes the text of a weight file's header."""
+
+    def rewrite(data):
+        size = int.from_bytes(data[:8], "little")
+        header = change(data[8 : 8 + size])
+        return struct.pack("<Q", len(header)) + header + data[8 + size :]
+
+    return spoil_weights(rewrite)
+
+
+CONFIGS = {
+    "C01": (CONFIG, at("semantic_config", "num_heads", value=3), "num_heads is 3, expected a divisor"),
+    "C02": (CONFIG, at("coarse_acoustics_config", "hidden_size", value=0), "hidden_size is 0"),
+    "C03": (CONFIG, at("fine_acoustics_config", "num_layers", value=-1), "num_layers is -1"),
+    "C07": (CONFIG, at("semantic_config", "block_size", value=128), "block_size is 128|wrong shape"),
+    "C10": (CONFIG, at("model_type", value="gpt2"), "model_type is 'gpt2', expected 'bark'"),
+    "C11": (CONFIG, at("fine_acoustics_config", "n_codes_total", value=9), "missing|n_codes_total is 9"),
+    "C13": (CONFIG, at("semantic_config", "dropout", value="abc"), "dropout is 'abc', expected float"),
+    "C14": (CONFIG, at("semantic_config", "num_heads", value="2"), "num_heads is '2'"),
+    "C17": (GENERATION, at("coarse_acoustics_config", "sliding_window_len", value=0), "sliding_window_len is 0"),
+    "C18": (GENERATION, at("semantic_config", "semantic_rate_hz", value=0), "semantic_rate_hz is 0"),
+    "C19": (GENERATION, at("coarse_acoustics_config", "n_coarse_codebooks", value=3), "n_coarse_codebooks is 3"),
+    "C21": (GENERATION, at("fine_acoustics_config", "max_fine_input_length", value=4096), "is 4096, expected at"),
+    "C23": (CONFIG, at("semantic_config", "num_layers", value=10**7), "num_layers is 10000000"),
+    "C25": (CONFIG, at("auto_map", value={"AutoModel": "evil.Model"}), "code of its own.*do not use"),
+    "code in the settings": (GENERATION, at("auto_map", value={"": "evil.py"}), "code of its own"),
+    "200 layers": (CONFIG, at("semantic_config", "num_layers", value=200), "10 arrays, too few for the 200 layers"),
+    "a vocabulary of 4,000,000": (CONFIG, at("semantic_config", "input_vocab_size", value=4_000_000), "wrong shape"),
+    "width 65,536": (CONFIG, at("coarse_acoustics_config", "hidden_size", value=65_536), "wrong shape"),
+    "one frame for all": (GENERATION, at("coarse_acoustics_config", "coarse_rate_hz", value=0.001), "take 1 to"),
+    "an end past the vocabulary": (GENERATION, at("semantic_config", "eos_token_id", value=20_000), "is 20000|past"),
+    "text over the semantic tokens": (GENERATION, at("semantic_config", "text_encoding_offset", value=5), "is 5, ex"),
+    "more codes than ids": (GENERATION, at("codebook_size", value=2048), "2048|codebooks that fit"),
+    "a prompt of a million": (GENERATION, at("semantic_config", "max_input_semantic_length", value=10**6), "1000001"),
+    "9 fine codebooks": (GENERATION, at("fine_acoustics_config", "n_fine_codebooks", value=9), "n_fine_codebooks 9"),
+    "no coarse config": (CONFIG, at("coarse_acoustics_config", value=[]), "expected a JSON object, got list"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "change", "message"), **by_id(CONFIGS))
+def test_a_config_that_cannot_work_is_refused(copy, tmp_path, name, change, message):
+    edit(copy, name, change)
+    with refused((ConfigError, CheckpointError), message, folder=tmp_path, within_s=FILE_S):
+        Bark.from_pretrained(copy)
+
+
+BROKEN_JSON = {
+    "empty": (b"", "is not JSON"),
+    "cut": (b'{"model_type": "bark", ', "is not JSON"),
+    "list": (b"[]", "expected a JSON object, got list"),
+    "number": (b"5", "expected a JSON object, got int"),
+    "null": (b"null", "expected a JSON object, got NoneType"),
+    "no UTF-8": (b'{"a": "\xff"}', "is not JSON"),
+    "UTF-16": ('{"model_type": "bark"}'.encode("utf-16"), "is not JSON"),
+    "100,000 brackets": (b"[" * 100_000, "is not JSON"),
+    "5,000 digits": (b'{"a": ' + b"9" * 5000 + b"}", "is not JSON"),
+    "a key twice": (b'{"model_type": "bark", "model_type": "bark"}', "'model_type' is there twice"),
+    "pickle": (b"\x80\x02cposix\nsystem\n", "is not JSON"),
+    "git-lfs pointer": (b"version https://git-lfs.github.com/spec/v1\n", "is not JSON"),
+    "web page": (b"<!DOCTYPE html>", "is not JSON"),
+    "17 MiB": (b" " * 17 * 2**20, "bytes, more than the"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), **by_id(BROKEN_JSON))
+@pytest.mark.parametrize("name", [CONFIG, GENERATION])
+def test_a_config_that_is_none_is_refused(copy, tmp_path, name, content, message):
+    put(copy, name, content)
+    with refused(ConfigError, message, name, folder=tmp_path, within_s=FILE_S):
+        Bark.from_pretrained(copy)
+
+
+@pytest.mark.parametrize("content", [case[0] for case in BROKEN_JSON.values()], ids=BROKEN_JSON)
+def test_a_manifest_that_is_none_is_refused(copy, tmp_path, content):
+    put(copy, MANIFEST, content)
+    with refused(CheckpointError, "is not a manifest of this project", MANIFEST, folder=tmp_path, within_s=FILE_S):
+        Bark.from_pretrained(copy)
+
+
+MANIFESTS = {
+    "another format": (at("format", value="other"), "format 'other' version 1, expected bark_jax 1"),
+    "a newer version": (at("version", value=2), "version 2"),
+    "no files": (at("files", value={}), r"has no semantic\.safetensors"),
+    "files as a list": (at("files", value=["semantic.safetensors"]), "not a manifest"),
+    "a file as a string": (at("files", "semantic.safetensors", value="x"), "not a manifest"),
+    "another checksum": (at("files", "semantic.safetensors", "sha256", value="0" * 64), "is damaged: its SHA-256"),
+    "another size": (at("files", "semantic.safetensors", "bytes", value=5), "bytes, expected 5; convert"),
+    "a size that is text": (at("files", "semantic.safetensors", "bytes", value="5"), "the entry of"),
+    "a field too many": (at("files", "semantic.safetensors", "code", value="os"), "not a manifest"),
+    "dtype as a number": (at("dtype", value=5), "dtype is 5"),
+    "dtype of none": (at("dtype", value="float13"), "dtype is 'float13'"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), **by_id(MANIFESTS))
+def test_a_manifest_that_says_something_else_is_refused(copy, tmp_path, change, message):
+    edit(copy, MANIFEST, change)
+    with refused(BarkError, message, folder=tmp_path, within_s=FILE_S):
+        Bark.from_pretrained(copy)
+
+
+WEIGHTS = {
+    "empty": (spoil_weights(lambda data: b""), "cannot be read"),
+    "cut at half": (spoil_weights(lambda data: data[: len(data) // 2]), "cannot be read"),
+    "less its last byte": (spoil_weights(lambda data: data[:-1]), "cannot be read"),
+    "garbage behind": (spoil_weights(lambda data: data + b"x"), "cannot be read"),
+    "pickle": (spoil_weights(lambda data: b"\x80\x02cposix\nsystem\n" + bytes(99)), "cannot be read"),
+    "zip": (spoil_weights(lambda data: b"PK\3\4" + bytes(99)), "cannot be read"),
+    "no header": (spoil_weights(lambda data: bytes(8) + data), "cannot be read"),
+    "a header of 2**64 bytes": (spoil_weights(lambda data: b"\xff" * 8 + data), "cannot be read"),
+    "another name": (with_header(lambda text: text.replace(b"blocks.0.", b"blocks.1.")), r"missing: blocks\.0\."),
+    "another dtype": (with_header(lambda text: text.replace(b"F32", b"I32")), "holds arrays of I32, expected floats"),
+    "an unknown dtype": (with_header(lambda text: text.replace(b"F32", b"F33")), "cannot be read"),
+    "another shape": (with_header(lambda text: text.replace(b"[16,48]", b"[48,16]")), "wrong shape: .*expected"),
+    "a shape too large": (with_header(lambda text: text.replace(b"[16,48]", b"[999,48]")), "cannot be read"),
+    "a header of 5 MiB": (with_header(lambda text: text + b" " * 5 * 2**20), "a header of .* bytes, more than"),
+    "one bit": (lambda folder: put(folder, "coarse_acoustics.safetensors",
+        (folder / "coarse_acoustics.safetensors").read_bytes()[:-1] + b"\x7f"), "is damaged: its SHA-256"),
+    "a network missing": (lambda folder: (folder / "codec_model.safetensors").unlink(), r"has no codec_model\.safeten"),
+    "a network of another kind": (lambda folder: put(folder, "semantic.safetensors",
+        (folder / "fine_acoustics.safetensors").read_bytes()), "bytes, expected|SHA-256"),
+    "a folder in its place": (lambda folder: ((folder / "semantic.safetensors").unlink(),
+        (folder / "semantic.safetensors").mkdir()), r"has no semantic\.safetensors"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("spoil", "message"), **by_id(WEIGHTS))
+def test_weights_that_are_damaged_are_refused(copy, tmp_path, spoil, message):
+    spoil(copy)
+    with refused((CheckpointError, ModelNotFoundError), message, folder=tmp_path, within_s=FILE_S):
+        Bark.from_pretrained(copy)
+
+
+def large_tokenizer():
+    return Tokenizer(models.WordLevel({f"w{n}": n for n in range(130_000)} | {"[UNK]": 130_000}, "[UNK]")).to_str()
+
+
+PARTS = {
+    "tokenizer empty": ("tokenizer.json", lambda: "", "tokenizer.json is damaged"),
+    "tokenizer cut": ("tokenizer.json", lambda: '{"version": "1.0", ', "is damaged or of a newer"),
+    "tokenizer of nothing": ("tokenizer.json", lambda: "{}", "is damaged"),
+    "tokenizer as a pickle": ("tokenizer.json", lambda: b"\x80\x02cposix\nsystem\n", "is damaged"),
+    "tokenizer as a git-lfs pointer": ("tokenizer.json", lambda: "version https://git-lfs", "damaged"),
+    "tokenizer nested deep": ("tokenizer.json", lambda: '{"model":' + "[" * 100_000, "is damaged"),
+    "tokenizer of another model": ("tokenizer.json", large_tokenizer, "130,001 tokens, the model room for 119,547"),
+    "tokenizer with options of a list": ("tokenizer_config.json", lambda: "[]", "expected a JSON object"),
+    "tokenizer with an option of text": ("tokenizer_config.json", lambda: '{"do_lower_case": "no"}', "is 'no'"),
+    "words that are no UTF-8": ("words.txt", lambda: b"\xff\xfe", "words.txt is not UTF-8"),
+    "no words": ("words.txt", lambda: "  \n", "words.txt is empty, expected one word a line"),
+    "voices of a list": ("speaker_embeddings_path.json", lambda: "[]", "expected an object"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "content", "message"), **by_id(PARTS))
+def test_another_part_that_is_damaged_is_refused(copy, tmp_path, name, content, message):
+    put(copy, name, content())
+    with refused(BarkError, message, folder=tmp_path, within_s=FILE_S):
+        Bark.from_pretrained(copy)
+
+
+MISSING = {
+    "C15": (GENERATION, "generation_config.json does not exist; a model folder holds"),
+    "config": (CONFIG, "config.json does not exist"),
+    "tokenizer": ("tokenizer.json", "neither tokenizer.json nor vocab.txt.*pass tokenizer="),
+}
+
+
+@pytest.mark.parametrize(("name", "message"), **by_id(MISSING))
+def test_a_folder_that_lacks_a_part_says_how_to_get_it(copy, tmp_path, name, message):
+    (copy / name).unlink()
+    with refused(ModelNotFoundError, message, folder=tmp_path, within_s=FILE_S):
+        Bark.from_pretrained(copy)
+
+
+NAMES = {
+    "C27": ("./nowhere", "there is no model './nowhere'.*suno/bark-small"),
+    "absolute": ("/nowhere/at/all", "no such folder"),
+    "empty": ("", "there is no model ''"),
+    "NUL": ("a\0b", "there is no model"),
+    "surrogate": ("\ud800", "there is no model"),
+    "an address": ("https://huggingface.co/suno/bark", "there is no model 'https:"),
+    "three parts": ("a/b/c", "there is no model 'a/b/c'"),
+    "dots": ("../../nowhere", "there is no model"),
+    "escape codes": ("\x1b[31m", r"there is no model '\\x1b"),
+    "10 MB": ("x" * 10**7, "there is no model 'xxx"),
+    "a file": (__file__, "there is no model"),
+    "nothing": (None, "a model is named by a folder or a Hub id, not by None"),
+    "a number": (5, "not by 5"),
+    "bytes": (b"suno/bark", "not by b'suno/bark'"),
+    "a list": (["suno/bark"], r"not by \['suno/bark'\]"),
+}
+
+
+@pytest.mark.parametrize(("name", "message"), **by_id(NAMES))
+def test_a_name_that_is_no_model_is_refused(name, message):
+    with refused((ModelNotFoundError, InputError), message):
+        Bark.from_pretrained(name)
+
+
+LORAS = {
+    "empty": (b"", "cannot be read"),
+    "pickle": (b"\x80\x02cposix\nsystem\n", "cannot be read"),
+    "no metadata": (b"\2\0\0\0\0\0\0\0{}", "has format None version None, expected"),
+    "cut": (b"\xff\0\0\0\0\0\0\0{", "cannot be read"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), **by_id(LORAS))
+def test_a_lora_that_is_none_is_refused(bark_folder, tmp_path, content, message):
+    (tmp_path / "lora.safetensors").write_bytes(content)
+    with refused(CheckpointError, message, folder=tmp_path, within_s=FILE_S):
+        Bark.from_pretrained(bark_folder, lora=tmp_path / "lora.safetensors")
+
+
+@pytest.mark.parametrize("lora", ["x" * 5000, "a\0b", 5, ""], ids=["too long", "NUL", "number", "empty"])
+def test_a_lora_that_is_no_file_is_refused(bark_folder, lora):
+    with refused((ModelNotFoundError, InputError), "LoRA", within_s=FILE_S):
+        Bark.from_pretrained(bark_folder, lora=lora)
+
+
+DESTINATIONS = {
+    "a file": (lambda home: home.joinpath("dst").write_text("mine"), "is a file; give the name of a folder"),
+    "something else": (lambda home: put_in(home, "notes.txt"), "exists and is not empty; give another name"),
+    "another model": (lambda home: put_in(home, "config.json"), r"or overwrite \(--overwrite\)"),
+}
+
+
+def put_in(home, name):
+    (home / "dst").mkdir()
+    (home / "dst" / name).write_text("mine")
+
+
+@pytest.mark.parametrize(("prepare", "message"), **by_id(DESTINATIONS))
+def test_nothing_is_written_over_what_is_there(loaded, tmp_path, prepare, message):
+    prepare(tmp_path)
+    with refused(InputError, message, re.escape(str(tmp_path / "dst")), folder=tmp_path, within_s=FILE_S):
+        loaded[0].save_pretrained(tmp_path / "dst")
+
+
+def test_a_good_folder_is_taken_after_all_that(loaded, copy):
+    assert Bark.from_pretrained(copy).generate(**GOOD).fine.tobytes() == loaded[1]
