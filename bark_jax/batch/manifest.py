@@ -99,7 +99,7 @@ class DoneRows:
         for entry in entries:
             has_failed = "error" in entry
             state = b"f" if has_failed else b"d" if is_there(entry) else b"n"
-            records += digest(entry["id"]) + bytes.fromhex(entry.get("row") or "00" * 16) + state
+            records += digest(entry["id"]) + bytes.fromhex(entry.get("row_digest") or "00" * 16) + state
         table = np.frombuffer(bytes(records), _RECORD) if records else np.zeros(0, _RECORD)
         # Of equal ids the last one stays: the sort is stable, and each is the last before another follows.
         table = table[np.argsort(table["id"], kind="stable")]

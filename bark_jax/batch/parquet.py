@@ -30,7 +30,7 @@ _COLUMNS = {
     "version": ("string", False),
     "sha256": ("string", False),
     "bytes": ("int64", False),
-    "row": ("string", False),
+    "row_digest": ("string", False),
     "timings": ("string", True),
     "warnings": ("string", True),
     "metadata": ("string", True),

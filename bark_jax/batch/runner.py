@@ -68,7 +68,7 @@ def run_batch(
     open_speaker: Callable[[Interrupts], Speaks],
     *,
     model: str,
-    made_with: Mapping[str, Any],
+    made_with: Callable[[], Mapping[str, Any]],
     output: Output | None = None,
     form: str | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
@@ -80,7 +80,8 @@ def run_batch(
       out: a folder, made where it does not exist.
       open_speaker: loads the model; called once, and only where there is something to speak.
       model: its name, for the manifest.
-      made_with: what, beside a row's own line, decides how it sounds, as JSON: model and settings.
+      made_with: tells what, beside a row's own line, decides how it sounds, as JSON: model and settings. Called once
+        the ids are right, as it may have to fetch the model.
       form: "jsonl", "csv" or "lines"; None takes it from the name or the first character.
       on_event: told of "start", each "row", "stopping" and "end", as dictionaries.
 
@@ -98,7 +99,7 @@ def run_batch(
         form = choose_format(source, path, form)
         sensitive = is_case_sensitive(out)
         counts = check_rows(path, form, source=source, shard=output.shard, is_case_sensitive=sensitive)
-        wanted = _description(made_with, output) | _about(source, counts)
+        wanted = _description(made_with(), output) | _about(source, counts)
         with open_folder(folder) as folder:
             check_run(folder, wanted, force=output.force)
             with told_as_output_error(folder), Manifest.open(folder / MANIFEST_FILE) as manifest:
@@ -144,7 +145,7 @@ def _until_told(rows: Iterator[TextRow], interrupts: Interrupts) -> Iterator[Tex
 def _result(spoken: Spoken, model: str) -> tuple[Entry, Audio | None]:
     """A row's entry, but for what encoding adds, and what is to be encoded."""
     row = spoken.row
-    entry: Entry = {"id": row.id, "row": row.content.hex(), "seed": row.seed, "voice": row.voice}
+    entry: Entry = {"id": row.id, "row_digest": row.content.hex(), "seed": row.seed, "voice": row.voice}
     entry |= {"model": model, "version": __version__}
     extra = {"metadata": dict(row.metadata)} if row.metadata else {}
     if spoken.error is not None or spoken.samples is None:

@@ -161,8 +161,8 @@ class Writer:
 
 def failed(entry: Entry, error: str) -> Entry:
     """The entry of a row that has no audio, of what was to be one that has."""
-    kept: dict[str, Any] = {
-        name: entry[name] for name in ("id", "row", "seed", "voice", "model", "version") if name in entry
+    kept: Entry = {
+        name: entry[name] for name in ("id", "row_digest", "seed", "voice", "model", "version") if name in entry
     }
     extra = {"metadata": entry["metadata"]} if "metadata" in entry else {}
     return kept | {"error": error} | extra

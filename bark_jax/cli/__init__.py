@@ -7,7 +7,7 @@ torch are imported in the bodies of the commands that need them, so that help co
 import click
 
 from bark_jax import __version__
-from bark_jax.cli import bench, convert, doctor, download, parity, prepare, say, train, voices
+from bark_jax.cli import batch, bench, convert, doctor, download, parity, prepare, say, train, voices
 from bark_jax.cli.group import Verbs
 
 
@@ -17,9 +17,10 @@ def main() -> None:
     """Bark, Suno's text-to-audio system, in JAX: text in, 24 kHz speech, song and sound out.
 
     \b
-    Exit status: 0 done, 1 failure, 2 wrong usage, 3 model or voice not available.
+    Exit status: 0 done, 1 failure, 2 wrong usage, 3 model or voice not available,
+    4 some rows failed.
     """
 
 
-for verb in (say, voices, download, convert, prepare, train, parity, bench, doctor):
+for verb in (say, batch, voices, download, convert, prepare, train, parity, bench, doctor):
     main.add_command(verb.command)

@@ -11,7 +11,7 @@ import click
 
 from bark_jax.errors import BarkError, InputError, ModelNotFoundError, VoiceNotFoundError
 
-EXIT_FAILURE, EXIT_USAGE, EXIT_NOT_FOUND = 1, 2, 3
+EXIT_FAILURE, EXIT_USAGE, EXIT_NOT_FOUND, EXIT_SOME_FAILED = 1, 2, 3, 4
 EXIT_INTERRUPTED = 130  # as a shell reports SIGINT
 
 TRACEBACK_VARIABLE = "BARK_JAX_TRACEBACK"

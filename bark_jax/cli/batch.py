@@ -1,0 +1,176 @@
+"""`bark-jax batch`: a file of texts to a folder of audio; `bark-jax batch merge` joins the folders of shards."""
+
+import dataclasses
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bark_jax.cli.batch_progress import BatchProgress
+from bark_jax.cli.compiled import keep_compiled_programs
+from bark_jax.cli.group import EXIT_SOME_FAILED, Verb
+from bark_jax.cli.options import json_option, model_option, revision_option, sampling_options, sampling_settings
+from bark_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from bark_jax.batch.job import Job
+    from bark_jax.batch.runner import Output
+    from bark_jax.batch.tally import Summary
+
+EXAMPLES = """\b
+Examples:
+  bark-jax batch rows.jsonl out -m suno/bark-small --voice v2/en_speaker_6
+  bark-jax batch lines.txt out -m tiny --audio flac
+  bark-jax batch s3://bucket/rows.csv out --format parquet --audio opus
+  bark-jax batch rows.jsonl out --shard "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT"
+  bark-jax batch merge out
+"""
+
+MERGE = "merge"
+
+
+@click.command("merge", cls=Verb, short_help="Check and join the manifests of shards.")
+@click.argument("out")
+@click.option("--verify", is_flag=True, help="Read every file and compare its SHA-256.")
+@json_option
+def merge(out: str, verify: bool, as_json: bool) -> None:
+    """Check that all shards in OUT are whole, of one batch, and have each row once; write OUT/manifest.jsonl."""
+    from bark_jax.batch.merge import merge_shards
+
+    merged = merge_shards(out, verify=verify)
+    if as_json:
+        click.echo(json.dumps(merged._asdict()))
+    else:
+        click.echo(f"{merged.shards} shards, {merged.rows:,} rows, {merged.audio_s:.1f} s of audio", err=True)
+        click.echo(merged.manifest)
+    if merged.failed:
+        click.echo(f"{merged.failed:,} of {merged.rows:,} rows have failed; the manifest says why", err=True)
+        click.get_current_context().exit(EXIT_SOME_FAILED)
+
+
+class _BatchVerb(Verb):
+    """The verb, or with `merge` as its first word the other one."""
+
+    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> click.Context:
+        if args[:1] == [MERGE]:
+            return merge.make_context(f"{info_name} {MERGE}", args[1:], *rest, **extra)
+        return super().make_context(info_name, args, *rest, **extra)
+
+
+@click.command("batch", cls=_BatchVerb, epilog=EXAMPLES, short_help="A file of texts to a folder of audio.")
+@click.argument("rows", metavar="IN")
+@click.argument("out")
+@model_option
+@revision_option
+@click.option("--voice", help="Of rows that name none: a voice's name or .npz file.")
+@click.option("--input-format", type=click.Choice(["jsonl", "csv", "lines"]), help="By default as IN's ending says.")
+@click.option("--format", "form", type=click.Choice(["files", "parquet"]), default="files", show_default=True)
+@click.option("--audio", type=click.Choice(["wav", "flac", "ogg", "opus", "mp3"]), default="wav", show_default=True)
+@click.option("--rows-per-part", type=click.IntRange(1), default=1000, show_default=True, help="Of --format parquet.")
+@click.option("--shard", metavar="I/N", help="Only part I of N, 0 to N - 1, in a folder of its own in OUT.")
+@click.option("--retry-failed", is_flag=True, help="Also do rows again that have failed.")
+@click.option("--force", is_flag=True, help="Go on in OUT though it was filled with other settings.")
+@click.option("--batch-size", type=click.IntRange(1), help="Sentences that are spoken at once.")
+@click.option("--devices", type=click.IntRange(1), help="Chips of this machine to use; all by default.")
+@click.option("--threads", type=click.IntRange(1), default=4, show_default=True, help="That encode and write.")
+@click.option("--silence", "silence_s", type=float, default=0.25, show_default=True, help="Seconds between sentences.")
+@click.option("--max-tokens", type=click.IntRange(1), help="Most text tokens of a sentence.")
+@sampling_options
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Of the networks.")
+@click.option("--attn-implementation", type=click.Choice(["auto", "xla", "cudnn"]), default="auto", show_default=True)
+@click.option("--lora", metavar="FILE", help="Changes to the networks, a file that training made.")
+@click.option("--tokenizer", help="A tokenizer's file or folder, for models that bring none.")
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True)
+@click.option("--ray-address", help="Of a Ray cluster; by default the one at hand, or one on this machine.")
+@click.option("--ray-actors", type=click.IntRange(1), default=1, show_default=True, help="That hold a model each.")
+@click.option("--ray-gpus", type=click.FloatRange(0), help="Of each actor; by default 1 where the cluster has any.")
+@json_option
+@click.option("-q", "--quiet", "is_quiet", is_flag=True, help="Say nothing on stderr but errors and failed rows.")
+def command(rows: str, out: str, as_json: bool, is_quiet: bool, **options: Any) -> None:
+    """Speak the rows of IN into the folder OUT; - is stdin. The same command again does what is not done.
+
+    IN has JSON objects (id, text; voice, seed, settings, metadata), CSV with such columns, or a text a line. A row that
+    cannot be spoken is an error in OUT/manifest.jsonl and stops nothing; the exit status is then 4. The first Ctrl-C
+    finishes the rows that are being spoken, the second stops at once.
+    """
+    from bark_jax.batch.runner import run_batch
+
+    settings = sampling_settings(options)
+    output, job = _output(options), _job(options, settings)
+    progress = BatchProgress(as_json=as_json, is_quiet=is_quiet)
+    with progress:
+        summary = run_batch(
+            rows,
+            out,
+            _opener(job, options),
+            model=job.model,
+            made_with=job.made_with,
+            output=output,
+            form=options["input_format"],
+            on_event=progress,
+        )
+    _conclude(summary, as_json=as_json, is_quiet=is_quiet)
+
+
+def _output(options: dict[str, Any]) -> "Output":
+    from bark_jax.batch.ids import Shard
+    from bark_jax.batch.runner import Output
+
+    shard = options["shard"]
+    names = ("form", "audio", "rows_per_part", "force", "retry_failed")
+    given = {name: options[name] for name in names}
+    return Output(**given, shard=None if shard is None else Shard.parse(shard), n_threads=options["threads"])
+
+
+def _job(options: dict[str, Any], settings: dict[str, Any]) -> "Job":
+    from bark_jax.batch.job import Job
+
+    names = {field.name for field in dataclasses.fields(Job)} & options.keys()
+    given = {name: options[name] for name in names}
+    return Job(**given, settings=settings, n_slots=options["batch_size"], n_devices=options["devices"])
+
+
+def _opener(job: "Job", options: dict[str, Any]) -> Any:
+    """What loads the model, once there is something to speak."""
+    if options["engine"] == "ray":
+        from bark_jax.batch.ray_engine import RaySpeaker, require_ray
+
+        require_ray()
+        given = {"address": options["ray_address"], "n_actors": options["ray_actors"], "n_gpus": options["ray_gpus"]}
+        return lambda interrupts: RaySpeaker(job, is_stopping=lambda: interrupts.received is not None, **given)
+    if any(options[name] is not None for name in ("ray_address", "ray_gpus")) or options["ray_actors"] != 1:
+        raise InputError("--ray-address, --ray-actors and --ray-gpus are for --engine ray")
+
+    def open_local(_: Any) -> Any:
+        keep_compiled_programs()
+        return job.open_speaker()
+
+    return open_local
+
+
+def _conclude(summary: "Summary", *, as_json: bool, is_quiet: bool) -> None:
+    context = click.get_current_context()
+    if not is_quiet:
+        before = f", {summary.done_before:,} done before" if summary.done_before else ""
+        rate = summary.audio_s / max(summary.took_s, 1e-6)
+        click.echo(
+            f"{summary.folder}: {summary.finished:,} of {summary.rows:,} rows{before}; {summary.audio_s:.1f} s of "
+            f"audio in {summary.took_s:.1f} s ({rate:.1f} a second)",
+            err=True,
+        )
+    if not as_json:
+        click.echo(summary.folder)
+    if summary.left:
+        click.echo(f"{summary.left:,} rows are left; the same command goes on", err=True)
+    if summary.failed:
+        click.echo(
+            f"{summary.failed:,} of {summary.rows:,} rows have failed; {summary.folder}/manifest.jsonl says why, and "
+            "--retry-failed does them again",
+            err=True,
+        )
+    if summary.signal is not None and summary.left:
+        context.exit(128 + summary.signal)  # as a shell reports a signal
+    if summary.failed:
+        context.exit(EXIT_SOME_FAILED)
+    sys.stdout.flush()
