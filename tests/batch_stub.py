@@ -4,8 +4,11 @@ python tests/batch_stub.py ROWS OUT [files|parquet]
 """
 
 import collections
+import dataclasses
 import json
+import os
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,7 @@ from bark_jax.batch.speech import Spoken
 from bark_jax.texts import check_text
 
 RATE = 24_000
+DELAY_S = float(os.environ.get("STUB_DELAY_S", 0))  # that a row takes
 MADE_WITH = {"model": {"name": "stub", "sha256": "0"}, "settings": {}}
 
 
@@ -44,6 +48,7 @@ class StubSpeaker:
 
     def _spoken(self, row):
         self.n_spoken += 1
+        time.sleep(DELAY_S)
         error = row.error
         if error is None:
             try:
@@ -78,4 +83,8 @@ def write_rows(path: Path, rows) -> Path:
 
 
 if __name__ == "__main__":
-    run_stub(sys.argv[1], sys.argv[2], form=sys.argv[3] if len(sys.argv) > 3 else "files", rows_per_part=50)
+    asked = {"form": sys.argv[3]} if len(sys.argv) > 3 else {}
+    ended = run_stub(
+        sys.argv[1], sys.argv[2], rows_per_part=50, on_event=lambda event: print(event["event"], flush=True), **asked
+    )
+    print(json.dumps(dataclasses.asdict(ended)))

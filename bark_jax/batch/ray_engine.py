@@ -1,8 +1,8 @@
 """The same rows through Ray Data: actors that hold a model each, on one machine or a cluster.
 
 The driver reads the rows and writes the audio, so the nodes need no shared file system, and the manifest stays the one
-record of what is done. A node or an actor that dies repeats the rows it was at; the driver takes each row once. The rows'
-texts, unlike their audio, are all held at once, in Ray's object store.
+record of what is done. An actor or a node that dies repeats the rows it was at; the driver takes each row once. The
+rows' texts, unlike their audio, are all held at once, in Ray's object store.
 """
 
 import pickle

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from bark_jax.batch.ids import Shard
 from bark_jax.batch.manifest import MANIFEST_FILE
 from bark_jax.errors import BarkError, BusyError, InputError, OutputError, UnsupportedError
 from bark_jax.folders import write_whole
@@ -27,20 +28,25 @@ AUDIO_FOLDER = "audio"
 _NOT_COMPARED = ("source", "rows", "rows_of_all_shards", "version")
 
 
+def choose_folder(out: str | os.PathLike, shard: Shard | None) -> Path:
+    """Where a run writes: OUT, or its shard's own folder in OUT. Raises InputError for an address."""
+    if "://" in str(out):
+        raise InputError(
+            f"OUT is {shown(str(out))}, an address, which has no renaming and no locks; give a folder of a file "
+            "system, and copy it when it is done"
+        )
+    return Path(out) if shard is None else Path(out, shard.folder)
+
+
 @contextlib.contextmanager
 def open_folder(path: str | os.PathLike) -> Iterator[Path]:
     """Makes the folder, holds its lock while the block runs, and clears away what a killed process left half-written.
 
     Raises:
       BusyError: another process holds it.
-      InputError: it is a file or an address, or another kind of folder.
+      InputError: it is a file, or another kind of folder.
       OutputError: it cannot be made, or takes no files.
     """
-    if "://" in str(path):
-        raise InputError(
-            f"OUT is {shown(str(path))}, an address, which has no renaming and no locks; give a folder of a file "
-            "system, and copy it when it is done"
-        )
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"OUT is {shown(str(path))}, a file; give the name of a folder")

@@ -16,7 +16,7 @@ from bark_jax.batch.interrupts import Interrupts
 from bark_jax.batch.manifest import MANIFEST_FILE, DoneRows, Entry, Manifest, read_entries
 from bark_jax.batch.parquet import DEFAULT_ROWS_PER_PART, Parts, find_unlisted, require_pyarrow
 from bark_jax.batch.rows import Counts, TextRow, check_rows, read_rows
-from bark_jax.batch.run_folder import check_run, is_case_sensitive, open_folder, told_as_output_error
+from bark_jax.batch.run_folder import check_run, choose_folder, is_case_sensitive, open_folder, told_as_output_error
 from bark_jax.batch.sources import choose_format, local_copy
 from bark_jax.batch.speech import Speaks, Spoken
 from bark_jax.batch.tally import Event, Summary, Tally
@@ -94,7 +94,7 @@ def run_batch(
       OutputError: the place takes no more; what is in the manifest is whole.
     """
     output = output or Output()
-    folder = Path(out) if output.shard is None else Path(out, output.shard.folder)
+    folder = choose_folder(out, output.shard)
     with local_copy(source) as path:
         form = choose_format(source, path, form)
         sensitive = is_case_sensitive(out)
