@@ -6,6 +6,7 @@ full is at most its rows, or 256 MiB of encoded audio; a kill loses, and the nex
 
 import collections
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from bark_jax.folders import whole_file
 
 DEFAULT_ROWS_PER_PART = 1000
 MAX_PART_BYTES = 2**28
+
+_PART = re.compile(r"part-(\d+)\.parquet$")
 
 # Columns beside the audio: Arrow's type, and whether the value is written as JSON.
 _COLUMNS = {
@@ -53,7 +56,7 @@ class Parts:
     def __init__(self, folder: Path, ending: str, rows_per_part: int = DEFAULT_ROWS_PER_PART):
         self._pyarrow = require_pyarrow()
         self._folder, self._ending, self._rows_per_part = folder / AUDIO_FOLDER, ending, rows_per_part
-        self._number = 1 + max((int(path.stem.removeprefix("part-")) for path in list_parts(folder)), default=-1)
+        self._number = _next_number(folder)
         self._rows: list[tuple[Entry, bytes]] = []
         self._n_bytes = 0
 
@@ -97,6 +100,13 @@ class Parts:
                 values = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
             columns[name] = arrow.array(values, getattr(arrow, kind)())
         return arrow.table(columns).replace_schema_metadata({"huggingface": json.dumps(_features())})
+
+
+def _next_number(folder: Path) -> int:
+    """One that no part has or had: of a part that was deleted the manifest still tells."""
+    listed = {entry["file"] for entry in read_entries(folder / MANIFEST_FILE) if entry.get("file")}
+    names = {*listed, *(path.name for path in list_parts(folder))}
+    return 1 + max((int(number[1]) for name in names if (number := _PART.search(name))), default=-1)
 
 
 def list_parts(folder: Path) -> list[Path]:
