@@ -119,9 +119,8 @@ def _speak(
 ) -> Summary:
     tally = Tally(counts.mine, n_todo=todo.n, n_failed_before=todo.n_failed, on_event=on_event)
     with Interrupts(lambda: on_event({"event": "stopping"})) as interrupts:
-        on_event(
-            {"event": "start", "folder": str(folder), "rows": counts.mine, "todo": todo.n, "failed": todo.n_failed}
-        )
+        begin = {"folder": str(folder), "rows": counts.mine, "rows_todo": todo.n, "rows_failed": todo.n_failed}
+        on_event({"event": "start", **begin})
         if todo.n:
             speaker = open_speaker(interrupts)
             tally.start()
