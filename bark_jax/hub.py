@@ -82,7 +82,7 @@ class Source:
 
     def _find_in_folder(self, path: str) -> Path | None:
         file = Path(self.name, path)
-        if not file.is_file():
+        if not os.path.isfile(file):  # also for a name that no system takes, where Path.is_file raises
             return None
         folder = Path(self.name).resolve()
         target = file.resolve()

@@ -27,6 +27,7 @@ from bark_jax.tokenizer import (
     TOKENIZER_FILE,
     as_tokenizer,
     find_tokenizer,
+    told_as_config_error,
     transformers_config,
 )
 from bark_jax.tokens import TokenSpaces
@@ -279,10 +280,7 @@ class BarkProcessor:
         for name in self._control_tokens:
             if name in text:
                 raise InputError(f"{what} names the tokenizer's own {name}; write it otherwise or take it out")
-        try:
-            encoding = self.tokenizer.encode(text, add_special_tokens=False)
-        except Exception as error:  # the library raises plain Exception, such as for a vocabulary without [UNK]
-            raise ConfigError(f"the tokenizer cannot read {what}, {shown(text)}: {error}") from error
+        encoding = self._encode(text, what)
         ids = encoding.ids
         if not ids:
             raise InputError(
@@ -301,14 +299,27 @@ class BarkProcessor:
         warnings.warn(TextCutWarning(message + shown(cut, SHOWN_CUT_CHARACTERS), cut), stacklevel=4)
         return ids[:max_length]
 
+    def _encode(self, text: str, what: str) -> "Encoding":
+        with told_as_config_error(f"the tokenizer cannot read {what}, {shown(text)}"):  # such as one without [UNK]
+            encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        n_fitting = self.spaces.text_pad - self.spaces.text_offset
+        if encoding.ids and max(encoding.ids) >= n_fitting:
+            raise ConfigError(
+                f"the tokenizer gives {what} the id {max(encoding.ids)}, the model knows {n_fitting:,}: it is another "
+                "model's"
+            )
+        return encoding
+
     def _count_tokens(self, text: str) -> int:
-        return len(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        return len(self._encode(text, "the text").ids)
 
     def _warn_of_unknown_words(self, texts: list[str]) -> None:
         if self.words is None:
             return
         normalizer = self.tokenizer.normalizer
-        if unknown := unknown_words(texts, self.words, str if normalizer is None else normalizer.normalize_str):
+        with told_as_config_error("the tokenizer cannot read the text"):
+            unknown = unknown_words(texts, self.words, str if normalizer is None else normalizer.normalize_str)
+        if unknown:
             warnings.warn(UnknownWordsWarning(unknown, len(self.words)), stacklevel=3)
 
     def _voices(self, voice_preset: Any, text: str | list[str]) -> Voice | list[Voice | None]:

@@ -3,14 +3,16 @@
 Source: transformers 5.23, models/bert/tokenization_bert.py (how its files are read).
 """
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bark_jax.config import read_json
 from bark_jax.errors import ConfigError, InputError, ModelNotFoundError
 from bark_jax.hub import Source, UnreachableError, shown
+from bark_jax.tokenizer_checks import check_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -141,11 +143,9 @@ def _read_json_tokenizer(path: Path, options: Mapping[str, Any]) -> "Tokenizer":
     from tokenizers import Tokenizer
     from tokenizers.normalizers import BertNormalizer
 
-    _check_size(path)
-    try:
+    check_tokenizer(read_json(path), path)
+    with told_as_config_error(f"{path} is damaged or of a newer `tokenizers`"):
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises plain Exception
-        raise ConfigError(f"{path} is damaged or of a newer `tokenizers`: {shown(str(error), 200)}") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
     normalizer = tokenizer.normalizer
@@ -161,10 +161,8 @@ def _read_vocabulary(path: Path, options: Mapping[str, Any]) -> "Tokenizer":
 
     _check_size(path)
     unknown = SPECIAL_TOKENS["unk_token"]
-    try:
+    with told_as_config_error(f"{path} is no list of word pieces"):
         vocabulary = models.WordPiece.read_file(str(path))
-    except Exception as error:  # the library raises plain Exception
-        raise ConfigError(f"{path} is no list of word pieces: {shown(str(error), 200)}") from error
     if unknown not in vocabulary:
         raise ConfigError(f"{path} has {len(vocabulary)} word pieces but no {unknown}; it is no vocabulary of BERT's")
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=unknown))
@@ -172,6 +170,18 @@ def _read_vocabulary(path: Path, options: Mapping[str, Any]) -> "Tokenizer":
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.add_special_tokens([token for token in SPECIAL_TOKENS.values() if token in vocabulary])
     return tokenizer
+
+
+@contextlib.contextmanager
+def told_as_config_error(what: str) -> Iterator[None]:
+    """Errors of the library as a ConfigError that begins with `what`. It raises plain Exception, or panics."""
+    try:
+        yield
+    except BaseException as error:
+        is_panic = type(error).__name__ == "PanicException"  # of Rust; no Exception, and importable from nowhere
+        if not isinstance(error, Exception) and not is_panic:
+            raise
+        raise ConfigError(f"{what}: {shown(str(error), 200)}") from error
 
 
 def _normalizer(options: Mapping[str, Any], clean_text: bool = True) -> Any:

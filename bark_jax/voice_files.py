@@ -115,7 +115,8 @@ def _parse_npy(data: bytes, what: str) -> np.ndarray:
     if dtype.kind not in "iu":
         raise VoiceError(f"{what} holds {shown(str(dtype))}, expected integers")
     n_bytes = math.prod(shape) * dtype.itemsize
-    if any(size < 0 for size in shape) or n_bytes != len(data) - stream.tell():
+    is_possible = all(size >= 0 for size in shape) and math.prod(max(size, 1) for size in shape) <= MAX_BYTES
+    if not is_possible or n_bytes != len(data) - stream.tell():
         raise VoiceError(
             f"{what} claims shape {shown(shape)} of {dtype}, but {len(data) - stream.tell():,} bytes follow its "
             "header; fetch or save it again"

@@ -327,6 +327,16 @@ def test_an_old_file_is_not_given_to_a_torch_that_could_run_it(path, monkeypatch
         read_torch(path)
 
 
+def test_an_old_file_that_is_damaged_is_refused_wherever_it_is_cut(path, torch):
+    torch.save({"w": torch.arange(4.0)}, path, _use_new_zipfile_serialization=False)
+    data = path.read_bytes()
+    for end in range(len(TORCH_STREAM), len(data) - 1, 7):
+        path.write_bytes(data[:end])
+        refusal(path)
+    path.write_bytes(data.replace(b"cpu", b"c\xffu"))
+    refusal(path)
+
+
 def test_a_payload_in_an_old_file_does_not_run(path, torch, tmp_path):
     payload = program(call(name("posix.system"), text(f"touch {tmp_path}/canary")))
     path.write_bytes(TORCH_STREAM + program(b"M\xe9\x03") + program(b"}") + payload)

@@ -276,6 +276,10 @@ BAD_FILES = {
     "V03": (_bomb, "claims 67,108,992 bytes"),
     "claim": (_small_claim, "64 bytes follow"),
     "V05": (_with_header("{'descr': '<i8', 'fortran_order': False, 'shape': (-5,), }"), "shape"),
+    "nothing of 2**60": (
+        _with_header("{'descr': '<i8', 'fortran_order': True, 'shape': (0, 1152921504606846976), }"),
+        "shape",
+    ),
     "minus": (_with_header("{'descr': '<i8', 'fortran_order': False, 'shape': (-1, -8), }"), "shape"),
     "V06": (
         _with_header("{'descr': '<i8', 'fortran_order': False, 'shape': (__import__('os').getpid(),), }"),
@@ -484,6 +488,12 @@ def test_a_listed_file_that_is_missing_is_named(tmp_path):
     (folder / "speaker_embeddings/en_speaker_0_fine_prompt.npy").unlink()
     with pytest.raises(VoiceNotFoundError, match=r"en_speaker_0_fine_prompt\.npy"):
         open_folder(folder).load("en_speaker_0")
+
+
+def test_a_listed_file_of_a_name_that_no_system_takes_is_not_found(tmp_path):
+    folder = make_folder(tmp_path, bad=dict.fromkeys(PROMPT_KEYS, "x" * 400 + ".npy"))
+    with pytest.raises(VoiceNotFoundError, match="has no such file"):
+        open_folder(folder).load("bad")
 
 
 def test_a_damaged_preset_brings_name_and_path(tmp_path):

@@ -13,6 +13,7 @@ from bad_inputs.conftest import GOOD
 from bad_inputs.harness import FILE_S, by_id, refused
 from bark_jax import Bark
 from bark_jax.errors import BarkError, CheckpointError, ConfigError, InputError, ModelNotFoundError
+from bark_jax.processor import BarkProcessor
 from bark_jax.weights import sha256_of
 
 CONFIG, GENERATION, MANIFEST = "config.json", "generation_config.json", "bark_jax.json"
@@ -197,12 +198,14 @@ def large_tokenizer():
 
 
 PARTS = {
-    "tokenizer empty": ("tokenizer.json", lambda: "", "tokenizer.json is damaged"),
-    "tokenizer cut": ("tokenizer.json", lambda: '{"version": "1.0", ', "is damaged or of a newer"),
-    "tokenizer of nothing": ("tokenizer.json", lambda: "{}", "is damaged"),
-    "tokenizer as a pickle": ("tokenizer.json", lambda: b"\x80\x02cposix\nsystem\n", "is damaged"),
-    "tokenizer as a git-lfs pointer": ("tokenizer.json", lambda: "version https://git-lfs", "damaged"),
-    "tokenizer nested deep": ("tokenizer.json", lambda: '{"model":' + "[" * 100_000, "is damaged"),
+    "tokenizer empty": ("tokenizer.json", lambda: "", "tokenizer.json is not JSON"),
+    "tokenizer cut": ("tokenizer.json", lambda: '{"version": "1.0", ', "is not JSON"),
+    "tokenizer of nothing": ("tokenizer.json", lambda: "{}", "has the model None, expected an object"),
+    "tokenizer as a list": ("tokenizer.json", lambda: "[]", "expected a JSON object"),
+    "tokenizer of no kind": ("tokenizer.json", lambda: '{"model": {"type": "Magic"}}', "is damaged or of a newer"),
+    "tokenizer as a pickle": ("tokenizer.json", lambda: b"\x80\x02cposix\nsystem\n", "is not JSON"),
+    "tokenizer as a git-lfs pointer": ("tokenizer.json", lambda: "version https://git-lfs", "is not JSON"),
+    "tokenizer nested deep": ("tokenizer.json", lambda: '{"model":' + "[" * 100_000, "is not JSON"),
     "tokenizer of another model": ("tokenizer.json", large_tokenizer, "130,001 tokens, the model room for 119,547"),
     "tokenizer with options of a list": ("tokenizer_config.json", lambda: "[]", "expected a JSON object"),
     "tokenizer with an option of text": ("tokenizer_config.json", lambda: '{"do_lower_case": "no"}', "is 'no'"),
@@ -217,6 +220,84 @@ def test_another_part_that_is_damaged_is_refused(copy, tmp_path, name, content, 
     put(copy, name, content())
     with refused(BarkError, message, folder=tmp_path, within_s=FILE_S):
         Bark.from_pretrained(copy)
+
+
+def tokenizer(**parts):
+    return json.dumps(json.loads(Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1}, "[UNK]")).to_str()) | parts)
+
+
+def replace(pattern, content, kind="String"):
+    return {"type": "Replace", "pattern": {kind: pattern}, "content": content}
+
+
+def sequence(*normalizers):
+    return {"type": "Sequence", "normalizers": list(normalizers)}
+
+
+def split(pattern):
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+
+
+WORD_PIECE = {
+    "type": "WordPiece",
+    "unk_token": "[UNK]",
+    "continuing_subword_prefix": "##",
+    "vocab": {"[UNK]": 0, "a": 1},
+}
+HOSTILE_TOKENIZERS = {
+    "a letter to 1,000": (dict(normalizer=replace("a", "a" * 1000)), "1,000 times as much, more than the 64"),
+    "10 to the power of 9": (dict(normalizer=sequence(*[replace("a", "a" * 1000)] * 3)), "more than the 64"),
+    "the same in capitals": (dict(normalizer=sequence(replace("a", "B" * 60), {"type": "Lowercase"},
+                                                      replace("b", "a" * 60))), "more than the 64"),
+    "the same in accents": (dict(normalizer=sequence(replace("a", "\u00e9" * 60), {"type": "NFD"},
+                                                     replace("e", "a" * 60))), "more than the 64"),
+    "between all letters": (dict(normalizer=replace("", "x" * 100)), "more than the 64"),
+    "a pattern of much": (dict(normalizer=replace(".", "x" * 100, "Regex")), "more than the 64"),
+    "nested repetition": (dict(normalizer=replace("(a+)+$", "b", "Regex")), "which could take"),
+    "nested repetition in a split": (dict(pre_tokenizer=split("(a|aa)+$")), "could take very long"),
+    "three repetitions": (dict(pre_tokenizer=split("a*a*a*b")), "could take very long"),
+    "a back reference": (dict(pre_tokenizer=split(r"(a)\\1")), "could take very long"),
+    "a look ahead": (dict(pre_tokenizer=split("a(?=b)")), "could take very long"),
+    "a pattern that is a number": (dict(pre_tokenizer=split(5)), "pattern 5, which"),
+    "an unknown part": (dict(normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"}), "Precompiled"),
+    "a part that is a number": (dict(normalizer=5), "has the part 5, expected"),
+    "1,000 parts": (dict(normalizer=sequence(*[{"type": "Lowercase"}] * 1000)), "at most 256 of"),
+    "a sequence of none": (dict(normalizer={"type": "Sequence", "normalizers": 5}), "a Sequence of 5, expected a list"),
+    "words of any length": (dict(model=WORD_PIECE | {"max_input_chars_per_word": 10**9}), "is 1000000000"),
+    "a prefix of 10,000 letters": (dict(model=WORD_PIECE | {"max_input_chars_per_word": 9,
+                                        "continuing_subword_prefix": "#" * 10_000}), "expected at most 16 characters"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("parts", "message"), **by_id(HOSTILE_TOKENIZERS))
+def test_a_tokenizer_that_asks_for_too_much_is_refused(copy, tmp_path, parts, message):
+    put(copy, "tokenizer.json", tokenizer(**parts))
+    with refused(ConfigError, message, r"tokenizer\.json", folder=tmp_path, within_s=FILE_S):
+        Bark.from_pretrained(copy)
+
+
+def test_a_tokenizer_with_ids_past_the_models_is_refused_when_it_gives_one(tmp_path):
+    put(tmp_path, "tokenizer.json", tokenizer(model={"type": "WordLevel", "unk_token": "[UNK]",
+                                                     "vocab": {"[UNK]": 0, "hello": 4_000_000_000}}))  # fmt: skip
+    processor = BarkProcessor(tmp_path / "tokenizer.json")
+    assert processor("other").input_ids[0, 0] == 0
+    with refused(ConfigError, "gives text the id 4000000000, the model knows 119,547"):
+        processor("hello")
+
+
+def test_a_panic_of_the_tokenizers_library_is_told_as_an_error():
+    from bark_jax.tokenizer import told_as_config_error
+
+    class PanicException(BaseException):
+        pass
+
+    with (
+        refused(ConfigError, "the tokenizer cannot read it: 'retry limit'"),
+        told_as_config_error("the tokenizer cannot read it"),
+    ):
+        raise PanicException("retry limit")
+    with pytest.raises(KeyboardInterrupt), told_as_config_error("not this one"):
+        raise KeyboardInterrupt
 
 
 MISSING = {

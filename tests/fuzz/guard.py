@@ -1,0 +1,120 @@
+"""What a reader may not do: an audit hook for imports, files, processes and sockets, and limits of time and memory.
+
+Source: Python, "Audit events table".
+"""
+
+import codecs
+import contextlib
+import os
+import resource
+import signal
+import sys
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+# What a case may take. Reading a good file takes milliseconds.
+LIMIT_S = 5.0
+BOUND_BYTES = 64 * 2**20
+# More address space than at the start: threads and libraries take some too, so the precise bound is tracemalloc's.
+ADDRESS_SPACE_BYTES = 2 * 2**30
+
+FORBIDDEN = (
+    "os.",
+    "subprocess.",
+    "socket.",
+    "shutil.",
+    "ctypes.",
+    "pickle.",
+    "marshal.",
+    "exec",
+    "urllib.",
+    "tempfile.",
+)
+HARMLESS = ("os.listdir", "os.scandir", "os.walk")
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+# json looks at the first bytes of a text, and Python imports a codec when it is first used.
+ENCODINGS = ("utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be", "latin-1")
+
+
+class ForbiddenError(BaseException):
+    """A reader did what its file has no right to. No Exception, so that no reader can take it for damage."""
+
+
+class SlowError(BaseException):
+    """A case took too long."""
+
+
+_allowed: Path | None = None  # the folder that may be read while a case runs
+
+
+def _audit(event: str, arguments: tuple[Any, ...]) -> None:
+    if _allowed is None:
+        return
+    if event == "open":
+        _check_open(*arguments)
+    elif event == "import":
+        if arguments[0] not in sys.modules:  # one that is there as None is refused by Python itself
+            raise ForbiddenError(f"import of {arguments[0]}")
+    elif event.startswith(FORBIDDEN) and event not in HARMLESS:
+        raise ForbiddenError(f"{event}{arguments!r:.200}")
+
+
+def _check_open(path: Any, mode: str | None, flags: int | None) -> None:
+    if isinstance(path, int):  # a descriptor, whose opening was checked
+        return
+    is_inside = Path(os.path.abspath(os.fsdecode(path))).is_relative_to(_allowed)
+    if not is_inside or (flags or 0) & WRITING or set(mode or "r") & set("wax+"):
+        raise ForbiddenError(f"opening {path!r} with mode {mode!r}")
+
+
+def install() -> None:
+    """Adds the hook, for as long as the process lives; it sleeps between cases."""
+    for name in ENCODINGS:
+        codecs.lookup(name)
+    sys.addaudithook(_audit)
+    signal.signal(signal.SIGALRM, _too_slow)
+
+
+def _too_slow(*_: Any) -> None:
+    raise SlowError(f"more than {LIMIT_S} s")
+
+
+@contextlib.contextmanager
+def watched(folder: Path) -> Iterator[None]:
+    """While the block runs only files below `folder` may be opened, to be read, and nothing else may be done."""
+    global _allowed
+    signal.setitimer(signal.ITIMER_REAL, LIMIT_S)
+    _allowed = folder
+    try:
+        yield
+    finally:
+        _allowed = None
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+@contextlib.contextmanager
+def limited_memory() -> Iterator[None]:
+    """While the block runs the process cannot take gigabytes more than it has."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + ADDRESS_SPACE_BYTES, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@contextlib.contextmanager
+def measured_memory(n_bytes: int) -> Iterator[None]:
+    """Fails where the block ever holds more than the bound and the file's own size. Slow: for some cases only."""
+    tracemalloc.start()
+    try:
+        yield
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    if peak > BOUND_BYTES + n_bytes:
+        raise ForbiddenError(f"{peak:,} bytes of memory for a file of {n_bytes:,}")
