@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy
+
 # What a case may take. Reading a good file takes milliseconds.
 LIMIT_S = 5.0
 BOUND_BYTES = 64 * 2**20
@@ -36,6 +38,7 @@ HARMLESS = ("os.listdir", "os.scandir", "os.walk")
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 # json looks at the first bytes of a text, and Python imports a codec when it is first used.
+INSTALLED = os.path.dirname(os.path.dirname(numpy.__file__))
 ENCODINGS = ("utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be", "latin-1")
 
 
@@ -48,6 +51,9 @@ class SlowError(BaseException):
 
 
 _allowed: Path | None = None  # the folder that may be read while a case runs
+_may_import = (
+    False  # what is installed on this machine: a library that reads the file, and imports parts of itself late
+)
 
 
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
@@ -55,6 +61,8 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
         return
     if event == "open":
         _check_open(*arguments)
+    elif _may_import and event in ("import", "exec", "marshal.loads"):
+        return
     elif event == "import":
         if arguments[0] not in sys.modules:  # one that is there as None is refused by Python itself
             raise ForbiddenError(f"import of {arguments[0]}")
@@ -65,7 +73,8 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
 def _check_open(path: Any, mode: str | None, flags: int | None) -> None:
     if isinstance(path, int):  # a descriptor, whose opening was checked
         return
-    is_inside = Path(os.path.abspath(os.fsdecode(path))).is_relative_to(_allowed)
+    path = Path(os.path.abspath(os.fsdecode(path)))
+    is_inside = path.is_relative_to(_allowed) or (_may_import and path.is_relative_to(INSTALLED))
     if not is_inside or (flags or 0) & WRITING or set(mode or "r") & set("wax+"):
         raise ForbiddenError(f"opening {path!r} with mode {mode!r}")
 
@@ -83,11 +92,11 @@ def _too_slow(*_: Any) -> None:
 
 
 @contextlib.contextmanager
-def watched(folder: Path) -> Iterator[None]:
+def watched(folder: Path, *, may_import: bool = False) -> Iterator[None]:
     """While the block runs only files below `folder` may be opened, to be read, and nothing else may be done."""
-    global _allowed
+    global _allowed, _may_import
     signal.setitimer(signal.ITIMER_REAL, LIMIT_S)
-    _allowed = folder
+    _allowed, _may_import = folder, may_import
     try:
         yield
     finally:

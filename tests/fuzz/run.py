@@ -90,10 +90,13 @@ class Runner:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 if self.tally.n_cases % MEASURED_EVERY:
-                    with guard.watched(self.folder):
+                    with guard.watched(self.folder, may_import=self.target.by_library):
                         self.target.read(self.path)
                 else:
-                    with guard.measured_memory(len(data)), guard.watched(self.folder):
+                    with (
+                        guard.measured_memory(len(data)),
+                        guard.watched(self.folder, may_import=self.target.by_library),
+                    ):
                         self.target.read(self.path)
         except BarkError:
             return False

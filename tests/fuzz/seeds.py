@@ -52,7 +52,6 @@ def old_checkpoints() -> list[bytes]:
     """What torch wrote before 1.6; without torch, which reads them, the beginning of one."""
     try:
         import torch
-        import torch.nested._internal.ops  # which torch imports when it first needs it
     except ImportError:
         return [TORCH_STREAM]
     stream = io.BytesIO()

@@ -41,6 +41,7 @@ class Target:
     read: reads it from that folder.
     wrap: makes a file of what the mutator changes, so that it need not get past checksums and lengths.
     beside: other files in the folder.
+    by_library: another library reads the file, and may import parts of itself.
     """
 
     seeds: list[bytes]
@@ -49,6 +50,7 @@ class Target:
     words: tuple[bytes, ...] = ()
     wrap: Callable[[bytes], bytes] = _same
     beside: dict[str, bytes] = dataclasses.field(default_factory=dict)
+    by_library: bool = False
 
 
 def _read_arrays(content: Any) -> None:
@@ -159,7 +161,8 @@ TARGETS: dict[str, Target] = {
         [seeds.checkpoint_of(each) for each in seeds.PICKLES], "a.pt", _read_new, ZIP_WORDS
     ),
     "old": Target(
-        seeds.old_checkpoints(), "a.pt", lambda path: _read_arrays(read_torch(path)), PICKLE_WORDS
+        seeds.old_checkpoints(), "a.pt", lambda path: _read_arrays(read_torch(path)), PICKLE_WORDS,
+        by_library=True,
     ),
     "safetensors": Target(
         [seeds.safetensors_of(each) for each in seeds.HEADERS], "a.safetensors",
