@@ -12,7 +12,6 @@ class PlainEngine:
     def __init__(self, model, n_slots=3, fails_on=lambda row: None):
         self._model, self._n_slots, self._fails_on = model, n_slots, fails_on
         self.n_runs = 0
-        self.most_held = 0
 
     def run(self, requests):
         self.n_runs += 1
@@ -20,7 +19,6 @@ class PlainEngine:
         while True:
             while len(held) < self._n_slots and (request := next(requests, None)) is not None:
                 held.append(request)
-            self.most_held = max(self.most_held, len(held))
             if not held:
                 return
             held.rotate(1)

@@ -19,8 +19,6 @@ from bark_jax import folders
 from bark_jax.batch.rows import read_rows
 from bark_jax.errors import BarkError, OutputError
 
-FAULTS = [errno.ENOSPC, errno.EIO]
-
 
 class FailingDisk:
     """Counts writes, syncs and renames, and fails the one of number `fails_at`, a write after half of its bytes."""
@@ -90,8 +88,15 @@ def check_no_half_files(out, rows):
         assert size > entry["bytes"] if entry["file"].endswith(".parquet") else size == entry["bytes"]
 
 
-@pytest.mark.parametrize("form", ["files", "parquet"])
-@pytest.mark.parametrize("number", FAULTS, ids=errno.errorcode.get)
+@pytest.mark.parametrize(
+    ("form", "number"),
+    [
+        ("files", errno.ENOSPC),
+        ("files", errno.EIO),
+        ("parquet", errno.ENOSPC),
+        pytest.param("parquet", errno.EIO, marks=pytest.mark.slow),
+    ],
+)
 def test_a_fault_at_every_write_sync_and_rename_of_a_row(tmp_path, monkeypatch, form, number):
     if form == "parquet":
         pytest.importorskip("pyarrow")

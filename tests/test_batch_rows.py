@@ -120,6 +120,7 @@ BROKEN = [
     b"not json",
     b'{"id": "a", "text": "x", "text": "y"}',
     b'{"id": "a", "text": "x", "top_p": NaN}',
+    b'{"id": "a", "text": "x", "weight": 1e999}',
     b"[1]",
     b"\xff\xfe",
     b"[" * 100_000,

@@ -1,14 +1,41 @@
 """Many rows: a file of texts to a folder of audio, at the engine's speed, resumable after anything.
 
-    rows.py sources.py ids.py   lines to rows; where the lines come from; names that can be files', seeds, shards
-    engine.py                   the slots of the accelerator: rows of any length mix
-    speech.py                   rows to audio: long texts are cut, their sentences spoken and joined
-    writer.py files.py shards.py   audio to files, on threads: one a row, or Parquet shards of many
-    manifest.py run_folder.py   what was done; whose folder it is, and with what settings it is filled
-    runner.py                   all of it as one call: `run_batch`
-    merge.py                    the shards of many machines as one
-    ray_engine.py               the same rows through Ray Data
+    rows.py sources.py ids.py         lines to rows; where they come from; names that can be files', seeds, shards
+    engine.py                         the slots of the accelerator: rows of any length mix
+    speech.py                         rows to audio: long texts are cut, their sentences spoken and joined
+    job.py                            which model speaks them, and with what settings
+    writer.py files.py parquet.py     audio to files, on threads: one a row, or Parquet parts of many
+    manifest.py run_folder.py         what is done; who fills a folder, and with what settings
+    runner.py tally.py interrupts.py  all of it as one run, which tells how far it is and can be told to stop
+    merge.py                          the shards of many machines as one
+    ray_engine.py                     the same rows through Ray Data
 
 A row is done once its line is in the manifest, which is written after its file. So whatever stops a run, the same call
-again goes on with what is not done.
+again goes on with what is not done. Nothing here imports JAX before a model is loaded.
+
+    from bark_jax.batch import Job, run_job
+
+    run_job("rows.jsonl", "out", Job("suno/bark-small", voice="v2/en_speaker_6"))
 """
+
+import importlib
+from typing import Any
+
+_MODULE_BY_NAME = {
+    "Job": "job",
+    "Output": "runner",
+    "Shard": "ids",
+    "Speaker": "speech",
+    "Summary": "tally",
+    "merge_shards": "merge",
+    "run_batch": "runner",
+    "run_job": "job",
+}
+
+__all__ = sorted(_MODULE_BY_NAME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_BY_NAME:
+        raise AttributeError(f"module 'bark_jax.batch' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"bark_jax.batch.{_MODULE_BY_NAME[name]}"), name)

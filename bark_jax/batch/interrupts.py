@@ -1,5 +1,6 @@
 """Being told to stop: once to finish what is under way, twice to stop at once."""
 
+import contextlib
 import signal
 import threading
 from collections.abc import Callable
@@ -32,4 +33,5 @@ class Interrupts:
         if self.received is not None:
             raise KeyboardInterrupt
         self.received = number
-        self._tell()
+        with contextlib.suppress(RuntimeError):  # the program was just writing to the same stream
+            self._tell()

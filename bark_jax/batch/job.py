@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bark_jax.batch.runner import Output, run_batch
 from bark_jax.batch.speech import Speaker
+from bark_jax.batch.tally import Summary
 from bark_jax.clip import check_silence
 from bark_jax.errors import InputError
 from bark_jax.hub import shown
@@ -112,6 +114,19 @@ class Job:
             raise InputError(f"max_tokens is {self.max_tokens}, expected at most {processor.spaces.n_text}")
         _, generation_config = read_configs(folder)
         resolve_settings(self.settings, 1, generation_config, processor.spaces)
+
+
+def run_job(source: str, out: str | Path, job: Job, output: Output | None = None, **options: Any) -> Summary:
+    """Speaks the rows of `source` into the folder `out` on this machine; arguments and errors are `run_batch`'s."""
+    return run_batch(
+        source,
+        out,
+        lambda interrupts: job.open_speaker(),
+        model=job.model,
+        made_with=job.made_with,
+        output=output,
+        **options,
+    )
 
 
 def choose_devices(count: int | None) -> "list[jax.Device]":

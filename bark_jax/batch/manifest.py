@@ -99,7 +99,7 @@ class DoneRows:
         for entry in entries:
             has_failed = "error" in entry
             state = b"f" if has_failed else b"d" if is_there(entry) else b"n"
-            records += digest(entry["id"]) + bytes.fromhex(entry.get("row_digest") or "00" * 16) + state
+            records += digest(entry["id"]) + _content(entry) + state
         table = np.frombuffer(bytes(records), _RECORD) if records else np.zeros(0, _RECORD)
         # Of equal ids the last one stays: the sort is stable, and each is the last before another follows.
         table = table[np.argsort(table["id"], kind="stable")]
@@ -123,6 +123,14 @@ class DoneRows:
 
 # "S16" drops zero bytes at the end; two digests that differ in nothing else are as rare as equal ones.
 _RECORD = np.dtype([("id", "S16"), ("content", "S16"), ("state", "S1")])
+
+
+def _content(entry: Entry) -> bytes:
+    try:
+        content = bytes.fromhex(entry["row_digest"])
+    except (KeyError, TypeError, ValueError):  # somebody else's line
+        content = b""
+    return content if len(content) == 16 else bytes(16)
 
 
 def _end_of_lines(descriptor: int) -> int:

@@ -97,7 +97,7 @@ class Parts:
         for name, (kind, is_json) in _COLUMNS.items():
             values = [entry.get(name) for entry in entries]
             if is_json:
-                values = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
+                values = [None if value is None else json.dumps(value) for value in values]
             columns[name] = arrow.array(values, getattr(arrow, kind)())
         return arrow.table(columns).replace_schema_metadata({"huggingface": json.dumps(_features())})
 

@@ -14,6 +14,7 @@ import csv
 import dataclasses
 import difflib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -165,7 +166,7 @@ def _read_jsonl(path: Path) -> Iterator[TextRow | Fault]:
             yield _broken(number, f"the line is longer than {MAX_LINE_BYTES:,} bytes")
             continue
         try:
-            fields = json.loads(line.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+            fields = json.loads(line.decode(), **_STRICT)
         except UnicodeDecodeError as error:
             yield _broken(number, f"the line is not UTF-8 (byte {error.start})")
         except json.JSONDecodeError as error:
@@ -308,5 +309,11 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+def _finite(number: str) -> float:
+    if not math.isfinite(value := float(number)):
+        raise ValueError(f"{number} is no number of JSON, or too large")
+    return value
+
+
+# What Python reads and JSON has not would come back in a manifest that others cannot read.
+_STRICT = {"object_pairs_hook": _unique, "parse_float": _finite, "parse_constant": _finite}

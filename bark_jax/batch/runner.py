@@ -102,7 +102,7 @@ def run_batch(
         wanted = _description(made_with(), output) | _about(source, counts)
         with open_folder(folder) as folder:
             check_run(folder, wanted, force=output.force)
-            with told_as_output_error(folder), Manifest.open(folder / MANIFEST_FILE) as manifest:
+            with _open_manifest(folder) as manifest:
                 todo = _find_todo(folder, manifest, path, form, output)
                 return _speak(todo, folder, manifest, open_speaker, model, counts, output, on_event)
 
@@ -132,6 +132,11 @@ def _speak(
         summary = tally.summary(str(folder), interrupts.received)
     on_event({"event": "end", **dataclasses.asdict(summary)})
     return summary
+
+
+def _open_manifest(folder: Path) -> Manifest:
+    with told_as_output_error(folder):
+        return Manifest.open(folder / MANIFEST_FILE)
 
 
 def _until_told(rows: Iterator[TextRow], interrupts: Interrupts) -> Iterator[TextRow]:
@@ -193,7 +198,8 @@ class _Todo:
 def _find_todo(folder: Path, manifest: Manifest, path: Path, form: str, output: Output) -> _Todo:
     """Compares the rows with the manifest. Raises InputError for finished rows whose line was edited."""
     if output.form == "parquet":
-        manifest.append(find_unlisted(folder))
+        with told_as_output_error(folder):
+            manifest.append(find_unlisted(folder))
     done = DoneRows(read_entries(folder / MANIFEST_FILE), _audio_finder(folder, output))
     n, n_failed, changed = 0, 0, []
     for row in _rows_of(path, form, output.shard):
