@@ -1,0 +1,173 @@
+"""`bark-jax batch` as a process, on the built-in voice: killed, sharded, on several devices and through Ray."""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import soundfile
+
+from bark_jax.batch.manifest import read_entries
+
+pytestmark = pytest.mark.slow
+
+WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "zero")
+COMMAND = [sys.executable, "-c", "from bark_jax.cli import main; main()", "batch"]
+OPTIONS = ["-m", "tiny", "--quiet", "--max-seconds", "0.6", "--batch-size", "8"]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """Compiled programs are kept from one process to the next, so that a kill costs seconds."""
+    home = tmp_path_factory.mktemp("home")
+    return os.environ | {
+        "HF_HOME": str(home),
+        "JAX_COMPILATION_CACHE_DIR": str(home / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+
+
+def write_digits(path, n_rows):
+    """Rows of one to twenty words; the longest are several sentences."""
+    draw = random.Random(0)
+    with open(path, "w") as file:
+        for number in range(n_rows):
+            words = [draw.choice(WORDS) for _ in range(draw.randint(1, 20))]
+            text = " ".join(words[:10]) + "." + (" " + " ".join(words[10:]) + "." if len(words) > 10 else "")
+            voice = {"voice": "rms"} if number % 3 else {}
+            file.write(json.dumps({"id": f"row-{number}", "text": text.capitalize(), **voice}) + "\n")
+    return path
+
+
+def start(environment, *args, **kwargs):
+    return subprocess.Popen([*COMMAND, *map(str, args)], env=environment, **kwargs)
+
+
+def finish(environment, *args):
+    process = start(environment, *args, stderr=subprocess.PIPE, text=True)
+    _, told = process.communicate(timeout=900)
+    assert process.returncode == 0, told
+
+
+def entries_of(out):
+    return {entry["id"]: entry for entry in read_entries(out / "manifest.jsonl")}
+
+
+def samples_of(out):
+    found = {}
+    for name, entry in entries_of(out).items():
+        data = (out / entry["file"]).read_bytes()
+        assert hashlib.sha256(data).hexdigest() == entry["sha256"]
+        found[name], rate = soundfile.read(out / entry["file"], dtype="float32")
+        assert len(found[name]) == round(entry["seconds"] * rate) > 0
+    return found
+
+
+def check_same(out, reference):
+    found, expected = samples_of(out), samples_of(reference)
+    assert len(list(read_entries(out / "manifest.jsonl"))) == len(expected)
+    assert sorted(found) == sorted(expected)
+    for name, samples in expected.items():
+        assert len(found[name]) == len(samples) and np.abs(found[name] - samples).max() < 2e-3, name
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    return write_digits(tmp_path_factory.mktemp("rows") / "rows.jsonl", 300)
+
+
+@pytest.fixture(scope="module")
+def reference(rows, tmp_path_factory, environment):
+    """What a run without interruption makes of the rows."""
+    out = tmp_path_factory.mktemp("reference") / "out"
+    finish(environment, rows, out, *OPTIONS)
+    assert len(entries_of(out)) == 300
+    return out
+
+
+def test_twenty_kills_lose_and_repeat_nothing(rows, reference, environment, tmp_path):
+    out, draw, n_kills = tmp_path / "out", random.Random(0), 0
+    while n_kills < 20:
+        process = start(environment, rows, out, *OPTIONS)
+        n_before, deadline = len(entries_of(out)), time.monotonic() + 300
+        wanted = n_before + draw.randint(0, 14)
+        while len(entries_of(out)) < wanted and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert process.poll() in (None, 0)
+        time.sleep(draw.uniform(0, 0.3))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        n_kills += 1
+    finish(environment, rows, out, *OPTIONS)
+    check_same(out, reference)
+
+
+def test_shards_make_the_same(rows, reference, environment, tmp_path):
+    for index in range(3):
+        finish(environment, rows, tmp_path / "out", *OPTIONS, "--shard", f"{index}/3")
+    finish(environment, "merge", tmp_path / "out", "--verify")
+    check_same(tmp_path / "out", reference)
+
+
+def test_eight_devices_make_the_same(rows, reference, environment, tmp_path):
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    finish(environment | flags, rows, tmp_path / "out", *OPTIONS)
+    check_same(tmp_path / "out", reference)
+
+
+RAY = """
+import ray, sys
+ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+from bark_jax.cli import main
+main()
+"""
+
+
+def test_two_ray_actors_of_which_one_dies_make_the_same(rows, reference, environment, tmp_path):
+    pytest.importorskip("ray")
+    out = tmp_path / "out"
+    options = [*OPTIONS, "--engine", "ray", "--ray-actors", "2"]
+    driver = subprocess.Popen([sys.executable, "-c", RAY, "batch", rows, out, *options], env=environment)
+    try:
+        deadline = time.monotonic() + 600
+        while not (actors := find_actors(driver.pid)) and time.monotonic() < deadline and driver.poll() is None:
+            time.sleep(0.2)
+        time.sleep(20)  # it has a model by then, or is about to
+        os.kill(actors[0], signal.SIGKILL)
+        assert driver.wait(timeout=900) == 0
+    finally:
+        driver.kill()
+    check_same(out, reference)
+
+
+def find_actors(driver):
+    """Process ids of the driver's Ray workers that hold an actor of ours."""
+    found = []
+    for name in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/cmdline", "rb") as file:
+                command = file.read()
+        except OSError:
+            continue
+        if command.startswith(b"ray::") and b"MapWorker" in command and driver in ancestors(int(name)):
+            found.append(int(name))
+    return found
+
+
+def ancestors(pid):
+    found = []
+    while pid > 1:
+        try:
+            with open(f"/proc/{pid}/stat") as file:
+                pid = int(file.read().rpartition(")")[2].split()[1])
+        except OSError:
+            break
+        found.append(pid)
+    return found
