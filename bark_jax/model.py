@@ -344,6 +344,7 @@ def batch_sampling(rows: Sequence[Row], settings: list[StageSettings]) -> Sampli
         temperature_B=jnp.asarray([each.temperature for each in settings], jnp.float32),
         top_k_B=jnp.asarray([each.top_k for each in settings], jnp.int32),
         top_p_B=jnp.asarray([each.top_p for each in settings], jnp.float32),
+        may_cut=any((each.top_k > 0 or each.top_p < 1) and each.temperature > 0 for each in settings),
     )
 
 

@@ -121,14 +121,15 @@ class RowStream(Iterator[StreamedPart]):
         history = None if voice is None else (voice.semantic, voice.coarse)
         prompt = coarse.make_prompt([tokens], [history], spaces)
         sampling = batch_sampling([self._row], [self._row.settings.coarse])
-        state = coarse.start(prompt, spaces=spaces)
+        state = coarse.start(model.on_accelerator(model.coarse_acoustics), prompt, spaces=spaces)
         n_frames = spaces.n_frames(len(tokens))
         most_windows = (spaces.fine_window - spaces.n_fine_history - self._n_held) // _window_frames(spaces)
+        n_done = 0
         for stop in part_stops(spaces.n_windows(n_frames), self._first_windows, most_windows):
             self._tell("coarse")
-            state = coarse.run_windows(
-                model.on_accelerator(model.coarse_acoustics), prompt, sampling, state, stop, spaces=spaces
-            )
+            network = model.on_accelerator(model.coarse_acoustics)
+            state = coarse.run_windows(network, prompt, sampling, state, stop - n_done, spaces=spaces)
+            n_done = stop
             out = jax.device_get(coarse.read_codes(prompt, state, spaces=spaces))
             n_known = min(stop * _window_frames(spaces), n_frames)
             require_finite(out.logprob_BQT[:, :, :n_known], "coarse")

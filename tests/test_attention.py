@@ -11,7 +11,7 @@ from flax import nnx
 from bark_jax.config import BarkFineConfig, BarkSemanticConfig
 from bark_jax.errors import InputError, UnsupportedError
 from bark_jax.models import attention
-from bark_jax.models.attention import resolve_implementation
+from bark_jax.models.attention import resolve
 from bark_jax.models.fine_gpt import BarkFineModel
 from bark_jax.models.gpt import BarkCausalModel
 
@@ -24,12 +24,12 @@ FINE_CONFIG = BarkFineConfig(
 
 
 def test_auto_takes_xla_where_there_is_no_gpu():
-    assert resolve_implementation("auto", jnp.bfloat16, 64) == "xla"
+    assert resolve("auto", jnp.bfloat16, 64) == ("xla", "xla")
 
 
 def test_an_unknown_name_is_refused():
     with pytest.raises(InputError, match="attn_implementation is 'sdpa', expected one of auto, xla, cudnn"):
-        resolve_implementation("sdpa", jnp.float32, 64)
+        resolve("sdpa", jnp.float32, 64)
 
 
 @pytest.mark.parametrize(("dtype", "reason"), [(jnp.float32, "not float32"), (jnp.bfloat16, "needs an NVIDIA GPU")])
@@ -54,7 +54,7 @@ def test_a_probe_that_computes_something_else_is_an_obstacle(monkeypatch):
     attention.find_cudnn_obstacle.cache_clear()
     try:
         assert "ZeroDivisionError" in attention.find_cudnn_obstacle("bfloat16", 64)
-        assert resolve_implementation("auto", jnp.bfloat16, 64) == "xla"
+        assert resolve("auto", jnp.bfloat16, 64) == ("xla", "xla")
     finally:
         attention.find_cudnn_obstacle.cache_clear()
 

@@ -151,9 +151,12 @@ def test_the_first_audio_comes_before_the_coarse_stage_has_ended(tiny, monkeypat
     log = []
     stream = stream_row(tiny, make_row(tiny), on_stage=log.append)
     next(stream)
-    assert log == ["semantic", "coarse", "fine", "codec"] and [call[-1] for call in calls] == [1]
+    assert log == ["semantic", "coarse", "fine", "codec"] and [call[-1] for call in calls] == STOPS[:1]
     list(stream)
-    assert log == ["semantic", *["coarse", "fine", "codec"] * len(STOPS)] and [call[-1] for call in calls] == STOPS
+    assert (
+        log == ["semantic", *["coarse", "fine", "codec"] * len(STOPS)]
+        and np.cumsum([call[-1] for call in calls]).tolist() == STOPS
+    )
 
 
 def test_nothing_runs_before_the_first_part_is_asked_for_or_after_close(tiny):
@@ -246,17 +249,17 @@ def test_parts_double_up_to_what_a_fine_window_holds(n_windows, first, most, exp
     assert part_stops(n_windows, first, most) == expected
 
 
-def test_coarse_windows_run_to_any_stops_equal_one_run(tiny, rng):
-    """Stops that are reached already, or lie past the end, add nothing."""
+def test_coarse_windows_run_in_any_pieces_equal_one_run(tiny, rng):
+    """What lies past the end adds nothing."""
     spaces = tiny.spaces
     prompt = coarse.make_prompt([rng.integers(0, 123, N_TOKENS)], [None], spaces)
     key_B = jax.random.wrap_key_data(jnp.asarray(key_data(5))[None], impl=KEY_IMPLEMENTATION)
     sampling = Sampling(key_B, jnp.full(1, 0.7, jnp.float32), jnp.full(1, 50, jnp.int32), jnp.ones(1, jnp.float32))
     whole = coarse.generate_coarse(tiny.coarse_acoustics, prompt, sampling, spaces=spaces)
-    state = coarse.start(prompt, spaces=spaces)
-    for stop in (1, 1, 4, 6, 7, 100):
-        state = coarse.run_windows(tiny.coarse_acoustics, prompt, sampling, state, stop, spaces=spaces)
-        assert int(state.window) == min(stop, 8)
+    state = coarse.start(tiny.coarse_acoustics, prompt, spaces=spaces)
+    for n_windows, n_done in ((1, 1), (0, 1), (3, 4), (2, 6), (1, 7), (100, 8)):
+        state = coarse.run_windows(tiny.coarse_acoustics, prompt, sampling, state, n_windows, spaces=spaces)
+        assert int(state.window_B[0]) == n_done
     jax.tree.map(np.testing.assert_array_equal, coarse.read_codes(prompt, state, spaces=spaces), whole)
 
 

@@ -95,8 +95,8 @@ def test_coarse_rows_are_the_windows_of_generation(dataset):
             room = np.full(10 * SMALL.n_coarse_history, SMALL.coarse_pad)
             stream_BT = jnp.asarray(np.concatenate([prompt.stream_BT[0], true_T, room]))[None]
             for window in range(n_windows):
-                state = coarse.WindowsDone(jnp.int32(window), stream_BT, jnp.zeros((1, 0)))
-                tokens_BT, length_B = coarse._window_prompt(prompt, state, SMALL, n_windows)
+                state = coarse.WindowsDone(jnp.asarray([window]), stream_BT, jnp.zeros((1, 0)), None)
+                tokens_BT, length_B = coarse._window_prompt(prompt, state, SMALL)
                 new_T = true_T[window * SMALL.coarse_window :][: SMALL.coarse_window]
                 key = (*np.asarray(tokens_BT[0, : length_B[0]]).tolist(), *new_T.tolist())
                 expected[key] = len(new_T)

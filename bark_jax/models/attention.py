@@ -1,13 +1,18 @@
 """Multi-head self-attention, the KV cache, and the choice between XLA's attention and cuDNN's.
 
-Both run through `jax.nn.dot_product_attention`, which never falls back by itself: an unsupported call to cuDNN raises
-when it is compiled. So "auto" compiles one small call of each kind that the networks make, once a process, and takes
-cuDNN only where they work.
+Whole sequences go through `jax.nn.dot_product_attention`, which never falls back by itself: an unsupported call to
+cuDNN raises when it is compiled. So "auto" compiles one small call of each kind that the networks make, once a process,
+and takes cuDNN only where they work.
+
+A decoding step attends in one of three ways. "xla" is two products over all slots of a cache that lies head by head,
+[B * N, S, H]: a single batch axis, which XLA writes in place; of a cache with B and N apart it makes a copy at every
+step, on CPU twice. "pallas" reads the live slots of the same cache with the kernel of `decode_kernels.py`. "cudnn"
+reads the live slots of a cache [B, S, N, H].
 """
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,14 +26,34 @@ FUSED_DTYPES = (jnp.bfloat16, jnp.float16)
 GPU_BACKENDS = ("gpu", "cuda", "rocm")
 
 
+class Implementations(NamedTuple):
+    """How a network attends."""
+
+    whole: str  # sequences: "xla" or "cudnn"
+    step: str  # one position a row: "xla", "pallas" or "cudnn"
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class KVCache:
     """Keys and values of every position read so far. Slots from `length_B` on hold garbage that nobody attends to."""
 
-    keys: tuple[jax.Array, ...]  # one entry a layer, [B, S, N, H]
-    values: tuple[jax.Array, ...]  # one entry a layer, [B, S, N, H]
+    keys: tuple[jax.Array, ...]  # one entry a layer, [B * N, S, H], or [B, S, N, H] for cuDNN
+    values: tuple[jax.Array, ...]  # the same
     length_B: jax.Array  # int32, slots filled in each row
+
+    @property
+    def n_slots(self) -> int:
+        return self.keys[0].shape[1]
+
+    def replaced(self, is_replaced_B: jax.Array, other: "KVCache") -> "KVCache":
+        """Some rows of another cache of the same shape, and the others of this one."""
+
+        def choose(mine: jax.Array, theirs: jax.Array) -> jax.Array:
+            is_replaced = jnp.repeat(is_replaced_B, len(mine) // len(is_replaced_B))
+            return jnp.where(jnp.expand_dims(is_replaced, range(1, mine.ndim)), theirs, mine)
+
+        return jax.tree.map(choose, self, other)
 
 
 def make_linear(config: BarkSubModelConfig, n_in: int, n_out: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
@@ -53,35 +78,51 @@ class SelfAttention(nnx.Module):
         *,
         is_causal: bool,
         dtype: jnp.dtype,
-        attn_implementation: str,
+        implementations: Implementations,
         rngs: nnx.Rngs,
     ):
         D = config.hidden_size
         self.n_heads = config.num_heads
         self.is_causal = is_causal
-        self.implementation = attn_implementation
+        self.implementations = implementations
         self.qkv = make_linear(config, D, 3 * D, dtype, rngs)
         self.out = make_linear(config, D, D, dtype, rngs)
 
     def __call__(self, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Attends within `x_BTD`. Returns the output and the keys and values [B, T, N, H] that it made."""
         q_BTNH, k_BTNH, v_BTNH = self._project(x_BTD)
-        y_BTNH = attend(q_BTNH, k_BTNH, v_BTNH, self.implementation, is_causal=self.is_causal)
+        y_BTNH = attend(q_BTNH, k_BTNH, v_BTNH, self.implementations.whole, is_causal=self.is_causal)
         return self.out(y_BTNH.reshape(x_BTD.shape)), k_BTNH, v_BTNH
 
+    def empty_cache(self, n_rows: int, n_slots: int) -> jax.Array:
+        """Keys or values of no position."""
+        H, dtype = self.out.in_features // self.n_heads, self.out.param_dtype
+        return self.cached(jnp.zeros((n_rows, 0, self.n_heads, H), dtype), n_slots)
+
+    def cached(self, x_BTNH: jax.Array, n_slots: int) -> jax.Array:
+        """Keys or values of a prompt as a cache of n_slots slots."""
+        B, T, N, H = x_BTNH.shape
+        if self.implementations.step == "cudnn":
+            return jnp.pad(x_BTNH, ((0, 0), (0, n_slots - T), (0, 0), (0, 0)))
+        return jnp.pad(x_BTNH.swapaxes(1, 2).reshape(B * N, T, H), ((0, 0), (0, n_slots - T), (0, 0)))
+
     def extend(
-        self, x_B1D: jax.Array, keys_BSNH: jax.Array, values_BSNH: jax.Array, length_B: jax.Array
+        self, x_RD: jax.Array, keys: jax.Array, values: jax.Array, length_B: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Attends from one new position a row to the cache and itself.
 
+        Args:
+          x_RD: of at least as many rows as `length_B` has; those beyond are there for the matrix products alone.
+
         Returns:
-          The output [B, 1, D], and keys and values with the new position written into slot `length_B` of each row.
+          The output [R, D], and keys and values with the new position written into slot `length_B` of each row.
         """
-        q_B1NH, k_B1NH, v_B1NH = self._project(x_B1D)
-        keys_BSNH = write_slot(keys_BSNH, k_B1NH, length_B)
-        values_BSNH = write_slot(values_BSNH, v_B1NH, length_B)
-        y_B1NH = attend(q_B1NH, keys_BSNH, values_BSNH, self.implementation, key_value_seq_lengths=length_B + 1)
-        return self.out(y_B1NH.reshape(x_B1D.shape)), keys_BSNH, values_BSNH
+        B = len(length_B)
+        q_B1NH, k_B1NH, v_B1NH = (x_R1NH[:B] for x_R1NH in self._project(x_RD[:, None]))
+        step = {"xla": _step_xla, "pallas": _step_pallas, "cudnn": _step_cudnn}[self.implementations.step]
+        y_BNH, keys, values = step(q_B1NH, k_B1NH, v_B1NH, keys, values, length_B)
+        y_RD = jnp.pad(y_BNH.reshape(B, -1), ((0, len(x_RD) - B), (0, 0)))
+        return self.out(y_RD), keys, values
 
     def _project(self, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         B, T, D = x_BTD.shape
@@ -101,17 +142,64 @@ def attend(q_BTNH: jax.Array, k_BSNH: jax.Array, v_BSNH: jax.Array, implementati
     return y_BTNH.astype(dtype)
 
 
+def _step_xla(q_B1NH, k_B1NH, v_B1NH, keys, values, length_B):
+    keys = write_slot_by_head(keys, k_B1NH[:, 0], length_B)
+    values = write_slot_by_head(values, v_B1NH[:, 0], length_B)
+    return attend_to_slots(q_B1NH[:, 0], keys, values, length_B + 1), keys, values
+
+
+def _step_pallas(q_B1NH, k_B1NH, v_B1NH, keys, values, length_B):
+    from bark_jax.models import decode_kernels
+
+    B, _, N, _ = q_B1NH.shape
+    qkv_BF = jnp.concatenate([q_B1NH, k_B1NH, v_B1NH], axis=1).reshape(B, -1)
+    parts, lse, keys, values = decode_kernels.attend(qkv_BF, keys, values, length_B, N)
+    return decode_kernels.join(parts, lse, qkv_BF.dtype), keys, values
+
+
+def _step_cudnn(q_B1NH, k_B1NH, v_B1NH, keys, values, length_B):
+    keys, values = write_slot(keys, k_B1NH, length_B), write_slot(values, v_B1NH, length_B)
+    return attend(q_B1NH, keys, values, "cudnn", key_value_seq_lengths=length_B + 1), keys, values
+
+
+def attend_to_slots(q_BNH: jax.Array, keys_MSH: jax.Array, values_MSH: jax.Array, length_B: jax.Array) -> jax.Array:
+    """Attention of one position a row to the first `length_B` slots of a cache that lies head by head.
+
+    Returns:
+      [B, N, H]. The softmax is float32.
+    """
+    B, N, H = q_BNH.shape
+    batched = (((2,), (2,)), ((0,), (0,)))
+    q_M1H = (q_BNH * jnp.asarray(H**-0.5, q_BNH.dtype)).reshape(B * N, 1, H)
+    logits_M1S = jax.lax.dot_general(q_M1H, keys_MSH, batched, preferred_element_type=jnp.float32)
+    is_live_BS = jnp.arange(keys_MSH.shape[1])[None] < length_B[:, None]
+    weights_M1S = jax.nn.softmax(jnp.where(jnp.repeat(is_live_BS, N, axis=0)[:, None], logits_M1S, -jnp.inf), axis=-1)
+    summed = (((2,), (1,)), ((0,), (0,)))
+    y_M1H = jax.lax.dot_general(
+        weights_M1S.astype(values_MSH.dtype), values_MSH, summed, preferred_element_type=jnp.float32
+    )
+    return y_M1H.astype(q_BNH.dtype).reshape(B, N, H)
+
+
 def write_slot(cache_BSNH: jax.Array, new_B1NH: jax.Array, slot_B: jax.Array) -> jax.Array:
     """Writes one position into slot `slot_B` of each row. A slot past the end would overwrite the last: never ask."""
-    if cache_BSNH.shape[0] == 1:  # a plain slice update runs in place everywhere; the batched form is a scatter
-        return jax.lax.dynamic_update_slice(cache_BSNH, new_B1NH, (0, slot_B[0], 0, 0))
     return jax.vmap(lambda cache_SNH, new_1NH, slot: jax.lax.dynamic_update_slice(cache_SNH, new_1NH, (slot, 0, 0)))(
         cache_BSNH, new_B1NH, slot_B
     )
 
 
-def resolve_implementation(name: str, dtype: jnp.dtype, head_size: int) -> str:
-    """Turns attn_implementation "auto", "xla" or "cudnn" into what `dot_product_attention` takes.
+def write_slot_by_head(cache_MSH: jax.Array, new_BNH: jax.Array, slot_B: jax.Array) -> jax.Array:
+    """`write_slot` for a cache that lies head by head."""
+    B, N, H = new_BNH.shape
+    if B == 1:  # a plain slice update; the batched form is a scatter
+        return jax.lax.dynamic_update_slice(cache_MSH, new_BNH.reshape(N, 1, H), (0, slot_B[0], 0))
+    return cache_MSH.at[jnp.arange(B * N), jnp.repeat(slot_B, N)].set(
+        new_BNH.reshape(B * N, H), mode="promise_in_bounds", unique_indices=True
+    )
+
+
+def resolve(name: str, dtype: jnp.dtype, head_size: int) -> Implementations:
+    """Turns attn_implementation "auto", "xla" or "cudnn" into how a network attends.
 
     Raises:
       InputError: the name is none of the three.
@@ -120,26 +208,50 @@ def resolve_implementation(name: str, dtype: jnp.dtype, head_size: int) -> str:
     if name not in IMPLEMENTATIONS:
         raise InputError(f"attn_implementation is {name!r}, expected one of {', '.join(IMPLEMENTATIONS)}")
     if name == "xla":
-        return "xla"
-    obstacle = find_cudnn_obstacle(jnp.dtype(dtype).name, head_size)
-    if obstacle is None:
-        return "cudnn"
+        return Implementations("xla", "xla")
+    dtype_name = jnp.dtype(dtype).name
+    obstacle = find_cudnn_obstacle(dtype_name, head_size)
     if name == "cudnn":
-        raise UnsupportedError(f"attn_implementation 'cudnn' cannot work here: {obstacle}. Use 'auto' or 'xla'.")
-    return "xla"
+        if obstacle is not None:
+            raise UnsupportedError(f"attn_implementation 'cudnn' cannot work here: {obstacle}. Use 'auto' or 'xla'.")
+        return Implementations("cudnn", "cudnn")
+    whole = "xla" if obstacle else "cudnn"
+    return Implementations(whole, whole if find_kernel_obstacle(dtype_name, head_size) else "pallas")
+
+
+@functools.cache
+def find_kernel_obstacle(dtype_name: str, head_size: int) -> str | None:
+    """Why the decoding kernels cannot serve this dtype and head size here; None where a probe worked."""
+    if (obstacle := _gpu_obstacle(dtype_name)) is not None:
+        return obstacle
+    if head_size < 16 or head_size & (head_size - 1):
+        return f"they take a power of two of at least 16 as head size, not {head_size}"
+    try:
+        from bark_jax.models.kernel_probe import probe
+
+        with jax.ensure_compile_time_eval():
+            probe(jnp.dtype(dtype_name), head_size)
+    except Exception as error:  # Pallas, Triton and the chip fail in many types
+        return f"a small probe failed with {type(error).__name__}: {error}"
+    return None
+
+
+def _gpu_obstacle(dtype_name: str) -> str | None:
+    if jnp.dtype(dtype_name) not in FUSED_DTYPES:
+        return f"it takes float16 or bfloat16, not {dtype_name}"
+    if jax.default_backend() not in ("gpu", "cuda"):
+        return f"it needs an NVIDIA GPU, and JAX's default backend is {jax.default_backend()!r}"
+    return None
 
 
 @functools.cache
 def find_cudnn_obstacle(dtype_name: str, head_size: int) -> str | None:
     """Why cuDNN attention cannot serve this dtype and head size on the default device; None where a probe worked."""
-    dtype = jnp.dtype(dtype_name)
-    if dtype not in FUSED_DTYPES:
-        return f"it takes float16 or bfloat16, not {dtype_name}"
-    if jax.default_backend() not in ("gpu", "cuda"):
-        return f"it needs an NVIDIA GPU, and JAX's default backend is {jax.default_backend()!r}"
+    if (obstacle := _gpu_obstacle(dtype_name)) is not None:
+        return obstacle
     try:
         with jax.ensure_compile_time_eval():  # networks are also built while shapes are traced, where nothing runs
-            _probe_cudnn(dtype, head_size)
+            _probe_cudnn(jnp.dtype(dtype_name), head_size)
     except Exception as error:  # cuDNN reports a missing plan, library or chip in many types
         return f"a small probe failed with {type(error).__name__}: {error}"
     return None

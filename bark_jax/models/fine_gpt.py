@@ -6,7 +6,7 @@ from flax import nnx
 
 from bark_jax.config import BarkFineConfig
 from bark_jax.errors import InputError
-from bark_jax.models.attention import resolve_implementation
+from bark_jax.models.attention import resolve
 from bark_jax.models.transformer import Block, make_embedding, make_norm
 
 
@@ -31,14 +31,14 @@ class BarkFineModel(nnx.Module):
             make_embedding(config, config.input_vocab_size, dtype, rngs) for _ in range(config.n_codes_total)
         )
         self.position_embedding = make_embedding(config, config.block_size, dtype, rngs)
-        implementation = resolve_implementation(attn_implementation, dtype, config.head_size)
+        implementations = resolve(attn_implementation, dtype, config.head_size)
         self.blocks = nnx.List(
             Block(
                 config,
                 is_causal=False,
                 norm_has_bias=True,
                 dtype=dtype,
-                attn_implementation=implementation,
+                implementations=implementations,
                 rngs=rngs,
             )
             for _ in range(config.num_layers)

@@ -6,7 +6,7 @@ from flax import nnx
 
 from bark_jax.config import BarkCoarseConfig, BarkSemanticConfig, BarkSubModelConfig
 from bark_jax.errors import InputError
-from bark_jax.models.attention import KVCache, resolve_implementation
+from bark_jax.models.attention import GPU_BACKENDS, KVCache, resolve
 from bark_jax.models.transformer import Block, make_embedding, make_norm
 
 
@@ -18,7 +18,7 @@ class BarkCausalModel(nnx.Module):
     Args:
       config: the network's size.
       dtype: of parameters and activations. LayerNorm statistics, softmax and logits are float32 whatever it is.
-      attn_implementation: "xla", "cudnn" or "auto"; see `attention.resolve_implementation`.
+      attn_implementation: "xla", "cudnn" or "auto"; see `attention.resolve`.
       rngs: draws the parameters, normal with `initializer_range`.
     """
 
@@ -35,14 +35,14 @@ class BarkCausalModel(nnx.Module):
         self.config = config
         self.token_embedding = make_embedding(config, config.input_vocab_size, dtype, rngs)
         self.position_embedding = make_embedding(config, config.block_size, dtype, rngs)
-        implementation = resolve_implementation(attn_implementation, dtype, config.head_size)
+        implementations = resolve(attn_implementation, dtype, config.head_size)
         self.blocks = nnx.List(
             Block(
                 config,
                 is_causal=True,
                 norm_has_bias=config.bias,
                 dtype=dtype,
-                attn_implementation=implementation,
+                implementations=implementations,
                 rngs=rngs,
             )
             for _ in range(config.num_layers)
@@ -109,19 +109,25 @@ class BarkCausalModel(nnx.Module):
         if n_slots < T:
             raise InputError(f"n_slots is {n_slots}, fewer than the prompt's {T} positions")
         _, keys, values = self._read(embeds_BTD)
-        room = ((0, 0), (0, n_slots - T), (0, 0), (0, 0))
-        return KVCache(tuple(jnp.pad(k, room) for k in keys), tuple(jnp.pad(v, room) for v in values), length_B)
+        cached = self.blocks[0].attention.cached
+        return KVCache(tuple(cached(k, n_slots) for k in keys), tuple(cached(v, n_slots) for v in values), length_B)
+
+    def empty_cache(self, n_rows: int, n_slots: int) -> KVCache:
+        """A cache of no position, with room for n_slots."""
+        layers = [block.attention.empty_cache(n_rows, n_slots) for block in self.blocks]
+        return KVCache(tuple(layers), tuple(layers), jnp.zeros(n_rows, jnp.int32))
 
     def decode(self, tokens_B: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
         """Reads one token a row. Returns its hidden state [B, D] (see `logits`) and the cache with it."""
-        position_B1 = cache.length_B[:, None]
-        x_B1D = self.embed(tokens_B[:, None]) + self.position_embedding(position_B1)
+        B = len(tokens_B)
+        x_BD = self.embed(tokens_B) + self.position_embedding(cache.length_B)
+        x_RD = jnp.pad(x_BD, ((0, _matmul_rows(B) - B), (0, 0)))
         keys, values = [], []
-        for block, keys_BSNH, values_BSNH in zip(self.blocks, cache.keys, cache.values, strict=True):
-            x_B1D, keys_BSNH, values_BSNH = block.extend(x_B1D, keys_BSNH, values_BSNH, cache.length_B)
-            keys.append(keys_BSNH)
-            values.append(values_BSNH)
-        return self.final_norm(x_B1D)[:, 0], KVCache(tuple(keys), tuple(values), cache.length_B + 1)
+        for block, layer_keys, layer_values in zip(self.blocks, cache.keys, cache.values, strict=True):
+            x_RD, layer_keys, layer_values = block.extend(x_RD, layer_keys, layer_values, cache.length_B)
+            keys.append(layer_keys)
+            values.append(layer_values)
+        return self.final_norm(x_RD)[:B], KVCache(tuple(keys), tuple(values), cache.length_B + 1)
 
     def _read(self, embeds_BTD: jax.Array) -> tuple[tuple[jax.Array, ...], list[jax.Array], list[jax.Array]]:
         """Runs all layers over whole sequences: the hidden states before, between and after them, keys and values."""
@@ -136,6 +142,11 @@ class BarkCausalModel(nnx.Module):
             keys.append(k_BTNH)
             values.append(v_BTNH)
         return (*hidden, self.final_norm(x_BTD)), keys, values
+
+
+def _matmul_rows(n_rows: int) -> int:
+    """Rows that a decoding step carries: with fewer than 8 XLA makes slow loops of matrix products on a GPU."""
+    return max(8, n_rows) if jax.default_backend() in GPU_BACKENDS else n_rows
 
 
 class BarkSemanticModel(BarkCausalModel):

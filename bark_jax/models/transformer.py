@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bark_jax.config import BarkSubModelConfig
-from bark_jax.models.attention import SelfAttention, make_linear
+from bark_jax.models.attention import Implementations, SelfAttention, make_linear
 
 
 def make_embedding(config: BarkSubModelConfig, n_ids: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Embed:
@@ -59,12 +59,12 @@ class Block(nnx.Module):
         is_causal: bool,
         norm_has_bias: bool,
         dtype: jnp.dtype,
-        attn_implementation: str,
+        implementations: Implementations,
         rngs: nnx.Rngs,
     ):
         self.attention_norm = make_norm(config, has_bias=norm_has_bias, dtype=dtype, rngs=rngs)
         self.attention = SelfAttention(
-            config, is_causal=is_causal, dtype=dtype, attn_implementation=attn_implementation, rngs=rngs
+            config, is_causal=is_causal, dtype=dtype, implementations=implementations, rngs=rngs
         )
         self.mlp_norm = make_norm(config, has_bias=norm_has_bias, dtype=dtype, rngs=rngs)
         self.mlp = MLP(config, dtype=dtype, rngs=rngs)
@@ -76,11 +76,9 @@ class Block(nnx.Module):
         return x_BTD + self.mlp(self.mlp_norm(x_BTD)), k_BTNH, v_BTNH
 
     def extend(
-        self, x_B1D: jax.Array, keys_BSNH: jax.Array, values_BSNH: jax.Array, length_B: jax.Array
+        self, x_RD: jax.Array, keys: jax.Array, values: jax.Array, length_B: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """The same for one new position a row, which reads the cache; see `SelfAttention.extend`."""
-        y_B1D, keys_BSNH, values_BSNH = self.attention.extend(
-            self.attention_norm(x_B1D), keys_BSNH, values_BSNH, length_B
-        )
-        x_B1D = x_B1D + y_B1D
-        return x_B1D + self.mlp(self.mlp_norm(x_B1D)), keys_BSNH, values_BSNH
+        y_RD, keys, values = self.attention.extend(self.attention_norm(x_RD), keys, values, length_B)
+        x_RD = x_RD + y_RD
+        return x_RD + self.mlp(self.mlp_norm(x_RD)), keys, values

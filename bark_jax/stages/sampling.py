@@ -28,6 +28,9 @@ class Sampling:
     temperature_B: jax.Array  # float32; 0 takes the most likely token
     top_k_B: jax.Array  # int32, tokens that stay in the draw; 0 for all
     top_p_B: jax.Array  # float32, probability mass that stays in the draw; 1 for all
+    # Whether any row may cut, known when compiling: to look at top_k_B and top_p_B at every step takes a GPU longer
+    # than the draw itself.
+    may_cut: bool = dataclasses.field(default=True, metadata=dict(static=True))
 
 
 def key_data(seed: int) -> np.ndarray:
@@ -38,8 +41,8 @@ def key_data(seed: int) -> np.ndarray:
 
 
 def fold(key_B: jax.Array, number: int | jax.Array) -> jax.Array:
-    """Every row's key with the same number folded in."""
-    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(key_B, number)
+    """Every row's key with a number folded in: the same one, or of an array [B] the row's own."""
+    return jax.vmap(jax.random.fold_in, in_axes=(0, 0 if jnp.ndim(number) else None))(key_B, number)
 
 
 def draw_logits(logits_BV: jax.Array, sampling: Sampling) -> jax.Array:
@@ -49,6 +52,8 @@ def draw_logits(logits_BV: jax.Array, sampling: Sampling) -> jax.Array:
     """
     V = logits_BV.shape[-1]
     scaled_BV = logits_BV / jnp.where(sampling.temperature_B > 0, sampling.temperature_B, 1.0)[:, None]
+    if not sampling.may_cut:
+        return scaled_BV
     top_k_B = jnp.where(sampling.top_k_B > 0, jnp.minimum(sampling.top_k_B, V), V)
     is_cut_B = ((top_k_B < V) | (sampling.top_p_B < 1)) & (sampling.temperature_B > 0)
     return jax.lax.cond(
@@ -73,7 +78,10 @@ def _least_kept(logits_BV: jax.Array, top_k_B: jax.Array, top_p_B: jax.Array, is
 
 
 def choose(logits_BV: jax.Array, sampling: Sampling, step: int | jax.Array) -> jax.Array:
-    """One token a row, int32 [B], from logits that `draw_logits` has prepared; ties go to the smaller id."""
+    """One token a row, int32 [B], from logits that `draw_logits` has prepared; ties go to the smaller id.
+
+    `step` numbers the draws of a row: one for all rows, or of an array [B] the row's own.
+    """
     drawn_B = jax.vmap(jax.random.categorical)(fold(sampling.key_B, step), logits_BV)
     likeliest_B = jnp.argmax(logits_BV, axis=-1)
     return jnp.where(sampling.temperature_B > 0, drawn_B, likeliest_B).astype(jnp.int32)

@@ -12,9 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from bark_jax.models.attention import KVCache
+from bark_jax.models.decoder import make_decoder
 from bark_jax.models.gpt import BarkSemanticModel
 from bark_jax.stages.sampling import SEMANTIC_STAGE, Sampling, choose, draw_logits, fold, log_probability
 from bark_jax.tokens import TokenSpaces
+
+# Steps between two looks at whether all rows have ended. A look makes a GPU wait for the host; a row that has ended
+# costs up to so many steps more.
+STEPS_PER_LOOK = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +60,10 @@ class SemanticTokens:
 class Decoding:
     """Everything that changes while semantic tokens are generated."""
 
-    step: jax.Array  # int32, tokens chosen so far
-    output: SemanticTokens
+    output: SemanticTokens  # what has been chosen so far; a row's next draw is number length_B
     last_B: jax.Array  # what the network reads next: the infer token, then the token chosen last
     cache: KVCache  # holds everything before last_B
-    done_B: jax.Array  # the row has ended
+    done_B: jax.Array  # the row has ended; it is read on with the others, and nothing comes of it
 
 
 def make_prompt(rows: Sequence[SemanticRow], spaces: TokenSpaces) -> SemanticPrompt:
@@ -96,24 +100,54 @@ def generate_semantic(
     A row ends when it chooses the end token, when the end token's probability in the distribution that it draws from
     reaches min_end_probability (suno's rule; transformers looks before the temperature), or at max_tokens.
     """
-    sampling = dataclasses.replace(sampling, key_B=fold(sampling.key_B, SEMANTIC_STAGE))
+    state = start(model, prompt, spaces=spaces)
+    return run_steps(model, prompt, sampling, state, spaces.max_semantic, spaces=spaces).output
+
+
+@functools.partial(jax.jit, static_argnames="spaces")
+def start(model: BarkSemanticModel, prompt: SemanticPrompt, *, spaces: TokenSpaces) -> Decoding:
+    """Reads the prompts."""
     B, n_prompt = prompt.text_BT.shape
     embeds_BTD = model.embed_prompt(prompt.text_BT, prompt.history_BT)
-    start = Decoding(
-        step=jnp.int32(0),
+    return Decoding(
         output=_no_tokens(B, spaces),
         last_B=jnp.full(B, spaces.semantic_infer, jnp.int32),
         cache=model.prefill(embeds_BTD, jnp.full(B, n_prompt, jnp.int32), n_prompt + spaces.max_semantic),
         done_B=prompt.max_tokens_B == 0,
     )
 
-    def body(state: Decoding) -> Decoding:
-        hidden_BD, cache = model.decode(state.last_B, state.cache)
-        state = dataclasses.replace(state, cache=cache)
-        return _choose_token(state, _legal_logits(model, hidden_BD, prompt, spaces), prompt, sampling, spaces)
 
-    state = jax.lax.while_loop(lambda state: (state.step < spaces.max_semantic) & ~jnp.all(state.done_B), body, start)
-    return state.output
+@functools.partial(jax.jit, static_argnames="spaces", donate_argnames="state")
+def run_steps(
+    model: BarkSemanticModel,
+    prompt: SemanticPrompt,
+    sampling: Sampling,
+    state: Decoding,
+    n_steps: int | jax.Array,
+    *,
+    spaces: TokenSpaces,
+) -> Decoding:
+    """Generates n_steps tokens a row, to the next multiple of STEPS_PER_LOOK, or until every row has ended.
+
+    One program for every n_steps: stopping on the way and going on gives, bit for bit, what one run gives. The rows
+    need not have started together.
+    """
+    sampling = dataclasses.replace(sampling, key_B=fold(sampling.key_B, SEMANTIC_STAGE))
+    decoder = make_decoder(model, len(state.done_B))
+
+    def step(_: jax.Array, state: Decoding) -> Decoding:
+        hidden_BD, cache = decoder.decode(state.last_B, state.cache)
+        logits_BV = decoder.logits(hidden_BD, 0, spaces.semantic_end + 1)
+        return _choose_token(state, cache, _mask(logits_BV, prompt, spaces), prompt, sampling, spaces)
+
+    def steps(carry: tuple[jax.Array, Decoding]) -> tuple[jax.Array, Decoding]:
+        n_done, state = carry
+        return n_done + STEPS_PER_LOOK, jax.lax.fori_loop(0, STEPS_PER_LOOK, step, state)
+
+    _, state = jax.lax.while_loop(
+        lambda carry: (carry[0] < n_steps) & ~jnp.all(carry[1].done_B), steps, (jnp.int32(0), state)
+    )
+    return state
 
 
 def _no_tokens(B: int, spaces: TokenSpaces) -> SemanticTokens:
@@ -124,28 +158,37 @@ def _no_tokens(B: int, spaces: TokenSpaces) -> SemanticTokens:
     )
 
 
-def _legal_logits(
-    model: BarkSemanticModel, hidden_BD: jax.Array, prompt: SemanticPrompt, spaces: TokenSpaces
-) -> jax.Array:
-    """Logits of the semantic tokens and, where it is legal, the end token; whatever lies between them never is."""
-    logits_BV = model.logits(hidden_BD, 0, spaces.semantic_end + 1)
+def _mask(logits_BV: jax.Array, prompt: SemanticPrompt, spaces: TokenSpaces) -> jax.Array:
+    """Leaves the semantic tokens and, where it is legal, the end token; whatever lies between them never is."""
     id_1V = jnp.arange(logits_BV.shape[1])[None]
     is_legal_BV = (id_1V < spaces.semantic_vocab) | ((id_1V == spaces.semantic_end) & prompt.may_end_B[:, None])
     return jnp.where(is_legal_BV, logits_BV, -jnp.inf)
 
 
 def _choose_token(
-    state: Decoding, logits_BV: jax.Array, prompt: SemanticPrompt, sampling: Sampling, spaces: TokenSpaces
+    state: Decoding,
+    cache: KVCache,
+    logits_BV: jax.Array,
+    prompt: SemanticPrompt,
+    sampling: Sampling,
+    spaces: TokenSpaces,
 ) -> Decoding:
+    """`cache` holds last_B too."""
+    output, done_B = state.output, state.done_B
     drawn_from_BV = draw_logits(logits_BV, sampling)
-    token_B = choose(drawn_from_BV, sampling, state.step)
+    token_B = choose(drawn_from_BV, sampling, output.length_B)
     end_probability_B = jax.nn.softmax(drawn_from_BV, axis=-1)[:, spaces.semantic_end]
     ends_B = (token_B == spaces.semantic_end) | (end_probability_B >= prompt.min_end_probability_B)
-    keeps_B = ~(state.done_B | ends_B)
+    keeps_B = ~(done_B | ends_B)
+    # A row of max_semantic tokens has no slot left; what JAX would write past the end is dropped.
+    slots = jnp.arange(len(done_B)), output.length_B
+    logprob_B = jnp.where(keeps_B, log_probability(logits_BV, token_B), 0.0)
     output = SemanticTokens(
-        state.output.tokens_BT.at[:, state.step].set(jnp.where(keeps_B, token_B, spaces.semantic_end)),
-        state.output.length_B + keeps_B,
-        state.output.logprob_BT.at[:, state.step].set(jnp.where(keeps_B, log_probability(logits_BV, token_B), 0.0)),
+        output.tokens_BT.at[slots].set(jnp.where(keeps_B, token_B, spaces.semantic_end), mode="drop"),
+        output.length_B + keeps_B,
+        output.logprob_BT.at[slots].set(logprob_B, mode="drop"),
     )
-    done_B = ~keeps_B | (state.step + 1 >= prompt.max_tokens_B)
-    return Decoding(state.step + 1, output, token_B, state.cache, done_B)
+    done_B = ~keeps_B | (output.length_B >= prompt.max_tokens_B)
+    # An ended row stays where it is, so that it never runs out of the cache.
+    length_B = jnp.where(done_B, state.cache.length_B, cache.length_B)
+    return Decoding(output, token_B, dataclasses.replace(cache, length_B=length_B), done_B)

@@ -1,0 +1,270 @@
+"""A decoding step in five GPU kernels a layer, for the few rows at which launching kernels costs more than arithmetic.
+
+    1  norm, query-key-value projection
+    2  attention to the live part of the cache, which also takes the new keys and values
+    3  output projection, residual
+    4  norm, first Linear of the MLP, GELU
+    5  second Linear, residual
+
+Written in Pallas for its Triton backend. `attention.resolve` takes them where a probe has shown that they work; every
+other place, as every test's reference, has the plain path. Weights lie as [out, in], so that a program's output
+features are one contiguous piece of memory. Each weight is read once into registers and multiplied there, row by row,
+without tensor cores. With more than MOST_ROWS rows the arithmetic shows, XLA's matrix products are faster, and of these
+kernels the attention alone is used.
+
+All dtypes are those of the weights, bfloat16 or float16; sums, norms and softmax are float32.
+"""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+
+NORM_EPSILON = 1e-5
+MOST_ROWS = 4  # of `linear`
+MOST_PARTS = 8  # of `attend`
+WANTED_PROGRAMS = 512  # of `attend`, about four a multiprocessor
+_NEVER = -1e30  # a logit that no softmax sees; -inf would make NaN of a part without keys
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiling:
+    """How a matrix product is cut into programs."""
+
+    n_out: int  # output features of a program
+    n_in: int  # input features that it multiplies at once
+    n_warps: int
+
+
+def linear(
+    x_RK: jax.Array,
+    weight_NK: jax.Array,
+    *,
+    norm_K: jax.Array | None = None,
+    lse_PRK: jax.Array | None = None,
+    residual_RN: jax.Array | None = None,
+    gelu: bool = False,
+    start: int = 0,
+    size: int | None = None,
+    out_dtype: jnp.dtype | None = None,
+    tiling: Tiling | None = None,
+    interpret: bool = False,
+) -> jax.Array:
+    """`size` output features of a Linear without bias, from `start` on, with what comes before and after it.
+
+    Args:
+      x_RK: activations; with `lse_PRK` the parts [P, R, K] that `attend` gives instead.
+      norm_K: the scale of a LayerNorm without bias that x passes first.
+      residual_RN: what is added to the result.
+      gelu: whether the result passes an exact GELU.
+
+    Returns:
+      [R, size], rounded up to whole programs.
+    """
+    R, K = x_RK.shape[-2:]
+    size = weight_NK.shape[0] - start if size is None else size
+    tiling = tiling or _tiling(K, size)
+    first, odd = divmod(start, tiling.n_out)
+    if odd:
+        raise ValueError(f"start is {start}, expected a multiple of {tiling.n_out}")
+    n_programs = pl.cdiv(size, tiling.n_out)
+    inputs = {"x": x_RK, "norm": norm_K, "lse": lse_PRK, "weight": weight_NK, "residual": residual_RN}
+    inputs = {name: array for name, array in inputs.items() if array is not None}
+    blocks = {
+        "weight": pl.BlockSpec((tiling.n_out, K), lambda i: (first + i, 0)),
+        "residual": pl.BlockSpec((R, tiling.n_out), lambda i: (0, i)),
+    }
+    kernel = functools.partial(
+        _linear_kernel, names=tuple(inputs), n_features=weight_NK.shape[0], first=first, tiling=tiling, gelu=gelu
+    )
+    return pl.pallas_call(
+        kernel,
+        grid=(n_programs,),
+        in_specs=[blocks.get(name, _whole(array)) for name, array in inputs.items()],
+        out_specs=pl.BlockSpec((R, tiling.n_out), lambda i: (0, i)),
+        out_shape=jax.ShapeDtypeStruct((R, n_programs * tiling.n_out), out_dtype or weight_NK.dtype),
+        compiler_params=plgpu.CompilerParams(num_warps=tiling.n_warps, num_stages=1),
+        interpret=interpret,
+        name="linear",
+    )(*inputs.values())
+
+
+def _whole(array: jax.Array) -> pl.BlockSpec:
+    return pl.BlockSpec(array.shape, lambda i: (0,) * array.ndim)
+
+
+def _tiling(K: int, N: int) -> Tiling:
+    """Measured on an H100; see benchmarks/RESULTS.md."""
+    if K > 1024:
+        return Tiling(n_out=8, n_in=pl.next_power_of_2(K), n_warps=8)
+    return Tiling(n_out=8 if N > K else 4, n_in=pl.next_power_of_2(K), n_warps=4)
+
+
+def _linear_kernel(*refs, names: tuple[str, ...], n_features: int, first: int, tiling: Tiling, gelu: bool):
+    """Row by row: products in registers, summed across the lanes of a warp."""
+    ref, out_ref = dict(zip(names, refs, strict=False)), refs[-1]
+    dtype = ref["weight"].dtype
+    R, K = ref["x"].shape[-2:]
+    if "norm" in ref and tiling.n_in < K:
+        raise ValueError(f"n_in is {tiling.n_in}, and a norm needs all {K} features at once")
+    is_out = (first + pl.program_id(0)) * tiling.n_out + jnp.arange(tiling.n_out) < n_features
+    sums = [jnp.zeros((tiling.n_out,), jnp.float32) for _ in range(R)]
+    for start in range(0, K, tiling.n_in):
+        is_in = start + jnp.arange(tiling.n_in) < K
+        at = pl.ds(start, tiling.n_in)
+        weight = _loaded(ref["weight"].at[:, at], is_out[:, None] & is_in[None, :])
+        for row in range(R):
+            x = _joined(ref["x"], ref["lse"], row, at, is_in) if "lse" in ref else _row(ref["x"], (row,), at, is_in)
+            if "norm" in ref:
+                x = _normalized(x, is_in, K, _loaded(ref["norm"].at[at], is_in)).astype(dtype).astype(jnp.float32)
+            sums[row] += jnp.sum(weight * x[None, :], axis=1)
+    for row in range(R):
+        result = _gelu(sums[row]) if gelu else sums[row]
+        if "residual" in ref:
+            result = ref["residual"][row, :].astype(jnp.float32) + result.astype(dtype).astype(jnp.float32)
+        out_ref[row, :] = result.astype(out_ref.dtype)
+
+
+def _row(ref, index: tuple[int, ...], at, is_in: jax.Array) -> jax.Array:
+    # An interpreted masked load takes no Python number as an index.
+    return _loaded(ref.at[(*map(jnp.int32, index), at)], is_in)
+
+
+def _loaded(ref, is_in: jax.Array) -> jax.Array:
+    return plgpu.load(ref, mask=is_in, other=0.0).astype(jnp.float32)
+
+
+def _joined(parts_ref, lse_ref, row: int, at, is_in: jax.Array) -> jax.Array:
+    """The parts of an attention, each weighted by its share of the softmax."""
+    parts = range(parts_ref.shape[0])
+    lse = [_row(lse_ref, (part, row), at, is_in) for part in parts]
+    most = functools.reduce(jnp.maximum, lse)
+    weights = [jnp.exp(value - most) for value in lse]
+    return sum(weights[part] * _row(parts_ref, (part, row), at, is_in) for part in parts) / sum(weights)
+
+
+def _normalized(x: jax.Array, is_in: jax.Array, K: int, norm: jax.Array) -> jax.Array:
+    centred = jnp.where(is_in, x - jnp.sum(x) / K, 0.0)
+    return centred * jax.lax.rsqrt(jnp.sum(centred * centred) / K + NORM_EPSILON) * norm
+
+
+def _gelu(x: jax.Array) -> jax.Array:
+    return 0.5 * x * (1 + _erf(x * math.sqrt(0.5)))
+
+
+def _erf(x: jax.Array) -> jax.Array:
+    """To 1.5e-7, Abramowitz and Stegun 7.1.26: Pallas has no erf."""
+    t = 1 / (1 + 0.3275911 * jnp.abs(x))
+    polynomial = ((((1.061405429 * t - 1.453152027) * t + 1.421413741) * t - 0.284496736) * t + 0.254829592) * t
+    magnitude = 1 - polynomial * jnp.exp(-x * x)
+    return jnp.where(x < 0, -magnitude, magnitude)
+
+
+def attend(
+    qkv_BF: jax.Array,
+    keys_MSH: jax.Array,
+    values_MSH: jax.Array,
+    length_B: jax.Array,
+    n_heads: int,
+    *,
+    n_parts: int | None = None,
+    block: int = 128,
+    n_warps: int = 4,
+    interpret: bool = False,
+) -> tuple[jax.Array, jax.Array | None, jax.Array, jax.Array]:
+    """Attention of one new position a row, which is written into slot `length_B` of the cache, in place.
+
+    Only live slots are read. They are cut into parts, so that few rows give all multiprocessors work.
+
+    Args:
+      qkv_BF: queries, keys and values side by side.
+      keys_MSH, values_MSH: the cache, M = B * n_heads.
+
+    Returns:
+      (outputs, None, keys, values) with outputs [B, D], or (parts [P, B, D], their log-sum-exp [P, B, D], keys,
+      values); float32 where there are parts, which `linear` or `join` put together.
+    """
+    M, _, H = keys_MSH.shape
+    B, D = M // n_heads, n_heads * H
+    n_parts = n_parts or min(MOST_PARTS, max(1, WANTED_PROGRAMS // M))
+    anywhere = lambda: pl.BlockSpec(memory_space=pl.ANY)  # noqa: E731
+    if n_parts > 1:
+        out = [jax.ShapeDtypeStruct((n_parts, B, D), jnp.float32)] * 2
+    else:
+        out = [jax.ShapeDtypeStruct((B, D), qkv_BF.dtype)]
+    caches = [jax.ShapeDtypeStruct(cache.shape, cache.dtype) for cache in (keys_MSH, values_MSH)]
+    *outputs, keys_MSH, values_MSH = pl.pallas_call(
+        functools.partial(_attend_kernel, n_heads=n_heads, n_parts=n_parts, block=block),
+        grid=(M, n_parts),
+        in_specs=[anywhere() for _ in range(4)],
+        out_specs=[anywhere() for _ in [*out, *caches]],
+        out_shape=[*out, *caches],
+        input_output_aliases={2: len(out), 3: len(out) + 1},
+        compiler_params=plgpu.CompilerParams(num_warps=n_warps, num_stages=2),
+        interpret=interpret,
+        name="attend",
+    )(length_B, qkv_BF.reshape(B, 3, n_heads, H), keys_MSH, values_MSH)
+    return outputs[0], outputs[1] if n_parts > 1 else None, keys_MSH, values_MSH
+
+
+def join(parts: jax.Array, lse_PBD: jax.Array | None, dtype: jnp.dtype) -> jax.Array:
+    """The outputs [B, D] of `attend`."""
+    if lse_PBD is None:
+        return parts
+    return jnp.sum(jax.nn.softmax(lse_PBD, axis=0) * parts, axis=0).astype(dtype)
+
+
+def _attend_kernel(length_ref, qkv_ref, keys_ref, values_ref, *out_refs, n_heads: int, n_parts: int, block: int):
+    """A head of a row, or a part of its slots: softmax as it goes, over blocks of slots."""
+    *out_refs, new_keys_ref, new_values_ref = out_refs
+    H = qkv_ref.shape[-1]
+    row_head, part = pl.program_id(0), pl.program_id(1)
+    row, head = row_head // n_heads, row_head % n_heads
+    length = length_ref[row]
+    query = qkv_ref[row, 0, head, :].astype(jnp.float32) * (1 / math.sqrt(H))
+    key, value = qkv_ref[row, 1, head, :], qkv_ref[row, 2, head, :]
+    is_first = part == 0
+
+    @pl.when(is_first)
+    def _():
+        new_keys_ref[row_head, length, :] = key
+        new_values_ref[row_head, length, :] = value
+
+    # The new position's slot is not read: its part of the sum is the first part's start.
+    logit = jnp.sum(query * key.astype(jnp.float32))
+    most = jnp.where(is_first, logit, _NEVER)
+    total = jnp.where(is_first, jnp.float32(1), jnp.float32(0))
+    output = jnp.where(is_first, value.astype(jnp.float32), jnp.zeros((H,), jnp.float32))
+    per_part = (length + n_parts * block - 1) // (n_parts * block) * block
+    start = part * per_part
+    stop = jnp.minimum(start + per_part, length)
+
+    def step(i, carry):
+        most, total, output = carry
+        first = start + i * block
+        is_live = first + jnp.arange(block) < stop
+        at = pl.ds(first, block)
+        keys = plgpu.load(keys_ref.at[row_head, at, :], mask=is_live[:, None], other=0.0).astype(jnp.float32)
+        values = plgpu.load(values_ref.at[row_head, at, :], mask=is_live[:, None], other=0.0).astype(jnp.float32)
+        logits = jnp.where(is_live, jnp.sum(keys * query[None, :], axis=1), _NEVER)
+        new_most = jnp.maximum(most, jnp.max(logits))
+        weights, shrink = jnp.exp(logits - new_most), jnp.exp(most - new_most)
+        return (
+            new_most,
+            total * shrink + jnp.sum(weights),
+            output * shrink + jnp.sum(weights[:, None] * values, axis=0),
+        )
+
+    n_blocks = jnp.maximum(stop - start + block - 1, 0) // block
+    most, total, output = jax.lax.fori_loop(0, n_blocks, step, (most, total, output))
+    columns = pl.ds(head * H, H)
+    output = output / jnp.maximum(total, 1e-30)
+    if n_parts > 1:
+        out_refs[0][part, row, columns] = output
+        out_refs[1][part, row, columns] = jnp.full((H,), most + jnp.log(jnp.maximum(total, 1e-30)))
+    else:
+        out_refs[0][row, columns] = output.astype(out_refs[0].dtype)
