@@ -1,6 +1,8 @@
 """`bark-jax batch`, with the toy in place of the built-in voice."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -119,6 +121,11 @@ def test_other_settings_for_a_folder_are_refused(tmp_path, plain_engine):
     result = batch("rows.jsonl", "out", *SHORT, "--top-k", "5")
     assert result.exit_code == 2 and "settings.top_k: None there, 5 here" in result.stderr
     assert batch("rows.jsonl", "out", *SHORT, "--top-k", "5", "--force").exit_code == 0
+
+
+def test_the_public_names_load_no_jax():
+    code = "import bark_jax.batch as b, sys; [getattr(b, name) for name in b.__all__]; assert 'jax' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_help_tells_of_both_forms():

@@ -10,6 +10,7 @@ the end, which `Manifest.open` takes off. A row that was done again has several 
 import contextlib
 import json
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Self
 
@@ -29,6 +30,7 @@ class Manifest:
 
     def __init__(self, descriptor: int):
         self._descriptor = descriptor
+        self._lock = threading.Lock()  # a run that is stopped at once closes the file under the writer's thread
 
     @classmethod
     def open(cls, path: str | os.PathLike) -> Self:
@@ -45,13 +47,18 @@ class Manifest:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._descriptor)
+        with self._lock:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     def append(self, entries: Iterable[Entry]) -> None:
         """Adds lines, all or none of them. Raises OSError where the disk takes none."""
         data = b"".join(to_line(entry) for entry in entries)
-        if not data:
-            return
+        if data:
+            with self._lock:
+                self._append(data)
+
+    def _append(self, data: bytes) -> None:
         end = os.lseek(self._descriptor, 0, os.SEEK_END)
         try:
             view = memoryview(data)

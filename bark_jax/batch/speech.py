@@ -5,6 +5,7 @@ A text of one sentence becomes what `Bark.generate` makes of it with the row's v
 """
 
 import collections
+import contextlib
 import dataclasses
 import time
 import warnings
@@ -80,8 +81,9 @@ class Speaker:
         texts = _Texts(self, iter(rows), done)
         while True:
             # Where rows end while a voice is still being found, the engine ends too: once more for the rest.
-            for finished in self._engine.run(texts.requests()):
-                texts.receive(finished)
+            with contextlib.closing(self._engine.run(texts.requests())) as spoken:
+                for finished in spoken:
+                    texts.receive(finished)
             if not texts.n_waiting:
                 return
 

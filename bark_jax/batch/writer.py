@@ -134,19 +134,20 @@ class Writer:
 
     def _settle(self) -> None:
         """On the writer's own thread: all that waits at once, again and again."""
-        is_open = True
+        is_open, works = True, True
         while is_open:
             rows = [self._stored.get()]
             while not self._stored.empty():
                 rows.append(self._stored.get())
             is_open = None not in rows
             taken = [row for row in rows if row is not None]
-            try:
-                if self._failure is None and taken:
+            try:  # also where storing another row has failed: these rows are stored
+                if works and taken:
                     self._note(self._store.settle(taken))
-                if self._failure is None and not is_open and not self._is_cancelled:
+                if works and not is_open and not self._is_cancelled:
                     self._note(self._store.finish())
             except BaseException as error:
+                works = False
                 self._fail(error)
             for _ in taken:
                 self._room.release()

@@ -151,7 +151,7 @@ def _opener(job: "Job", options: dict[str, Any]) -> Any:
 
 def _conclude(summary: "Summary", *, as_json: bool, is_quiet: bool) -> None:
     context = click.get_current_context()
-    if not is_quiet:
+    if not is_quiet and summary.finished:
         before = f", {summary.done_before:,} done before" if summary.done_before else ""
         rate = summary.audio_s / max(summary.took_s, 1e-6)
         click.echo(
