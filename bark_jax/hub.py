@@ -1,19 +1,28 @@
 """Single files of a model: in a folder, or in a repository of the Hugging Face Hub."""
 
+import contextlib
 import dataclasses
+import hashlib
 import os
 import re
 import reprlib
 import socket
+import time
 import urllib.parse
 import urllib.request
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bark_jax import tiny
-from bark_jax.errors import InputError, ModelNotFoundError
+from bark_jax.errors import CheckpointError, InputError, ModelNotFoundError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?", re.ASCII)
+_REVISION = re.compile(r"[A-Za-z0-9][\w.+-]{0,99}(/[\w.+-]{1,100}){0,4}", re.ASCII)
+_SHA256, _SHA1 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
+COMMIT = _SHA1
+# A download that gets no further for so long is given up. The Hub's client goes on for ever where a server sends the
+# same half again and again.
+STALL_S = 60.0
 _UNSAFE_CHARACTER = re.compile(r"[\x00-\x1f\x7f\\:\ud800-\udfff]")
 
 
@@ -35,6 +44,13 @@ def is_inner_path(path: Any) -> bool:
     return bool(parts) and parts[0] != "/" and ".." not in parts
 
 
+def check_revision(revision: Any) -> None:
+    """Raises InputError unless `revision` is None or can be a branch, a tag or a commit: it becomes part of a path."""
+    if revision is None or (isinstance(revision, str) and _REVISION.fullmatch(revision) and ".." not in revision):
+        return
+    raise InputError(f"revision is {shown(revision)}, expected a branch, a tag or a commit of the Hub's repository")
+
+
 class UnreachableError(ModelNotFoundError):
     """A file that is not on this machine, while the Hub, which may have it, cannot be asked."""
 
@@ -53,6 +69,7 @@ class Source:
     local_files_only: bool = False
 
     def __post_init__(self):
+        check_revision(self.revision)
         name = tiny.folder_of(self.name)
         name = os.fspath(name) if isinstance(name, (str, os.PathLike)) else name
         if not isinstance(name, str):
@@ -75,6 +92,7 @@ class Source:
           InputError: the path, or a link on it, leads out of the folder.
           UnreachableError: the Hub cannot be reached and the file is not in its cache on this machine.
           ModelNotFoundError: the Hub has no such model, or does not give it.
+          CheckpointError: the file is not the one that the Hub has.
         """
         if not is_inner_path(path):
             raise InputError(f"{shown(path)} is no path below {self.name}: relative, with '/' between and without '..'")
@@ -97,11 +115,23 @@ class Source:
 
         where = dict(revision=self.revision, cache_dir=self.cache_dir)
         cached = try_to_load_from_cache(self.name, path, **where)
-        if cached is not None:
-            return Path(cached) if isinstance(cached, str) else None  # else the Hub has said that there is no such file
+        if isinstance(cached, str):
+            check_download(Path(cached))
+            return Path(cached)
+        if cached is not None:  # the Hub has said that there is no such file
+            return None
         is_local = self.local_files_only or not can_reach_hub()
         try:
-            return Path(hf_hub_download(self.name, path, token=self.token, local_files_only=is_local, **where))
+            if not is_local:
+                self._check_commit(path)
+            file = hf_hub_download(
+                self.name,
+                path,
+                token=self.token,
+                local_files_only=is_local,
+                tqdm_class=progress_that_gives_up(),
+                **where,
+            )
         except LocalEntryNotFoundError as error:
             raise UnreachableError(
                 f"{path} of {self.name} is not on this machine (no folder is called {self.name}) and the Hub cannot be "
@@ -109,11 +139,91 @@ class Source:
             ) from error
         except EntryNotFoundError:
             return None
+        except ModelNotFoundError:
+            raise
         except Exception as error:  # of the Hub's client and of the two HTTP libraries below it
             raise ModelNotFoundError(
                 f"{path} of {self.name} cannot be had from the Hub ({type(error).__name__}: {error}). Check the name, "
                 "the revision and, for private or gated models, the login (hf auth login)."
             ) from error
+        check_download(Path(file), remove=True)
+        return Path(file)
+
+    def _check_commit(self, path: str) -> None:
+        """Raises ModelNotFoundError where the server names something else than a commit.
+
+        The client makes a part of a path of it, unchecked, and notes there that a file is missing.
+        """
+        from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+        from huggingface_hub.errors import EntryNotFoundError
+
+        try:
+            address = hf_hub_url(self.name, path, revision=self.revision)
+            commit = get_hf_file_metadata(address, token=self.token).commit_hash
+        except EntryNotFoundError as error:
+            commit = error.response.headers.get(constants.HUGGINGFACE_HEADER_X_REPO_COMMIT)
+        if commit is not None and not COMMIT.fullmatch(commit):
+            raise ModelNotFoundError(f"{constants.ENDPOINT} names no commit of {self.name} but {shown(commit)}")
+
+
+class StalledError(OSError):
+    """A download that got no further."""
+
+
+def progress_that_gives_up() -> type:
+    """A progress bar for the Hub's client, which ends a download that gets no further for STALL_S."""
+    from huggingface_hub.utils import tqdm
+
+    class Progress(tqdm):
+        _done = _furthest = 0
+        _moved_at: float | None = None
+
+        def update(self, n: float | None = 1) -> bool | None:
+            now, self._done = time.monotonic(), self._done + (n or 0)
+            if self._done > self._furthest or self._moved_at is None:
+                self._furthest, self._moved_at = self._done, now
+            elif now - self._moved_at > STALL_S:
+                raise StalledError(f"the download got no further than {self._furthest:,} bytes for {STALL_S:.0f} s")
+            return super().update(n)
+
+    return Progress
+
+
+def check_download(path: Path, *, remove: bool = False) -> None:
+    """Compares a file of the Hub's cache with the checksum that the Hub gave, which is the name of its blob.
+
+    That is the SHA-256 of what lies in git-lfs, and git's SHA-1 of other files. A file that is no link to such a name
+    is left unchecked, as there is nothing to go by.
+
+    Args:
+      remove: take a file that is another out of the cache, so that it is downloaded again.
+
+    Raises:
+      CheckpointError: the file is another.
+    """
+    blob = path.resolve()
+    if not path.is_symlink() or not (_SHA256.fullmatch(blob.name) or _SHA1.fullmatch(blob.name)):
+        return
+    kind = "SHA-256" if _SHA256.fullmatch(blob.name) else "SHA-1"
+    found = _checksum(blob, kind) if blob.is_file() else "missing"
+    if found == blob.name:
+        return
+    if remove:
+        with contextlib.suppress(OSError):
+            path.unlink()
+            blob.unlink()
+    advice = "Download it again." if remove else f"Remove {blob} and {path}, and download the model again."
+    raise CheckpointError(f"{path} is damaged: its {kind} is {found}, expected {blob.name}. {advice}")
+
+
+def _checksum(path: Path, kind: str) -> str:
+    with open(path, "rb") as file:
+        if kind == "SHA-256":
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.sha1(b"blob %d\0" % os.fstat(file.fileno()).st_size)  # as git names a file
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+        return digest.hexdigest()
 
 
 def can_reach_hub() -> bool:

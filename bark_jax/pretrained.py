@@ -52,8 +52,12 @@ def cache_folder() -> Path:
     return Path(constants.HF_HOME, "bark_jax")
 
 
-def find_model(name_or_folder: str | os.PathLike, *, revision: str | None = None) -> Path:
+def find_model(name_or_folder: str | os.PathLike, *, revision: str | None = None, update: bool = False) -> Path:
     """The folder, in this project's own form, of a model that is named by folder, by Hub id or as "tiny".
+
+    Args:
+      revision: of a Hub id: a branch, a tag or a commit.
+      update: ask the Hub whether it has a newer one than the cache. Without it, what is in the cache opens no socket.
 
     Raises:
       ModelNotFoundError: it is neither here nor to be had; the message names the cache and the way out.
@@ -73,8 +77,29 @@ def find_model(name_or_folder: str | os.PathLike, *, revision: str | None = None
         raise ModelNotFoundError(
             f"there is no model {shown(name)}: no such folder, no Hub id such as suno/bark-small, and not {tiny.NAME!r}"
         )
+    found = None if update else _find_cached(name, revision)
+    if found is not None:
+        return found
     snapshot = hub.fetch(name, revision=revision)
-    return _own_form(snapshot, f"models--{_safe(name.replace('/', '--'))}--{snapshot.name}")
+    return _own_form(snapshot, _cache_name(name, snapshot))
+
+
+def _find_cached(repository: str, revision: str | None) -> Path | None:
+    """A model of the Hub in this project's form, if all of it is on this machine."""
+    from converters import hub
+
+    snapshot = hub.find_snapshot(repository, revision=revision)
+    if snapshot is None:
+        return None
+    if is_model_folder(snapshot):
+        return snapshot if hub.is_whole(snapshot) else None
+    converted = cache_folder() / _cache_name(repository, snapshot)
+    return converted if is_model_folder(converted) else None
+
+
+def _cache_name(repository: str, snapshot: Path) -> str:
+    """By repository and commit."""
+    return f"models--{_safe(repository.replace('/', '--'))}--{snapshot.name}"
 
 
 def _own_form(folder: Path, cache_name: str) -> Path:

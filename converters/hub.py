@@ -1,14 +1,24 @@
 """Models on the Hugging Face Hub, fetched into its cache by its own client: HF_HOME, HF_TOKEN, HF_HUB_OFFLINE hold."""
 
 import fnmatch
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from bark_jax.config import CONFIG_FILE, GENERATION_CONFIG_FILE
-from bark_jax.errors import CheckpointError, ModelNotFoundError
-from bark_jax.hub import can_reach_hub
-from bark_jax.weights import MANIFEST_FILE, sha256_of
+from bark_jax.errors import BarkError, ModelNotFoundError
+from bark_jax.folders import write_whole
+from bark_jax.hub import (
+    COMMIT,
+    can_reach_hub,
+    check_download,
+    check_revision,
+    is_inner_path,
+    progress_that_gives_up,
+    shown,
+)
+from bark_jax.weights import MANIFEST_FILE, is_model_folder, read_manifest
 from converters.extras import TOKENIZER_FILES, VOICE_FILES
 from converters.suno import FILES
 
@@ -21,11 +31,9 @@ WEIGHT_PATTERNS = (
     ("pytorch_model.bin.index.json", "pytorch_model-*.bin"),
     ("encodec_24khz-*.th",),
 )
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".th")
 OTHER_PATTERNS = (CONFIG_FILE, GENERATION_CONFIG_FILE, *TOKENIZER_FILES, *VOICE_FILES)
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def is_hub_id(name: str) -> bool:
@@ -41,13 +49,20 @@ def fetch(repository: str, *, revision: str | None = None, size: str | None = No
 
     Raises:
       ModelNotFoundError: it is not in the cache and cannot be fetched; the message says how to fetch it.
+      CheckpointError: a file that was fetched is not the one that the Hub has.
     """
     from huggingface_hub import errors, snapshot_download
 
+    check_revision(revision)
     reason = "it cannot be reached"
     if can_reach_hub():
         try:
-            return _download(repository, revision, size)
+            folder = _download(repository, revision, size)
+            if is_model_folder(folder):  # others are checked when they are opened
+                check_blobs(folder, remove=True)
+            return folder
+        except BarkError:
+            raise
         except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
             raise _not_found(repository, f"it has none of this name, or not for you: {_first_line(error)}") from error
         except Exception as error:  # a broken connection, in the words of the client or of the HTTP library below it
@@ -59,10 +74,63 @@ def fetch(repository: str, *, revision: str | None = None, size: str | None = No
 
 
 def _download(repository: str, revision: str | None, size: str | None) -> Path:
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi, constants, snapshot_download
 
-    names = HfApi().list_repo_files(repository, revision=revision)
-    return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted_files(names, size)))
+    about = HfApi().model_info(repository, revision=revision)
+    if not COMMIT.fullmatch(about.sha or ""):  # it becomes a part of paths, which the client does not check
+        raise ModelNotFoundError(f"{constants.ENDPOINT} names no commit of {repository} but {shown(about.sha)}")
+    names = [file.rfilename for file in about.siblings or ()]
+    folder = snapshot_download(
+        repository,
+        revision=about.sha,
+        allow_patterns=wanted_files(names, size),
+        tqdm_class=progress_that_gives_up(),
+    )
+    if revision != about.sha:
+        _note_commit(repository, revision, about.sha)
+    return Path(folder)
+
+
+def _note_commit(repository: str, revision: str | None, commit: str) -> None:
+    """Notes in the cache which commit a branch or a tag is, as the client does."""
+    reference = _reference(repository, revision)
+    reference.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(reference, commit.encode())
+
+
+def _reference(repository: str, revision: str | None) -> Path:
+    from huggingface_hub import constants
+
+    return _home(repository) / "refs" / (revision or constants.DEFAULT_REVISION)
+
+
+def _home(repository: str) -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE, f"models--{repository.replace('/', '--')}")
+
+
+def find_snapshot(repository: str, *, revision: str | None = None) -> Path | None:
+    """The folder in the cache that holds the repository's model, as it was when it was last fetched; None if none is.
+
+    No network is asked. The folder may hold a part of the model only.
+    """
+    check_revision(revision)
+    reference = _reference(repository, revision)
+    commit = reference.read_text(errors="replace").strip() if reference.is_file() else revision or ""
+    folder = _home(repository) / "snapshots" / commit
+    return folder if COMMIT.fullmatch(commit) and folder.is_dir() else None
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a folder of this project's form has everything that its manifest names."""
+    if not is_model_folder(folder):
+        return False
+    files = read_manifest(folder).files
+    has_configs = all((folder / name).is_file() for name in (CONFIG_FILE, GENERATION_CONFIG_FILE))
+    return has_configs and all(
+        (folder / name).is_file() and (folder / name).stat().st_size == record.bytes for name, record in files.items()
+    )
 
 
 def _not_found(repository: str, reason: str) -> ModelNotFoundError:
@@ -88,7 +156,7 @@ def wanted_files(names: Sequence[str], size: str | None) -> list[str]:
 
 
 def _matching(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
-    return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+    return [name for name in names if is_inner_path(name) and any(fnmatch.fnmatchcase(name, each) for each in patterns)]
 
 
 def snapshot_name(folder: Path) -> str | None:
@@ -100,18 +168,8 @@ def snapshot_name(folder: Path) -> str | None:
     return f"{repository.removeprefix('models--').replace('--', '/')}@{folder.name}"
 
 
-def check_blobs(folder: Path) -> None:
-    """Compares weight files of the Hub's cache with their SHA-256, which is the name that the cache gives them.
-
-    Raises CheckpointError. Files that are no links to such a name are left unchecked, as there is nothing to go by.
-    """
-    for path in sorted(folder.iterdir()):
-        blob = path.resolve()
-        if path.suffix not in WEIGHT_SUFFIXES or not path.is_symlink() or not _SHA256.fullmatch(blob.name):
-            continue
-        found = sha256_of(blob) if blob.is_file() else "missing"
-        if found != blob.name:
-            raise CheckpointError(
-                f"{path} is damaged: its SHA-256 is {found}, expected {blob.name}. "
-                f"Remove {blob} and {path}, and download the model again."
-            )
+def check_blobs(folder: Path, *, remove: bool = False) -> None:
+    """`check_download` of every file in a folder; raises CheckpointError for the first that is another."""
+    for root, _, names in os.walk(folder):
+        for name in sorted(names):
+            check_download(Path(root, name), remove=remove)

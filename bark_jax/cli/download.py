@@ -18,12 +18,15 @@ Examples:
 def command(models: tuple[str, ...], revision: str | None) -> None:
     """Fetch models of the Hub into the cache and convert them, once. Prints the folder of each.
 
+    A model that is in the cache is looked up again: this is how one gets a newer revision. Other verbs take what is
+    there, and ask nobody.
+
     The cache is HF_HOME, ~/.cache/huggingface if it is not set; HF_TOKEN is for private models.
     """
     from bark_jax.pretrained import find_model
     from bark_jax.processor import BarkProcessor
 
     for model in models:
-        folder = find_model(model, revision=revision)
+        folder = find_model(model, revision=revision, update=True)
         BarkProcessor.from_pretrained(model, revision=revision)  # fetches a tokenizer for models that bring none
         click.echo(folder)

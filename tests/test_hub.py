@@ -1,0 +1,193 @@
+"""Downloads from a Hub that breaks off, lies or is not there: what is taken, what is refused, and what stays behind."""
+
+import contextlib
+import socket
+import time
+
+import pytest
+from bad_inputs.harness import listing, refused
+from hub_server import COMMIT, REPOSITORY, Hub, files_of, serving
+
+from bark_jax import hub as own_hub
+from bark_jax.errors import CheckpointError, InputError, ModelNotFoundError
+from bark_jax.hub import Source
+from bark_jax.pretrained import find_model
+from bark_jax.processor import BarkProcessor
+from bark_jax.weights import is_model_folder
+from converters import convert
+from converters import hub as model_hub
+
+
+@pytest.fixture(scope="module")
+def checkpoint(toy_folder, tmp_path_factory):
+    """The files of a checkpoint as the Hub has them, in transformers' layout."""
+    return files_of(convert(toy_folder, tmp_path_factory.mktemp("hub") / "bark", to="transformers"))
+
+
+@pytest.fixture
+def hub(checkpoint, monkeypatch, tmp_path):
+    """A server with the checkpoint, and an empty cache; everything looks there."""
+    from huggingface_hub import constants
+
+    hub = Hub(dict(checkpoint))
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    with serving(hub) as address:
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        yield hub
+
+
+@pytest.fixture
+def no_sockets(monkeypatch):
+    """After this is called, anything that opens or asks for a connection fails."""
+
+    def guard():
+        def refuse(*arguments, **options):
+            raise AssertionError(f"a socket was asked for: {arguments}")
+
+        for name in ("socket.socket.connect", "socket.socket.connect_ex", "socket.getaddrinfo"):
+            monkeypatch.setattr(name, refuse)
+
+    return guard
+
+
+def blobs(tmp_path):
+    return [path for path in (tmp_path / "home" / "hub").rglob("blobs/*") if path.is_file()]
+
+
+def test_a_model_is_fetched_checked_and_converted(hub):
+    folder = find_model(REPOSITORY)
+    assert is_model_folder(folder) and folder.name.endswith(COMMIT)
+
+
+def test_with_everything_in_the_cache_no_socket_is_opened(hub, no_sockets):
+    folder = find_model(REPOSITORY)
+    ids = BarkProcessor.from_pretrained(REPOSITORY)("hello")["input_ids"]
+    no_sockets()
+    with pytest.raises(AssertionError, match="a socket was asked for"):
+        socket.create_connection(("127.0.0.1", 9))
+    assert find_model(REPOSITORY) == folder
+    assert find_model(REPOSITORY, revision="main") == folder
+    assert find_model(REPOSITORY, revision=COMMIT) == folder
+    assert (BarkProcessor.from_pretrained(REPOSITORY)("hello")["input_ids"] == ids).all()
+
+
+def test_an_update_asks_the_hub_and_a_plain_call_does_not(hub):
+    first = find_model(REPOSITORY)
+    hub.commit = "f" * 40
+    assert find_model(REPOSITORY) == first
+    assert find_model(REPOSITORY, update=True).name.endswith("f" * 40)
+    assert find_model(REPOSITORY, revision=COMMIT) == first
+
+
+def test_a_model_of_our_own_form_is_used_where_it_lies(hub, toy_folder, no_sockets):
+    hub.files = files_of(toy_folder)
+    folder = find_model(REPOSITORY)
+    assert folder.parent.name == "snapshots"
+    no_sockets()
+    assert find_model(REPOSITORY) == folder
+
+
+def test_a_snapshot_that_lacks_a_file_is_fetched_again(hub, toy_folder):
+    hub.files = files_of(toy_folder)
+    folder = find_model(REPOSITORY)
+    (folder / "semantic.safetensors").resolve().unlink()
+    (folder / "semantic.safetensors").unlink()
+    assert (find_model(REPOSITORY) / "semantic.safetensors").is_file()
+
+
+def test_h01_a_connection_that_is_cut_once_goes_on_where_it_was(hub, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    hub.cut = 1
+    assert is_model_folder(find_model(REPOSITORY))
+    assert hub.cut == 0
+
+
+def test_h02_a_server_that_sends_the_same_half_for_ever_is_given_up(hub, monkeypatch, tmp_path):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100_000)  # the client goes on for ever after whole chunks
+    monkeypatch.setattr(own_hub, "STALL_S", 0.2)
+    hub.cut, hub.takes_ranges = 10**9, False
+    start = time.perf_counter()
+    with pytest.raises(ModelNotFoundError, match=r"got no further than .* bytes for .*bark-jax download"):
+        find_model(REPOSITORY)
+    assert time.perf_counter() - start < 20
+    assert not (tmp_path / "home" / "bark_jax").exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_h03_a_file_of_which_one_byte_differs_is_refused(hub, tmp_path, name):
+    hub.altered = {name}
+    with pytest.raises(CheckpointError, match=rf"{name} is damaged: its SHA-(256|1) is .*, expected"):
+        find_model(REPOSITORY)
+    assert not (tmp_path / "home" / "bark_jax").exists()
+
+
+def test_a_single_file_of_which_one_byte_differs_is_refused_and_fetched_again(hub, tmp_path):
+    hub.altered = {"tokenizer.json"}
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json is damaged.*Download it again"):
+        Source(REPOSITORY).find("tokenizer.json")
+    hub.altered = set()
+    assert Source(REPOSITORY).find("tokenizer.json").read_bytes() == hub.files["tokenizer.json"]
+
+
+def test_a_file_that_is_damaged_in_the_cache_is_refused(hub):
+    path = Source(REPOSITORY).find("tokenizer.json")
+    path.resolve().write_bytes(b"{}")
+    with pytest.raises(CheckpointError, match=r"is damaged: its SHA-1 is .*Remove "):
+        Source(REPOSITORY).find("tokenizer.json")
+
+
+def test_h06_a_commit_that_leads_elsewhere_writes_nothing(hub, tmp_path):
+    hub.commit = "../../../PWNED"
+    with pytest.raises(ModelNotFoundError, match=r"names no commit of someone/bark but '\.\./\.\./\.\./PWNED'"):
+        find_model(REPOSITORY)
+    for name in ("config.json", "absent.json"):
+        with contextlib.suppress(ModelNotFoundError):
+            Source(REPOSITORY).find(name)
+    assert not [found for found in listing(tmp_path) if "PWNED" in found[0]]
+
+
+def test_h07_the_page_of_a_hotels_network_is_no_model(hub, tmp_path):
+    hub.is_portal = True
+    with pytest.raises(ModelNotFoundError, match=REPOSITORY):
+        find_model(REPOSITORY)
+    assert not blobs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "revision",
+    ["../../x", "/etc", "a/../b", "", "a b", "a\0b", "-x", "x" * 500, 5, b"main", ["main"], "a//b", "\ud800"],
+)
+def test_a_revision_that_is_none_is_refused(hub, revision, tmp_path):
+    for ask in (find_model, BarkProcessor.from_pretrained, model_hub.fetch):
+        with refused(InputError, "revision is .*expected a branch, a tag or a commit", folder=tmp_path):
+            ask(REPOSITORY, revision=revision)
+    assert not hub.asked
+
+
+@pytest.mark.parametrize("revision", ["main", "v1.0", "refs/pr/1", COMMIT, "release-2+fix"])
+def test_a_revision_that_can_be_one_is_taken(revision):
+    own_hub.check_revision(revision)
+
+
+def test_a_repository_that_is_not_there_is_not_found(hub):
+    with pytest.raises(ModelNotFoundError, match="someone/else"):
+        find_model("someone/else")
+
+
+def test_without_a_network_the_error_tells_what_to_do(hub, monkeypatch):
+    def look_up(*arguments):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr("socket.getaddrinfo", look_up)
+    with refused(ModelNotFoundError, "cannot be reached", f"bark-jax download {REPOSITORY}"):
+        find_model(REPOSITORY)
