@@ -104,6 +104,20 @@ def test_missing_and_changed_files_are_told(rows, tmp_path):
     assert refusal(tmp_path / "out", verify=True).count("is missing or another") == 3
 
 
+def test_damaged_parts_are_told(rows, tmp_path):
+    pytest.importorskip("pyarrow")
+    fill(rows, tmp_path / "out", form="parquet", rows_per_part=1000)
+    first, second, _ = sorted((tmp_path / "out").glob("*/audio/*.parquet"))
+    first.write_bytes(first.read_bytes()[:-10])
+    data = bytearray(second.read_bytes())
+    at = data.index(b"RIFF") + 200  # an audio sample
+    data[at] ^= 1
+    second.write_bytes(data)
+    n_first = sum("error" not in entry for entry in read_entries(first.parents[1] / "manifest.jsonl"))
+    assert refusal(tmp_path / "out").count("is missing or another") == n_first
+    assert refusal(tmp_path / "out", verify=True).count("is missing or another") == n_first + 1
+
+
 def test_rows_of_another_shard_are_told(rows, tmp_path):
     fill(rows, tmp_path / "out")
     path = tmp_path / "out" / Shard(0, 3).folder / "manifest.jsonl"

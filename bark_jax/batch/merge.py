@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from bark_jax.batch.files import is_there
 from bark_jax.batch.ids import Shard
 from bark_jax.batch.manifest import MANIFEST_FILE, Entry, read_entries, to_line
+from bark_jax.batch.parquet import read_digests
 from bark_jax.batch.run_folder import RUN_FILE, differences, open_folder, read_run, sync_folder, told_as_output_error
 from bark_jax.errors import InputError
 from bark_jax.folders import whole_file, write_whole
@@ -103,7 +104,7 @@ def _check_runs(parts: list[_Part]) -> list[str]:
 def _check_rows(part: _Part, seen: dict[str, int], *, verify: bool) -> list[str]:
     """What is wrong with a shard's rows; its ids are added to `seen`."""
     faults, name, n_rows = [], part.folder.name, 0
-    checked: dict[str, bool] = {}
+    digests: dict[str, dict[str, str]] = {}
     for entry in _latest(part.folder):
         n_rows += 1
         row_id = entry["id"]
@@ -111,19 +112,21 @@ def _check_rows(part: _Part, seen: dict[str, int], *, verify: bool) -> list[str]
             faults.append(f"{name}: id {shown(row_id)} is in shard {seen[row_id]} too")
         if not part.shard.has(row_id):
             faults.append(f"{name}: id {shown(row_id)} belongs to another shard")
-        if "error" not in entry and not _has_audio(part, entry, checked, verify=verify):
+        if "error" not in entry and not _has_audio(part, entry, digests, verify=verify):
             faults.append(f"{name}: the file {shown(entry.get('file'))} of id {shown(row_id)} is missing or another")
     if n_rows != part.run.get("rows"):
         faults.append(f"{name}: {n_rows} of {part.run.get('rows')} rows are done; run it again")
     return faults
 
 
-def _has_audio(part: _Part, entry: Entry, parquet_parts: dict[str, bool], *, verify: bool) -> bool:
+def _has_audio(part: _Part, entry: Entry, digests: dict[str, dict[str, str]], *, verify: bool) -> bool:
+    """Whether the audio is there. `digests` keeps those of a Parquet part from one of its rows to the next."""
     if part.run.get("format") == "parquet":
         file = str(entry.get("file"))
-        if file not in parquet_parts:
-            parquet_parts[file] = (part.folder / file).is_file()
-        return parquet_parts[file]
+        if file not in digests:
+            digests.clear()  # a part's rows stand together, and no more than one part's are held
+            digests[file] = read_digests(part.folder / file, of_audio=verify)
+        return digests[file].get(entry["id"]) == entry.get("sha256", "")
     if not is_there(part.folder, entry):
         return False
     if not verify:

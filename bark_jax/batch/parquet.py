@@ -5,6 +5,7 @@ full is at most its rows, or 256 MiB of encoded audio; a kill loses, and the nex
 """
 
 import collections
+import hashlib
 import json
 import re
 from collections.abc import Iterable
@@ -131,6 +132,20 @@ def find_unlisted(folder: Path) -> list[Entry]:
             if values["id"] not in listed:
                 found.append(_entry(values) | {"file": file})
     return found
+
+
+def read_digests(path: Path, *, of_audio: bool) -> dict[str, str]:
+    """The SHA-256 of each row of a part, by id: as the part says, or of its audio. Of an unreadable part, no rows."""
+    columns = ["id", "audio" if of_audio else "sha256"]
+    try:
+        rows = require_pyarrow().parquet.read_table(path, columns=columns).to_pylist()
+    except UnsupportedError:
+        raise
+    except Exception:  # pyarrow's own kinds
+        return {}
+    if of_audio:
+        return {row["id"]: hashlib.sha256(row["audio"]["bytes"]).hexdigest() for row in rows}
+    return {row["id"]: row["sha256"] for row in rows}
 
 
 def _count_rows(path: Path) -> int:

@@ -100,7 +100,8 @@ def check_rows(
     for row in read_rows(path, form):
         if isinstance(row, Fault):
             n_faults += 1
-            faults += [row] if len(faults) < SHOWN_FAULTS else []
+            if len(faults) < SHOWN_FAULTS:
+                faults.append(row)
             continue
         if row.error is not None:
             n_broken, broken = n_broken + 1, broken or row

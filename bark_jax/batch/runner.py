@@ -204,8 +204,9 @@ def _find_todo(folder: Path, manifest: Manifest, path: Path, form: str, output: 
     n, n_failed, changed = 0, 0, []
     for row in _rows_of(path, form, output.shard):
         state = done.find(row.id, row.content)
-        if state is not None and not state.has_failed and not state.is_same:
-            changed.append(row) if len(changed) <= SHOWN_CHANGES else None
+        is_edited = state is not None and not state.has_failed and not state.is_same
+        if is_edited and len(changed) <= SHOWN_CHANGES:
+            changed.append(row)
         is_todo = _is_todo(row, done, output)
         n += is_todo
         n_failed += not is_todo and state.has_failed

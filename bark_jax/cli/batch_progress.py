@@ -51,7 +51,7 @@ class BatchProgress:
             return
         if self._bar is not None:
             self._bar.set_postfix_str(
-                f"{event['rows_failed']} failed, {event['audio_seconds_per_second']} s/s", refresh=False
+                f"{event['rows_failed']} failed, {event['audio_seconds_per_second']} s of audio/s", refresh=False
             )
             self._bar.update()
         elif time.monotonic() >= self._next_line:
