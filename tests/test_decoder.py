@@ -144,7 +144,7 @@ def an_h100():
 
 
 @pytest.mark.parametrize(("hidden_size", "num_heads"), [(768, 12), (1024, 16)])
-@pytest.mark.parametrize("n_rows", [1, 4, 8, 64])
+@pytest.mark.parametrize("n_rows", [1, 2, 8, 64])
 def test_a_step_of_barks_sizes_lowers_to_the_kernels(n_rows, hidden_size, num_heads):
     def make():
         return make_model(jnp.bfloat16, "pallas", hidden_size=hidden_size, num_heads=num_heads)
@@ -199,6 +199,20 @@ def test_auto_takes_what_the_probes_say(cudnn, works, expected, a_gpu, monkeypat
     monkeypatch.setattr(kernel_probe, "probe", lambda dtype, head_size: None if works else 1 / 0)
     assert resolve("auto", jnp.bfloat16, 64) == expected
     assert resolve("xla", jnp.bfloat16, 64) == ("xla", "xla")
+
+
+def test_the_probe_runs_while_shapes_are_traced(a_gpu, monkeypatch):
+    """Loading a network traces its constructor, and the probe has to run real kernels even there."""
+    from bark_jax.models import kernel_probe
+
+    def probe(dtype, head_size):
+        found = kernels.linear(jnp.ones((1, 16), dtype), jnp.ones((8, 16), dtype), interpret=True)
+        assert float(found[0, 0]) == 16
+
+    monkeypatch.setattr(kernel_probe, "probe", probe)
+    found = []
+    jax.eval_shape(lambda: found.append(attention.find_kernel_obstacle("bfloat16", 64)))
+    assert found == [None]
 
 
 @pytest.mark.parametrize(("dtype", "head_size", "reason"), [("float32", 64, "not float32"), ("bfloat16", 48, "not 48")])

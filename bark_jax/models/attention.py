@@ -10,8 +10,10 @@ step, on CPU twice. "pallas" reads the live slots of the same cache with the ker
 reads the live slots of a cache [B, S, N, H].
 """
 
+import concurrent.futures
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -226,14 +228,9 @@ def find_kernel_obstacle(dtype_name: str, head_size: int) -> str | None:
         return obstacle
     if head_size < 16 or head_size & (head_size - 1):
         return f"they take a power of two of at least 16 as head size, not {head_size}"
-    try:
-        from bark_jax.models.kernel_probe import probe
+    from bark_jax.models.kernel_probe import probe
 
-        with jax.ensure_compile_time_eval():
-            probe(jnp.dtype(dtype_name), head_size)
-    except Exception as error:  # Pallas, Triton and the chip fail in many types
-        return f"a small probe failed with {type(error).__name__}: {error}"
-    return None
+    return _failure(probe, jnp.dtype(dtype_name), head_size)
 
 
 def _gpu_obstacle(dtype_name: str) -> str | None:
@@ -249,12 +246,18 @@ def find_cudnn_obstacle(dtype_name: str, head_size: int) -> str | None:
     """Why cuDNN attention cannot serve this dtype and head size on the default device; None where a probe worked."""
     if (obstacle := _gpu_obstacle(dtype_name)) is not None:
         return obstacle
-    try:
-        with jax.ensure_compile_time_eval():  # networks are also built while shapes are traced, where nothing runs
-            _probe_cudnn(jnp.dtype(dtype_name), head_size)
-    except Exception as error:  # cuDNN reports a missing plan, library or chip in many types
-        return f"a small probe failed with {type(error).__name__}: {error}"
-    return None
+    return _failure(_probe_cudnn, jnp.dtype(dtype_name), head_size)
+
+
+def _failure(probe: Callable[[jnp.dtype, int], None], dtype: jnp.dtype, head_size: int) -> str | None:
+    """What a probe failed with; None where it did not.
+
+    Networks are also built while shapes are traced, where nothing runs: another thread is not part of that.
+    """
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        error = thread.submit(probe, dtype, head_size).exception()
+    # Drivers, compilers and chips fail in many types.
+    return None if error is None else f"a small probe failed with {type(error).__name__}: {error}"
 
 
 def _probe_cudnn(dtype: jnp.dtype, head_size: int) -> None:

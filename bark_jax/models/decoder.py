@@ -17,7 +17,7 @@ from bark_jax.models.transformer import Block
 # Up to how many rows a step reads the weights as [out, in] on a CPU. With more, XLA's products take either layout.
 MOST_ROWS = 8
 # The same for the kernels: `decode_kernels.MOST_ROWS`, which is not imported where JAX has no such kernels.
-MOST_KERNEL_ROWS = 4
+MOST_KERNEL_ROWS = 2
 
 
 def make_decoder(model: BarkCausalModel, n_rows: int) -> "BarkCausalModel | Decoder":
