@@ -100,7 +100,7 @@ class Writer:
             self._pool.submit(self._encode, entry, audio)
 
     def _raise_failure(self) -> None:
-        if isinstance(self._failure, OSError) and not isinstance(self._failure, (BarkError, BrokenPipeError)):
+        if isinstance(self._failure, OSError) and not isinstance(self._failure, BrokenPipeError):
             raise OutputError(
                 f"cannot write to {self._folder}: {self._failure.strerror or self._failure}. What is in its manifest "
                 "is whole; mend that and run the same again, which goes on from there."
