@@ -1,17 +1,41 @@
 """Files and folders that appear whole or not at all."""
 
 import contextlib
+import errno
+import glob
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from bark_jax.errors import InputError
+from bark_jax.errors import InputError, OutputError
 
 # By kind of folder: one without any of these is not ours to replace, whatever the caller asked for.
 MARKERS = {"model": ("bark_jax.json", "config.json"), "dataset": ("dataset.json",)}
+
+# A conversion writes all the time; one that has not for a day is dead.
+ABANDONED_S = 86_400.0
+
+# What a place that takes no more files says. Other errors are about what the caller does.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EIO)
+
+
+@contextlib.contextmanager
+def told_as_output_error(path: str | os.PathLike) -> Iterator[None]:
+    """Turns the system's error, where a place takes no more files, into an OutputError that names `path`."""
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as error:
+        if error.errno not in (*FULL, *CLOSED):
+            raise
+        advice = "free some space, or name another place" if error.errno in FULL else "name another place"
+        raise OutputError(f"{path} cannot be written: {error.strerror}; {advice}") from error
 
 
 @contextlib.contextmanager
@@ -23,8 +47,15 @@ def whole_folder(dst: str | os.PathLike, *, overwrite: bool = False, kind: str =
 
     Raises:
       InputError: `dst` exists and is not empty, and `overwrite` is false or what is there is no folder of this `kind`.
+      OutputError: the disk is full, or the place may not be written to.
     """
     dst = check_destination(dst, overwrite=overwrite, kind=kind)
+    with told_as_output_error(dst), _partial_folder(dst, overwrite) as partial:
+        yield partial
+
+
+@contextlib.contextmanager
+def _partial_folder(dst: Path, overwrite: bool) -> Iterator[Path]:
     made_parents = _make_parents(dst)
     partial = dst.with_name(f".{dst.name}.{secrets.token_hex(4)}.partial")
     partial.mkdir()
@@ -38,6 +69,15 @@ def whole_folder(dst: str | os.PathLike, *, overwrite: bool = False, kind: str =
             with contextlib.suppress(OSError):  # somebody else put a file there
                 parent.rmdir()
         raise
+
+
+def remove_abandoned(dst: str | os.PathLike, older_than_s: float = ABANDONED_S) -> None:
+    """Removes what killed processes have left of `dst`; what is younger may be at work still."""
+    dst = Path(dst)
+    for partial in dst.parent.glob(f".{glob.escape(dst.name)}.*.partial"):
+        with contextlib.suppress(OSError):
+            if time.time() - max(path.stat().st_mtime for path in (partial, *partial.iterdir())) > older_than_s:
+                shutil.rmtree(partial)
 
 
 def check_destination(dst: str | os.PathLike, *, overwrite: bool = False, kind: str = "model") -> Path:
@@ -112,7 +152,7 @@ def whole_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
 

@@ -23,7 +23,7 @@ import safetensors.numpy
 from flax import nnx
 
 from bark_jax.errors import CheckpointError, InputError, ModelNotFoundError
-from bark_jax.folders import write_whole
+from bark_jax.folders import told_as_output_error, write_whole
 from bark_jax.hub import shown
 from bark_jax.weights import NETWORKS, check_shapes, list_names, parameter_shapes, read_manifest, weight_file
 
@@ -156,7 +156,8 @@ def save_lora(path: str | os.PathLike, loras: Mapping[str, Lora], *, base: Base 
     if base is not None:
         digests = {network: base.sha256[network] for network in loras if network in base.sha256}
         metadata |= {"base": base.name, "base_sha256": json.dumps(digests)}
-    write_whole(path, safetensors.numpy.save(arrays, metadata))
+    with told_as_output_error(path):
+        write_whole(path, safetensors.numpy.save(arrays, metadata))
 
 
 def load_lora(path: str | os.PathLike, *, base: Base | None = None) -> dict[str, Lora]:

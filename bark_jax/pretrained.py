@@ -24,8 +24,8 @@ from bark_jax.config import (
     read_config,
     save_json,
 )
-from bark_jax.errors import InputError, ModelNotFoundError
-from bark_jax.folders import whole_folder
+from bark_jax.errors import InputError, ModelNotFoundError, OutputError
+from bark_jax.folders import remove_abandoned, whole_folder
 from bark_jax.hub import shown
 from bark_jax.lora import base_of, load_lora, merge
 from bark_jax.models.codec.encodec import EncodecModel
@@ -120,8 +120,14 @@ def _once(target: Path, make: Callable[[Path], None]) -> Path:
     """Makes a folder unless it is there. Where two processes make it at once, the second takes what the first made."""
     if is_model_folder(target):
         return target
+    remove_abandoned(target)
     try:
         make(target)
+    except OutputError as error:
+        raise OutputError(
+            f"{error}. That is the cache of converted models: set HF_HOME to a folder elsewhere, or convert the model "
+            "to one of your own (bark-jax convert) and name that"
+        ) from error
     except InputError:  # it exists by now
         if not is_model_folder(target):
             raise

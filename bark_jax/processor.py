@@ -16,7 +16,7 @@ import numpy as np
 
 from bark_jax.config import GENERATION_CONFIG_FILE, BarkGenerationConfig, read_config
 from bark_jax.errors import ConfigError, InputError, UnsupportedError, VoiceError, VoiceNotFoundError
-from bark_jax.folders import write_whole
+from bark_jax.folders import told_as_output_error, write_whole
 from bark_jax.hub import Source, UnreachableError, is_inner_path, shown
 from bark_jax.long_text import prompt_budget, split_text
 from bark_jax.settings import check_count
@@ -253,7 +253,10 @@ class BarkProcessor:
             if not is_inner_path(name) or name != name.strip():
                 raise VoiceError(f"{shown(name)} is no name for a voice's file: it has to stay below {save_directory}")
         voices = [self.library.load(name, self.spaces) for name in names]
-        folder = Path(save_directory)
+        with told_as_output_error(save_directory):
+            self._write(Path(save_directory), voices, speaker_embeddings_dict_path, speaker_embeddings_directory)
+
+    def _write(self, folder: Path, voices: list[Voice], list_path: str, directory: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / TOKENIZER_FILE, self.tokenizer.to_str(pretty=True).encode())
         _write_json(folder / TOKENIZER_CONFIG_FILE, transformers_config(self.tokenizer))
@@ -261,9 +264,9 @@ class BarkProcessor:
             write_whole(folder / WORDS_FILE, ("\n".join(sorted(self.words)) + "\n").encode())
         if not voices:
             return
-        entries = {voice.name: _save_arrays(voice, folder, speaker_embeddings_directory) for voice in voices}
+        entries = {voice.name: _save_arrays(voice, folder, directory) for voice in voices}
         # Both readers take the files from where the list was read, so a folder may be moved.
-        _write_json(folder / speaker_embeddings_dict_path, {"repo_or_path": ".", **entries})
+        _write_json(folder / list_path, {"repo_or_path": ".", **entries})
 
     def _check_max_length(self, max_length: Any) -> int:
         n_text = self.spaces.n_text

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from bark_jax.errors import VoiceError, VoiceNotFoundError
-from bark_jax.folders import write_whole
+from bark_jax.folders import told_as_output_error, write_whole
 from bark_jax.hub import shown
 
 # All codes of a quarter of an hour as int64. The published voices have under 0.1 MB for up to 15 s.
@@ -53,14 +53,16 @@ def write_npz(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None
     """Writes a .npz file, whole or not at all."""
     stream = io.BytesIO()
     np.savez(stream, **arrays)
-    write_whole(path, stream.getvalue())
+    with told_as_output_error(path):
+        write_whole(path, stream.getvalue())
 
 
 def write_npy(path: str | os.PathLike, array: np.ndarray) -> None:
     """Writes a .npy file, whole or not at all."""
     stream = io.BytesIO()
     np.save(stream, array, allow_pickle=False)
-    write_whole(path, stream.getvalue())
+    with told_as_output_error(path):
+        write_whole(path, stream.getvalue())
 
 
 def _read_bytes(path: str | os.PathLike) -> bytes:

@@ -15,7 +15,7 @@ from bark_jax.errors import BarkError
 ARGUMENT_S = 1.0
 FILE_S = 10.0
 LONGEST_MESSAGE = 2000
-BUILT_IN_ERRORS = (ValueError, FileNotFoundError, NotImplementedError)
+BUILT_IN_ERRORS = (ValueError, OSError, NotImplementedError)
 
 
 def listing(folder: Path | None) -> list[tuple]:
