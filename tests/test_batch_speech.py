@@ -71,6 +71,19 @@ def test_several_sentences_are_what_generate_long_makes_of_them(bark, voice_file
     assert engine.n_runs <= 2
 
 
+@pytest.mark.slow
+def test_the_slots_of_the_engine_give_the_same(bark, voice_file):
+    from bark_jax.batch.engine import Engine
+
+    rows = [row("long", LONG, voice=voice_file), row("found", LONG * 2, seed=2)]
+    rows += [row(f"short-{n}", "One two."[: n + 3], seed=n, settings={"max_seconds": 0.05 * n + 0.1}) for n in range(6)]
+    spoken, plain = speak(bark, rows, Engine(bark.model, n_slots=4)), speak(bark, rows)
+    assert set(spoken) == set(plain) == {each.id for each in rows}
+    for name, expected in plain.items():
+        assert spoken[name].error is None and len(spoken[name].samples) == len(expected.samples)
+        assert np.abs(spoken[name].samples - expected.samples).max() < 1e-4
+
+
 def test_a_voice_of_the_run_is_that_of_rows_without_one(bark, voice_file):
     spoken = speak(bark, [row("a", "One two three.")], voice=voice_file)
     same(spoken["a"], bark.generate("One two three.", voice=voice_file, seed=7, **SHORT))
