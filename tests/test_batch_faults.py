@@ -100,7 +100,8 @@ def check_no_half_files(out, rows):
 def test_a_fault_at_every_write_sync_and_rename_of_a_row(tmp_path, monkeypatch, form, number):
     if form == "parquet":
         pytest.importorskip("pyarrow")
-    rows, options = write_rows(tmp_path / "rows.jsonl", 2), {"form": form, "n_threads": 1}
+    n_rows = {"files": 1, "parquet": 2}[form]  # two files may share a sync or not, so that the places would move
+    rows, options = write_rows(tmp_path / "rows.jsonl", n_rows), {"form": form, "n_threads": 1}
     for fails_at in itertools.count():
         out = tmp_path / str(fails_at)
         with monkeypatch.context() as patch:
@@ -113,11 +114,11 @@ def test_a_fault_at_every_write_sync_and_rename_of_a_row(tmp_path, monkeypatch, 
                 break
         check_no_half_files(out, rows)
         assert run_stub(rows, out, **options).left == 0
-        assert sorted(entries_of(out)) == ["row-0", "row-1"]
+        assert len(entries_of(out)) == n_rows
         if form == "files":
             check_whole(out, rows)
         shutil.rmtree(out)
-    # There was no fault as there are no more places for one: run.json, two rows or a part of them, the manifest.
+    # There was no fault as there are no more places for one: run.json, a row's file or a part of two rows, the manifest.
     assert fails_at == disk.count and disk.kinds["fsync"] >= 5 and disk.kinds["replace"] >= 2
 
 

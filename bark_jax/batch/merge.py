@@ -12,9 +12,9 @@ from bark_jax.batch.files import is_there
 from bark_jax.batch.ids import Shard
 from bark_jax.batch.manifest import MANIFEST_FILE, Entry, read_entries, to_line
 from bark_jax.batch.parquet import read_digests
-from bark_jax.batch.run_folder import RUN_FILE, differences, open_folder, read_run, sync_folder, told_as_output_error
+from bark_jax.batch.run_folder import RUN_FILE, differences, open_folder, read_run, sync_folder
 from bark_jax.errors import InputError
-from bark_jax.folders import whole_file, write_whole
+from bark_jax.folders import told_as_output_error, whole_file, write_whole
 from bark_jax.hub import shown
 
 _SHARD_FOLDER = re.compile(r"shard-\d+-of-\d+")

@@ -16,8 +16,8 @@ from typing import Any
 
 from bark_jax.batch.ids import Shard
 from bark_jax.batch.manifest import MANIFEST_FILE
-from bark_jax.errors import BarkError, BusyError, InputError, OutputError, UnsupportedError
-from bark_jax.folders import write_whole
+from bark_jax.errors import BusyError, InputError, OutputError, UnsupportedError
+from bark_jax.folders import told_as_output_error, write_whole
 from bark_jax.hub import shown
 
 RUN_FILE = "run.json"
@@ -64,17 +64,6 @@ def open_folder(path: str | os.PathLike) -> Iterator[Path]:
         yield folder
     finally:
         os.close(descriptor)
-
-
-@contextlib.contextmanager
-def told_as_output_error(folder: Path, advice: str = "free space or give another OUT") -> Iterator[None]:
-    """Turns the system's error into an OutputError that names the folder."""
-    try:
-        yield
-    except BarkError:
-        raise
-    except OSError as error:
-        raise OutputError(f"cannot write to {folder}: {error.strerror or error}; {advice}") from error
 
 
 def is_case_sensitive(folder: str | os.PathLike) -> bool:

@@ -16,12 +16,13 @@ from bark_jax.batch.interrupts import Interrupts
 from bark_jax.batch.manifest import MANIFEST_FILE, DoneRows, Entry, Manifest, read_entries
 from bark_jax.batch.parquet import DEFAULT_ROWS_PER_PART, Parts, find_unlisted, require_pyarrow
 from bark_jax.batch.rows import Counts, TextRow, check_rows, read_rows
-from bark_jax.batch.run_folder import check_run, choose_folder, is_case_sensitive, open_folder, told_as_output_error
+from bark_jax.batch.run_folder import check_run, choose_folder, is_case_sensitive, open_folder
 from bark_jax.batch.sources import choose_format, local_copy
 from bark_jax.batch.speech import Speaks, Spoken
 from bark_jax.batch.tally import Event, Summary, Tally
 from bark_jax.batch.writer import DEFAULT_THREADS, Audio, Store, Writer, failed
 from bark_jax.errors import InputError
+from bark_jax.folders import told_as_output_error
 from bark_jax.hub import shown
 from bark_jax.settings import check_count
 
