@@ -118,7 +118,7 @@ def test_a_fault_at_every_write_sync_and_rename_of_a_row(tmp_path, monkeypatch, 
         if form == "files":
             check_whole(out, rows)
         shutil.rmtree(out)
-    # There was no fault as there are no more places for one: run.json, a row's file or a part of two rows, the manifest.
+    # No fault, so no place for one is left: run.json, a row's file or a part of two rows, the manifest.
     assert fails_at == disk.count and disk.kinds["fsync"] >= 5 and disk.kinds["replace"] >= 2
 
 
