@@ -1,0 +1,153 @@
+"""The same call twice gives the same bits, and the thousandth call costs what the fifth did."""
+
+import collections
+import gc
+import logging
+import os
+import random
+import re
+import warnings
+
+import jax
+import numpy as np
+import pytest
+from bad_inputs.harness import refused
+
+from bark_jax import Bark
+from bark_jax.clip import EmptyClipWarning
+from bark_jax.errors import InputError
+from bark_jax.processor import BarkProcessor
+
+TEXT = "hello there. how are you?"
+SHORT = dict(max_new_tokens=40, allow_early_stop=False)
+
+CALLS = {
+    "generate": lambda bark: bark.generate(TEXT, seed=5, **SHORT),
+    "several": lambda bark: bark.generate([TEXT, "a"], seed=[1, 2], **SHORT),
+    "best of two": lambda bark: bark.generate(TEXT, seed=5, best_of=2, **SHORT),
+    "greedy": lambda bark: bark.generate(TEXT, seed=5, do_sample=False, **SHORT),
+    "long": lambda bark: bark.generate_long(TEXT, seed=5, max_tokens=20, **SHORT),
+    "carried": lambda bark: bark.generate_long(TEXT, seed=5, max_tokens=20, voice_mode="carry", **SHORT),
+    "stream": lambda bark: list(bark.stream(TEXT, seed=5, max_tokens=20, **SHORT)),
+    "model": lambda bark: np.asarray(bark.model.generate([[5, 6, 7]], seed=5, **SHORT)),
+}
+
+
+@pytest.fixture(scope="module")
+def bark(toy_model, toy_folder):
+    return Bark(toy_model, BarkProcessor.from_pretrained(toy_folder))
+
+
+def bits_of(result):
+    """All arrays of a result, as bytes."""
+    if isinstance(result, np.ndarray):
+        return result.tobytes()
+    if isinstance(result, list):
+        return [bits_of(each) for each in result]
+    names = ("samples", "semantic", "coarse", "fine", "semantic_logprob", "coarse_logprob")
+    return [getattr(result, name).tobytes() for name in names if hasattr(result, name)]
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_the_same_call_twice_gives_the_same_bits(bark, call):
+    first = bits_of(call(bark))
+    assert bits_of(call(bark)) == first
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_a_model_loaded_and_compiled_anew_gives_the_same_bits(bark, toy_folder, call):
+    first = bits_of(call(bark))
+    jax.clear_caches()
+    assert bits_of(call(Bark.from_pretrained(toy_folder))) == first
+
+
+# One process, many calls
+
+WARM_UP, N_CALLS = 500, 5000
+MAX_GROWTH_BYTES = 50 * 10**6
+MAX_PROGRAMS = 24
+# What the stages compile. Besides, JAX compiles a program for each operation on arrays outside of them, once a shape.
+STAGES = ("generate_semantic", "start", "run_windows", "read_codes", "generate_fine", "decode_padded", "_decode_step")
+
+
+class Programs(logging.Handler):
+    """Counts what is compiled while the block runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = collections.Counter()
+
+    def __enter__(self):
+        self._logger = logging.getLogger("jax._src.dispatch")
+        self._logger.addHandler(self)
+        self._was_logged, self._propagates = jax.config.jax_log_compiles, self._logger.propagate
+        self._logger.propagate = False
+        jax.config.update("jax_log_compiles", True)
+        return self
+
+    def __exit__(self, *_):
+        jax.config.update("jax_log_compiles", self._was_logged)
+        self._logger.propagate = self._propagates
+        self._logger.removeHandler(self)
+
+    def emit(self, record):
+        if found := re.match(r"Finished XLA compilation of jit\((\w+)\)", record.getMessage()):
+            self.names[found[1]] += 1
+
+    @property
+    def of_stages(self):
+        return sum(self.names[name] for name in STAGES)
+
+
+def resident_bytes():
+    gc.collect()
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def open_files():
+    return len(os.listdir("/proc/self/fd"))
+
+
+def varied_call(bark, dice, voices):
+    """A call like none before it in text, length, rows, voice or settings; some of them bad ones."""
+    text = "".join(dice.choice("abcdefgh ijklmnop.,") for _ in range(dice.randrange(1, 60))) + "a"
+    settings = dict(
+        seed=dice.randrange(2**32),
+        voice=dice.choice([None, *voices]),
+        max_new_tokens=dice.randrange(3, 16),
+        temperature=dice.uniform(0.3, 1.5),
+    )
+    settings |= dice.choice([{}, {"top_k": dice.randrange(1, 50)}, {"top_p": dice.uniform(0.1, 1)}, {"min_eos_p": 0.3}])
+    kind = dice.random()
+    if kind < 0.1:
+        with refused(InputError, "nothing to speak"):
+            bark.generate(" ", seed=0)
+    elif kind < 0.2:
+        list(bark.stream(text, **settings))
+    elif kind < 0.3:
+        bark.generate_long(text, max_tokens=30, **settings)
+    elif kind < 0.6:
+        bark.generate([text] * dice.randrange(3, 5), **settings)
+    else:
+        voices.append(bark.generate(text, allow_early_stop=False, **settings).as_voice())
+        del voices[:-3]
+
+
+@pytest.mark.slow
+def test_thousands_of_calls_take_no_more_than_the_first_hundreds(bark):
+    dice, voices = random.Random(0), []
+    with warnings.catch_warnings(), Programs() as programs:
+        warnings.simplefilter("ignore", EmptyClipWarning)
+        for _ in range(WARM_UP):
+            varied_call(bark, dice, voices)
+        memory, files, compiled = resident_bytes(), open_files(), programs.names.copy()
+        for _ in range(N_CALLS - WARM_UP):
+            varied_call(bark, dice, voices)
+    growth = resident_bytes() - memory
+    print(f"{programs.names}, {growth:,} bytes more after {WARM_UP} of {N_CALLS} calls")
+    assert growth < MAX_GROWTH_BYTES
+    assert open_files() == files
+    assert programs.names == compiled
+    assert programs.of_stages <= MAX_PROGRAMS
