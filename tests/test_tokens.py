@@ -23,6 +23,14 @@ def test_deinterleave_undoes_interleave(rng):
     np.testing.assert_array_equal(deinterleave(interleave(codes_QT, BARK), BARK), codes_QT)
 
 
+def test_three_codebooks_stay_apart_too():
+    spaces = dataclasses.replace(BARK, n_coarse=3)
+    codes_QT = np.array([[1, 4], [2, 5], [3, 1023]])
+    stream = interleave(codes_QT, spaces)
+    np.testing.assert_array_equal(stream, [10001, 11026, 12051, 10004, 11029, 13071])
+    np.testing.assert_array_equal(deinterleave(stream, spaces), codes_QT)
+
+
 def test_text_tokens_are_offset_and_padded_where_masked():
     tokens = text_tokens(np.array([101, 7, 0]), np.array([1, 1, 0]), BARK)
     np.testing.assert_array_equal(tokens, [10149, 10055, 129595])
@@ -98,3 +106,39 @@ def test_stages_that_ask_for_too_much_are_refused_by_field(part, values, named):
     with pytest.raises(ConfigError) as caught:
         check_fit(BarkConfig.small(), change(BarkGenerationConfig(), part, **values))
     assert named in str(caught.value)
+
+
+# (network's field, a value that just fits, the stage's change, what the message says one below it)
+EDGES = [
+    ("semantic_config", "block_size", 1024, {}, "at most 767: prompt and tokens share 1023 positions"),
+    ("semantic_config", "block_size", 257, {"max_new_tokens": 1}, "at least the semantic prompt's 257 positions"),
+    ("semantic_config", "block_size", 258, {"max_new_tokens": 2}, "at most 1: prompt and tokens share 257 positions"),
+    ("semantic_config", "input_vocab_size", 129_600, {}, "semantic_infer_token is 129599, expected an id below"),
+    ("semantic_config", "output_vocab_size", 10_001, {}, "eos_token_id is 10000, expected an id below"),
+    ("coarse_acoustics_config", "block_size", 946, {}, "at least 946: the coarse prompt takes 887 .* a window 59"),
+    ("coarse_acoustics_config", "input_vocab_size", 12_051, {}, "coarse_infer_token is 12050.* 12048.* to 12049"),
+    ("coarse_acoustics_config", "output_vocab_size", 12_048, {}, "semantic tokens and codes take 12048 ids"),
+    ("fine_acoustics_config", "block_size", 1024, {}, "at most the fine network's block_size 1023"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("part", "field", "value", "changes", "message"), EDGES)
+def test_what_just_fits_is_taken_and_one_less_is_refused(part, field, value, changes, message):
+    generation = change(BarkGenerationConfig(), part, **changes)
+    check_fit(change(BarkConfig.small(), part, **{field: value}), generation)
+    with pytest.raises(ConfigError, match=message):
+        check_fit(change(BarkConfig.small(), part, **{field: value - 1}), generation)
+
+
+def test_an_id_far_past_the_vocabulary_is_refused():
+    generation = change(BarkGenerationConfig(), "coarse_acoustics_config", coarse_semantic_pad_token=20_000)
+    with pytest.raises(ConfigError, match="coarse_semantic_pad_token is 20000, expected an id from 12048"):
+        check_fit(BarkConfig.small(), generation)
+
+
+def test_the_fine_windows_and_frames_of_a_model_have_bounds():
+    slow = change(BarkGenerationConfig(), "semantic_config", semantic_rate_hz=1000)
+    check_fit(BarkConfig.small(), change(slow, "coarse_acoustics_config", coarse_rate_hz=500, max_coarse_history=256))
+    rates = dict(coarse_rate_hz=1, max_coarse_history=2)
+    with pytest.raises(ConfigError, match="768 semantic tokens, 1000 a second, take 1 to 1048576 frames"):
+        check_fit(BarkConfig.small(), change(slow, "coarse_acoustics_config", **rates))

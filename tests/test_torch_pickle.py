@@ -221,6 +221,18 @@ def test_state_dicts_parameters_sizes_and_dtypes_are_read(path, torch):
     assert others == [(1, 2), np.dtype(np.float16), (None, b"ab", 2**70)]
 
 
+def test_numbers_are_keys_as_in_an_optimizers_state(path):
+    assert read(path, b"}" + number(1000) + b"Ns" + number(2**60) + b"Ns", ()) == {1000: None, 2**60: None}
+
+
+def test_containers_may_lie_in_each_other_to_a_depth_of_64(path):
+    value = read(path, b")" + b"\x85" * 64, ())
+    for _ in range(64):
+        (value,) = value
+    assert value == ()
+    assert "nests its containers" in refusal(write_zip(path, members_of(b")" + b"\x85" * 65)))
+
+
 def test_a_list_is_given_as_one_for_the_caller_to_refuse(path):
     (array,) = read(path, b"](" + tensor() + b"e")
     assert isinstance(array, StoredArray)
