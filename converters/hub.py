@@ -169,7 +169,12 @@ def snapshot_name(folder: Path) -> str | None:
 
 
 def check_blobs(folder: Path, *, remove: bool = False) -> None:
-    """`check_download` of every file in a folder; raises CheckpointError for the first that is another."""
+    """`check_download` of every file in a folder of the Hub's cache. Raises CheckpointError for the first wrong one.
+
+    Any other folder has no checksums, and may be as large as a disk.
+    """
+    if snapshot_name(folder) is None:
+        return
     for root, _, names in os.walk(folder):
         for name in sorted(names):
             check_download(Path(root, name), remove=remove)

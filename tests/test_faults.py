@@ -2,7 +2,6 @@
 
 import errno
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -156,8 +155,8 @@ def start(program, *arguments, **options):
 
 
 def test_a_disk_that_takes_no_larger_files_leaves_nothing(checkpoint, tmp_path):
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # noqa: E731
-    process = start(CONVERT, checkpoint, tmp_path / "dst", preexec_fn=limit)
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); "
+    process = start(limit + CONVERT, checkpoint, tmp_path / "dst")
     _, told = process.communicate(timeout=120)
     assert process.returncode == 1 and "OutputError" in told and "File too large; free some space" in told
     assert listing(tmp_path) == []
