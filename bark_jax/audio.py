@@ -8,7 +8,7 @@ from typing import BinaryIO
 import numpy as np
 
 from bark_jax.errors import InputError
-from bark_jax.folders import whole_file
+from bark_jax.folders import as_path, told_as_output_error, whole_file
 
 # Ending -> libsndfile's container and coding.
 FORMATS = {
@@ -42,14 +42,15 @@ def write_audio(path: str | os.PathLike, samples: np.ndarray, sample_rate: int) 
 
     Raises:
       InputError: an unknown ending, no such folder, or what `write_stream` refuses.
+      OutputError: the disk is full, or the place may not be written to.
     """
+    path = as_path(path, "the audio file")
     container, coding = check_format(path)
-    path = Path(path)
     if not path.parent.is_dir():
         raise InputError(f"the folder {str(path.parent)!r} of {str(path)!r} does not exist; create it first")
     if path.is_dir():
         raise InputError(f"{str(path)!r} is a folder; give the name of a file in it")
-    with whole_file(path) as file:
+    with told_as_output_error(path), whole_file(path) as file:
         write_stream(file, samples, sample_rate, container, coding)
 
 

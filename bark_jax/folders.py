@@ -9,12 +9,17 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from bark_jax.errors import InputError, OutputError
+from bark_jax.hub import shown
 
 # By kind of folder: one without any of these is not ours to replace, whatever the caller asked for.
 MARKERS = {"model": ("bark_jax.json", "config.json"), "dataset": ("dataset.json",)}
+
+# Of Linux; room for the name of the file that is renamed at the end.
+MAX_NAME_BYTES = 230
+MAX_PATH_CHARACTERS = 4000
 
 # A conversion writes all the time; one that has not for a day is dead.
 ABANDONED_S = 86_400.0
@@ -22,6 +27,24 @@ ABANDONED_S = 86_400.0
 # What a place that takes no more files says. Other errors are about what the caller does.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EIO)
+
+
+def as_path(path: Any, what: str) -> Path:
+    """A path that the system can take. Raises InputError, beginning with `what`, for anything else."""
+    path = os.fspath(path) if isinstance(path, (str, os.PathLike)) else path
+    if not isinstance(path, str):
+        raise InputError(f"{what} is {shown(path)}, expected a path")
+    try:
+        longest = max(len(os.fsencode(part)) for part in path.split("/"))
+    except UnicodeEncodeError:
+        longest = -1
+    if "\0" in path or longest < 0:
+        raise InputError(f"{what} is {shown(path)}, which no path can be")
+    if longest > MAX_NAME_BYTES or len(path) > MAX_PATH_CHARACTERS:
+        raise InputError(
+            f"{what} is {shown(path)}, which is too long: {len(path):,} characters, its longest name {longest:,} bytes"
+        )
+    return Path(path)
 
 
 @contextlib.contextmanager
@@ -82,7 +105,7 @@ def remove_abandoned(dst: str | os.PathLike, older_than_s: float = ABANDONED_S) 
 
 def check_destination(dst: str | os.PathLike, *, overwrite: bool = False, kind: str = "model") -> Path:
     """The absolute path of `dst`, links resolved. Raises InputError where `whole_folder` would."""
-    path = Path(os.path.realpath(dst))
+    path = Path(os.path.realpath(as_path(dst, "the folder to make")))
     if not path.exists():
         return path
     if not path.is_dir():

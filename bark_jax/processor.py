@@ -7,6 +7,7 @@ silently; a voice is checked, and never read from outside the model's folder by 
 
 import json
 import os
+import re
 import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 
 from bark_jax.config import GENERATION_CONFIG_FILE, BarkGenerationConfig, read_config
 from bark_jax.errors import ConfigError, InputError, UnsupportedError, VoiceError, VoiceNotFoundError
-from bark_jax.folders import told_as_output_error, write_whole
+from bark_jax.folders import as_path, told_as_output_error, write_whole
 from bark_jax.hub import Source, UnreachableError, is_inner_path, shown
 from bark_jax.long_text import prompt_budget, split_text
 from bark_jax.settings import check_count
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 # A longer word becomes one unknown token in BERT's tokenizer (max_input_chars_per_word).
 MAX_WORD_CHARACTERS = 100
 SHOWN_CUT_CHARACTERS = 200
+
+_LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{1,8})*")
 
 
 class TextCutWarning(UserWarning):
@@ -225,8 +228,8 @@ class BarkProcessor:
           max_tokens: most tokens of a prompt, 1 to spaces.n_text; None for `long_text.prompt_budget`.
           language: whose abbreviations do not end sentences, such as "de".
         """
-        if not isinstance(language, str):
-            raise InputError(f"language is {language!r}, expected a code such as 'en' or 'de'")
+        if not isinstance(language, str) or not _LANGUAGE.fullmatch(language):
+            raise InputError(f"language is {shown(language)}, expected a code such as 'en' or 'de'")
         n_text = self.spaces.n_text
         if max_tokens is None:
             max_tokens = prompt_budget(self._count_tokens, self.spaces)
@@ -253,8 +256,9 @@ class BarkProcessor:
             if not is_inner_path(name) or name != name.strip():
                 raise VoiceError(f"{shown(name)} is no name for a voice's file: it has to stay below {save_directory}")
         voices = [self.library.load(name, self.spaces) for name in names]
-        with told_as_output_error(save_directory):
-            self._write(Path(save_directory), voices, speaker_embeddings_dict_path, speaker_embeddings_directory)
+        folder = as_path(save_directory, "the folder to make")
+        with told_as_output_error(folder):
+            self._write(folder, voices, speaker_embeddings_dict_path, speaker_embeddings_directory)
 
     def _write(self, folder: Path, voices: list[Voice], list_path: str, directory: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,9 @@ from bark_jax.tokens import TokenSpaces
 # Below this a float32 logit difference of one bit decides like the most likely token; far above, all draws are even.
 MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-3, 1e3
 
+# Of rows, candidates, windows: beyond any machine, and far below what would fill its memory before the first is done.
+MAX_COUNT = 1_000_000
+
 STAGES = ("semantic", "coarse", "fine")
 
 
@@ -191,10 +194,10 @@ def _probability(name: str, value: Any) -> float:
     return float(value)
 
 
-def check_count(name: str, value: Any, least: int = 1) -> int:
-    """The value as an int. Raises InputError, naming it, where it is no integer from `least` up."""
-    if not _is_integer(value) or value < least:
-        raise InputError(f"{name} is {shown(value)}, expected an integer from {least} up")
+def check_count(name: str, value: Any, least: int = 1, most: int = MAX_COUNT) -> int:
+    """The value as an int. Raises InputError, naming it, where it is no integer from `least` to `most`."""
+    if not _is_integer(value) or not least <= value <= most:
+        raise InputError(f"{name} is {shown(value)}, expected an integer from {least} up to {most}")
     return int(value)
 
 

@@ -128,13 +128,15 @@ def _hub_source(source: Source) -> Source:
 
 
 def _read_path(path: Path) -> "Tokenizer":
-    if path.is_dir():
+    if os.path.isdir(path):
         tokenizer = _read_source(Source(str(path)))
         if tokenizer is None:
             raise ModelNotFoundError(f"the folder {path} has neither {TOKENIZER_FILE} nor {VOCABULARY_FILE}")
         return tokenizer
-    if not path.is_file():
-        raise ModelNotFoundError(f"the tokenizer {path} does not exist; give {TOKENIZER_FILE} or {VOCABULARY_FILE}")
+    if not os.path.isfile(path):  # also for a name that no system takes
+        raise ModelNotFoundError(
+            f"the tokenizer {shown(str(path), 400)} does not exist; give {TOKENIZER_FILE} or {VOCABULARY_FILE}"
+        )
     return _read_json_tokenizer(path, {}) if path.suffix == ".json" else _read_vocabulary(path, {})
 
 

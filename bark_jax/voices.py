@@ -14,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 from bark_jax.errors import InputError, VoiceError
+from bark_jax.folders import as_path
 from bark_jax.hub import shown
 from bark_jax.tokens import TokenSpaces
 from bark_jax.voice_files import read_npy, read_npz, write_npz
@@ -101,8 +102,11 @@ class Voice:
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes suno's .npz, whole or not at all; bark and transformers read it."""
-        if not os.fspath(path).endswith(".npz"):
+        path = as_path(path, "the voice's file")
+        if path.suffix != ".npz":
             raise InputError(f"{shown(str(path))} does not end in .npz, which voices are found by")
+        if not path.parent.is_dir():
+            raise InputError(f"the folder {path.parent} of {path.name} does not exist; make it first")
         write_npz(path, self.to_dict())
 
     def __eq__(self, other: object) -> bool:

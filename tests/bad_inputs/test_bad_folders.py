@@ -6,15 +6,18 @@ import re
 import shutil
 import struct
 
+import numpy as np
 import pytest
 from tokenizers import Tokenizer, models
 
 from bad_inputs.conftest import GOOD
 from bad_inputs.harness import FILE_S, by_id, refused
 from bark_jax import Bark
+from bark_jax.audio import write_audio
 from bark_jax.errors import BarkError, CheckpointError, ConfigError, InputError, ModelNotFoundError
 from bark_jax.processor import BarkProcessor
 from bark_jax.weights import sha256_of
+from converters import convert
 
 CONFIG, GENERATION, MANIFEST = "config.json", "generation_config.json", "bark_jax.json"
 
@@ -377,6 +380,44 @@ def test_nothing_is_written_over_what_is_there(loaded, tmp_path, prepare, messag
     prepare(tmp_path)
     with refused(InputError, message, re.escape(str(tmp_path / "dst")), folder=tmp_path, within_s=FILE_S):
         loaded[0].save_pretrained(tmp_path / "dst")
+
+
+NO_PATHS = {
+    "nothing": (None, "None, expected a path"),
+    "a number": (5, "5, expected a path"),
+    "bytes": (b"dst", "b'dst', expected a path"),
+    "NUL": ("a\0b", "which no path can be"),
+    "half a character": ("\ud800", "which no path can be"),
+    "too long a name": ("x" * 300, r"is too long: 30\d characters, its longest name 30\d bytes"),
+    "too long": ("x/" * 3000, "is too long: 6,000 characters"),
+}
+
+
+@pytest.mark.parametrize(("path", "message"), **by_id(NO_PATHS))
+def test_what_is_no_path_is_not_written_to(loaded, bark_folder, voice, path, message):
+    bark, _ = loaded
+    ending = (lambda kind: path + kind) if isinstance(path, str) and "/" not in path else (lambda kind: path)
+    with refused(InputError, "the folder to make is ", message):
+        bark.save_pretrained(path)
+    with refused(InputError, "the folder to make is ", message):
+        bark.processor.save_pretrained(path)
+    with refused(InputError, "the folder to make is ", message, within_s=FILE_S):
+        convert(bark_folder, path)
+    with refused(InputError, "the voice's file is ", message):
+        voice.save(ending(".npz"))
+    with refused(InputError, "the audio file is ", message):
+        write_audio(ending(".wav"), np.zeros(9, np.float32), 24_000)
+
+
+def test_a_file_in_no_folder_is_not_written(voice):
+    with refused(InputError, "the folder /nowhere/at/all of a.npz does not exist; make it first"):
+        voice.save("/nowhere/at/all/a.npz")
+
+
+@pytest.mark.parametrize("tokenizer", ["x" * 5000, "a\0b", "nowhere", ""])
+def test_a_tokenizer_that_is_no_file_is_not_found(bark_folder, tokenizer):
+    with refused((ModelNotFoundError, InputError), "does not exist|has neither", within_s=FILE_S):
+        Bark.from_pretrained(bark_folder, tokenizer=tokenizer)
 
 
 def test_a_good_folder_is_taken_after_all_that(loaded, copy):
