@@ -1,5 +1,7 @@
 """Choosing tokens: the distribution drawn from against a numpy restatement, and what a draw depends on."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from scipy import stats
 
 from bark_jax.errors import InputError
+from bark_jax.stages import sampling as stage_numbers
 from bark_jax.stages.sampling import KEY_IMPLEMENTATION, Sampling, choose, draw_logits, key_data, log_probability
 
 V = 12
@@ -129,3 +132,24 @@ def test_seeds_above_32_bits_are_kept_apart():
 def test_what_is_no_seed_is_refused(seed):
     with pytest.raises(InputError, match="expected an integer from 0"):
         key_data(seed)
+
+
+def test_stages_draw_apart_and_by_numbers_that_stay():
+    """Another number would give another clip for every seed."""
+    numbers = stage_numbers.SEMANTIC_STAGE, stage_numbers.COARSE_STAGE, stage_numbers.FINE_STAGE
+    assert numbers == (0, 1, 2)
+
+
+def test_a_row_at_temperature_0_keeps_its_logits_beside_rows_that_cut(rng):
+    logits_BV = jnp.asarray(rng.normal(size=(2, V)), jnp.float32)
+    sampling = make_sampling(2, top_k=3, top_p=0.5)
+    sampling = dataclasses.replace(sampling, temperature_B=jnp.asarray([0.0, 1.0], jnp.float32))
+    found_BV = np.asarray(draw_logits(logits_BV, sampling))
+    np.testing.assert_array_equal(found_BV[0], logits_BV[0])
+    assert np.isneginf(found_BV[1]).sum() >= V - 3
+
+
+def test_top_p_of_1_drops_nothing_where_one_token_has_all_the_mass_that_float32_can_tell():
+    logits_BV = jnp.zeros((1, V), jnp.float32).at[0, 0].set(30.0)
+    found_V = np.asarray(draw_logits(logits_BV.at[0, 1].set(-1.0), make_sampling(1, top_k=V - 1)))[0]
+    assert np.isneginf(found_V).tolist() == [False, True] + [False] * (V - 2)
