@@ -525,8 +525,9 @@ def test_a_pickle_that_makes_no_sense_is_refused(path, body, offence):
     assert offence in refusal(path)
 
 
-def test_big_endian_numbers_are_refused(path):
-    members = [(member, b"big" if member.endswith("byteorder") else data) for member, data in members_of(tensor())]
+@pytest.mark.parametrize("order", [b"big", b"middle", b""])
+def test_numbers_of_another_byte_order_are_refused(path, order):
+    members = [(member, order if member.endswith("byteorder") else data) for member, data in members_of(tensor())]
     assert "big-endian" in refusal(write_zip(path, members))
 
 
