@@ -112,6 +112,11 @@ class BarkModel:
             setattr(self, name, jax.device_put(getattr(self, name), host))
         self._accelerator = jax.devices()[0] if accelerator is None else accelerator
 
+    @property
+    def is_offloaded(self) -> bool:
+        """Whether the networks are in host memory; see `enable_cpu_offload`."""
+        return self._accelerator is not None
+
     def on_accelerator(self, network: Any) -> Any:
         """The network where its stage runs; an offloaded one is freed there once nobody holds what this returns."""
         return network if self._accelerator is None else jax.device_put(network, self._accelerator)
@@ -188,9 +193,9 @@ class BarkModel:
         tell("semantic")
         spoken = self.run_semantic(rows)
         tell("coarse")
-        coded = self._run_coarse(rows, [tokens for tokens, _ in spoken])
+        coded = self.run_coarse(rows, [tokens for tokens, _ in spoken])
         tell("fine")
-        filled = self._run_fine(rows, [codes for codes, _ in coded])
+        filled = self.run_fine(rows, [codes for codes, _ in coded])
         tell("codec")
         audio = self._run_codec(filled)
         return [
@@ -202,31 +207,21 @@ class BarkModel:
 
     def run_semantic(self, rows: Sequence[Row]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Semantic tokens and their log-probabilities."""
-        asked = [
-            semantic.SemanticRow(
-                row.text,
-                _NOTHING if row.voice is None else row.voice.semantic,
-                row.settings.max_semantic_tokens,
-                row.settings.min_end_probability,
-                row.settings.may_end_early,
-            )
-            for row in rows
-        ]
         idle = semantic.SemanticRow(_NOTHING, _NOTHING, max_tokens=0)
-        prompt = semantic.make_prompt(_fill(asked, idle), self.spaces)
-        sampling = batch_sampling(rows, [row.settings.semantic for row in rows])
+        prompt = semantic.make_prompt(_fill([as_semantic_row(row) for row in rows], idle), self.spaces)
+        sampling = sampling_of(rows, "semantic")
         out = jax.device_get(
             semantic.generate_semantic(self.on_accelerator(self.semantic), prompt, sampling, spaces=self.spaces)
         )
         require_finite(out.logprob_BT, "semantic")
         return [(out.tokens_BT[b, :n], out.logprob_BT[b, :n]) for b, n in enumerate(out.length_B[: len(rows)].tolist())]
 
-    def _run_coarse(self, rows: Sequence[Row], tokens: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+    def run_coarse(self, rows: Sequence[Row], tokens: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Coarse codes and their log-probabilities."""
         spaces = self.coarse_spaces(rows)
-        voices = [None if row.voice is None else (row.voice.semantic, row.voice.coarse) for row in rows]
+        voices = [coarse_voice(row) for row in rows]
         prompt = coarse.make_prompt(_fill(tokens, _NOTHING), _fill(voices, None), spaces)
-        sampling = batch_sampling(rows, [row.settings.coarse for row in rows])
+        sampling = sampling_of(rows, "coarse")
         out = jax.device_get(
             coarse.generate_coarse(self.on_accelerator(self.coarse_acoustics), prompt, sampling, spaces=spaces)
         )
@@ -243,12 +238,12 @@ class BarkModel:
             self.spaces, n_coarse_history=settings.n_coarse_history, coarse_window=settings.coarse_window
         )
 
-    def _run_fine(self, rows: Sequence[Row], codes: list[np.ndarray]) -> list[np.ndarray]:
+    def run_fine(self, rows: Sequence[Row], codes: list[np.ndarray]) -> list[np.ndarray]:
         """All codes."""
         histories = [None if row.voice is None else row.voice.fine for row in rows]
         idle = np.zeros((self.spaces.n_coarse, 0), np.int32)
         prompt = fine.make_prompt(_fill(codes, idle), _fill(histories, None), self.spaces)
-        sampling = batch_sampling(rows, [row.settings.fine for row in rows])
+        sampling = sampling_of(rows, "fine")
         codes_BQT = np.asarray(
             fine.generate_fine(self.on_accelerator(self.fine_acoustics), prompt, sampling, spaces=self.spaces)
         )
@@ -331,14 +326,32 @@ def _spread_keys(key: jax.Array, n_rows: int) -> list[np.ndarray]:
     return list(np.broadcast_to(data, (n_rows, 2)))
 
 
-def _fill(rows: Sequence[Any], idle: Any) -> list[Any]:
-    """Adds idle rows up to a power of two, so that batches of any size run few programs."""
-    return [*rows, *[idle] * (2 ** (len(rows) - 1).bit_length() - len(rows))]
+def _fill(rows: Sequence[Any], idle: Any, n_rows: int | None = None) -> list[Any]:
+    """Adds idle rows up to n_rows, or to a power of two, so that batches of any size run few programs."""
+    n_rows = 2 ** (len(rows) - 1).bit_length() if n_rows is None else n_rows
+    return [*rows, *[idle] * (n_rows - len(rows))]
 
 
-def batch_sampling(rows: Sequence[Row], settings: list[StageSettings]) -> Sampling:
-    settings = _fill(settings, StageSettings(temperature=0.0))
-    keys = np.stack(_fill([row.key for row in rows], np.zeros(2, np.uint32)))
+def as_semantic_row(row: Row) -> semantic.SemanticRow:
+    """What the semantic stage needs to know of a row."""
+    return semantic.SemanticRow(
+        row.text,
+        _NOTHING if row.voice is None else row.voice.semantic,
+        row.settings.max_semantic_tokens,
+        row.settings.min_end_probability,
+        row.settings.may_end_early,
+    )
+
+
+def coarse_voice(row: Row) -> tuple[np.ndarray, np.ndarray] | None:
+    """What the coarse stage needs to know of a row's voice."""
+    return None if row.voice is None else (row.voice.semantic, row.voice.coarse)
+
+
+def sampling_of(rows: Sequence[Row], stage: str, n_rows: int | None = None) -> Sampling:
+    """How the rows choose tokens in "semantic", "coarse" or "fine", filled up with idle rows to n_rows; see `_fill`."""
+    settings = _fill([getattr(row.settings, stage) for row in rows], StageSettings(temperature=0.0), n_rows)
+    keys = np.stack(_fill([row.key for row in rows], np.zeros(2, np.uint32), n_rows))
     return Sampling(
         key_B=jax.random.wrap_key_data(jnp.asarray(keys), impl=KEY_IMPLEMENTATION),
         temperature_B=jnp.asarray([each.temperature for each in settings], jnp.float32),

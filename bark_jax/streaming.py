@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bark_jax.model import BarkModel, OnStage, Row, Utterance, batch_sampling, require_finite
+from bark_jax.model import BarkModel, OnStage, Row, Utterance, coarse_voice, require_finite, sampling_of
 from bark_jax.settings import check_count
 from bark_jax.stages import coarse, fine
 from bark_jax.stages.codec_steps import decode_next, frames_per_step
@@ -116,11 +116,10 @@ class RowStream(Iterator[StreamedPart]):
 
     def _run_coarse(self, tokens: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Codes [n_coarse, T] and their log-probabilities from the utterance's start on, with more frames each time."""
-        model, voice = self._model, self._row.voice
+        model = self._model
         spaces = model.coarse_spaces([self._row])
-        history = None if voice is None else (voice.semantic, voice.coarse)
-        prompt = coarse.make_prompt([tokens], [history], spaces)
-        sampling = batch_sampling([self._row], [self._row.settings.coarse])
+        prompt = coarse.make_prompt([tokens], [coarse_voice(self._row)], spaces)
+        sampling = sampling_of([self._row], "coarse")
         state = coarse.start(model.on_accelerator(model.coarse_acoustics), prompt, spaces=spaces)
         n_frames = spaces.n_frames(len(tokens))
         most_windows = (spaces.fine_window - spaces.n_fine_history - self._n_held) // _window_frames(spaces)
@@ -145,7 +144,7 @@ class RowStream(Iterator[StreamedPart]):
         self._tell("fine")
         model, spaces = self._model, self._model.spaces
         prompt = fine.make_prompt([coarse_QT], [self._fine_history()], spaces)
-        sampling = batch_sampling([dataclasses.replace(self._row, key=self._fine_key())], [self._row.settings.fine])
+        sampling = sampling_of([dataclasses.replace(self._row, key=self._fine_key())], "fine")
         codes_BQT = np.asarray(
             fine.generate_fine(model.on_accelerator(model.fine_acoustics), prompt, sampling, spaces=spaces)
         )

@@ -14,8 +14,8 @@ plain = np.asarray(model.generate(**ask))
 accelerator = jax.devices()[1]
 bytes_there = lambda: sum(array.nbytes for array in jax.live_arrays() if array.devices() == {accelerator})
 model.enable_cpu_offload(accelerator)
-held, run = [], model._run_coarse
-model._run_coarse = lambda *args: (held.append(bytes_there()), run(*args))[1]
+held, run = [], model.run_coarse
+model.run_coarse = lambda *args: (held.append(bytes_there()), run(*args))[1]
 offloaded = np.asarray(model.generate(**ask))
 np.testing.assert_array_equal(plain, offloaded)
 assert held == [0], f"the semantic network was still there: {held}"

@@ -132,7 +132,8 @@ def read_at_generation(example, history, spaces):
     true_TQ[n_history : n_history + n_frames] = example.codes.T
     n_total = max(n_history + n_frames, spaces.fine_window)
     codes_BTQ = prompt.codes_BTQ
-    for window in range(int(fine._n_windows(prompt, spaces)[0])):
+    n_windows = int(fine.count_windows(prompt.n_frames_B, prompt.n_history_B, spaces)[0])
+    for window in range(n_windows):
         start = min(window * spaces.n_fine_history, n_total - spaces.fine_window)
         network = TrueCodes(true_TQ[start : start + spaces.fine_window], spaces)
         other = TrueCodes((network.true_TQ + 1) % spaces.codebook_size, spaces)

@@ -10,6 +10,7 @@ Source: suno-ai/bark, bark/generation.py, `generate_fine`.
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +66,7 @@ def generate_fine(model: BarkFineModel, prompt: FinePrompt, sampling: Sampling, 
       frames the codes mean nothing.
     """
     sampling = dataclasses.replace(sampling, key_B=fold(sampling.key_B, FINE_STAGE))
-    n_windows_B = _n_windows(prompt, spaces)
+    n_windows_B = count_windows(prompt.n_frames_B, prompt.n_history_B, spaces)
 
     def body(carry: tuple) -> tuple:
         window, codes_BTQ = carry
@@ -78,14 +79,14 @@ def generate_fine(model: BarkFineModel, prompt: FinePrompt, sampling: Sampling, 
     return _slice_rows(codes_BTQ, prompt.n_history_B, n_frames).transpose(0, 2, 1)
 
 
-def _n_windows(prompt: FinePrompt, spaces: TokenSpaces) -> jax.Array:
+def count_windows(n_frames_B: Any, n_history_B: Any, spaces: TokenSpaces) -> jax.Array:
     """Windows a row takes: the first holds fine_window frames with the history, each other n_fine_history new ones.
 
     A row of no frames takes none.
     """
-    n_beyond_B = prompt.n_frames_B - (spaces.fine_window - prompt.n_history_B)
+    n_beyond_B = n_frames_B - (spaces.fine_window - n_history_B)
     n_more_B = jnp.maximum(0, -(-n_beyond_B // spaces.n_fine_history))
-    return jnp.where(prompt.n_frames_B > 0, 1 + n_more_B, 0)
+    return jnp.where(n_frames_B > 0, 1 + n_more_B, 0)
 
 
 def _fill_window(

@@ -1,0 +1,166 @@
+"""What is compared: each contender runs the stages of Bark on the default device and waits for the result.
+
+    semantic(n)   reads a prompt of 257 positions and makes n tokens a row
+    coarse(n)     makes n windows of 60 tokens a row, each after a prompt of up to 887 positions
+    fine()        fills 750 frames, 10 s
+    codec()       decodes them
+    clip()        all of it for 10 s: 499 semantic tokens, 1,500 coarse ones
+
+All draw with temperature 0.7 from all tokens, without a voice; the semantic stage may not end early.
+"""
+
+import functools
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from bark_jax.model import BarkModel, Row
+from bark_jax.settings import resolve_settings
+from bark_jax.stages.codec import decode_codes
+from bark_jax.stages.sampling import key_data
+from bark_jax.tokens import text_tokens
+
+SEMANTIC_TOKENS = 499
+FRAMES = 750
+TOKENS_PER_WINDOW = 20  # semantic tokens that become the frames of a coarse window
+TEMPERATURE = 0.7
+
+
+class Contender(Protocol):
+    name: str
+
+    def semantic(self, n_tokens: int) -> None: ...
+    def coarse(self, n_windows: int) -> None: ...
+    def fine(self) -> None: ...
+    def codec(self) -> None: ...
+    def clip(self) -> None: ...
+
+
+class BarkJax:
+    """This project."""
+
+    name = "bark_jax"
+
+    def __init__(self, model: BarkModel, n_rows: int):
+        self._model, self._n_rows = model, n_rows
+        rng = np.random.default_rng(0)
+        self._texts = rng.integers(0, 100_000, (n_rows, 32))
+        self._semantic = rng.integers(0, 10_000, (n_rows, SEMANTIC_TOKENS), dtype=np.int32)
+        self._codes = rng.integers(0, 1024, (n_rows, 8, FRAMES), dtype=np.int32)
+
+    def rows(self, n_tokens: int) -> list[Row]:
+        given = dict(max_new_tokens=n_tokens, allow_early_stop=False, do_sample=True, temperature=TEMPERATURE)
+        settings = resolve_settings(given, self._n_rows, self._model.generation_config, self._model.spaces)
+        return [
+            Row(text_tokens(ids, np.ones(len(ids)), self._model.spaces), None, key_data(seed), row_settings)
+            for seed, (ids, row_settings) in enumerate(zip(self._texts, settings, strict=True))
+        ]
+
+    def semantic(self, n_tokens: int) -> None:
+        self._model.run_semantic(self.rows(n_tokens))
+
+    def coarse(self, n_windows: int) -> None:
+        tokens = self._semantic[:, : n_windows * TOKENS_PER_WINDOW]
+        self._model.run_coarse(self.rows(1), list(tokens))
+
+    def fine(self) -> None:
+        self._model.run_fine(self.rows(1), list(self._codes[:, :2]))
+
+    def codec(self) -> None:
+        decode_codes(self._model.codec_model, list(self._codes))
+
+    def clip(self) -> None:
+        self._model.generate_rows(self.rows(SEMANTIC_TOKENS))
+
+
+def on_cuda(torch: Any) -> bool:
+    return jax.default_backend() in ("gpu", "cuda") and torch.cuda.is_available()
+
+
+class Transformers:
+    """transformers' Bark as it comes: eager, with its cache."""
+
+    name = "transformers"
+
+    def __init__(self, size: str, dtype: str, n_rows: int):
+        import torch
+
+        self._torch, self._n_rows = torch, n_rows
+        self._device = "cuda" if on_cuda(torch) else "cpu"
+        self._model, self._configs = _transformers_model(size, dtype, self._device)
+        torch.manual_seed(0)
+        draw = functools.partial(torch.randint, device=self._device)
+        self._ids = draw(10, 1000, (n_rows, 256))
+        self._semantic = draw(0, 10_000, (n_rows, SEMANTIC_TOKENS))
+        self._coarse = torch.stack([draw(10_000 + 1024 * q, 11_024 + 1024 * q, (n_rows, FRAMES)) for q in (0, 1)], -1)
+        self._codes = draw(0, 1024, (n_rows, 8, FRAMES))
+
+    def semantic(self, n_tokens: int) -> None:
+        tokens = self._run(
+            lambda: self._model.semantic.generate(
+                self._ids,
+                semantic_generation_config=self._configs["semantic"],
+                attention_mask=self._torch.ones_like(self._ids),
+                max_new_tokens=n_tokens,
+                min_new_tokens=n_tokens,
+            )
+        )
+        assert tokens.shape[1] == n_tokens, tokens.shape
+
+    def coarse(self, n_windows: int) -> None:
+        self._run_coarse(self._semantic[:, : n_windows * TOKENS_PER_WINDOW].clone())
+
+    def _run_coarse(self, tokens: Any) -> Any:
+        return self._run(
+            lambda: self._model.coarse_acoustics.generate(
+                tokens,
+                semantic_generation_config=self._configs["semantic"],
+                coarse_generation_config=self._configs["coarse"],
+            )
+        )
+
+    def fine(self) -> None:
+        self._run(
+            lambda: self._model.fine_acoustics.generate(
+                self._coarse.reshape(self._n_rows, -1).clone(),
+                semantic_generation_config=self._configs["semantic"],
+                coarse_generation_config=self._configs["coarse"],
+                fine_generation_config=self._configs["fine"],
+            )
+        )
+
+    def codec(self) -> None:
+        self._run(lambda: self._model.codec_decode(self._codes))
+
+    def clip(self) -> None:
+        self.semantic(SEMANTIC_TOKENS)
+        self._run_coarse(self._semantic.clone())
+        self.fine()
+        self.codec()
+
+    def _run(self, call: Any) -> Any:
+        with self._torch.inference_mode():
+            result = call()
+        if self._device == "cuda":
+            self._torch.cuda.synchronize()
+        return result
+
+
+@functools.cache
+def _transformers_model(size: str, dtype: str, device: str) -> tuple[Any, dict[str, Any]]:
+    import torch
+    import transformers
+    from transformers.models.bark import generation_configuration_bark as generation
+
+    from benchmarks.models import make_config
+
+    transformers.logging.set_verbosity_error()
+    config = transformers.BarkConfig.from_dict(make_config(size).to_dict())
+    with torch.device(device):
+        model = transformers.BarkModel(config).to(getattr(torch, dtype)).eval()
+    return model, {
+        "semantic": generation.BarkSemanticGenerationConfig(do_sample=True, temperature=TEMPERATURE, top_k=0),
+        "coarse": generation.BarkCoarseGenerationConfig(do_sample=True, temperature=TEMPERATURE, top_k=0),
+        "fine": generation.BarkFineGenerationConfig(temperature=0.5),
+    }
