@@ -79,12 +79,13 @@ def _devices() -> dict[str, Any]:
 
 
 def _attention() -> dict[str, str]:
-    from bark_jax.models.attention import find_cudnn_obstacle
+    from bark_jax.models.attention import find_cudnn_obstacle, find_kernel_obstacle
 
     found = {"xla": "works"}
-    for dtype in ("bfloat16", "float16"):
-        obstacle = find_cudnn_obstacle(dtype, HEAD_SIZE)
-        found[f"cudnn, {dtype}"] = "works" if obstacle is None else f"does not work: {obstacle}"
+    for name, find in (("cudnn", find_cudnn_obstacle), ("decoding kernels", find_kernel_obstacle)):
+        for dtype in ("bfloat16", "float16"):
+            obstacle = find(dtype, HEAD_SIZE)
+            found[f"{name}, {dtype}"] = "works" if obstacle is None else f"does not work: {obstacle}"
     return found
 
 
