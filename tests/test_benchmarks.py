@@ -47,21 +47,9 @@ def test_the_table_says_how_much_faster_this_project_is():
 @pytest.mark.slow
 def test_a_run_of_toy_size_writes_its_files(tmp_path):
     pytest.importorskip("torch")
-    options = [
-        "--sizes",
-        "toy",
-        "--rows",
-        "2",
-        "--dtypes",
-        "float32",
-        "--repeats",
-        "2",
-        "--measures",
-        "semantic",
-        "--measures",
-        "codec",
-    ]
-    result = CliRunner().invoke(main, [*options, "--out", str(tmp_path)], catch_exceptions=False)
+    options = ["--sizes", "toy", "--rows", "2", "--dtypes", "float32", "--repeats", "2"]
+    options += ["--measures", "semantic", "--measures", "codec", "--out", str(tmp_path)]
+    result = CliRunner().invoke(main, options, catch_exceptions=False)
     assert result.exit_code == 0
     about, *results = map(json.loads, (tmp_path / "results.jsonl").read_text().splitlines())
     assert about["versions"]["jax"]
