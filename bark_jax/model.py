@@ -247,7 +247,10 @@ class BarkModel:
         codes_BQT = np.asarray(
             fine.generate_fine(self.on_accelerator(self.fine_acoustics), prompt, sampling, spaces=self.spaces)
         )
-        return [codes_BQT[b, :, : coarse_QT.shape[1]] for b, coarse_QT in enumerate(codes)]
+        filled = [codes_BQT[b, :, : coarse_QT.shape[1]] for b, coarse_QT in enumerate(codes)]
+        for codes_QT in filled:
+            require_finite(codes_QT, "fine")
+        return filled
 
     def _run_codec(self, codes: list[np.ndarray]) -> list[np.ndarray]:
         """Audio samples."""
@@ -362,7 +365,8 @@ def sampling_of(rows: Sequence[Row], stage: str, n_rows: int | None = None) -> S
 
 
 def require_finite(values: np.ndarray, stage: str) -> None:
-    if not np.isfinite(values).all():
+    """Raises BarkError for numbers that are not finite, and for codes of -1, which come of such numbers."""
+    if not np.isfinite(values).all() or (values.dtype.kind == "i" and (values < 0).any()):
         raise BarkError(
             f"the {stage} stage computed values that are not finite. The weights may be damaged, or too large for "
             "float16: try dtype='bfloat16' or 'float32'."

@@ -149,6 +149,7 @@ class RowStream(Iterator[StreamedPart]):
             fine.generate_fine(model.on_accelerator(model.fine_acoustics), prompt, sampling, spaces=spaces)
         )
         codes_QT = codes_BQT[0, :, :n_ready]
+        require_finite(codes_QT, "fine")
         self._sent = np.concatenate([self._sent, codes_QT], axis=1)
         return codes_QT
 

@@ -210,7 +210,7 @@ class _Run:
         for job, codes_QT, samples in zip(self._in_group, codes, audio, strict=True):
             (tokens, semantic_logprob), (coarse_QT, coarse_logprob) = job.semantic, job.coarse
             utterance = Utterance(tokens, coarse_QT, codes_QT, samples, semantic_logprob, coarse_logprob)
-            error = _objection_to(samples, "codec")
+            error = _objection_to(codes_QT, "fine") or _objection_to(samples, "codec")
             yield Finished(job.request.tag, None if error else utterance, error)
         self._in_group = []
 
@@ -354,7 +354,7 @@ class _SemanticSlots(_Slots):
         for slot in ended:
             n = output.length_B[slot]
             self._jobs[slot].semantic = output.tokens_BT[slot, :n].copy(), output.logprob_BT[slot, :n].copy()
-            yield self._take_out(slot, output.logprob_BT[slot, :n])
+            yield self._take_out(slot, output.logprob_BT[slot])
 
 
 class _CoarseSlots(_Slots):

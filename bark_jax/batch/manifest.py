@@ -84,7 +84,7 @@ def read_entries(path: str | os.PathLike) -> Iterator[Entry]:
         for line in file:
             entry = None
             if line.endswith(b"\n"):
-                with contextlib.suppress(ValueError):
+                with contextlib.suppress(ValueError, RecursionError):
                     entry = json.loads(line)
             if isinstance(entry, dict) and isinstance(entry.get("id"), str):
                 yield entry

@@ -101,7 +101,7 @@ def read_run(folder: Path) -> dict[str, Any] | None:
         run = json.loads((folder / RUN_FILE).read_bytes())
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{folder / RUN_FILE} is no JSON ({error}); put it right or give another OUT") from error
     if not isinstance(run, dict):
         raise InputError(f"{folder / RUN_FILE} is {shown(run)}, expected an object; give another OUT")

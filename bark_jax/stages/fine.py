@@ -63,7 +63,7 @@ def generate_fine(model: BarkFineModel, prompt: FinePrompt, sampling: Sampling, 
 
     Returns:
       codes_BQT, int32 [B, n_fine, T] without the history; T is the prompt's width less n_fine_history. Past a row's
-      frames the codes mean nothing.
+      frames the codes mean nothing. Where the network's logits are not finite, the code is -1.
     """
     sampling = dataclasses.replace(sampling, key_B=fold(sampling.key_B, FINE_STAGE))
     n_windows_B = count_windows(prompt.n_frames_B, prompt.n_history_B, spaces)
@@ -117,11 +117,12 @@ def _fill_window(
 
 
 def _choose_codes(logits_BTV: jax.Array, temperature_B: jax.Array, key_B: jax.Array) -> jax.Array:
-    """One code a frame: the most likely at temperature 0, else a draw."""
+    """One code a frame: the most likely at temperature 0, else a draw; -1 where that means nothing."""
     scaled_BTV = logits_BTV / jnp.where(temperature_B > 0, temperature_B, 1.0)[:, None, None]
     drawn_BT = jax.vmap(jax.random.categorical)(key_B, scaled_BTV)
     likeliest_BT = jnp.argmax(logits_BTV, axis=-1)
-    return jnp.where(temperature_B[:, None] > 0, drawn_BT, likeliest_BT).astype(jnp.int32)
+    code_BT = jnp.where(temperature_B[:, None] > 0, drawn_BT, likeliest_BT)
+    return jnp.where(jnp.isfinite(logits_BTV).all(axis=-1), code_BT, -1).astype(jnp.int32)
 
 
 def _slice_rows(x_BTQ: jax.Array, start_B: jax.Array, size: int) -> jax.Array:

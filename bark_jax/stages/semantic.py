@@ -52,7 +52,8 @@ class SemanticTokens:
 
     tokens_BT: jax.Array  # int32 [B, max_semantic], semantic_end past each row's length
     length_B: jax.Array  # int32, tokens before the end
-    logprob_BT: jax.Array  # float32, of each token among the legal ones at temperature 1; 0 past the length
+    logprob_BT: jax.Array  # float32, of each token among the legal ones at temperature 1; 0 past the length, unless
+    # the end was chosen among logits that are not finite
 
 
 @jax.tree_util.register_dataclass
@@ -180,9 +181,12 @@ def _choose_token(
     end_probability_B = jax.nn.softmax(drawn_from_BV, axis=-1)[:, spaces.semantic_end]
     ends_B = (token_B == spaces.semantic_end) | (end_probability_B >= prompt.min_end_probability_B)
     keeps_B = ~(done_B | ends_B)
-    # A row of max_semantic tokens has no slot left; what JAX would write past the end is dropped.
-    slots = jnp.arange(len(done_B)), output.length_B
-    logprob_B = jnp.where(keeps_B, log_probability(logits_BV, token_B), 0.0)
+    # A row that has ended writes past the end of the array, which JAX drops.
+    slots = jnp.arange(len(done_B)), jnp.where(done_B, output.tokens_BT.shape[1], output.length_B)
+    logprob_B = log_probability(logits_BV, token_B)
+    # An end that comes of numbers which are not finite is left to be seen past the row's length.
+    is_told_B = keeps_B | (~done_B & ~jnp.isfinite(logprob_B))
+    logprob_B = jnp.where(is_told_B, logprob_B, 0.0)
     output = SemanticTokens(
         output.tokens_BT.at[slots].set(jnp.where(keeps_B, token_B, spaces.semantic_end), mode="drop"),
         output.length_B + keeps_B,
