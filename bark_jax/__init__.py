@@ -8,8 +8,7 @@
 The public names below are imported when they are first used: `import bark_jax` loads neither JAX nor Flax.
 """
 
-import importlib
-from typing import Any
+from bark_jax.lazy import lazy_names
 
 __version__ = "0.1.0"
 
@@ -42,14 +41,4 @@ _MODULE_BY_NAME = {
     "VoiceNotFoundError": "errors",
 }
 
-__all__ = sorted(_MODULE_BY_NAME)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_BY_NAME:
-        raise AttributeError(f"module 'bark_jax' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"bark_jax.{_MODULE_BY_NAME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = lazy_names(__name__, _MODULE_BY_NAME)

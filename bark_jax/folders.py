@@ -132,11 +132,12 @@ def _make_parents(path: Path) -> list[Path]:
 def _sync_tree(folder: Path) -> None:
     for root, _, names in os.walk(folder):
         for name in names:
-            _sync(Path(root, name))
-        _sync(Path(root))
+            sync(Path(root, name))
+        sync(Path(root))
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Returns once a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -158,7 +159,7 @@ def _move_into_place(partial: Path, dst: Path, overwrite: bool) -> None:
         if dst.exists():
             raise InputError(f"{dst} was made by somebody else in the meantime; it is left as it is") from error
         raise
-    _sync(dst.parent)
+    sync(dst.parent)
     if old is not None:
         shutil.rmtree(old, ignore_errors=True)
 

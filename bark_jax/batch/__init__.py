@@ -18,24 +18,17 @@ again goes on with what is not done. Nothing here imports JAX before a model is 
     run_job("rows.jsonl", "out", Job("suno/bark-small", voice="v2/en_speaker_6"))
 """
 
-import importlib
-from typing import Any
+from bark_jax.lazy import lazy_names
 
 _MODULE_BY_NAME = {
-    "Job": "job",
-    "Output": "runner",
-    "Shard": "ids",
-    "Speaker": "speech",
-    "Summary": "tally",
-    "merge_shards": "merge",
-    "run_batch": "runner",
-    "run_job": "job",
+    "Job": "batch.job",
+    "Output": "batch.runner",
+    "Shard": "batch.ids",
+    "Speaker": "batch.speech",
+    "Summary": "batch.tally",
+    "merge_shards": "batch.merge",
+    "run_batch": "batch.runner",
+    "run_job": "batch.job",
 }
 
-__all__ = sorted(_MODULE_BY_NAME)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_BY_NAME:
-        raise AttributeError(f"module 'bark_jax.batch' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"bark_jax.batch.{_MODULE_BY_NAME[name]}"), name)
+__getattr__, __dir__, __all__ = lazy_names(__name__, _MODULE_BY_NAME)

@@ -293,6 +293,8 @@ class _Slots:
 
     def place(self) -> None:
         """Reads the prompts of the rows that were added and puts them into their slots, a group at a time."""
+        if not self._added:
+            return
         if self._state is None:
             self._state = self.programs.rows(self._read([], self.n_slots))
         while self._added:

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from bark_jax.batch.manifest import Entry
-from bark_jax.batch.run_folder import AUDIO_FOLDER, sync_folder
-from bark_jax.folders import write_whole
+from bark_jax.batch.run_folder import AUDIO_FOLDER
+from bark_jax.folders import sync, write_whole
 
 
 class Files:
@@ -22,7 +22,7 @@ class Files:
     def settle(self, rows: Iterable[tuple[Entry, bytes | None]]) -> list[Entry]:
         """The entries of rows that were stored, or have failed, once the names of their files are on the disk too."""
         entries = [entry for entry, _ in rows]
-        sync_folder(self._folder / AUDIO_FOLDER)
+        sync(self._folder / AUDIO_FOLDER)
         return entries
 
     def finish(self) -> list[Entry]:

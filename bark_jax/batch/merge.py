@@ -12,9 +12,9 @@ from bark_jax.batch.files import is_there
 from bark_jax.batch.ids import Shard
 from bark_jax.batch.manifest import MANIFEST_FILE, Entry, read_entries, to_line
 from bark_jax.batch.parquet import read_digests
-from bark_jax.batch.run_folder import RUN_FILE, differences, open_folder, read_run, sync_folder
+from bark_jax.batch.run_folder import RUN_FILE, differences, open_folder, read_run
 from bark_jax.errors import InputError
-from bark_jax.folders import told_as_output_error, whole_file, write_whole
+from bark_jax.folders import sync, told_as_output_error, whole_file, write_whole
 from bark_jax.hub import shown
 
 _SHARD_FOLDER = re.compile(r"shard-\d+-of-\d+")
@@ -158,5 +158,5 @@ def _join(folder: Path, parts: list[_Part]) -> Merged:
                 file.write(to_line(entry))
     run = parts[0].run | {"shard": None, "merged_shards": len(parts), "rows": n_rows}
     write_whole(folder / RUN_FILE, (json.dumps(run, indent=2, ensure_ascii=False) + "\n").encode())
-    sync_folder(folder)
+    sync(folder)
     return Merged(str(folder / MANIFEST_FILE), len(parts), n_rows, n_failed, round(audio_s, 3))

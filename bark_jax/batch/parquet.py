@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from bark_jax.batch.manifest import MANIFEST_FILE, Entry, read_entries
-from bark_jax.batch.run_folder import AUDIO_FOLDER, sync_folder
+from bark_jax.batch.run_folder import AUDIO_FOLDER
 from bark_jax.errors import CheckpointError, UnsupportedError
-from bark_jax.folders import whole_file
+from bark_jax.folders import sync, whole_file
 
 DEFAULT_ROWS_PER_PART = 1000
 MAX_PART_BYTES = 2**28
@@ -84,7 +84,7 @@ class Parts:
         name = f"part-{self._number:05d}.parquet"
         with whole_file(self._folder / name) as file:
             self._pyarrow.parquet.write_table(self._table(), file, compression="none")  # audio is small already
-        sync_folder(self._folder)
+        sync(self._folder)
         entries = [entry | {"file": f"{AUDIO_FOLDER}/{name}"} for entry, _ in self._rows]
         self._number, self._rows, self._n_bytes = self._number + 1, [], 0
         return entries

@@ -17,7 +17,7 @@ from typing import Any
 from bark_jax.batch.ids import Shard
 from bark_jax.batch.manifest import MANIFEST_FILE
 from bark_jax.errors import BusyError, InputError, OutputError, UnsupportedError
-from bark_jax.folders import told_as_output_error, write_whole
+from bark_jax.folders import sync, told_as_output_error, write_whole
 from bark_jax.hub import shown
 
 RUN_FILE = "run.json"
@@ -87,7 +87,7 @@ def check_run(folder: Path, wanted: Mapping[str, Any], *, force: bool) -> None:
         )
     with told_as_output_error(folder):
         write_whole(folder / RUN_FILE, (json.dumps(wanted, indent=2, ensure_ascii=False) + "\n").encode())
-        sync_folder(folder)
+        sync(folder)
 
 
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
@@ -106,15 +106,6 @@ def read_run(folder: Path) -> dict[str, Any] | None:
     if not isinstance(run, dict):
         raise InputError(f"{folder / RUN_FILE} is {shown(run)}, expected an object; give another OUT")
     return run
-
-
-def sync_folder(folder: Path) -> None:
-    """Returns once the names in a folder are on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _lock(descriptor: int, folder: Path) -> None:

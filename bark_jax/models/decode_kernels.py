@@ -9,8 +9,8 @@
 Written in Pallas for its Triton backend. `attention.resolve` takes them where a probe has shown that they work; every
 other place, as every test's reference, has the plain path. Weights lie as [out, in], so that a program's output
 features are one contiguous piece of memory. Each weight is read once into registers and multiplied there, row by row,
-without tensor cores. With more than MOST_ROWS rows the arithmetic shows, XLA's matrix products are faster, and of these
-kernels the attention alone is used.
+without tensor cores. With more rows than `decoder.MOST_KERNEL_ROWS` the arithmetic shows, XLA's matrix products are
+faster, and of these kernels the attention alone is used.
 
 All dtypes are those of the weights, bfloat16 or float16; sums, norms and softmax are float32.
 """
@@ -25,7 +25,6 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 NORM_EPSILON = 1e-5
-MOST_ROWS = 2  # of `linear`
 MOST_PARTS = 8  # of `attend`
 WANTED_PROGRAMS = 4096  # of `attend`: short ones, so that no multiprocessor waits for another's last
 _NEVER = -1e30  # a logit that no softmax sees; -inf would make NaN of a part without keys

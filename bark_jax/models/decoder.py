@@ -16,7 +16,7 @@ from bark_jax.models.transformer import Block
 
 # Up to how many rows a step reads the weights as [out, in] on a CPU. With more, XLA's products take either layout.
 MOST_ROWS = 8
-# The same for the kernels: `decode_kernels.MOST_ROWS`, which is not imported where JAX has no such kernels.
+# The same for the kernels' matrix products on a GPU.
 MOST_KERNEL_ROWS = 2
 
 

@@ -13,8 +13,7 @@
 The names below are imported when they are first used.
 """
 
-import importlib
-from typing import Any
+from bark_jax.lazy import lazy_names
 
 _MODULE_BY_NAME = {
     "CodecSettings": "training.codec_training",
@@ -46,14 +45,4 @@ _MODULE_BY_NAME = {
     "write_dataset": "training.dataset",
 }
 
-__all__ = sorted(_MODULE_BY_NAME)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_BY_NAME:
-        raise AttributeError(f"module 'bark_jax.training' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"bark_jax.{_MODULE_BY_NAME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = lazy_names(__name__, _MODULE_BY_NAME)
