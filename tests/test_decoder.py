@@ -143,6 +143,8 @@ def an_h100():
         yield
 
 
+# Where it has gone, the probe fails and the plain step runs.
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")
 @pytest.mark.parametrize(("hidden_size", "num_heads"), [(768, 12), (1024, 16)])
 @pytest.mark.parametrize("n_rows", [1, 2, 8, 64])
 def test_a_step_of_barks_sizes_lowers_to_the_kernels(n_rows, hidden_size, num_heads):

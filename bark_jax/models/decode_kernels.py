@@ -73,17 +73,25 @@ def linear(
     n_programs = pl.cdiv(size, tiling.n_out)
     inputs = {"x": x_RK, "norm": norm_K, "lse": lse_PRK, "weight": weight_NK, "residual": residual_RN}
     inputs = {name: array for name, array in inputs.items() if array is not None}
+    # A program reads powers of two; masks keep it within the arrays.
+    wide = pl.cdiv(K, tiling.n_in) * tiling.n_in
     blocks = {
-        "weight": pl.BlockSpec((tiling.n_out, K), lambda i: (first + i, 0)),
+        "weight": pl.BlockSpec((tiling.n_out, wide), lambda i: (first + i, 0)),
         "residual": pl.BlockSpec((R, tiling.n_out), lambda i: (0, i)),
     }
     kernel = functools.partial(
-        _linear_kernel, names=tuple(inputs), n_features=weight_NK.shape[0], first=first, tiling=tiling, gelu=gelu
+        _linear_kernel,
+        names=tuple(inputs),
+        n_features=weight_NK.shape[0],
+        K=K,
+        first=first,
+        tiling=tiling,
+        gelu=gelu,
     )
     return pl.pallas_call(
         kernel,
         grid=(n_programs,),
-        in_specs=[blocks.get(name, _whole(array)) for name, array in inputs.items()],
+        in_specs=[blocks.get(name, _whole(array, wide)) for name, array in inputs.items()],
         out_specs=pl.BlockSpec((R, tiling.n_out), lambda i: (0, i)),
         out_shape=jax.ShapeDtypeStruct((R, n_programs * tiling.n_out), out_dtype or weight_NK.dtype),
         compiler_params=plgpu.CompilerParams(num_warps=tiling.n_warps, num_stages=1),
@@ -92,8 +100,8 @@ def linear(
     )(*inputs.values())
 
 
-def _whole(array: jax.Array) -> pl.BlockSpec:
-    return pl.BlockSpec(array.shape, lambda i: (0,) * array.ndim)
+def _whole(array: jax.Array, wide: int) -> pl.BlockSpec:
+    return pl.BlockSpec((*array.shape[:-1], wide), lambda i: (0,) * array.ndim)
 
 
 def _tiling(K: int, N: int) -> Tiling:
@@ -103,11 +111,11 @@ def _tiling(K: int, N: int) -> Tiling:
     return Tiling(n_out=8 if N > K else 4, n_in=pl.next_power_of_2(K), n_warps=4)
 
 
-def _linear_kernel(*refs, names: tuple[str, ...], n_features: int, first: int, tiling: Tiling, gelu: bool):
+def _linear_kernel(*refs, names: tuple[str, ...], n_features: int, K: int, first: int, tiling: Tiling, gelu: bool):
     """Row by row: products in registers, summed across the lanes of a warp."""
     ref, out_ref = dict(zip(names, refs, strict=False)), refs[-1]
     dtype = ref["weight"].dtype
-    R, K = ref["x"].shape[-2:]
+    R = ref["x"].shape[-2]
     if "norm" in ref and tiling.n_in < K:
         raise ValueError(f"n_in is {tiling.n_in}, and a norm needs all {K} features at once")
     is_out = (first + pl.program_id(0)) * tiling.n_out + jnp.arange(tiling.n_out) < n_features
