@@ -1,6 +1,7 @@
 """`bark-jax batch`, with the toy in place of the built-in voice."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from batch_engine import PlainEngine
 from batch_stub import write_rows
 from click.testing import CliRunner
 
+from bark_jax import tiny
 from bark_jax.cli import main
 from bark_jax.pipeline import Bark
 from bark_jax.processor import BarkProcessor
@@ -121,6 +123,15 @@ def test_other_settings_for_a_folder_are_refused(tmp_path, plain_engine):
     result = batch("rows.jsonl", "out", *SHORT, "--top-k", "5")
     assert result.exit_code == 2 and "settings.top_k: None there, 5 here" in result.stderr
     assert batch("rows.jsonl", "out", *SHORT, "--top-k", "5", "--force").exit_code == 0
+
+
+def test_an_out_that_is_named_like_the_model_does_not_hide_it(tmp_path, plain_engine, toy_folder):
+    write_rows(tmp_path / "rows.jsonl", [{"id": "a", "text": "One."}])
+    assert batch("rows.jsonl", "tiny", *SHORT).exit_code == 0
+    again = batch("rows.jsonl", "tiny", *SHORT)
+    assert again.exit_code == 0 and "0 of 1 rows to do" in again.stderr, again.output
+    shutil.copytree(toy_folder, tmp_path / "tiny", dirs_exist_ok=True)  # now it is a model's folder
+    assert tiny.folder_of("tiny") == "tiny"
 
 
 def test_the_public_names_load_no_jax():
