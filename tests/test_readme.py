@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 from bark_jax import BarkModel, BarkProcessor
 from bark_jax.voices import Voice
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
 PRESETS = ("v2/en_speaker_6", "v2/de_speaker_3", "v2/fr_speaker_1")
 
 
@@ -48,3 +50,11 @@ def test_every_block_of_python_runs(published, tmp_path, capsys):
         exec(compile(block, str(README), "exec"), namespace)
     assert {path.name for path in tmp_path.iterdir()} >= {"hello.wav", "found.npz", "story.wav"}
     assert len(namespace["clips"]) == 2 and namespace["lengths"]
+
+
+def test_extras_that_are_told_of_exist():
+    """pip only warns of an extra that is not there, and installs nothing for it."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    files = [README, *ROOT.glob("docs/*.md"), *ROOT.glob("bark_jax/**/*.py"), *ROOT.glob("bark_jax/**/*.md")]
+    told = {name for file in files for name in re.findall(r"bark-jax\[(\w+)\]", file.read_text())}
+    assert {"parquet", "ray"} <= told <= set(extras)
