@@ -11,10 +11,10 @@ NAME = "tiny"
 FOLDER = Path(__file__).parent / "assets" / NAME
 EXAMPLE = "The weather is beautiful today."
 
-# What every form of checkpoint has one of. A folder without, such as one of audio, takes no name from the built-in model.
+# Each form of checkpoint has one of these. A folder without, such as one of audio, does not hide the built-in model.
 _SIGNS = ("config.json", "*.pt", "*.th")
 
 
 def folder_of(name: str | os.PathLike) -> str | os.PathLike:
-    """What a name stands for: the built-in model's folder, unless a model's folder of that name is here; others stay."""
+    """What a name stands for: the built-in model's folder, unless a model of that name lies here; others stay."""
     return FOLDER if name == NAME and not any(any(Path(NAME).glob(sign)) for sign in _SIGNS) else name
