@@ -48,6 +48,14 @@ def test_half_precision_compiles_where_xla_lacks_its_products(dtype, rng):
     np.testing.assert_allclose(half.astype(jnp.float32), exact, atol=0.03)
 
 
+@pytest.mark.parametrize("is_causal", [True, False])
+@pytest.mark.parametrize("T", [1, 128, 129, 300])
+def test_pieces_are_jaxs_attention(T, is_causal, rng):
+    q, k, v = (jnp.asarray(rng.normal(size=(2, T, 3, 16)), jnp.float32) for _ in range(3))
+    expected = jax.nn.dot_product_attention(q, k, v, is_causal=is_causal, implementation="xla")
+    np.testing.assert_allclose(attention.attend(q, k, v, "xla", is_causal=is_causal), expected, atol=2e-6)
+
+
 def test_a_probe_that_computes_something_else_is_an_obstacle(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(attention, "_probe_cudnn", lambda dtype, head_size: 1 / 0)

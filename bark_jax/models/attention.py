@@ -1,8 +1,8 @@
 """Multi-head self-attention, the KV cache, and the choice between XLA's attention and cuDNN's.
 
-Whole sequences go through `jax.nn.dot_product_attention`, which never falls back by itself: an unsupported call to
-cuDNN raises when it is compiled. So "auto" compiles one small call of each kind that the networks make, once a process,
-and takes cuDNN only where they work.
+Whole sequences go through `jax.nn.dot_product_attention`, on a CPU through products of our own. It never falls back by
+itself: an unsupported call to cuDNN raises when it is compiled. So "auto" compiles one small call of each kind that the
+networks make, once a process, and takes cuDNN only where they work.
 
 A decoding step attends in one of three ways. "xla" is two products over all slots of a cache that lies head by head,
 [B * N, S, H]: a single batch axis, which XLA writes in place; of a cache with B and N apart it makes a copy at every
@@ -26,6 +26,7 @@ from bark_jax.errors import InputError, UnsupportedError
 IMPLEMENTATIONS = ("auto", "xla", "cudnn")
 FUSED_DTYPES = (jnp.bfloat16, jnp.float16)
 GPU_BACKENDS = ("gpu", "cuda", "rocm")
+QUERIES_PER_PIECE = 128  # of whole sequences on a CPU
 
 
 class Implementations(NamedTuple):
@@ -133,15 +134,46 @@ class SelfAttention(nnx.Module):
 
 
 def attend(q_BTNH: jax.Array, k_BSNH: jax.Array, v_BSNH: jax.Array, implementation: str, **options: Any) -> jax.Array:
-    """`jax.nn.dot_product_attention`, in float16 also off the GPU.
+    """`jax.nn.dot_product_attention`, in pieces on a CPU, and in float16 also on a TPU.
 
     It asks for float16 products with float32 sums, which XLA has on GPUs alone: elsewhere they are made in float32.
     """
-    dtype = q_BTNH.dtype
-    if dtype == jnp.float16 and jax.default_backend() not in GPU_BACKENDS:
+    dtype, backend = q_BTNH.dtype, jax.default_backend()
+    in_pieces = implementation == "xla" and backend == "cpu"
+    if in_pieces or (dtype == jnp.float16 and backend not in GPU_BACKENDS):
         q_BTNH, k_BSNH, v_BSNH = (x.astype(jnp.float32) for x in (q_BTNH, k_BSNH, v_BSNH))
+    if in_pieces:
+        return _attend_in_pieces(q_BTNH, k_BSNH, v_BSNH, **options).astype(dtype)
     y_BTNH = jax.nn.dot_product_attention(q_BTNH, k_BSNH, v_BSNH, implementation=implementation, **options)
     return y_BTNH.astype(dtype)
+
+
+def _attend_in_pieces(q_BTNH: jax.Array, k_BTNH: jax.Array, v_BTNH: jax.Array, *, is_causal: bool) -> jax.Array:
+    """Some queries after others, each with the keys that it may see.
+
+    The logits of a piece stay in a CPU's cache, and half of the causal ones are never made: two to three times as fast
+    as all at once.
+    """
+    B, T, N, H = q_BTNH.shape
+    q_MTH, k_MTH, v_MTH = (x.swapaxes(1, 2).reshape(B * N, T, H) for x in (q_BTNH * H**-0.5, k_BTNH, v_BTNH))
+    pieces = []
+    for start in range(0, T, QUERIES_PER_PIECE):
+        stop = min(start + QUERIES_PER_PIECE, T)
+        n_seen = stop if is_causal else T
+        logits_MTS = _batched(q_MTH[:, start:stop], k_MTH[:, :n_seen], 2)
+        if is_causal:
+            is_seen_TS = jnp.arange(start, stop)[:, None] >= jnp.arange(n_seen)[None]
+            logits_MTS = jnp.where(is_seen_TS[None], logits_MTS, -jnp.inf)
+        weights_MTS = jnp.exp(logits_MTS - jnp.max(logits_MTS, axis=2, keepdims=True))
+        # Divided last, where it is H numbers a query and not S.
+        total_MT1 = jnp.sum(weights_MTS, axis=2, keepdims=True)
+        pieces.append(_batched(weights_MTS, v_MTH[:, :n_seen], 1) / total_MT1)
+    return jnp.concatenate(pieces, axis=1).reshape(B, N, T, H).swapaxes(1, 2)
+
+
+def _batched(x_MTK: jax.Array, y: jax.Array, axis: int) -> jax.Array:
+    """The product of x with y [M, ...], over y's `axis`."""
+    return jax.lax.dot_general(x_MTK, y, (((2,), (axis,)), ((0,), (0,))))
 
 
 def _step_xla(q_B1NH, k_B1NH, v_B1NH, keys, values, length_B):
