@@ -11,7 +11,8 @@ from bark_jax import Bark
 from bark_jax.batch import engine
 from bark_jax.batch.engine import Engine, Request
 from bark_jax.errors import BarkError, InputError, UnsupportedError
-from bark_jax.model import row_keys
+from bark_jax.model import coarse_voice, row_keys, sampling_of
+from bark_jax.stages import coarse
 
 TOKENS = ("semantic", "coarse", "fine")
 LENGTHS = (3, 60, 9, 33, 120, 8, 1, 47, 20, 70, 5, 95)
@@ -73,6 +74,35 @@ def test_the_order_of_rows_changes_no_bit_of_any(spoken, speaker, requests):
     for tag, finished in again.items():
         assert_equal(finished.utterance, spoken[tag].utterance)
         np.testing.assert_array_equal(finished.utterance.coarse_logprob, spoken[tag].utterance.coarse_logprob)
+
+
+@pytest.mark.parametrize("rows_per_read", [1, 2, 3])
+def test_coarse_prompts_that_few_rows_read_at_a_time_are_read_alike(bark, requests, rows_per_read):
+    """Rows of several lengths, with a voice and without: some read a long prompt, some a short one, some none."""
+    model, rows = bark.model, [request.row for request in requests[:5]]
+    tokens = [np.arange(row.settings.max_semantic_tokens, dtype=np.int32) % model.spaces.semantic_vocab for row in rows]
+    voices = [coarse_voice(row) for row in rows]
+    found = []
+    for per_read in (None, rows_per_read):
+        prompt = coarse.make_prompt(tokens, voices, model.spaces)
+        state = coarse.start(model.coarse_acoustics, prompt, spaces=model.spaces)
+        for n_windows in (1, 100):
+            state = coarse.run_windows(
+                model.coarse_acoustics,
+                prompt,
+                sampling_of(rows, "coarse", len(rows)),
+                state,
+                n_windows,
+                spaces=model.spaces,
+                rows_per_read=per_read,
+            )
+        found.append(coarse.read_codes(prompt, state, spaces=model.spaces))
+    together, few = found
+    for row, length in enumerate(together.length_B):
+        np.testing.assert_array_equal(few.codes_BQT[row, :, :length], together.codes_BQT[row, :, :length])
+        np.testing.assert_allclose(
+            few.logprob_BQT[row, :, :length], together.logprob_BQT[row, :, :length], rtol=0, atol=1e-5
+        )
 
 
 def test_rows_that_are_done_leave_first(speaker, bark):

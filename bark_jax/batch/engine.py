@@ -30,6 +30,7 @@ from bark_jax.settings import check_count
 from bark_jax.stages import coarse, fine, semantic
 from bark_jax.stages.codec import FRAMES_STEP, decode_codes, decode_padded
 from bark_jax.stages.sampling import Sampling
+from bark_jax.stages.slots import put_rows
 from bark_jax.tokens import TokenSpaces
 
 N_SLOTS = 16
@@ -223,6 +224,7 @@ class _Programs:
         is_cpu = devices[0].platform == "cpu"
         # A CPU gains nothing from company in what is bound by arithmetic; an accelerator does.
         self.n_group = (1 if is_cpu else 8) * len(devices)
+        rows_per_read = 1 if is_cpu else 4  # few rows read a coarse prompt at once, and these are long
         self._mesh = Mesh(np.array(devices), ("data",))
         put = functools.partial(jax.device_put, device=NamedSharding(self._mesh, P()))
         self.semantic_model, self.coarse_model = put(model.semantic), put(model.coarse_acoustics)
@@ -232,7 +234,8 @@ class _Programs:
         self.start_semantic = self._divided(semantic.start, 1)
         self.run_semantic = self._divided(steps, 3, donate=(3,))
         self.start_coarse = self._divided(coarse.start, 1)
-        self.run_coarse = self._divided(functools.partial(coarse.run_windows, n_windows=1), 3, donate=(3,))
+        windows = functools.partial(coarse.run_windows, n_windows=1, rows_per_read=rows_per_read)
+        self.run_coarse = self._divided(windows, 3, donate=(3,))
         self._fill = self._divided(fine.generate_fine, 2)
         self._decode = self._divided(lambda *rows, spaces: decode_padded(*rows), 2)
 
@@ -385,15 +388,7 @@ class _CoarseSlots(_Slots):
 
 
 def _place(all_rows: Any, some_rows: Any, slot_R: jax.Array) -> Any:
-    """Rows put into slots. An array of several entries a row, such as a cache's heads, has them one after the other."""
-    n_rows, n_slots = len(slot_R), len(jax.tree.leaves(all_rows)[0])
-
-    def put(array: jax.Array, rows: jax.Array) -> jax.Array:
-        shape = array.shape
-        array = array.reshape(n_slots, -1, *shape[1:]) if array.ndim else array
-        return array.at[slot_R].set(rows.reshape(n_rows, -1, *shape[1:]), mode="drop").reshape(shape)
-
-    return jax.tree.map(put, all_rows, some_rows)
+    return put_rows(all_rows, some_rows, slot_R, n_slots=len(jax.tree.leaves(all_rows)[0]))
 
 
 def _objection_to(values: np.ndarray, stage: str) -> BarkError | None:
