@@ -33,6 +33,10 @@ class InputError(BarkError, ValueError):
     """Text, tokens or settings that make no sense."""
 
 
+class FaultsError(InputError):
+    """Input with any number of faults, of which the message has a line each."""
+
+
 class UnsupportedError(BarkError, NotImplementedError):
     """Something this machine or this package cannot do, though it was asked for by name."""
 

@@ -82,6 +82,17 @@ def test_shards_and_merge(tmp_path, plain_engine):
     assert result.exit_code == 0 and json.loads(result.stdout)["rows"] == 5
     assert sorted(entries()) == list("abcde")
     assert batch("merge", "out", "--verify", model=None).stdout == "out/manifest.jsonl\n"
+    whole = batch("rows.jsonl", "out", *SHORT)
+    assert whole.exit_code == 2 and "has the merged shards of a batch; give --shard I/2" in whole.stderr
+
+
+def test_faults_have_a_line_each(tmp_path):
+    write_rows(
+        tmp_path / "rows.jsonl", [{"id": "a", "text": "x"}, {"id": "a", "text": "y"}, {"id": "b/c", "text": "z"}]
+    )
+    first, *faults = batch("rows.jsonl", "out").stderr.splitlines()
+    assert first == "error: rows.jsonl has 2 faults in its ids; nothing was started:"
+    assert [fault.split(":")[0] for fault in faults] == ["  line 2", "  line 3"]
 
 
 REFUSED = [

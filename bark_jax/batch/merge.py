@@ -13,7 +13,7 @@ from bark_jax.batch.ids import Shard
 from bark_jax.batch.manifest import MANIFEST_FILE, Entry, read_entries, to_line
 from bark_jax.batch.parquet import read_digests
 from bark_jax.batch.run_folder import RUN_FILE, differences, open_folder, read_run
-from bark_jax.errors import InputError
+from bark_jax.errors import FaultsError, InputError
 from bark_jax.folders import sync, told_as_output_error, whole_file, write_whole
 from bark_jax.hub import shown
 
@@ -47,7 +47,7 @@ def merge_shards(out: str | os.PathLike, *, verify: bool = False) -> Merged:
       verify: also read every file and compare its SHA-256.
 
     Raises:
-      InputError: something of that does not hold; all of it is told. Nothing is written then.
+      FaultsError: something of that does not hold; all of it is told. Nothing is written then.
       BusyError: a shard is still being written.
     """
     folder = Path(out)
@@ -60,7 +60,7 @@ def merge_shards(out: str | os.PathLike, *, verify: bool = False) -> Merged:
     if faults:
         rest = [f"and {len(faults) - SHOWN_FAULTS:,} more"] if len(faults) > SHOWN_FAULTS else []
         told = "\n  ".join([*faults[:SHOWN_FAULTS], *rest])
-        raise InputError(f"the shards in {folder} cannot be merged:\n  {told}")
+        raise FaultsError(f"the shards in {folder} cannot be merged:\n  {told}")
     with told_as_output_error(folder):
         return _join(folder, parts)
 

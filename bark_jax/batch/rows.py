@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bark_jax.batch.ids import Shard, check_id, comparable, derive_seed, digest
-from bark_jax.errors import InputError
+from bark_jax.errors import FaultsError, InputError
 from bark_jax.hub import shown
 from bark_jax.settings import SETTING_NAMES
 
@@ -63,7 +63,7 @@ class Fault(NamedTuple):
         return f"line {self.line}: {self.what}"
 
 
-class RowsError(InputError):
+class RowsError(FaultsError):
     """Rows whose ids are at fault; `faults` has the first of them, `n_faults` counts all."""
 
     def __init__(self, source: str, faults: list[Fault], n_faults: int):

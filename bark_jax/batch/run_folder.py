@@ -16,7 +16,7 @@ from typing import Any
 
 from bark_jax.batch.ids import Shard
 from bark_jax.batch.manifest import MANIFEST_FILE
-from bark_jax.errors import BusyError, InputError, OutputError, UnsupportedError
+from bark_jax.errors import BusyError, FaultsError, InputError, OutputError, UnsupportedError
 from bark_jax.folders import sync, told_as_output_error, write_whole
 from bark_jax.hub import shown
 
@@ -77,11 +77,17 @@ def check_run(folder: Path, wanted: Mapping[str, Any], *, force: bool) -> None:
     """Compares what a run is made with to what the folder was filled with, and writes it down.
 
     Raises:
-      InputError: they differ, and not `force`; with both sides of each difference.
+      FaultsError: they differ, and not `force`; with both sides of each difference.
+      InputError: the folder has merged shards, and not `force`.
     """
     found = read_run(folder)
-    if found is not None and not force and (lines := differences(found, wanted)):
+    if found is not None and not force and "merged_shards" in found:
         raise InputError(
+            f"{folder} has the merged shards of a batch; give --shard I/{found['merged_shards']} and merge again, or "
+            "another OUT"
+        )
+    if found is not None and not force and (lines := differences(found, wanted)):
+        raise FaultsError(
             f"{folder} was filled with other settings:\n  " + "\n  ".join(lines) + "\n"
             "Give another OUT, or the settings that it has; --force goes on with these for the rows that are not done."
         )

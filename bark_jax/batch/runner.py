@@ -21,7 +21,7 @@ from bark_jax.batch.sources import choose_format, local_copy
 from bark_jax.batch.speech import Speaks, Spoken
 from bark_jax.batch.tally import Event, Summary, Tally
 from bark_jax.batch.writer import DEFAULT_THREADS, Audio, Store, Writer, failed
-from bark_jax.errors import InputError
+from bark_jax.errors import FaultsError, InputError
 from bark_jax.folders import told_as_output_error
 from bark_jax.hub import shown
 from bark_jax.settings import check_count
@@ -212,7 +212,7 @@ def _find_todo(folder: Path, manifest: Manifest, path: Path, form: str, output: 
         n += is_todo
         n_failed += not is_todo and state.has_failed
     if changed and (output.form == "parquet" or not output.force):
-        raise InputError(_told_changes(folder, changed, output))
+        raise FaultsError(_told_changes(folder, changed, output))
 
     def rows() -> Iterator[TextRow]:
         return (row for row in _rows_of(path, form, output.shard) if _is_todo(row, done, output))

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from bark_jax.errors import BarkError, InputError, ModelNotFoundError, VoiceNotFoundError
+from bark_jax.errors import BarkError, FaultsError, InputError, ModelNotFoundError, VoiceNotFoundError
 
 EXIT_FAILURE, EXIT_USAGE, EXIT_NOT_FOUND, EXIT_SOME_FAILED = 1, 2, 3, 4
 EXIT_INTERRUPTED = 130  # as a shell reports SIGINT
@@ -73,7 +73,8 @@ def _remember_traceback(ctx: click.Context, _: click.Parameter, is_on: bool) -> 
 def _tell(ctx: click.Context, error: Exception) -> None:
     if ctx.meta.get(TRACEBACK_VARIABLE) or os.environ.get(TRACEBACK_VARIABLE, "0") not in ("", "0"):
         traceback.print_exception(error, file=sys.stderr)
-    click.echo(f"error: {' '.join(str(error).split())}", err=True)
+    told = str(error) if isinstance(error, FaultsError) else " ".join(str(error).split())
+    click.echo(f"error: {told}", err=True)
 
 
 def _warning_teller() -> Callable[..., None]:
