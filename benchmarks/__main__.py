@@ -3,6 +3,8 @@
     python -m benchmarks --quick                                a CPU, small, one row, minutes
     python -m benchmarks --sizes large --dtypes bfloat16        a GPU
     python -m benchmarks engine                                 continuous batching against fixed batches
+    python -m benchmarks batch                                  bark-jax batch against a loop over generate
+    python -m benchmarks memory                                 bark-jax batch, few rows and many
 
 Prints a table and writes results.jsonl, results.md and results.png. Every measurement is repeated, the contenders
 taking turns. A step's time is the difference between a long and a short call, over the steps between them; prefill is
@@ -209,10 +211,40 @@ def engine(size, dtype, n_slots, n_rows, most_tokens, alone):
     """Continuous batching against fixed batches of as many rows, and against one row after the other."""
     from benchmarks.throughput import compare
 
-    about = describe_run()
-    click.echo(f"{about['command']}\n{about['device']}; {about['processor']}, {about['cpu_cores']} cores")
+    _tell_run()
     for line in compare(make_model(size, dtype), n_slots, n_rows, most_tokens, alone=alone):
         click.echo(line)
+
+
+@main.command("batch")
+@click.option("-m", "--model", default="tiny", show_default=True, help="A folder, a Hub id, or tiny.")
+@click.option("--dtype", help="Of the networks.")
+@click.option("--slots", "n_slots", default=16, show_default=True)
+@click.option("--rows", "n_rows", default=64, show_default=True)
+def batch(model, dtype, n_slots, n_rows):
+    """`bark-jax batch`, with encoding and writing, against a loop over `generate` of one text, and of several."""
+    from benchmarks.throughput import compare_batch
+
+    _tell_run()
+    for line in compare_batch(model, dtype, n_slots, n_rows):
+        click.echo(line)
+
+
+@main.command("memory")
+@click.option("--rows", "counts", multiple=True, type=click.IntRange(1), default=(200, 10_000), show_default=True)
+def memory(counts):
+    """Peak memory of `bark-jax batch -m tiny` on few rows and on many."""
+    from benchmarks.batch_memory import compare
+
+    _tell_run()
+    for line in compare(counts):
+        click.echo(line)
+
+
+def _tell_run() -> None:
+    about = describe_run()
+    click.echo(f"{about['command']}\n{about['device']}; {about['processor']}, {about['cpu_cores']} cores")
+    click.echo(", ".join(f"{name} {version}" for name, version in about["versions"].items() if version))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,24 @@
 """Audio a second of the slot engine, of fixed batches and of single rows, on utterances of mixed length."""
 
+import contextlib
 import dataclasses
+import itertools
+import json
+import random
+import tempfile
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import soundfile
 
+from bark_jax.batch import Job
 from bark_jax.batch.engine import Engine, Request
+from bark_jax.batch.runner import run_batch
 from bark_jax.model import BarkModel, Row
+from benchmarks.batch_memory import WORDS
 from benchmarks.contenders import BarkJax
 from benchmarks.timing import seconds
 
@@ -25,7 +37,6 @@ def compare(model: BarkModel, n_slots: int, n_rows: int, most_tokens: int, *, al
     """A line for each way, as it is done. Each runs twice, and the first run, which compiles, does not count."""
     rows = make_rows(model, n_rows, most_tokens)
     speaker = Engine(model, n_slots)
-    audio_s = sum(len(each.samples) for each in run_batches(model, rows[:n_slots], n_slots)) / model.sample_rate
     yield f"{n_rows} utterances of {min(map(_length, rows))} to {max(map(_length, rows))} semantic tokens"
     ways: dict[str, Callable[[], list]] = {
         f"engine of {n_slots} slots": lambda: [
@@ -35,15 +46,96 @@ def compare(model: BarkModel, n_slots: int, n_rows: int, most_tokens: int, *, al
     }
     if alone:
         ways["one after the other"] = lambda: run_batches(model, rows, 1)
-    rates = {}
+    # What does not decode token by token takes as long in any company; on a CPU it is most of all.
+    filling = [(BarkModel, "run_fine"), (BarkModel, "_run_codec"), (type(speaker._programs), "finish")]
+    rates, decoding_s = {}, {}
     for name, way in ways.items():
         audio_s = sum(len(each.samples) for each in way()) / model.sample_rate
-        taken_s = seconds(way)
-        rates[name] = audio_s / taken_s
-        yield f"{name}: {audio_s:.1f} s of audio in {taken_s:.1f} s, {rates[name]:.2f} audio seconds a second"
-    ours, *others = rates.items()
-    for name, rate in others:
-        yield f"{ours[0]}: {ours[1] / rate:.2f} x {name}"
+        with _stopwatch(*filling) as spent:
+            taken_s = seconds(way)
+        rates[name], decoding_s[name] = audio_s / taken_s, taken_s - sum(spent)
+        yield (
+            f"{name}: {audio_s:.1f} s of audio in {taken_s:.1f} s, {rates[name]:.2f} audio seconds a second; "
+            f"{decoding_s[name]:.1f} s without the fine stage and the codec"
+        )
+    ours, *others = rates
+    for name in others:
+        faster, decoding = rates[ours] / rates[name], decoding_s[name] / decoding_s[ours]
+        yield f"{ours}: {faster:.2f} x {name}; {decoding:.2f} x without the fine stage and the codec"
+
+
+@contextlib.contextmanager
+def _stopwatch(*methods: tuple[type, str]) -> Iterator[list[float]]:
+    """Seconds of each call of some methods, which wait for their results, while the block runs."""
+    spent: list[float] = []
+
+    def timed(method: Callable) -> Callable:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return method(*args, **kwargs)
+            finally:
+                spent.append(time.perf_counter() - started)
+
+        return call
+
+    before = [(owner, name, getattr(owner, name)) for owner, name in methods]
+    for owner, name, method in before:
+        setattr(owner, name, timed(method))
+    try:
+        yield spent
+    finally:
+        for owner, name, method in before:
+            setattr(owner, name, method)
+
+
+def compare_batch(model: str, dtype: str | None, n_slots: int, n_rows: int) -> Iterator[str]:
+    """A whole batch against loops over `generate`: from a file of rows to a folder of audio files, each way.
+
+    The model is loaded before. Each way runs twice, and the first run, which compiles, does not count.
+    """
+    job = Job(model, dtype=dtype, n_slots=n_slots)
+    speaker, made_with = job.open_speaker(), job.made_with()
+    bark, numbers = speaker.bark, itertools.count()
+    with tempfile.TemporaryDirectory() as work:
+        texts = _write_texts(Path(work, "rows.jsonl"), n_rows)
+
+        def batch(out: Path) -> None:
+            run_batch(f"{work}/rows.jsonl", out, lambda _: speaker, model=model, made_with=lambda: made_with)
+
+        def loop(out: Path, at_once: int = 1) -> None:
+            (out / "audio").mkdir(parents=True)
+            for start in range(0, n_rows, at_once):
+                seeds = list(range(start, min(start + at_once, n_rows)))
+                for seed, clip in zip(seeds, bark.generate([texts[seed] for seed in seeds], seed=seeds), strict=True):
+                    clip.save(out / "audio" / f"{seed}.wav")
+
+        ways: dict[str, Callable[[Path], None]] = {
+            f"bark-jax batch, {n_slots} slots": batch,
+            "a loop over generate": loop,
+            f"a loop over generate, {n_slots} texts at a time": lambda out: loop(out, n_slots),
+        }
+        rates = {}
+        for name, way in ways.items():
+            way(Path(work, str(next(numbers))))
+            out = Path(work, str(next(numbers)))
+            taken_s = seconds(lambda way=way, out=out: way(out))
+            lengths_s = [soundfile.info(path).duration for path in (out / "audio").iterdir()]
+            assert len(lengths_s) == n_rows
+            audio_s, rates[name] = sum(lengths_s), sum(lengths_s) / taken_s
+            yield f"{name}: {audio_s:.1f} s of audio in {taken_s:.1f} s, {rates[name]:.2f} audio seconds a second"
+    ours, *others = rates
+    for name in others:
+        yield f"{ours}: {rates[ours] / rates[name]:.2f} x {name}"
+
+
+def _write_texts(path: Path, n_rows: int) -> list[str]:
+    """Rows of one to ten words that the built-in model knows, of a sentence each."""
+    dice = random.Random(0)
+    texts = [" ".join(dice.choice(WORDS) for _ in range(dice.randint(1, 10))) for _ in range(n_rows)]
+    rows = [{"id": str(seed), "text": text, "seed": seed} for seed, text in enumerate(texts)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return texts
 
 
 def run_batches(model: BarkModel, rows: list[Row], n_rows: int) -> list:

@@ -1,0 +1,44 @@
+"""Peak memory of `bark-jax batch` as a process of its own, for few rows and for many."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "zero")
+COMMAND = [sys.executable, "-c", "from bark_jax.cli import main; main()", "batch"]
+
+
+def write_rows(path: Path, n_rows: int) -> None:
+    """Rows of one to twelve words, that end after 0.05 to 0.3 s; every third has a voice."""
+    dice = random.Random(0)
+    with open(path, "w") as file:
+        for number in range(n_rows):
+            text = " ".join(dice.choice(WORDS) for _ in range(dice.randint(1, 12)))
+            row = {"id": f"row-{number}", "text": text, "max_seconds": round(dice.uniform(0.05, 0.3), 2)}
+            file.write(json.dumps(row | ({} if number % 3 else {"voice": "rms"})) + "\n")
+
+
+def compare(counts: Sequence[int]) -> Iterator[str]:
+    """A line for each number of rows, as it is done; then how much more the last takes than the first."""
+    peaks = []
+    with tempfile.TemporaryDirectory() as folder:
+        for n_rows in counts:
+            rows, out = Path(folder, f"{n_rows}.jsonl"), Path(folder, f"out-{n_rows}")
+            write_rows(rows, n_rows)
+            started = time.perf_counter()
+            process = subprocess.Popen([*COMMAND, rows, out, "-m", "tiny", "--quiet"], stdout=subprocess.DEVNULL)
+            _, status, used = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            if process.returncode:
+                raise SystemExit(f"bark-jax batch of {n_rows:,} rows ended with {process.returncode}")
+            n_files = sum(1 for _ in Path(out, "audio").iterdir())
+            peaks.append(used.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+            taken_s = time.perf_counter() - started
+            yield f"{n_rows:,} rows: {n_files:,} files in {taken_s:,.0f} s, peak {peaks[-1] / 1e6:,.1f} MB"
+    yield f"{counts[-1]:,} rows take {100 * (peaks[-1] / peaks[0] - 1):+.1f} % of the memory of {counts[0]:,}"
