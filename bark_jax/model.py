@@ -83,7 +83,8 @@ class BarkModel:
         A PyTorch checkpoint is converted on first use and cached by repository and revision.
 
         Args:
-          dtype: "float32", "bfloat16" or "float16" for all networks; None keeps what the checkpoint has.
+          dtype: "float32", "bfloat16" or "float16" for all networks; None keeps what the checkpoint has. "int8" rounds
+            the transformers' weights to eight bits (`models.int8`), for speed on a CPU.
           attn_implementation: "auto", "xla" or "cudnn"; see `models.attention`.
           revision: a branch, tag or commit of the Hub repository.
           lora: a file of changes to these networks (`bark_jax.lora`), which are added to them.

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -24,11 +25,12 @@ from bark_jax.config import (
     read_config,
     save_json,
 )
-from bark_jax.errors import InputError, ModelNotFoundError, OutputError
+from bark_jax.errors import InputError, ModelNotFoundError, OutputError, UnsupportedError
 from bark_jax.folders import remove_abandoned, whole_folder
 from bark_jax.hub import shown
 from bark_jax.lora import base_of, load_lora, merge
 from bark_jax.models.codec.encodec import EncodecModel
+from bark_jax.models.int8 import is_quantized, quantize
 from bark_jax.weights import (
     NETWORKS,
     Manifest,
@@ -40,7 +42,7 @@ from bark_jax.weights import (
     write_manifest,
 )
 
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16", "float16", "int8")
 
 logger = logging.getLogger(__name__)
 
@@ -166,6 +168,9 @@ def load_networks(
     if config is None:
         config, _ = read_configs(folder)
     dtype = parse_dtype(read_manifest(folder).dtype if dtype is None else dtype)
+    is_int8 = dtype == jnp.int8
+    if is_int8:
+        dtype = jnp.dtype("float32" if jax.default_backend() == "cpu" else "bfloat16")
     changes = {} if lora is None else load_lora(lora, base=base_of(folder))
     networks = {}
     for name, (_, field) in NETWORKS.items():
@@ -173,6 +178,8 @@ def load_networks(
         network = load_network(folder, name, module_maker(name, size, attn_implementation), dtype, config=size)
         if name in changes:
             network = merge(network, changes[name], where=f"{lora}, for {name},")
+        if is_int8 and not isinstance(network, EncodecModel):
+            quantize(network)
         networks[name] = network
     return networks
 
@@ -185,7 +192,7 @@ def module_maker(network: str, config: Any, attn_implementation: str = "auto") -
 
 
 def parse_dtype(dtype: Any) -> jnp.dtype | None:
-    """A dtype from its name or itself; None stays None. Raises InputError for any but the three that networks have."""
+    """A dtype from its name or itself; None stays None. Raises InputError for any but DTYPES."""
     if dtype is None:
         return None
     try:
@@ -208,6 +215,12 @@ def save_networks(
     overwrite: bool = False,
 ) -> None:
     """Writes a model folder, whole or not at all. `source` and `dtype` are those of `weights.Manifest`."""
+    for name, network in networks.items():
+        if is_quantized(network):
+            raise UnsupportedError(
+                f"{name} has weights of eight bits, which lack what a model folder holds: load the model without "
+                "dtype='int8' and save that"
+            )
     with whole_folder(folder, overwrite=overwrite) as partial:
         records = {}
         for name, network in networks.items():

@@ -10,7 +10,14 @@ import click
 from bark_jax.cli.batch_progress import BatchProgress
 from bark_jax.cli.compiled import keep_compiled_programs
 from bark_jax.cli.group import EXIT_SOME_FAILED, Verb
-from bark_jax.cli.options import json_option, model_option, revision_option, sampling_options, sampling_settings
+from bark_jax.cli.options import (
+    DTYPES,
+    json_option,
+    model_option,
+    revision_option,
+    sampling_options,
+    sampling_settings,
+)
 from bark_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -77,7 +84,7 @@ class _BatchVerb(Verb):
 @click.option("--silence", "silence_s", type=float, default=0.25, show_default=True, help="Seconds between sentences.")
 @click.option("--max-tokens", type=click.IntRange(1), help="Most text tokens of a sentence.")
 @sampling_options
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Of the networks.")
+@click.option("--dtype", type=click.Choice(DTYPES), help="Of the networks.")
 @click.option("--attn-implementation", type=click.Choice(["auto", "xla", "cudnn"]), default="auto", show_default=True)
 @click.option("--lora", metavar="FILE", help="Changes to the networks, a file that training made.")
 @click.option("--tokenizer", help="A tokenizer's file or folder, for models that bring none.")

@@ -5,7 +5,7 @@ import json
 import click
 
 from bark_jax.cli.group import Verb
-from bark_jax.cli.options import json_option, model_option, revision_option
+from bark_jax.cli.options import DTYPES, json_option, model_option, revision_option
 from bark_jax.cli.paths import check_plot
 
 EXAMPLES = """\b
@@ -22,7 +22,7 @@ Examples:
     "--dtype",
     "dtypes",
     multiple=True,
-    type=click.Choice(["float32", "bfloat16", "float16"]),
+    type=click.Choice(DTYPES),
     help="Of the networks; several to compare them.",
 )
 @click.option(

@@ -12,7 +12,14 @@ import click
 from bark_jax import tiny
 from bark_jax.cli.compiled import keep_compiled_programs
 from bark_jax.cli.group import Verb
-from bark_jax.cli.options import json_option, model_option, revision_option, sampling_options, sampling_settings
+from bark_jax.cli.options import (
+    DTYPES,
+    json_option,
+    model_option,
+    revision_option,
+    sampling_options,
+    sampling_settings,
+)
 from bark_jax.cli.paths import check_place, check_plot
 from bark_jax.cli.player import find_player, play
 from bark_jax.cli.progress import Progress
@@ -57,7 +64,7 @@ Examples:
 @click.option("--long", "is_long", is_flag=True, help="Text of any length: spoken sentence by sentence and joined.")
 @click.option("--stream", "is_streamed", is_flag=True, help="WAV on stdout (-o -) while it is made; any length.")
 @sampling_options
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Of the networks.")
+@click.option("--dtype", type=click.Choice(DTYPES), help="Of the networks.")
 @click.option("--attn-implementation", type=click.Choice(["auto", "xla", "cudnn"]), default="auto", show_default=True)
 @click.option("--lora", metavar="FILE", help="Changes to the networks, a file that training made.")
 @click.option("--tokenizer", help="A tokenizer's file or folder, for models that bring none.")

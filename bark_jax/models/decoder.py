@@ -12,6 +12,7 @@ from flax import nnx
 
 from bark_jax.models.attention import KVCache, attend_to_slots, write_slot_by_head
 from bark_jax.models.gpt import BarkCausalModel
+from bark_jax.models.int8 import is_quantized
 from bark_jax.models.transformer import Block
 
 # Up to how many rows a step reads the weights as [out, in] on a CPU. With more, XLA's products take either layout.
@@ -25,6 +26,8 @@ def make_decoder(model: BarkCausalModel, n_rows: int) -> "BarkCausalModel | Deco
 
     It may hold a copy of all weights, so make it inside the compiled function that runs the loop, before it.
     """
+    if is_quantized(model):  # its weights lie as they should
+        return model
     step = model.blocks[0].attention.implementations.step
     if step == "pallas":
         fits = n_rows <= MOST_KERNEL_ROWS and not model.config.bias and model.config.hidden_size % 8 == 0

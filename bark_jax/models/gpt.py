@@ -7,6 +7,7 @@ from flax import nnx
 from bark_jax.config import BarkCoarseConfig, BarkSemanticConfig, BarkSubModelConfig
 from bark_jax.errors import InputError
 from bark_jax.models.attention import GPU_BACKENDS, KVCache, resolve
+from bark_jax.models.int8 import Int8Linear
 from bark_jax.models.transformer import Block, make_embedding, make_norm
 
 
@@ -93,9 +94,11 @@ class BarkCausalModel(nnx.Module):
 
     def logits(self, hidden: jax.Array, start: int = 0, size: int | None = None) -> jax.Array:
         """float32 logits of `size` ids from `start` on (all of them by default), for hidden states [..., D]."""
+        size = self.head.out_features - start if size is None else size
+        if isinstance(self.head, Int8Linear):
+            return self.head.features(hidden, start, size)
         kernel_DV = self.head.kernel[...]
-        stop = kernel_DV.shape[1] if size is None else start + size
-        return jnp.matmul(hidden, kernel_DV[:, start:stop], preferred_element_type=jnp.float32)
+        return jnp.matmul(hidden, kernel_DV[:, start : start + size], preferred_element_type=jnp.float32)
 
     def prefill(self, embeds_BTD: jax.Array, length_B: jax.Array, n_slots: int) -> KVCache:
         """Reads prompts that are left-aligned and padded to one length.

@@ -1,0 +1,99 @@
+"""Linear layers with weights of eight bits.
+
+Each output feature has a scale, and its weights are whole multiples of it, -127 to 127. That is a quarter of float32's
+bytes, which is what a decoding step on a CPU waits for, and CPUs multiply such numbers several times as fast.
+
+Activations keep about 15 bits: they are cut into a coarse and a fine part of eight bits each, which pass the same
+weights side by side. Sums of such products are exact whatever their order.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+MOST = 127
+MOST_ROWS_LAST = 16  # up to which XLA's product is faster with the weights first
+PARTS = 2 * MOST  # a fine part's unit is this fraction of a coarse one's
+ROWS_AT_ONCE = 256  # of many, so that their sums do not fill the memory
+
+
+class Int8Linear(nnx.Module):
+    """What takes the place of an `nnx.Linear`: int8 weights [out, in], and a float32 scale [out]."""
+
+    def __init__(self, linear: nnx.Linear):
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.param_dtype = linear.param_dtype  # of activations
+        weight_NK, scale_N = rounded(linear.kernel[...])
+        self.weight, self.scale, self.bias = nnx.Param(weight_NK), nnx.Param(scale_N), linear.bias
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., in] -> [..., out], in the dtype of x."""
+        return self.features(x, 0, self.out_features).astype(x.dtype)
+
+    def features(self, x: jax.Array, start: int, size: int) -> jax.Array:
+        """float32 of `size` output features from `start` on."""
+        multiply = _multiply_on_cpu if jax.default_backend() == "cpu" else _multiply
+        taken = slice(start, start + size)
+        y_MN = multiply(x.reshape(-1, self.in_features), self.weight[taken]) * self.scale[taken][None]
+        if self.bias is not None:
+            y_MN = y_MN + self.bias[taken].astype(jnp.float32)[None]
+        return y_MN.reshape(*x.shape[:-1], size)
+
+
+def quantize(network: nnx.Module) -> None:
+    """Puts an `Int8Linear` in the place of each Linear of a transformer. Embeddings, norms and tied heads stay."""
+    for block in network.blocks:
+        for module, names in ((block.attention, ("qkv", "out")), (block.mlp, ("up", "down"))):
+            for name in names:
+                setattr(module, name, Int8Linear(getattr(module, name)))
+    if hasattr(network, "head"):
+        network.head = Int8Linear(network.head)
+
+
+def is_quantized(network: nnx.Module) -> bool:
+    return hasattr(network, "blocks") and isinstance(network.blocks[0].mlp.up, Int8Linear)
+
+
+@jax.jit
+def rounded(kernel_KN: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A kernel as int8 weights [N, K], and the scale [N] to multiply what comes of them with."""
+    weight_NK = kernel_KN.T.astype(jnp.float32)
+    scale_N1 = _scale(weight_NK)
+    return jnp.round(weight_NK / scale_N1).astype(jnp.int8), scale_N1[:, 0]
+
+
+def _scale(x_MK: jax.Array) -> jax.Array:
+    """[M, 1], what is 1 in the multiples of each row; of a row of zeros any number."""
+    return jnp.maximum(jnp.max(jnp.abs(x_MK), axis=1, keepdims=True) / MOST, jnp.finfo(jnp.float32).tiny)
+
+
+def _multiply(x_MK: jax.Array, weight_NK: jax.Array) -> jax.Array:
+    return jnp.matmul(x_MK, weight_NK.astype(x_MK.dtype).T, preferred_element_type=jnp.float32)
+
+
+def _multiply_on_cpu(x_MK: jax.Array, weight_NK: jax.Array) -> jax.Array:
+    pieces = [x_MK[start : start + ROWS_AT_ONCE] for start in range(0, len(x_MK), ROWS_AT_ONCE)]
+    return jnp.concatenate([_multiply_in_parts(piece, weight_NK) for piece in pieces])
+
+
+def _multiply_in_parts(x_MK: jax.Array, weight_NK: jax.Array) -> jax.Array:
+    x_MK = x_MK.astype(jnp.float32)
+    scale_M1 = _scale(x_MK)
+    coarse_MK = jnp.round(x_MK / scale_M1)
+    fine_MK = jnp.round((x_MK / scale_M1 - coarse_MK) * PARTS)
+    # Also why there are two parts: with one row XLA makes a loop that is thirty times as slow.
+    parts = jnp.concatenate([coarse_MK, fine_MK]).astype(jnp.int8)
+    if len(x_MK) <= MOST_ROWS_LAST:
+        y_MN = _joined(_sums(weight_NK, parts), axis=1).T
+    else:
+        y_MN = _joined(_sums(parts, weight_NK), axis=0)
+    return y_MN * scale_M1
+
+
+def _sums(x_MK: jax.Array, y_NK: jax.Array) -> jax.Array:
+    return jax.lax.dot_general(x_MK, y_NK, (((1,), (1,)), ((), ())), preferred_element_type=jnp.int32)
+
+
+def _joined(sums: jax.Array, axis: int) -> jax.Array:
+    coarse, fine = jnp.split(sums.astype(jnp.float32), 2, axis)
+    return coarse + fine * (1 / PARTS)
