@@ -40,12 +40,14 @@ def draw_voice(rng, spaces) -> Voice:
 
 
 def generate(model, rows, order, batch_size) -> dict[int, tuple]:
-    """Every row's tokens, generated in batches of rows in this order."""
+    """Every row's tokens, generated in batches of rows in this order. Nothing is decoded to audio."""
     found = {}
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
-        for index, utterance in zip(batch, model.generate_rows([rows[i] for i in batch]), strict=True):
-            found[index] = utterance.semantic, utterance.coarse, utterance.fine
+        mine = [rows[index] for index in batch]
+        semantic = [tokens for tokens, _ in model.run_semantic(mine)]
+        coarse = [codes for codes, _ in model.run_coarse(mine, semantic)]
+        found |= zip(batch, zip(semantic, coarse, model.run_fine(mine, coarse), strict=True), strict=True)
     return found
 
 
