@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "zero")
+WARM_UP = 40
 COMMAND = [sys.executable, "-c", "from bark_jax.cli import main; main()", "batch"]
 
 
@@ -25,11 +26,14 @@ def write_rows(path: Path, n_rows: int) -> None:
 
 
 def compare(counts: Sequence[int]) -> Iterator[str]:
-    """A line for each number of rows, as it is done; then how much more the last takes than the first."""
+    """A line for each number of rows, as it is done; then how much more the last takes than the first.
+
+    Compiling takes memory of its own, so a short run before them fills the cache of programs, and does not count.
+    """
     peaks = []
     with tempfile.TemporaryDirectory() as folder:
-        for n_rows in counts:
-            rows, out = Path(folder, f"{n_rows}.jsonl"), Path(folder, f"out-{n_rows}")
+        for index, n_rows in enumerate((WARM_UP, *counts)):
+            rows, out = Path(folder, f"{index}.jsonl"), Path(folder, f"out-{index}")
             write_rows(rows, n_rows)
             started = time.perf_counter()
             process = subprocess.Popen([*COMMAND, rows, out, "-m", "tiny", "--quiet"], stdout=subprocess.DEVNULL)
@@ -38,6 +42,8 @@ def compare(counts: Sequence[int]) -> Iterator[str]:
             if process.returncode:
                 raise SystemExit(f"bark-jax batch of {n_rows:,} rows ended with {process.returncode}")
             n_files = sum(1 for _ in Path(out, "audio").iterdir())
+            if index == 0:
+                continue
             peaks.append(used.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
             taken_s = time.perf_counter() - started
             yield f"{n_rows:,} rows: {n_files:,} files in {taken_s:,.0f} s, peak {peaks[-1] / 1e6:,.1f} MB"

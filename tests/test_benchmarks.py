@@ -2,11 +2,14 @@
 
 import json
 import math
+import re
 
 import pytest
 from click.testing import CliRunner
 
+from bark_jax.batch.rows import read_rows
 from benchmarks.__main__ import main
+from benchmarks.batch_memory import write_rows
 from benchmarks.models import Shape, step_floor_ms
 from benchmarks.report import Result, format_report
 from benchmarks.timing import Spread, take_turns
@@ -58,3 +61,19 @@ def test_a_run_of_toy_size_writes_its_files(tmp_path):
     assert {("semantic step", name) for name in ("bark_jax", "transformers")} <= measured
     assert all(each["failure"] for each in results if not each["spread"])
     assert ("codec", "bark_jax") in measured and (tmp_path / "results.md").read_text() in result.output
+
+
+@pytest.mark.slow
+def test_a_batch_is_compared_with_loops_over_generate():
+    result = CliRunner().invoke(main, ["batch", "--rows", "3", "--slots", "2"], catch_exceptions=False)
+    assert result.exit_code == 0
+    ways = re.findall(r"^(.*): [\d.]+ s of audio in [\d.]+ s, [\d.]+ audio seconds a second$", result.output, re.M)
+    assert ways == ["bark-jax batch, 2 slots", "a loop over generate", "a loop over generate, 2 texts at a time"]
+    assert len(re.findall(r"^bark-jax batch, 2 slots: [\d.]+ x a loop", result.output, re.M)) == 2
+
+
+def test_rows_to_measure_memory_with_are_of_mixed_length(tmp_path):
+    write_rows(tmp_path / "rows.jsonl", 60)
+    rows = list(read_rows(tmp_path / "rows.jsonl", "jsonl"))
+    assert len({row.id for row in rows}) == 60 and not any(row.error for row in rows)
+    assert len({row.settings["max_seconds"] for row in rows}) > 10 and {row.voice for row in rows} == {"rms", None}
