@@ -102,6 +102,7 @@ REFUSED = [
     (("rows.jsonl", "out", "--silence", "100"), "silence_s"),
     (("rows.jsonl", "out", "--audio", "aac"), "aac"),
     (("rows.jsonl", "out", "--ray-actors", "2"), "--engine ray"),
+    (("rows.jsonl", "out", "--devices", "99"), "--devices is 99"),
     (("rows.jsonl", "s3://bucket/out"), "address"),
     (("twice.jsonl", "out"), "that of line 1 too"),
     (("merge", "."), "no shards"),

@@ -149,6 +149,11 @@ def _opener(job: "Job", options: dict[str, Any]) -> Any:
     if any(options[name] is not None for name in ("ray_address", "ray_gpus")) or options["ray_actors"] != 1:
         raise InputError("--ray-address, --ray-actors and --ray-gpus are for --engine ray")
 
+    if options["devices"] is not None:  # refused before anything is written
+        from bark_jax.batch.job import choose_devices
+
+        choose_devices(options["devices"])
+
     def open_local(_: Any) -> Any:
         keep_compiled_programs()
         return job.open_speaker()
