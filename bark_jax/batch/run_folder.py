@@ -130,8 +130,8 @@ def _lock(descriptor: int, folder: Path) -> None:
     except OSError as error:
         raise OutputError(f"{folder} has no file locks ({error.strerror}); give a folder that has") from error
     with contextlib.suppress(OSError):  # for whoever finds the lock taken; a full disk is told of where it matters
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        told = f"process {os.getpid()} on {socket.gethostname()}\n".encode()
+        os.ftruncate(descriptor, os.pwrite(descriptor, told, 0))
 
 
 def _differences(
