@@ -14,6 +14,7 @@ import pytest
 import soundfile
 from batch_stub import MADE_WITH, RATE, StubSpeaker, noise, run_stub, write_rows
 
+from bark_jax.batch import manifest as batch_manifest
 from bark_jax.batch.manifest import DoneRows, Manifest, read_entries
 from bark_jax.batch.rows import read_rows
 from bark_jax.errors import BusyError, InputError, OutputError
@@ -306,3 +307,11 @@ def test_a_manifest_takes_all_lines_or_none(tmp_path, monkeypatch):
                 manifest.append([{"id": "b"}, {"id": "c"}])
         manifest.append([{"id": "d"}])
     assert [entry["id"] for entry in read_entries(tmp_path / "manifest.jsonl")] == ["a", "d"]
+
+
+def test_a_line_of_a_manifest_that_is_too_long_is_passed_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(batch_manifest, "MAX_LINE_BYTES", 16)
+    lines = [b'{"id": "a"}', b"-" * 32 + b'{"id": "b"}', b'{"id": "c"}', b'{"id": "d", "x": "too long"}', b'{"id": "e"']
+    path = tmp_path / "manifest.jsonl"
+    path.write_bytes(b"\n".join(lines))
+    assert [entry["id"] for entry in read_entries(path)] == ["a", "c"]

@@ -17,8 +17,12 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from bark_jax.batch.ids import digest
+from bark_jax.batch.rows import MAX_LINE_BYTES as MAX_ROW_BYTES
 
 MANIFEST_FILE = "manifest.jsonl"
+
+# What a row says of itself comes back with at most six bytes for one, as in `\u0001`, and with what was made of it.
+MAX_LINE_BYTES = 8 * MAX_ROW_BYTES
 
 Entry = dict[str, Any]
 
@@ -78,10 +82,15 @@ def to_line(entry: Entry) -> bytes:
 def read_entries(path: str | os.PathLike) -> Iterator[Entry]:
     """The entries of a manifest one by one; none where there is no file. A line that is no entry is passed over.
 
-    Such a line is the half of one at the end, or damage; its row is done again.
+    Such a line is the half of one at the end, or damage, as is one of more than MAX_LINE_BYTES; its row is done again.
     """
     with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
-        for line in file:
+        # What is too long comes in pieces, of which the last, with the line's end, could pass for an entry.
+        is_inside = False
+        while line := file.readline(MAX_LINE_BYTES):
+            is_rest, is_inside = is_inside, not line.endswith(b"\n")
+            if is_rest:
+                continue
             entry = None
             if line.endswith(b"\n"):
                 with contextlib.suppress(ValueError, RecursionError):
