@@ -8,8 +8,8 @@
 
 Prints a table and writes results.jsonl, results.md and results.png. Every measurement is repeated, the contenders
 taking turns. A step's time is the difference between a long and a short call, over the steps between them; prefill is
-what is left of the short call. Coarse windows each read a prompt of 887 positions afresh unless they can go on from the
-one before; the time of a coarse step has that in it.
+what is left of the short call. A coarse step is one of a window with a voice; its share of reading the window's prompt
+of 887 positions is in it.
 """
 
 import dataclasses
@@ -24,14 +24,14 @@ import click
 import jax
 
 from benchmarks.contenders import SEMANTIC_TOKENS, BarkJax, Contender, Transformers
-from benchmarks.models import SIZES, Shape, make_model, measure_bandwidth, step_floor_ms, weight_bytes
+from benchmarks.models import SIZES, Shape, make_model, measure_bandwidth, step_floor_ms, weight_bytes, with_int8
 from benchmarks.report import Result, describe_run, format_report, write_report
 from benchmarks.timing import Spread, seconds, take_turns
 
-CONTENDERS = ("bark_jax", "transformers", "torch.compile")
+INT8 = "bark_jax, int8"
+CONTENDERS = ("bark_jax", INT8, "transformers", "torch.compile")
 MEASURES = ("semantic", "coarse", "fine", "codec", "clip", "compile")
 N_PROMPT = 257
-FULL_WINDOWS = 11  # from this window on the coarse prompt is full and moves: what most of a clip is
 N_COARSE_KEYS = 917  # of an average step in such a window
 
 
@@ -70,7 +70,7 @@ def main(context, sizes, rows, dtypes, measures, contenders, quick, repeats, tim
         measures,
         repeats,
         semantic_steps=(8, 40) if quick else (16, 400),
-        coarse_windows=(FULL_WINDOWS + 1, FULL_WINDOWS + 2) if quick else (FULL_WINDOWS + 1, FULL_WINDOWS + 4),
+        coarse_windows=(1, 2) if quick else (1, 4),
         deadline=time.monotonic() + time_limit,
     )
     about = describe_run()
@@ -97,6 +97,7 @@ def _makes(size, dtype, n_rows, model, contenders) -> dict[str, Callable[[], Con
 
     makes = {
         "bark_jax": lambda: BarkJax(model, n_rows),
+        INT8: lambda: BarkJax(with_int8(model), n_rows),
         "transformers": lambda: Transformers(size, dtype, n_rows),
         "torch.compile": torch_compile,
     }
@@ -111,11 +112,7 @@ def _measure(plan: Plan, case: tuple[str, str, int], makes, bandwidth: float):
         except Exception as error:  # a missing package, a driver, no memory: the others go on
             failed[name] = _told(error)
             yield Result(*case, "start", "", name, None, failure=failed[name])
-    shape = Shape.of(*case[:2])
-    floors = {
-        "semantic step": step_floor_ms(shape, case[2], N_PROMPT + plan.semantic_steps[1] / 2, 10_001, bandwidth),
-        "coarse step": step_floor_ms(shape, case[2], N_COARSE_KEYS, 1024, bandwidth),
-    }
+    read = {"semantic step": (N_PROMPT + plan.semantic_steps[1] / 2, 10_001), "coarse step": (N_COARSE_KEYS, 1024)}
     for measure in plan.measures:
         if time.monotonic() > plan.deadline:
             yield Result(*case, measure, "", "all", None, failure="no time was left")
@@ -125,7 +122,9 @@ def _measure(plan: Plan, case: tuple[str, str, int], makes, bandwidth: float):
                 if isinstance(spread, str):
                     yield Result(*case, name, unit, contender, None, failure=spread)
                 else:
-                    yield Result(*case, name, unit, contender, spread, floors.get(name))
+                    shape = Shape.of(*case[:2], has_int8=contender == INT8)
+                    floor = step_floor_ms(shape, case[2], *read[name], bandwidth) if name in read else None
+                    yield Result(*case, name, unit, contender, spread, floor)
 
 
 def _take(plan: Plan, measure: str, made: dict[str, Contender]):

@@ -1,12 +1,13 @@
 """What is compared: each contender runs the stages of Bark on the default device and waits for the result.
 
     semantic(n)   reads a prompt of 257 positions and makes n tokens a row
-    coarse(n)     makes n windows of 60 tokens a row, each after a prompt of up to 887 positions
+    coarse(n)     makes n windows of 60 tokens a row with a voice, each after a prompt of 887 positions
     fine()        fills 750 frames, 10 s
     codec()       decodes them
     clip()        all of it for 10 s: 499 semantic tokens, 1,500 coarse ones
 
-All draw with temperature 0.7 from all tokens, without a voice; the semantic stage may not end early.
+All draw with temperature 0.7 from all tokens, but for the coarse windows without a voice; the semantic stage may not
+end early.
 """
 
 import functools
@@ -20,11 +21,13 @@ from bark_jax.settings import resolve_settings
 from bark_jax.stages.codec import decode_codes
 from bark_jax.stages.sampling import key_data
 from bark_jax.tokens import text_tokens
+from bark_jax.voices import Voice
 
 SEMANTIC_TOKENS = 499
 FRAMES = 750
 TOKENS_PER_WINDOW = 20  # semantic tokens that become the frames of a coarse window
 TEMPERATURE = 0.7
+VOICE_TOKENS, VOICE_FRAMES = 299, 450  # of semantic tokens; 6 s, more than the coarse stage reads
 
 
 class Contender(Protocol):
@@ -48,12 +51,14 @@ class BarkJax:
         self._texts = rng.integers(0, 100_000, (n_rows, 32))
         self._semantic = rng.integers(0, 10_000, (n_rows, SEMANTIC_TOKENS), dtype=np.int32)
         self._codes = rng.integers(0, 1024, (n_rows, 8, FRAMES), dtype=np.int32)
+        fine = rng.integers(0, 1024, (8, VOICE_FRAMES))
+        self._voice = Voice(rng.integers(0, 10_000, VOICE_TOKENS), fine[:2], fine)
 
-    def rows(self, n_tokens: int) -> list[Row]:
+    def rows(self, n_tokens: int, voice: Voice | None = None) -> list[Row]:
         given = dict(max_new_tokens=n_tokens, allow_early_stop=False, do_sample=True, temperature=TEMPERATURE)
         settings = resolve_settings(given, self._n_rows, self._model.generation_config, self._model.spaces)
         return [
-            Row(text_tokens(ids, np.ones(len(ids)), self._model.spaces), None, key_data(seed), row_settings)
+            Row(text_tokens(ids, np.ones(len(ids)), self._model.spaces), voice, key_data(seed), row_settings)
             for seed, (ids, row_settings) in enumerate(zip(self._texts, settings, strict=True))
         ]
 
@@ -62,7 +67,7 @@ class BarkJax:
 
     def coarse(self, n_windows: int) -> None:
         tokens = self._semantic[:, : n_windows * TOKENS_PER_WINDOW]
-        self._model.run_coarse(self.rows(1), list(tokens))
+        self._model.run_coarse(self.rows(1, self._voice), list(tokens))
 
     def fine(self) -> None:
         self._model.run_fine(self.rows(1), list(self._codes[:, :2]))
@@ -95,6 +100,10 @@ class Transformers:
         self._semantic = draw(0, 10_000, (n_rows, SEMANTIC_TOKENS))
         self._coarse = torch.stack([draw(10_000 + 1024 * q, 11_024 + 1024 * q, (n_rows, FRAMES)) for q in (0, 1)], -1)
         self._codes = draw(0, 1024, (n_rows, 8, FRAMES))
+        self._voice = {
+            "semantic_prompt": draw(0, 10_000, (VOICE_TOKENS,)),
+            "coarse_prompt": draw(0, 1024, (2, VOICE_FRAMES)),
+        }
 
     def semantic(self, n_tokens: int) -> None:
         tokens = self._run(
@@ -109,14 +118,15 @@ class Transformers:
         assert tokens.shape[1] == n_tokens, tokens.shape
 
     def coarse(self, n_windows: int) -> None:
-        self._run_coarse(self._semantic[:, : n_windows * TOKENS_PER_WINDOW].clone())
+        self._run_coarse(self._semantic[:, : n_windows * TOKENS_PER_WINDOW].clone(), self._voice)
 
-    def _run_coarse(self, tokens: Any) -> Any:
+    def _run_coarse(self, tokens: Any, voice: dict[str, Any] | None = None) -> Any:
         return self._run(
             lambda: self._model.coarse_acoustics.generate(
                 tokens,
                 semantic_generation_config=self._configs["semantic"],
                 coarse_generation_config=self._configs["coarse"],
+                history_prompt=voice,
             )
         )
 

@@ -13,6 +13,7 @@ from bark_jax.model import BarkModel
 from bark_jax.models.codec.encodec import EncodecModel
 from bark_jax.models.fine_gpt import BarkFineModel
 from bark_jax.models.gpt import BarkCoarseModel, BarkSemanticModel
+from bark_jax.models.int8 import quantize
 
 SIZES = ("small", "large", "toy")
 _STANDARD_DEVIATION = 0.02
@@ -48,6 +49,14 @@ def make_model(size: str, dtype: str) -> BarkModel:
     return BarkModel(config, BarkGenerationConfig(), **made)
 
 
+def with_int8(model: BarkModel) -> BarkModel:
+    """The model with transformers of eight bits, the rest shared."""
+    networks = [nnx.merge(*nnx.split(each)) for each in (model.semantic, model.coarse_acoustics, model.fine_acoustics)]
+    for network in networks:
+        quantize(network)
+    return BarkModel(model.config, model.generation_config, *networks, model.codec_model)
+
+
 def _draw(make: Any) -> Any:
     graph, shapes = nnx.split(nnx.eval_shape(make))
     leaves, tree = jax.tree.flatten(shapes)
@@ -73,18 +82,20 @@ class Shape:
 
     n_layers: int
     width: int
-    item_bytes: int
+    weight_bytes: int  # of one
+    cache_bytes: int
 
     @classmethod
-    def of(cls, size: str, dtype: str) -> "Shape":
+    def of(cls, size: str, dtype: str, has_int8: bool = False) -> "Shape":
         part = make_config(size).semantic_config
-        return cls(part.num_layers, part.hidden_size, jnp.dtype(dtype).itemsize)
+        n_bytes = jnp.dtype(dtype).itemsize
+        return cls(part.num_layers, part.hidden_size, 1 if has_int8 else n_bytes, n_bytes)
 
     def step_bytes(self, n_rows: int, n_keys: float, n_outputs: int) -> float:
         """Bytes that a decoding step cannot but read: the weights once, and each row's keys and values."""
         weights = 12 * self.width**2 * self.n_layers + self.width * n_outputs
         cache = 2 * n_rows * self.n_layers * self.width * (n_keys + 1)
-        return self.item_bytes * (weights + cache)
+        return self.weight_bytes * weights + self.cache_bytes * cache
 
 
 def measure_bandwidth() -> tuple[float, str]:
