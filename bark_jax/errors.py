@@ -47,3 +47,7 @@ class OutputError(BarkError, OSError):
 
 class BusyError(BarkError, BlockingIOError):
     """A folder that another process is writing to."""
+
+
+class DeviceError(BarkError, RuntimeError):
+    """A device without memory for what it is to do, or one that fails at it."""

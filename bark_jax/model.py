@@ -12,6 +12,7 @@ import numpy as np
 
 from bark_jax import pretrained
 from bark_jax.config import BarkConfig, BarkGenerationConfig
+from bark_jax.devices import told_with_stage
 from bark_jax.errors import BarkError, InputError
 from bark_jax.models.codec.encodec import EncodecModel
 from bark_jax.models.fine_gpt import BarkFineModel
@@ -188,6 +189,7 @@ class BarkModel:
           on_stage: called with "semantic", "coarse", "fine" and "codec" as each starts.
 
         Raises:
+          DeviceError: the device has no memory for a stage, or fails in it.
           BarkError: a stage computed something that is not finite.
         """
         tell = on_stage or (lambda stage: None)
@@ -211,9 +213,10 @@ class BarkModel:
         idle = semantic.SemanticRow(_NOTHING, _NOTHING, max_tokens=0)
         prompt = semantic.make_prompt(_fill([as_semantic_row(row) for row in rows], idle), self.spaces)
         sampling = sampling_of(rows, "semantic")
-        out = jax.device_get(
-            semantic.generate_semantic(self.on_accelerator(self.semantic), prompt, sampling, spaces=self.spaces)
-        )
+        with told_with_stage("semantic", self.semantic, len(rows)):
+            out = jax.device_get(
+                semantic.generate_semantic(self.on_accelerator(self.semantic), prompt, sampling, spaces=self.spaces)
+            )
         require_finite(out.logprob_BT, "semantic")
         return [(out.tokens_BT[b, :n], out.logprob_BT[b, :n]) for b, n in enumerate(out.length_B[: len(rows)].tolist())]
 
@@ -223,9 +226,10 @@ class BarkModel:
         voices = [coarse_voice(row) for row in rows]
         prompt = coarse.make_prompt(_fill(tokens, _NOTHING), _fill(voices, None), spaces)
         sampling = sampling_of(rows, "coarse")
-        out = jax.device_get(
-            coarse.generate_coarse(self.on_accelerator(self.coarse_acoustics), prompt, sampling, spaces=spaces)
-        )
+        with told_with_stage("coarse", self.coarse_acoustics, len(rows)):
+            out = jax.device_get(
+                coarse.generate_coarse(self.on_accelerator(self.coarse_acoustics), prompt, sampling, spaces=spaces)
+            )
         require_finite(out.logprob_BQT, "coarse")
         return [
             (out.codes_BQT[b, :, :n], out.logprob_BQT[b, :, :n])
@@ -245,9 +249,10 @@ class BarkModel:
         idle = np.zeros((self.spaces.n_coarse, 0), np.int32)
         prompt = fine.make_prompt(_fill(codes, idle), _fill(histories, None), self.spaces)
         sampling = sampling_of(rows, "fine")
-        codes_BQT = np.asarray(
-            fine.generate_fine(self.on_accelerator(self.fine_acoustics), prompt, sampling, spaces=self.spaces)
-        )
+        with told_with_stage("fine", self.fine_acoustics, len(rows)):
+            codes_BQT = np.asarray(
+                fine.generate_fine(self.on_accelerator(self.fine_acoustics), prompt, sampling, spaces=self.spaces)
+            )
         filled = [codes_BQT[b, :, : coarse_QT.shape[1]] for b, coarse_QT in enumerate(codes)]
         for codes_QT in filled:
             require_finite(codes_QT, "fine")
@@ -256,7 +261,8 @@ class BarkModel:
     def _run_codec(self, codes: list[np.ndarray]) -> list[np.ndarray]:
         """Audio samples."""
         idle = np.zeros((self.spaces.n_fine, 0), np.int32)
-        audio = decode_codes(self.on_accelerator(self.codec_model), _fill(codes, idle))[: len(codes)]
+        with told_with_stage("codec", self.codec_model, len(codes)):
+            audio = decode_codes(self.on_accelerator(self.codec_model), _fill(codes, idle))[: len(codes)]
         for samples in audio:
             require_finite(samples, "codec")
         return audio

@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bark_jax.devices import told_with_stage
 from bark_jax.model import BarkModel, OnStage, Row, Utterance, coarse_voice, require_finite, sampling_of
 from bark_jax.settings import check_count
 from bark_jax.stages import coarse, fine
@@ -120,16 +121,18 @@ class RowStream(Iterator[StreamedPart]):
         spaces = model.coarse_spaces([self._row])
         prompt = coarse.make_prompt([tokens], [coarse_voice(self._row)], spaces)
         sampling = sampling_of([self._row], "coarse")
-        state = coarse.start(model.on_accelerator(model.coarse_acoustics), prompt, spaces=spaces)
+        with told_with_stage("coarse", model.coarse_acoustics, 1):
+            state = coarse.start(model.on_accelerator(model.coarse_acoustics), prompt, spaces=spaces)
         n_frames = spaces.n_frames(len(tokens))
         most_windows = (spaces.fine_window - spaces.n_fine_history - self._n_held) // _window_frames(spaces)
         n_done = 0
         for stop in part_stops(spaces.n_windows(n_frames), self._first_windows, most_windows):
             self._tell("coarse")
-            network = model.on_accelerator(model.coarse_acoustics)
-            state = coarse.run_windows(network, prompt, sampling, state, stop - n_done, spaces=spaces)
+            with told_with_stage("coarse", model.coarse_acoustics, 1):
+                network = model.on_accelerator(model.coarse_acoustics)
+                state = coarse.run_windows(network, prompt, sampling, state, stop - n_done, spaces=spaces)
+                out = jax.device_get(coarse.read_codes(prompt, state, spaces=spaces))
             n_done = stop
-            out = jax.device_get(coarse.read_codes(prompt, state, spaces=spaces))
             n_known = min(stop * _window_frames(spaces), n_frames)
             require_finite(out.logprob_BQT[:, :, :n_known], "coarse")
             yield out.codes_BQT[0, :, :n_known], out.logprob_BQT[0, :, :n_known]
@@ -145,9 +148,10 @@ class RowStream(Iterator[StreamedPart]):
         model, spaces = self._model, self._model.spaces
         prompt = fine.make_prompt([coarse_QT], [self._fine_history()], spaces)
         sampling = sampling_of([dataclasses.replace(self._row, key=self._fine_key())], "fine")
-        codes_BQT = np.asarray(
-            fine.generate_fine(model.on_accelerator(model.fine_acoustics), prompt, sampling, spaces=spaces)
-        )
+        with told_with_stage("fine", model.fine_acoustics, 1):
+            codes_BQT = np.asarray(
+                fine.generate_fine(model.on_accelerator(model.fine_acoustics), prompt, sampling, spaces=spaces)
+            )
         codes_QT = codes_BQT[0, :, :n_ready]
         require_finite(codes_QT, "fine")
         self._sent = np.concatenate([self._sent, codes_QT], axis=1)
@@ -169,9 +173,9 @@ class RowStream(Iterator[StreamedPart]):
     def _run_codec(self, codes_QT: np.ndarray) -> np.ndarray:
         """The audio samples of the next frames."""
         self._tell("codec")
-        samples, self._codec_state = decode_next(
-            self._model.on_accelerator(self._model.codec_model), codes_QT, self._codec_state
-        )
+        codec = self._model.codec_model
+        with told_with_stage("codec", codec, 1):
+            samples, self._codec_state = decode_next(self._model.on_accelerator(codec), codes_QT, self._codec_state)
         require_finite(samples, "codec")
         return samples
 

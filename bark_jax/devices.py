@@ -1,0 +1,28 @@
+"""Devices that have too little memory for a stage, or fail while it runs."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from bark_jax.errors import DeviceError
+
+
+@contextlib.contextmanager
+def told_with_stage(stage: str, network: Any, n_rows: int) -> Iterator[None]:
+    """Turns what JAX raises in the block into a DeviceError that has the stage, its sizes and the way out."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        weights = sum(leaf.nbytes for leaf in jax.tree.leaves(network)) / 1e6
+        sizes = f"{stage} stage of {n_rows} row{'s' if n_rows > 1 else ''}, with {weights:,.0f} MB of weights"
+        what = " ".join(str(error).split())[:300]
+        if "RESOURCE_EXHAUSTED" in what:
+            raise DeviceError(
+                f"the device has no memory for the {sizes}: {what}. Give fewer rows at once, load the model with "
+                "dtype='bfloat16', or keep one network at a time there: model.enable_cpu_offload()"
+            ) from error
+        raise DeviceError(
+            f"the device failed in the {sizes}: {what}. Try again in a new process; `bark-jax doctor` looks at devices"
+        ) from error

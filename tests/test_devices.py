@@ -1,0 +1,84 @@
+"""Devices without memory, and devices that go away: told by the stage, and the model works on where they do."""
+
+import jax
+import numpy as np
+import pytest
+
+from bark_jax import Bark, model
+from bark_jax.errors import BarkError, DeviceError
+from bark_jax.stages import coarse, fine, semantic
+
+STAGES = {
+    "semantic": (semantic, "generate_semantic"),
+    "coarse": (coarse, "generate_coarse"),
+    "fine": (fine, "generate_fine"),
+    "codec": (model, "decode_codes"),
+}
+STREAMED = STAGES | {"coarse": (coarse, "run_windows"), "codec": (None, "decode_next")}
+
+
+@pytest.fixture(scope="module")
+def bark(toy_folder):
+    return Bark.from_pretrained(toy_folder)
+
+
+def fail(*_, **__):
+    raise jax.errors.JaxRuntimeError(fail.text)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_memory_is_told_with_stage_and_sizes(stage, bark, monkeypatch):
+    fail.text = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 123456 bytes."
+    with monkeypatch.context() as patch:
+        patch.setattr(*STAGES[stage], fail)
+        with pytest.raises(DeviceError, match=f"no memory for the {stage} stage of 3 rows, with ") as caught:
+            bark.generate(["one", "two", "three"], seed=0, max_new_tokens=4)
+    told = str(caught.value)
+    assert "123456 bytes" in told and "fewer rows" in told and "enable_cpu_offload" in told
+    assert isinstance(caught.value, BarkError)
+    assert isinstance(caught.value.__cause__, jax.errors.JaxRuntimeError)
+    assert len(bark.generate(["one", "two", "three"], seed=0, max_new_tokens=4)) == 3
+
+
+@pytest.mark.parametrize("text", ["INTERNAL: CUDA_ERROR_DEVICE_UNAVAILABLE", "UNAVAILABLE: TPU is gone"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_device_that_goes_away_is_told_with_the_stage(stage, text, bark, monkeypatch):
+    fail.text = text
+    monkeypatch.setattr(*STAGES[stage], fail)
+    with pytest.raises(DeviceError, match=f"failed in the {stage} stage of 1 row, .*{text}.*new process"):
+        bark.generate("one", seed=0, max_new_tokens=4)
+
+
+@pytest.mark.parametrize("stage", STREAMED)
+def test_streams_tell_it_too(stage, bark, monkeypatch):
+    from bark_jax import streaming
+
+    fail.text = "RESOURCE_EXHAUSTED: Out of memory"
+    where, name = STREAMED[stage]
+    monkeypatch.setattr(where or streaming, name, fail if where else fail_after_first(streaming.decode_next))
+    with pytest.raises(DeviceError, match=f"no memory for the {stage} stage of 1 row, "):
+        list(bark.stream("one", seed=0, max_new_tokens=40, allow_early_stop=False))
+
+
+def fail_after_first(decode_next):
+    """The first call decodes no frames."""
+
+    def decode(network, codes_QT, state):
+        return decode_next(network, codes_QT, state) if not codes_QT.shape[1] else fail()
+
+    return decode
+
+
+def test_an_offloaded_networks_way_to_the_device_counts(toy_folder, monkeypatch):
+    bark = Bark.from_pretrained(toy_folder)
+    bark.model.enable_cpu_offload()
+    fail.text = "RESOURCE_EXHAUSTED: Out of memory"
+    monkeypatch.setattr(type(bark.model), "on_accelerator", fail)
+    with pytest.raises(DeviceError, match="semantic"):
+        bark.generate("one", seed=0)
+
+
+def test_other_errors_pass(bark, monkeypatch):
+    monkeypatch.setattr(semantic, "generate_semantic", lambda *_, **__: np.zeros(0) / np.zeros((1, 2, 3))[0, 5])
+    with pytest.raises(IndexError):
+        bark.generate("one", seed=0)
