@@ -581,14 +581,15 @@ def read_json(path: str | os.PathLike) -> Any:
     if path.stat().st_size > MAX_JSON_BYTES:
         raise ConfigError(f"{path} has {path.stat().st_size} bytes, more than the {MAX_JSON_BYTES} of any config")
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_duplicates)
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=without_duplicates)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
     except (ValueError, RecursionError) as error:  # ValueError: no JSON, no UTF-8, or a number of 4,301 digits
         raise ConfigError(f"{path} is not JSON: {error}") from error
 
 
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object from what `json.loads` hands over. Raises ValueError where a key is there twice."""
     values: dict[str, Any] = {}
     for name, value in pairs:
         if name in values:

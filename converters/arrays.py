@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
+from bark_jax.config import without_duplicates
 from bark_jax.errors import BarkError, CheckpointError, ModelNotFoundError
 
 # The directory of a weight file (names, shapes, offsets). A Bark's has 0.1 MB; parsed, one takes up to 20 times that.
@@ -225,18 +226,9 @@ def is_shape(values: Sequence[Any]) -> bool:
 def parse_json(path: str | os.PathLike, text: bytes, part: str) -> dict[str, Any]:
     """The JSON object in `text`. Raises CheckpointError, also where a key is there twice."""
     try:
-        value = json.loads(text.decode("utf-8"), object_pairs_hook=_without_duplicates)
+        value = json.loads(text.decode("utf-8"), object_pairs_hook=without_duplicates)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: its {part} is not JSON that can be read: {error}. {DOWNLOAD_AGAIN}") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: its {part} is a JSON {type(value).__name__}, expected an object")
     return value
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in values:
-            raise ValueError(f"the key {brief(name)} is there twice")
-        values[name] = value
-    return values
