@@ -14,6 +14,7 @@ from bark_jax import pretrained
 from bark_jax.config import BarkConfig, BarkGenerationConfig
 from bark_jax.devices import told_with_stage
 from bark_jax.errors import BarkError, InputError
+from bark_jax.hub import shown
 from bark_jax.models.codec.encodec import EncodecModel
 from bark_jax.models.fine_gpt import BarkFineModel
 from bark_jax.models.gpt import BarkCoarseModel, BarkSemanticModel
@@ -26,6 +27,7 @@ from bark_jax.tokens import TokenSpaces, check_fit, text_tokens
 from bark_jax.voices import Voice, as_voice, check_voice
 
 OnStage = Callable[[str], None]
+MOST_ROWS = 1024  # of one call of `BarkModel.generate`; their caches alone are 100 GB of a large Bark
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,10 +170,16 @@ class BarkModel:
         voices = self._check_voices(history_prompt, B)
         keys = row_keys(seed, key, B)
         row_settings = resolve_settings(settings, B, self.generation_config, self.spaces)
+        n_each = check_count("num_return_sequences", num_return_sequences)
+        if B * n_each > MOST_ROWS:
+            raise InputError(
+                f"that is {B * n_each:,} rows at once, and a call takes {MOST_ROWS:,}; make several calls, or hand "
+                "texts by the thousand to bark_jax.batch"
+            )
         rows = [
             Row(text, voice, candidate, row_setting)
             for text, voice, row_key, row_setting in zip(texts, voices, keys, row_settings, strict=True)
-            for candidate in derive_keys(row_key, CANDIDATE, check_count("num_return_sequences", num_return_sequences))
+            for candidate in derive_keys(row_key, CANDIDATE, n_each)
         ]
         utterances = self.generate_rows(rows)
         lengths = [len(utterance.samples) for utterance in utterances]
@@ -192,7 +200,7 @@ class BarkModel:
           DeviceError: the device has no memory for a stage, or fails in it.
           BarkError: a stage computed something that is not finite.
         """
-        tell = on_stage or (lambda stage: None)
+        tell = as_on_stage(on_stage)
         tell("semantic")
         spoken = self.run_semantic(rows)
         tell("coarse")
@@ -311,6 +319,13 @@ class BarkModel:
 _NOTHING = np.zeros(0, np.int32)
 
 
+def as_on_stage(on_stage: OnStage | None) -> OnStage:
+    """What to call as a stage starts. Raises InputError for what cannot be called."""
+    if on_stage is not None and not callable(on_stage):
+        raise InputError(f"on_stage is {shown(on_stage)}, expected a function of the stage's name")
+    return on_stage or (lambda stage: None)
+
+
 def row_keys(seed: int | Sequence[int] | None, key: jax.Array | None, n_rows: int) -> list[np.ndarray]:
     """One key a row, uint32 [2], from what a caller gave; see `BarkModel.generate`."""
     if seed is not None and key is not None:
@@ -326,6 +341,8 @@ def row_keys(seed: int | Sequence[int] | None, key: jax.Array | None, n_rows: in
 
 
 def _spread_keys(key: jax.Array, n_rows: int) -> list[np.ndarray]:
+    if not isinstance(key, (jax.Array, np.ndarray)):
+        raise InputError(f"key is {shown(key)}, expected a key of JAX, jax.random.key(0); an integer goes into seed")
     if jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
         if jax.random.key_impl(key) != jax.random.key_impl(jax.random.key(0, impl=KEY_IMPLEMENTATION)):
             raise InputError(f"key is of generator {jax.random.key_impl(key)}, expected {KEY_IMPLEMENTATION}")
@@ -363,10 +380,10 @@ def sampling_of(rows: Sequence[Row], stage: str, n_rows: int | None = None) -> S
     settings = _fill([getattr(row.settings, stage) for row in rows], StageSettings(temperature=0.0), n_rows)
     keys = np.stack(_fill([row.key for row in rows], np.zeros(2, np.uint32), n_rows))
     return Sampling(
-        key_B=jax.random.wrap_key_data(jnp.asarray(keys), impl=KEY_IMPLEMENTATION),
-        temperature_B=jnp.asarray([each.temperature for each in settings], jnp.float32),
-        top_k_B=jnp.asarray([each.top_k for each in settings], jnp.int32),
-        top_p_B=jnp.asarray([each.top_p for each in settings], jnp.float32),
+        key_B=jax.random.wrap_key_data(keys, impl=KEY_IMPLEMENTATION),
+        temperature_B=np.array([each.temperature for each in settings], np.float32),
+        top_k_B=np.array([each.top_k for each in settings], np.int32),
+        top_p_B=np.array([each.top_p for each in settings], np.float32),
         may_cut=any((each.top_k > 0 or each.top_p < 1) and each.temperature > 0 for each in settings),
     )
 
@@ -383,7 +400,10 @@ def require_finite(values: np.ndarray, stage: str) -> None:
 def _as_integers(name: str, values: Any) -> np.ndarray:
     if values is None:
         raise InputError(f"{name} is None, expected integers [rows, tokens]")
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{name} is no array of integers [rows, tokens], all rows of one length: {error}") from error
     if array.dtype.kind not in "iub":
         raise InputError(f"{name} has dtype {array.dtype}, expected integers")
     return array.astype(np.int64)

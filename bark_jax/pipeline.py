@@ -15,8 +15,9 @@ from bark_jax import long_text
 from bark_jax.clip import Clip, EmptyClipWarning, SpokenPart, check_silence, join
 from bark_jax.errors import InputError
 from bark_jax.folders import whole_folder
+from bark_jax.hub import shown
 from bark_jax.long_text import Line, LongClip, Sentence
-from bark_jax.model import BarkModel, OnStage, Row, Utterance, row_keys
+from bark_jax.model import BarkModel, OnStage, Row, Utterance, as_on_stage, row_keys
 from bark_jax.processor import BarkProcessor
 from bark_jax.seeds import CANDIDATE, SENTENCE, derive_keys, seed_of
 from bark_jax.settings import check_count, resolve_settings
@@ -174,7 +175,7 @@ class Bark:
         check_silence(silence_s)
         max_rows = check_count("max_rows", max_rows)
         if voice_mode not in ("fixed", "carry"):
-            raise InputError(f"voice_mode is {voice_mode!r}, expected 'fixed' or 'carry'")
+            raise InputError(f"voice_mode is {shown(voice_mode)}, expected 'fixed' or 'carry'")
         (base_key,) = row_keys(seed, None, 1)
         texts, rows = self.sentences(text, voice, base_key, max_tokens, language, settings)
         if voice_mode == "carry":
@@ -221,7 +222,7 @@ class Bark:
         check_silence(silence_s)
         (base_key,) = row_keys(seed, None, 1)
         texts, rows = self.sentences(text, voice, base_key, max_tokens, language, settings)
-        start = functools.partial(stream_row, self.model, first_windows=first_windows, on_stage=on_stage)
+        start = functools.partial(stream_row, self.model, first_windows=first_windows, on_stage=as_on_stage(on_stage))
         return self._stream_sentences(texts, rows, silence_s, start, first=start(rows[0]))
 
     def _stream_sentences(
@@ -390,15 +391,14 @@ class StageTimer:
 
     def __init__(self, on_stage: OnStage | None):
         self.seconds: dict[str, float] = {}
-        self._on_stage = on_stage
+        self._on_stage = as_on_stage(on_stage)
         self._stage: str | None = None
         self._started = 0.0
 
     def __call__(self, stage: str) -> None:
         self.stop()
         self._stage, self._started = stage, time.perf_counter()
-        if self._on_stage is not None:
-            self._on_stage(stage)
+        self._on_stage(stage)
 
     def stop(self) -> None:
         if self._stage is not None:

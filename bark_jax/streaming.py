@@ -26,15 +26,14 @@ import dataclasses
 from collections.abc import Iterator
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from bark_jax.devices import told_with_stage
-from bark_jax.model import BarkModel, OnStage, Row, Utterance, coarse_voice, require_finite, sampling_of
+from bark_jax.model import BarkModel, OnStage, Row, Utterance, as_on_stage, coarse_voice, require_finite, sampling_of
+from bark_jax.seeds import derive_key
 from bark_jax.settings import check_count
 from bark_jax.stages import coarse, fine
 from bark_jax.stages.codec_steps import decode_next, frames_per_step
-from bark_jax.stages.sampling import KEY_IMPLEMENTATION
 from bark_jax.tokens import TokenSpaces
 
 # Frames that the fine stage looks ahead before a frame is sent: 0.2 s of Bark's.
@@ -76,7 +75,7 @@ def stream_row(
       BarkError: while iterating: a stage computed something that is not finite.
     """
     first_windows, n_held = check_count("first_windows", first_windows), check_count("n_held", n_held, least=0)
-    return RowStream(model, row, first_windows, n_held, on_stage or (lambda stage: None))
+    return RowStream(model, row, first_windows, n_held, as_on_stage(on_stage))
 
 
 class RowStream(Iterator[StreamedPart]):
@@ -165,10 +164,7 @@ class RowStream(Iterator[StreamedPart]):
     def _fine_key(self) -> np.ndarray:
         """The row's key for the first part, for others one of their own: the draws of no part repeat in another."""
         first_frame = self._sent.shape[1]
-        if first_frame == 0:
-            return self._row.key
-        key = jax.random.wrap_key_data(jnp.asarray(self._row.key), impl=KEY_IMPLEMENTATION)
-        return np.asarray(jax.random.key_data(jax.random.fold_in(jax.random.fold_in(key, _LATER_PART), first_frame)))
+        return derive_key(self._row.key, _LATER_PART, first_frame)
 
     def _run_codec(self, codes_QT: np.ndarray) -> np.ndarray:
         """The audio samples of the next frames."""

@@ -22,6 +22,7 @@ from flax import nnx
 
 from bark_jax.config import BarkSubModelConfig
 from bark_jax.errors import InputError, UnsupportedError
+from bark_jax.hub import shown
 
 IMPLEMENTATIONS = ("auto", "xla", "cudnn")
 FUSED_DTYPES = (jnp.bfloat16, jnp.float16)
@@ -240,7 +241,7 @@ def resolve(name: str, dtype: jnp.dtype, head_size: int) -> Implementations:
       UnsupportedError: "cudnn" was asked for by name and cannot work here; the message has the reason.
     """
     if name not in IMPLEMENTATIONS:
-        raise InputError(f"attn_implementation is {name!r}, expected one of {', '.join(IMPLEMENTATIONS)}")
+        raise InputError(f"attn_implementation is {shown(name)}, expected one of {', '.join(IMPLEMENTATIONS)}")
     if name == "xla":
         return Implementations("xla", "xla")
     dtype_name = jnp.dtype(dtype).name

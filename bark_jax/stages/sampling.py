@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bark_jax.errors import InputError
+from bark_jax.hub import shown
 
 # Folded into a row's key, so that the stages draw independently.
 SEMANTIC_STAGE, COARSE_STAGE, FINE_STAGE = 0, 1, 2
@@ -36,7 +37,7 @@ class Sampling:
 def key_data(seed: int) -> np.ndarray:
     """The key of a seed in [0, 2**64), uint32 [2]: what `jax.random.key(seed)` holds where 64-bit integers are on."""
     if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or not 0 <= seed < 2**64:
-        raise InputError(f"seed is {seed!r}, expected an integer from 0 to 2**64 - 1")
+        raise InputError(f"seed is {shown(seed)}, expected an integer from 0 to 2**64 - 1")
     return np.array([int(seed) >> 32, int(seed) & 0xFFFFFFFF], np.uint32)
 
 

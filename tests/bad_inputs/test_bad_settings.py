@@ -131,6 +131,13 @@ ARGUMENTS = [
     ({"num_return_sequences": True}, "num_return_sequences is True"),
     ({"max_rows": 0}, "max_rows is 0"),
     ({"max_rows": "all"}, "max_rows is 'all'"),
+    ({"seed": "7" * 10**7}, "seed is '777"),
+    ({"seed": 10**5000}, "seed is a int too long to show"),
+    ({"on_stage": 5}, "on_stage is 5, expected a function"),
+    ({"on_stage": "semantic"}, "on_stage is 'semantic'"),
+    ({"key": "abc"}, "key is 'abc', expected a key of JAX"),
+    ({"key": 5}, "key is 5, expected a key of JAX, jax.random.key(0); an integer goes into seed"),
+    ({"key": [1, 2]}, "key is [1, 2]"),
 ]
 
 LONG_ARGUMENTS = [
@@ -150,6 +157,7 @@ LONG_ARGUMENTS = [
     ({"seed": "abc"}, "seed is 'abc'"),
     ({"temprature": 0.7}, "did you mean temperature"),
     ({"top_p": 2}, "top_p is 2"),
+    ({"on_stage": 5}, "on_stage is 5"),
 ]
 
 
@@ -179,6 +187,8 @@ def test_an_argument_of_long_text_that_makes_no_sense_is_refused(bark, verb, giv
 def test_arguments_of_one_verb_alone(bark):
     with refused(InputError, "voice_mode is 'copy', expected 'fixed' or 'carry'"):
         bark.generate_long("hello", voice_mode="copy")
+    with refused(InputError, "voice_mode is 'xxx"):
+        bark.generate_long("hello", voice_mode="x" * 10**7)
     with refused(InputError, "first_windows is 0"):
         bark.stream("hello", first_windows=0)
 
@@ -226,6 +236,12 @@ TOKENS = [
     ({"input_ids": [[5, 6]], "history_prompt": {}}, "no semantic_prompt"),
     ({"input_ids": [[5, 6]], "num_return_sequences": 0}, "num_return_sequences is 0"),
     ({"input_ids": [[5, 6]], "num_return_sequences": "2"}, "num_return_sequences is '2'"),
+    ({"input_ids": [[5, 6]], "num_return_sequences": 1025}, "1,025 rows at once, and a call takes 1,024"),
+    ({"input_ids": [[5, 6]], "num_return_sequences": 10**6}, "1,000,000 rows at once.*bark_jax.batch"),
+    ({"input_ids": np.full((2000, 2), 5)}, "2,000 rows at once"),
+    ({"input_ids": [[5, 6], [7]]}, "input_ids is no array of integers .*all rows of one length"),
+    ({"input_ids": [[5, 6]], "attention_mask": [[1, 1], [1]]}, "attention_mask is no array"),
+    ({"input_ids": [[5, 6]], "key": 5}, "key is 5"),
     ({"input_ids": [[5, 6]], "seed": [1, 2]}, "seed has 2 values for 1 rows"),
     ({"input_ids": [[5, 6]], "fine_temprature": 0.7}, "did you mean fine_temperature"),
     ({"input_ids": [[5, 6]], "coarse_max_new_tokens": 10}, "length follows from the semantic tokens"),
@@ -245,7 +261,8 @@ DEVICES = [
     (dict(attn_implementation="cudnn", dtype="bfloat16"), UnsupportedError, "needs an NVIDIA GPU"),
     (dict(dtype="float13"), InputError, "dtype is 'float13', expected one of float32"),
     (dict(dtype="float64"), InputError, "dtype is 'float64'"),
-    (dict(dtype="int8"), InputError, "dtype is 'int8'"),
+    (dict(dtype="int4"), InputError, "dtype is 'int4', expected one of .*int8"),
+    (dict(attn_implementation="x" * 10**7), InputError, "attn_implementation is 'xxx"),
     (dict(dtype=5), InputError, "dtype is 5"),
     (dict(dtype="x" * 10**6), InputError, "dtype is 'xxx"),
     (dict(dtype=[("a", "f4")]), InputError, "dtype is"),
