@@ -202,7 +202,7 @@ def test_the_command_takes_no_kept_programs_and_the_checkpoints_dtype(report, mo
         (["--seconds", "nan"], 2, "seconds"),
         (["--rows", "0"], 2, "--rows"),
         (["--repeats", "0"], 2, "--repeats"),
-        (["--dtype", "int8"], 2, "--dtype"),
+        (["--dtype", "int4"], 2, "--dtype"),
         (["-m", "./missing"], 3, "./missing"),
     ],
 )
@@ -238,7 +238,7 @@ def _refuse_networks(monkeypatch):
     monkeypatch.setattr("bark_jax.pretrained.load_networks", load)
 
 
-@pytest.mark.parametrize("wrong", [{"n_rows": 0}, {"repeats": 0}, {"dtypes": ("int8",)}])
+@pytest.mark.parametrize("wrong", [{"n_rows": 0}, {"repeats": 0}, {"dtypes": ("int4",)}])
 def test_the_library_refuses_what_cannot_be(wrong):
     with pytest.raises(InputError):
         benchmark("tiny", **wrong)
