@@ -33,7 +33,7 @@ from bark_jax.tokens import TokenSpaces, interleave
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class CoarsePrompt:
-    """What the rows of a batch ask for."""
+    """What the rows of a batch ask for; numpy arrays from the host, as making others there compiles."""
 
     semantic_BT: jax.Array  # a voice's semantic history, then the row's tokens; coarse_pad past both
     n_history_B: jax.Array  # int32, how many of them are history
@@ -45,11 +45,11 @@ class CoarsePrompt:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class CoarseCodes:
-    """What the stage gives back. Past a row's frames its codes are those of a continuation nobody asked for."""
+    """What the stage gives back, on the host. Past a row's frames its codes are those of a continuation unasked for."""
 
-    codes_BQT: jax.Array  # int32 [B, n_coarse, T] in [0, codebook_size)
-    length_B: jax.Array  # int32, frames
-    logprob_BQT: jax.Array  # float32, of each code within its codebook at temperature 1
+    codes_BQT: np.ndarray  # int32 [B, n_coarse, T] in [0, codebook_size)
+    length_B: np.ndarray  # int32, frames
+    logprob_BQT: np.ndarray  # float32, of each code within its codebook at temperature 1
 
 
 @jax.tree_util.register_dataclass
@@ -102,11 +102,11 @@ def make_prompt(
         semantic_BT[row, : len(history) + len(tokens)] = np.concatenate([history, tokens])
         stream_BT[row, spaces.n_coarse_history - len(stream) :] = stream
     return CoarsePrompt(
-        jnp.asarray(semantic_BT),
-        jnp.asarray([len(history) for history, _ in histories], jnp.int32),
-        jnp.asarray(stream_BT),
-        jnp.asarray([len(stream) for _, stream in histories], jnp.int32),
-        jnp.asarray([spaces.n_frames(len(tokens)) for tokens in semantic], jnp.int32),
+        semantic_BT,
+        np.array([len(history) for history, _ in histories], np.int32),
+        stream_BT,
+        np.array([len(stream) for _, stream in histories], np.int32),
+        np.array([spaces.n_frames(len(tokens)) for tokens in semantic], np.int32),
     )
 
 
@@ -165,15 +165,12 @@ def run_windows(
     return state
 
 
-@functools.partial(jax.jit, static_argnames="spaces")
 def read_codes(prompt: CoarsePrompt, state: WindowsDone, *, spaces: TokenSpaces) -> CoarseCodes:
     """The codes of the windows done. What lies beyond them means nothing."""
-    first = spaces.n_coarse_history
-    stream_BT = state.stream_BT[:, first : first + state.logprob_BT.shape[1]]
-    offset_Q1 = (spaces.semantic_vocab + spaces.codebook_size * jnp.arange(spaces.n_coarse))[None, :, None]
-    return CoarseCodes(
-        _by_codebook(stream_BT, spaces) - offset_Q1, prompt.n_frames_B, _by_codebook(state.logprob_BT, spaces)
-    )
+    stream_BT, logprob_BT, n_frames_B = jax.device_get((state.stream_BT, state.logprob_BT, prompt.n_frames_B))
+    stream_BT = stream_BT[:, spaces.n_coarse_history :][:, : logprob_BT.shape[1]]
+    offset_Q1 = spaces.semantic_vocab + spaces.codebook_size * np.arange(spaces.n_coarse, dtype=np.int32)[:, None]
+    return CoarseCodes(_by_codebook(stream_BT, spaces) - offset_Q1, n_frames_B, _by_codebook(logprob_BT, spaces))
 
 
 def _room(prompt: CoarsePrompt, spaces: TokenSpaces) -> int:
@@ -182,7 +179,7 @@ def _room(prompt: CoarsePrompt, spaces: TokenSpaces) -> int:
     return spaces.n_windows(spaces.n_frames(n_tokens))
 
 
-def _by_codebook(stream_BT: jax.Array, spaces: TokenSpaces) -> jax.Array:
+def _by_codebook(stream_BT: np.ndarray, spaces: TokenSpaces) -> np.ndarray:
     """[B, T * Q] frame by frame -> [B, Q, T]."""
     return stream_BT.reshape(stream_BT.shape[0], -1, spaces.n_coarse).transpose(0, 2, 1)
 

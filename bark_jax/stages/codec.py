@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from bark_jax.models.codec.encodec import EncodecModel
@@ -31,7 +30,7 @@ def decode_codes(
     elif config.use_causal_conv and config.norm_type == "weight_norm":
         audio = _decode_together(model, codes, decode or decode_padded)
     else:  # the codec looks ahead, so padding would change a row's end
-        audio = [np.asarray(decode_padded(model, jnp.asarray(codes_QT)[None]))[0] for codes_QT in codes]
+        audio = [np.asarray(decode_padded(model, codes_QT[None]))[0] for codes_QT in codes]
     audio = [samples[: n * config.hop_length].astype(np.float32) for samples, n in zip(audio, n_frames, strict=True)]
     return [samples[:, 0] for samples in audio] if config.audio_channels == 1 else audio
 
@@ -44,7 +43,7 @@ def _decode_together(
     codes_BQT = np.zeros((len(codes), codes[0].shape[0], width), np.int32)
     for b, codes_QT in enumerate(codes):
         codes_BQT[b, :, : codes_QT.shape[1]] = codes_QT
-    return list(np.asarray(decode(model, jnp.asarray(codes_BQT), jnp.asarray(n_frames, jnp.int32))))
+    return list(np.asarray(decode(model, codes_BQT, np.array(n_frames, np.int32))))
 
 
 @jax.jit

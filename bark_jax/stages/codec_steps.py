@@ -1,7 +1,6 @@
 """The codec stage for codes that are still coming: the next frames to audio samples."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from bark_jax.models.codec.encodec import DecodeState, EncodecModel
@@ -33,9 +32,9 @@ def decode_next(model: EncodecModel, codes_QT: np.ndarray, state: DecodeState) -
     padded_QT = np.pad(codes_QT, ((0, 0), (0, -n_frames % size)))
     pieces = []
     for first in range(0, n_frames, size):
-        audio_BAC, state = _decode_step(model, jnp.asarray(padded_QT[None, :, first : first + size]), state)
-        pieces.append(audio_BAC[0])
-    samples = np.concatenate(jax.device_get(pieces))[: n_frames * model.config.hop_length].astype(np.float32)
+        audio_BAC, state = _decode_step(model, padded_QT[None, :, first : first + size], state)
+        pieces.append(audio_BAC)
+    samples = np.concatenate(jax.device_get(pieces), axis=1)[0, : n_frames * model.config.hop_length].astype(np.float32)
     return (samples[:, 0] if model.config.audio_channels == 1 else samples), state
 
 

@@ -24,7 +24,7 @@ from bark_jax.tokens import TokenSpaces
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class FinePrompt:
-    """What the rows of a batch ask for."""
+    """What the rows of a batch ask for; numpy arrays from the host, as making others there compiles."""
 
     codes_BTQ: jax.Array  # a voice's history, then the coarse codes; codebook_size where a code is not known
     n_history_B: jax.Array  # int32, frames of history
@@ -49,9 +49,9 @@ def make_prompt(coarse: list[np.ndarray], histories: list[np.ndarray | None], sp
         codes_BTQ[row, : len(recent_TQ)] = recent_TQ
         codes_BTQ[row, len(recent_TQ) : len(recent_TQ) + codes_QT.shape[1], : spaces.n_coarse] = codes_QT.T
     return FinePrompt(
-        jnp.asarray(codes_BTQ),
-        jnp.asarray(n_history, jnp.int32),
-        jnp.asarray([codes_QT.shape[1] for codes_QT in coarse], jnp.int32),
+        codes_BTQ,
+        np.array(n_history, np.int32),
+        np.array([codes_QT.shape[1] for codes_QT in coarse], np.int32),
     )
 
 

@@ -36,7 +36,7 @@ class SemanticRow:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SemanticPrompt:
-    """The rows of a batch."""
+    """The rows of a batch; numpy arrays from the host, as making others there compiles."""
 
     text_BT: jax.Array  # text tokens in the network's vocabulary, padded with text_pad to n_text
     history_BT: jax.Array  # a voice's last semantic tokens, padded with semantic_end to n_text
@@ -71,11 +71,11 @@ def make_prompt(rows: Sequence[SemanticRow], spaces: TokenSpaces) -> SemanticPro
     """Lays rows out as one batch."""
     text_BT, history_BT = pad_prompt([row.text for row in rows], [row.history for row in rows], spaces)
     return SemanticPrompt(
-        text_BT=jnp.asarray(text_BT),
-        history_BT=jnp.asarray(history_BT),
-        max_tokens_B=jnp.asarray([row.max_tokens for row in rows], jnp.int32),
-        min_end_probability_B=jnp.asarray([row.min_end_probability for row in rows], jnp.float32),
-        may_end_B=jnp.asarray([row.may_end for row in rows], bool),
+        text_BT=text_BT,
+        history_BT=history_BT,
+        max_tokens_B=np.array([row.max_tokens for row in rows], np.int32),
+        min_end_probability_B=np.array([row.min_end_probability for row in rows], np.float32),
+        may_end_B=np.array([row.may_end for row in rows], bool),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from bark_jax.config import EncodecConfig, require
@@ -149,7 +150,10 @@ class EncodecModel(nnx.Module):
                 "this codec looks ahead (use_causal_conv is false, norm_type is 'time_group_norm' or trim_right_ratio "
                 "is below 1), so it cannot decode frames as they come; use decode"
             )
-        return DecodeState(layers=self.decoder.init_state(batch), started=False)
+        shapes = jax.eval_shape(lambda: self.decoder.init_state(batch))
+        # All of it is zeros, and those of numpy compile no program a shape.
+        layers = jax.tree.map(lambda array: np.zeros(array.shape, array.dtype), shapes)
+        return DecodeState(layers=layers, started=False)
 
     def decode_step(self, codes_BQT: jax.Array, state: DecodeState) -> tuple[jax.Array, DecodeState]:
         """Turns the next frames into audio, as `decode` would within the whole.
