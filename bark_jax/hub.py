@@ -10,6 +10,7 @@ import socket
 import time
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -121,9 +122,8 @@ class Source:
         if cached is not None:  # the Hub has said that there is no such file
             return None
         is_local = self.local_files_only or not can_reach_hub()
+        check_answers()
         try:
-            if not is_local:
-                self._check_commit(path)
             file = hf_hub_download(
                 self.name,
                 path,
@@ -149,21 +149,69 @@ class Source:
         check_download(Path(file), remove=True)
         return Path(file)
 
-    def _check_commit(self, path: str) -> None:
-        """Raises ModelNotFoundError where the server names something else than a commit.
 
-        The client makes a part of a path of it, unchecked, and notes there that a file is missing.
-        """
-        from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
-        from huggingface_hub.errors import EntryNotFoundError
+def check_answers() -> None:
+    """From now on an answer of the Hub that names no commit or no checksum raises ModelNotFoundError, in this process.
 
-        try:
-            address = hf_hub_url(self.name, path, revision=self.revision)
-            commit = get_hf_file_metadata(address, token=self.token).commit_hash
-        except EntryNotFoundError as error:
-            commit = error.response.headers.get(constants.HUGGINGFACE_HEADER_X_REPO_COMMIT)
-        if commit is not None and not COMMIT.fullmatch(commit):
-            raise ModelNotFoundError(f"{constants.ENDPOINT} names no commit of {self.name} but {shown(commit)}")
+    The Hub's client makes paths of both, unchecked: a hostile server could have it write what it likes where it likes.
+    To ask for the names beforehand is no help, as the server may answer otherwise when the client asks.
+    """
+    from huggingface_hub import get_session
+    from huggingface_hub.utils import _http
+
+    # Its `set_client_factory` would close connections that others have open.
+    make = _http._GLOBAL_CLIENT_FACTORY
+    if not isinstance(make, _CheckedClients):
+        _http._GLOBAL_CLIENT_FACTORY = _CheckedClients(make)
+        _check_answers_to(get_session())
+
+
+@dataclasses.dataclass
+class _CheckedClients:
+    """Makes the HTTP clients of the Hub's client, also those that take the place of one with a broken connection."""
+
+    make: Callable[[], Any]
+
+    def __call__(self) -> Any:
+        client = self.make()
+        _check_answers_to(client)
+        return client
+
+
+def _check_answers_to(client: Any) -> None:
+    client.event_hooks = {**client.event_hooks, "response": [*client.event_hooks["response"], _check_answer]}
+
+
+def _check_answer(response: Any) -> None:
+    """Looks at what the client makes paths of: the headers that come with a file, and the list of files."""
+    server, headers = response.request.url.host, response.headers
+    commit = headers.get("X-Repo-Commit")
+    if commit is not None and not COMMIT.fullmatch(commit):
+        raise ModelNotFoundError(f"{server} names no commit but {shown(commit)}")
+    # Of an error, and of what leads on to another file of this server, the client takes no checksum; the Hub's may be
+    # any there, of the answer's own text.
+    leads_on = bool(headers.get("Location")) and not urllib.parse.urlsplit(headers["Location"]).netloc
+    if commit is not None and response.status_code < 400 and not leads_on:
+        checksum = headers.get("X-Linked-ETag") or headers.get("ETag") or "none"
+        checksum = checksum.lstrip("W/").strip('"')  # as the client does
+        if not is_inner_path(checksum) or "/" in checksum:
+            raise ModelNotFoundError(f"{server} names no checksum but {shown(checksum)}")
+    if re.search("/api/.*/tree/", response.request.url.path):
+        response.read()
+        for checksum in _listed_checksums(response):
+            if not isinstance(checksum, str) or not _SHA256.fullmatch(checksum):
+                raise ModelNotFoundError(f"{server} names no SHA-256 but {shown(checksum)}")
+
+
+def _listed_checksums(response: Any) -> list[Any]:
+    """The checksums in a list of files, of those that lie in git-lfs."""
+    try:
+        entries = response.json()
+    except (ValueError, RecursionError):  # an error's page, of which the client tells
+        return []
+    entries = entries if isinstance(entries, list) else []
+    stored = [entry["lfs"] for entry in entries if isinstance(entry, dict) and isinstance(entry.get("lfs"), dict)]
+    return [each.get("oid", each.get("sha256")) for each in stored]
 
 
 class StalledError(OSError):

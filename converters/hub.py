@@ -12,6 +12,7 @@ from bark_jax.folders import write_whole
 from bark_jax.hub import (
     COMMIT,
     can_reach_hub,
+    check_answers,
     check_download,
     check_revision,
     is_inner_path,
@@ -76,6 +77,7 @@ def fetch(repository: str, *, revision: str | None = None, size: str | None = No
 def _download(repository: str, revision: str | None, size: str | None) -> Path:
     from huggingface_hub import HfApi, constants, snapshot_download
 
+    check_answers()
     about = HfApi().model_info(repository, revision=revision)
     if not COMMIT.fullmatch(about.sha or ""):  # it becomes a part of paths, which the client does not check
         raise ModelNotFoundError(f"{constants.ENDPOINT} names no commit of {repository} but {shown(about.sha)}")
@@ -86,6 +88,8 @@ def _download(repository: str, revision: str | None, size: str | None) -> Path:
         allow_patterns=wanted_files(names, size),
         tqdm_class=progress_that_gives_up(),
     )
+    if Path(folder).name != about.sha:  # a client that asked once more, and a server that answered otherwise
+        raise ModelNotFoundError(f"{constants.ENDPOINT} names two commits of {repository}: {about.sha} and {folder}")
     if revision != about.sha:
         _note_commit(repository, revision, about.sha)
     return Path(folder)

@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import time
+from types import SimpleNamespace
 
 import pytest
 from bad_inputs.harness import listing, refused
@@ -154,6 +155,75 @@ def test_h06_a_commit_that_leads_elsewhere_writes_nothing(hub, tmp_path):
         with contextlib.suppress(ModelNotFoundError):
             Source(REPOSITORY).find(name)
     assert not [found for found in listing(tmp_path) if "PWNED" in found[0]]
+
+
+class TwoFaced(Hub):
+    """Names a commit to whoever asks first."""
+
+    @property
+    def commit(self):
+        return COMMIT if len(self.asked) < 2 else "../../../PWNED"
+
+    @commit.setter
+    def commit(self, _):
+        pass
+
+
+def test_a_server_with_two_answers_writes_nothing(hub, tmp_path):
+    hub.__class__ = TwoFaced
+    for ask in (lambda: Source(REPOSITORY).find("absent.json"), lambda: Source(REPOSITORY).find("config.json")):
+        hub.asked.clear()
+        with contextlib.suppress(ModelNotFoundError):  # the first answer may be all that is needed
+            ask()
+    hub.asked.clear()
+    with pytest.raises(ModelNotFoundError, match=r"names no commit but '\.\./\.\./\.\./PWNED'"):
+        find_model(REPOSITORY)
+    assert not [found for found in listing(tmp_path) if "PWNED" in found[0]]
+
+
+@pytest.mark.parametrize("checksum", ["../../../../../PWNED", "{tmp}/PWNED", "a/../../../../../../PWNED", "..", "a\\b"])
+def test_a_checksum_that_leads_elsewhere_writes_nothing(hub, tmp_path, checksum):
+    hub.checksum = checksum.replace("{tmp}", str(tmp_path))
+    with pytest.raises(ModelNotFoundError, match="names no checksum but"):
+        Source(REPOSITORY).find("config.json")
+    with pytest.raises(ModelNotFoundError, match="names no SHA-256 but"):
+        find_model(REPOSITORY)
+    assert not [found for found in listing(tmp_path) if "PWNED" in found[0]]
+    assert not blobs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [
+        (404, {"ETag": 'W/"f-mY2V/xuxB7"'}),
+        (307, {"ETag": 'W/"f-mY2V/xuxB7"', "Location": "/api/resolve-cache/models/a/b"}),
+        (302, {"X-Linked-ETag": f'"{"a" * 64}"', "Location": "https://cdn.example.com/a/b"}),
+        (200, {"ETag": 'W/"f-mY2V_xuxB7"'}),
+    ],
+)
+def test_answers_as_the_hub_gives_them_are_taken(status, headers):
+    request = SimpleNamespace(url=SimpleNamespace(host="hub", path="/a/b/resolve/main/c"))
+    answer = SimpleNamespace(request=request, status_code=status, headers={"X-Repo-Commit": COMMIT} | headers)
+    own_hub._check_answer(answer)
+
+
+@pytest.mark.parametrize("place", ["https://cdn.example.com/a", "//127.0.0.1/a", ""])
+def test_a_checksum_is_looked_at_where_the_client_goes_no_further(place):
+    request = SimpleNamespace(url=SimpleNamespace(host="hub", path="/a/b/resolve/main/c"))
+    headers = {"X-Repo-Commit": COMMIT, "ETag": '"a/b"', "Location": place}
+    with refused(ModelNotFoundError, "hub names no checksum but 'a/b'"):
+        own_hub._check_answer(SimpleNamespace(request=request, status_code=302, headers=headers))
+
+
+def test_clients_that_take_the_place_of_others_are_checked(hub, tmp_path):
+    from huggingface_hub import close_session
+
+    own_hub.check_answers()
+    own_hub.check_answers()
+    close_session()
+    hub.checksum = "../../../../../PWNED"
+    with pytest.raises(ModelNotFoundError, match="names no checksum but"):
+        Source(REPOSITORY).find("config.json")
 
 
 def test_h07_the_page_of_a_hotels_network_is_no_model(hub, tmp_path):
