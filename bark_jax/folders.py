@@ -62,6 +62,22 @@ def told_as_output_error(path: str | os.PathLike) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """For a block that gives a file or folder its name: a system's own folders, /proc, say of it that it is not there.
+
+    Raises:
+      OutputError: a folder that is there takes no new names.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        if error.filename is None or Path(error.filename).absolute().parent != folder:
+            raise
+        raise OutputError(f"{path} cannot be written: {folder} takes no new files; name another place") from error
+
+
+@contextlib.contextmanager
 def whole_folder(dst: str | os.PathLike, *, overwrite: bool = False, kind: str = "model") -> Iterator[Path]:
     """Yields a new folder beside `dst`, which becomes `dst` when the block ends and vanishes when it raises.
 
@@ -79,9 +95,10 @@ def whole_folder(dst: str | os.PathLike, *, overwrite: bool = False, kind: str =
 
 @contextlib.contextmanager
 def _partial_folder(dst: Path, overwrite: bool) -> Iterator[Path]:
-    made_parents = _make_parents(dst)
     partial = dst.with_name(f".{dst.name}.{secrets.token_hex(4)}.partial")
-    partial.mkdir()
+    with naming(dst):
+        made_parents = _make_parents(dst)
+        partial.mkdir()
     try:
         yield partial
         _sync_tree(partial)
@@ -170,7 +187,9 @@ def whole_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
-        with open(temporary, "xb") as file:
+        with naming(path):
+            file = open(temporary, "xb")  # noqa: SIM115, it is closed below
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())

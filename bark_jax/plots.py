@@ -2,11 +2,11 @@
 
 import io
 import os
-from pathlib import Path
 
 import numpy as np
 
 from bark_jax.errors import InputError, UnsupportedError
+from bark_jax.folders import as_path, told_as_output_error, whole_file
 from bark_jax.mel import mel_filters, to_mel
 
 try:
@@ -57,14 +57,16 @@ def save_figure(figure: Figure, path: str | os.PathLike) -> None:
 
     Raises:
       InputError: an ending that matplotlib does not write, or a folder that does not exist.
+      OutputError: the disk is full, or the place may not be written to.
     """
-    path = Path(path)
+    path = as_path(path, "the picture's file")
     known = figure.canvas.get_supported_filetypes()
     if path.suffix.lower().removeprefix(".") not in known:
         raise InputError(f"{str(path)!r} ends in {path.suffix!r}, expected one of .{', .'.join(sorted(known))}")
     if not path.parent.is_dir():
         raise InputError(f"the folder {str(path.parent)!r} of {str(path)!r} does not exist; create it first")
-    figure.savefig(path, dpi=150)
+    with told_as_output_error(path), whole_file(path) as file:
+        figure.savefig(file, dpi=150, format=path.suffix.lower().removeprefix("."))
 
 
 def envelope(samples_A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

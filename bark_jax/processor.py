@@ -17,7 +17,7 @@ import numpy as np
 
 from bark_jax.config import GENERATION_CONFIG_FILE, BarkGenerationConfig, read_config
 from bark_jax.errors import ConfigError, InputError, UnsupportedError, VoiceError, VoiceNotFoundError
-from bark_jax.folders import as_path, told_as_output_error, write_whole
+from bark_jax.folders import as_path, naming, told_as_output_error, write_whole
 from bark_jax.hub import Source, UnreachableError, is_inner_path, shown
 from bark_jax.long_text import prompt_budget, split_text
 from bark_jax.settings import check_count
@@ -257,11 +257,14 @@ class BarkProcessor:
                 raise VoiceError(f"{shown(name)} is no name for a voice's file: it has to stay below {save_directory}")
         voices = [self.library.load(name, self.spaces) for name in names]
         folder = as_path(save_directory, "the folder to make")
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{save_directory} is a file; give the name of a folder to make")
         with told_as_output_error(folder):
             self._write(folder, voices, speaker_embeddings_dict_path, speaker_embeddings_directory)
 
     def _write(self, folder: Path, voices: list[Voice], list_path: str, directory: str) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        with naming(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / TOKENIZER_FILE, self.tokenizer.to_str(pretty=True).encode())
         _write_json(folder / TOKENIZER_CONFIG_FILE, transformers_config(self.tokenizer))
         if self.words is not None:
@@ -279,7 +282,9 @@ class BarkProcessor:
         if isinstance(max_length, bool) or not isinstance(max_length, (int, np.integer)):
             raise InputError(f"max_length is {shown(max_length)}, expected a whole number from 1 to {n_text}")
         if not 1 <= max_length <= n_text:
-            raise InputError(f"max_length is {max_length}, expected 1 to the {n_text} text tokens that the model reads")
+            raise InputError(
+                f"max_length is {shown(max_length)}, expected 1 to the {n_text} text tokens that the model reads"
+            )
         return int(max_length)
 
     def _tokenize(self, text: str, what: str, max_length: int, truncation: bool) -> list[int]:
@@ -383,9 +388,9 @@ def _check_words(encoding: "Encoding", text: str, what: str) -> None:
 
 
 def _width(padding: bool | str, rows: list[list[int]], max_length: int) -> int:
-    if padding == "max_length":
+    if isinstance(padding, str) and padding == "max_length":
         return max_length
-    if padding is True or padding == "longest":
+    if padding is True or (isinstance(padding, str) and padding == "longest"):
         return max(len(ids) for ids in rows)
     raise InputError(f"padding is {shown(padding)}, expected 'max_length' or 'longest': rows are of one length")
 

@@ -1,5 +1,6 @@
 """Machines that fail: full disks, places that take no files, killed processes, two that do the same at once."""
 
+import contextlib
 import errno
 import os
 import signal
@@ -9,11 +10,13 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from bad_inputs.harness import FILE_S, listing, refused
 
-from bark_jax import folders, pretrained
-from bark_jax.errors import BarkError, OutputError
+from bark_jax import Bark, folders, pretrained
+from bark_jax.clip import Recording
+from bark_jax.errors import BarkError, OutputError, UnsupportedError
 from bark_jax.folders import remove_abandoned, whole_file, whole_folder
 from bark_jax.pretrained import find_model
 from bark_jax.weights import is_model_folder
@@ -85,6 +88,26 @@ def test_an_error_that_is_not_the_disks_stays_what_it_is(tmp_path):
     with pytest.raises(FileNotFoundError), whole_folder(tmp_path / "y"):
         (tmp_path / "absent").read_bytes()
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="Linux has such a folder")
+def test_a_folder_of_the_systems_own_is_told_of(tmp_path, voice, toy_folder):
+    clip = Recording(np.zeros(9, np.float32), 24_000)
+    model = Bark.from_pretrained(toy_folder)
+    saves = {
+        "x.wav": clip.save,
+        "x.npz": voice.save,
+        "x": model.save_pretrained,
+        "y/x": model.save_pretrained,
+        "p": model.processor.save_pretrained,
+        "p/q/r": model.processor.save_pretrained,
+    }
+    with contextlib.suppress(UnsupportedError):  # plots are an extra
+        clip.plot(tmp_path / "x.png")
+        saves["x.png"] = clip.plot
+    for name, save in saves.items():
+        with refused(OutputError, f"/proc/{name} cannot be written: /proc takes no new files; name another place"):
+            save(f"/proc/{name}")
 
 
 def test_a_cache_that_takes_no_files_says_what_to_set(checkpoint, cache):

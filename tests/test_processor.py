@@ -19,6 +19,7 @@ from bark_jax.errors import (
     VoiceError,
     VoiceNotFoundError,
 )
+from bark_jax.hub import shown
 from bark_jax.processor import BarkProcessor, TextCutWarning
 from bark_jax.tokens import TokenSpaces
 from bark_jax.voices import PROMPT_KEYS, Voice
@@ -190,16 +191,24 @@ BAD_SETTINGS = [
     ({"max_length": True}, InputError, "a whole number"),
     ({"padding": False}, InputError, "rows are of one length"),
     ({"padding": ["longest"]}, InputError, "padding"),
+    ({"padding": np.array(["longest", "x"])}, InputError, "padding is array"),
+    ({"max_length": 10**5000}, InputError, "max_length is a number too long to show"),
     ({"add_special_tokens": True}, InputError, r"without \[CLS\]"),
     ({"truncation": "only_first"}, InputError, "expected true or false"),
     ({"voice_preset": ["a", "b"]}, VoiceError, "is no voice"),
 ]
 
 
-@pytest.mark.parametrize("settings, error, message", BAD_SETTINGS, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize("settings, error, message", BAD_SETTINGS, ids=lambda value: shown(value)[:40])
 def test_bad_settings_are_refused(processor, settings, error, message):
     with pytest.raises(error, match=message):
         processor("hello", **settings)
+
+
+def test_what_is_saved_over_a_file_is_refused(processor, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file is a file; give the name of a folder"):
+        processor.save_pretrained(tmp_path / "file")
 
 
 def test_the_width_comes_from_the_models_token_spaces(vocabulary_folder):
