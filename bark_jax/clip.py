@@ -12,6 +12,7 @@ import numpy as np
 
 from bark_jax.audio import write_audio, write_stream
 from bark_jax.errors import InputError, VoiceError
+from bark_jax.hub import shown
 from bark_jax.voices import Voice
 
 if TYPE_CHECKING:
@@ -144,6 +145,8 @@ def join(clips: Sequence[Recording], silence_s: float = 0.0) -> tuple[np.ndarray
     Raises:
       InputError: no recordings, unequal ones, or a silence that is no duration.
     """
+    if not isinstance(clips, (list, tuple)) or not all(isinstance(clip, Recording) for clip in clips):
+        raise InputError(f"the clips to join are {shown(clips)}, expected a list of them")
     if not clips:
         raise InputError("there are no clips to join, expected one or more")
     shapes = {(clip.sample_rate, clip.samples.shape[1:]) for clip in clips}
@@ -170,5 +173,5 @@ def check_silence(silence_s: Any) -> float:
     """A duration from 0 to 60 s; raises InputError for anything else."""
     is_number = isinstance(silence_s, (int, float, np.integer, np.floating)) and not isinstance(silence_s, bool)
     if not is_number or not 0 <= silence_s <= 60:
-        raise InputError(f"silence_s is {silence_s!r}, expected 0 to 60 seconds")
+        raise InputError(f"silence_s is {shown(silence_s)}, expected 0 to 60 seconds")
     return float(silence_s)

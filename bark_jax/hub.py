@@ -34,7 +34,7 @@ def shown(value: Any, limit: int = 80) -> str:
     try:
         return short.repr(value)[: 4 * limit]
     except ValueError:  # Python writes no integer of more than some 4,300 digits
-        return f"a {type(value).__name__} too long to show"
+        return "a number too long to show"
 
 
 def is_inner_path(path: Any) -> bool:

@@ -19,7 +19,7 @@ from bark_jax.models.codec.encodec import EncodecModel
 from bark_jax.models.fine_gpt import BarkFineModel
 from bark_jax.models.gpt import BarkCoarseModel, BarkSemanticModel
 from bark_jax.seeds import CANDIDATE, derive_keys
-from bark_jax.settings import RowSettings, StageSettings, check_count, resolve_settings
+from bark_jax.settings import RowSettings, StageSettings, check_count, check_flag, resolve_settings
 from bark_jax.stages import coarse, fine, semantic
 from bark_jax.stages.codec import decode_codes
 from bark_jax.stages.sampling import KEY_IMPLEMENTATION, Sampling, key_data
@@ -111,10 +111,13 @@ class BarkModel:
         The results stay the same; a call takes longer by the time that the weights take to travel. `accelerator` is
         where the stages run, JAX's default device if None.
         """
+        accelerator = jax.devices()[0] if accelerator is None else accelerator
+        if not isinstance(accelerator, jax.Device):
+            raise InputError(f"accelerator is {shown(accelerator)}, expected a device, such as jax.devices()[0]")
         host = jax.devices("cpu")[0]
         for name in pretrained.NETWORKS:
             setattr(self, name, jax.device_put(getattr(self, name), host))
-        self._accelerator = jax.devices()[0] if accelerator is None else accelerator
+        self._accelerator = accelerator
 
     @property
     def is_offloaded(self) -> bool:
@@ -166,16 +169,17 @@ class BarkModel:
         """
         ids_BT, mask_BT = self._check_ids(input_ids, attention_mask)
         B = len(ids_BT)
-        texts = [text_tokens(ids_T, mask_T, self.spaces) for ids_T, mask_T in zip(ids_BT, mask_BT, strict=True)]
-        voices = self._check_voices(history_prompt, B)
-        keys = row_keys(seed, key, B)
-        row_settings = resolve_settings(settings, B, self.generation_config, self.spaces)
         n_each = check_count("num_return_sequences", num_return_sequences)
         if B * n_each > MOST_ROWS:
             raise InputError(
                 f"that is {B * n_each:,} rows at once, and a call takes {MOST_ROWS:,}; make several calls, or hand "
                 "texts by the thousand to bark_jax.batch"
             )
+        check_flag("return_output_lengths", return_output_lengths)
+        texts = [text_tokens(ids_T, mask_T, self.spaces) for ids_T, mask_T in zip(ids_BT, mask_BT, strict=True)]
+        voices = self._check_voices(history_prompt, B)
+        keys = row_keys(seed, key, B)
+        row_settings = resolve_settings(settings, B, self.generation_config, self.spaces)
         rows = [
             Row(text, voice, candidate, row_setting)
             for text, voice, row_key, row_setting in zip(texts, voices, keys, row_settings, strict=True)
@@ -201,6 +205,8 @@ class BarkModel:
           BarkError: a stage computed something that is not finite.
         """
         tell = as_on_stage(on_stage)
+        if not isinstance(rows, (list, tuple)) or not rows:
+            raise InputError(f"rows is {shown(rows)}, expected a list of one Row or more")
         tell("semantic")
         spoken = self.run_semantic(rows)
         tell("coarse")
@@ -290,6 +296,8 @@ class BarkModel:
                 f"attention_mask has shape {mask_BT.shape} and values {np.unique(mask_BT)[:5].tolist()}, expected "
                 f"0 and 1 in the shape of input_ids, {ids_BT.shape}"
             )
+        if not mask_BT.any(1).all():
+            raise InputError(f"attention_mask is all 0 in row {mask_BT.any(1).argmin()}: there is nothing to speak")
         if attention_mask is None and (ids_BT == 0).any():
             raise InputError(
                 "input_ids has padding (id 0) and there is no attention_mask, so the padding would be read as text; "
@@ -334,7 +342,8 @@ def row_keys(seed: int | Sequence[int] | None, key: jax.Array | None, n_rows: in
         return _spread_keys(key, n_rows)
     if seed is None:
         seed = [secrets.randbits(32) for _ in range(n_rows)]
-    seeds = list(seed) if isinstance(seed, (list, tuple, np.ndarray)) else [seed] * n_rows
+    is_one = not isinstance(seed, (list, tuple, np.ndarray)) or np.ndim(seed) == 0
+    seeds = [seed] * n_rows if is_one else list(seed)
     if len(seeds) != n_rows:
         raise InputError(f"seed has {len(seeds)} values for {n_rows} rows; give one a row, or a single one for all")
     return [key_data(value) for value in seeds]
@@ -347,7 +356,7 @@ def _spread_keys(key: jax.Array, n_rows: int) -> list[np.ndarray]:
         if jax.random.key_impl(key) != jax.random.key_impl(jax.random.key(0, impl=KEY_IMPLEMENTATION)):
             raise InputError(f"key is of generator {jax.random.key_impl(key)}, expected {KEY_IMPLEMENTATION}")
         key = jax.random.key_data(key)
-    data = np.asarray(key)
+    data = _as_numpy("key", key)
     if data.dtype != np.uint32 or data.shape not in ((2,), (n_rows, 2)):
         raise InputError(f"key has shape {data.shape} and dtype {data.dtype}, expected one key, or {n_rows} of them")
     return list(np.broadcast_to(data, (n_rows, 2)))
@@ -397,13 +406,17 @@ def require_finite(values: np.ndarray, stage: str) -> None:
         )
 
 
+def _as_numpy(name: str, values: Any, what: str = "") -> np.ndarray:
+    try:
+        return np.asarray(values)
+    except Exception as error:  # rows of unequal length; arrays that were deleted, or are traced by jax.jit
+        raise InputError(f"{name} is no array{what}: {shown(str(error), 200)}") from error
+
+
 def _as_integers(name: str, values: Any) -> np.ndarray:
     if values is None:
         raise InputError(f"{name} is None, expected integers [rows, tokens]")
-    try:
-        array = np.asarray(values)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{name} is no array of integers [rows, tokens], all rows of one length: {error}") from error
+    array = _as_numpy(name, values, " of integers [rows, tokens], all rows of one length")
     if array.dtype.kind not in "iub":
         raise InputError(f"{name} has dtype {array.dtype}, expected integers")
     return array.astype(np.int64)

@@ -174,7 +174,7 @@ class Bark:
         """
         check_silence(silence_s)
         max_rows = check_count("max_rows", max_rows)
-        if voice_mode not in ("fixed", "carry"):
+        if not isinstance(voice_mode, str) or voice_mode not in ("fixed", "carry"):
             raise InputError(f"voice_mode is {shown(voice_mode)}, expected 'fixed' or 'carry'")
         (base_key,) = row_keys(seed, None, 1)
         texts, rows = self.sentences(text, voice, base_key, max_tokens, language, settings)

@@ -95,13 +95,13 @@ def _row_settings(given: Mapping[str, Any], config: BarkGenerationConfig, spaces
         min_end_probability=2.0 if ends is None else _probability("min_eos_p", ends),
         n_coarse_history=n_coarse_history,
         coarse_window=coarse_window,
-        may_end_early=_flag("allow_early_stop", _pick(given, "semantic", "allow_early_stop", True)),
+        may_end_early=check_flag("allow_early_stop", _pick(given, "semantic", "allow_early_stop", True)),
     )
 
 
 def _drawn_stage(given: Mapping[str, Any], stage: str, config: Any) -> StageSettings:
     """Settings of the semantic or the coarse stage."""
-    is_drawn = _flag("do_sample", _pick(given, stage, "do_sample", config.do_sample))
+    is_drawn = check_flag("do_sample", _pick(given, stage, "do_sample", config.do_sample))
     values = {name: _pick(given, stage, name, getattr(config, name)) for name in ("temperature", "top_k", "top_p")}
     temperature = _temperature(stage, 1.0 if values["temperature"] is None else values["temperature"])
     top_k = 0 if values["top_k"] is None else _top_k(stage, values["top_k"], _is_given(given, stage, "top_k"))
@@ -119,8 +119,8 @@ def _fine_stage(given: Mapping[str, Any], default: float | None) -> StageSetting
     is_most_likely = temperature is None or (_is_number(temperature) and temperature == 1.0)
     checked = 1.0 if temperature is None else _temperature("fine", temperature)
     if "fine_do_sample" in given:
-        is_most_likely = not _flag("fine_do_sample", given["fine_do_sample"])
-    elif "do_sample" in given and not _flag("do_sample", given["do_sample"]):
+        is_most_likely = not check_flag("fine_do_sample", given["fine_do_sample"])
+    elif "do_sample" in given and not check_flag("do_sample", given["do_sample"]):
         is_most_likely = True
     return StageSettings(0.0 if is_most_likely else checked)
 
@@ -201,7 +201,8 @@ def check_count(name: str, value: Any, least: int = 1, most: int = MAX_COUNT) ->
     return int(value)
 
 
-def _flag(name: str, value: Any) -> bool:
+def check_flag(name: str, value: Any) -> bool:
+    """The value as a bool. Raises InputError, naming it, where it is none."""
     if not isinstance(value, (bool, np.bool_)):
         raise InputError(f"{name} is {shown(value)}, expected True or False")
     return bool(value)

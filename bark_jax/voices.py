@@ -87,6 +87,8 @@ class Voice:
     @classmethod
     def from_dict(cls, arrays: Mapping[str, Any], spaces: TokenSpaces | None = BARK_SPACES) -> Self:
         """Builds a voice from transformers' `history_prompt`: numpy, JAX or torch arrays under PROMPT_KEYS."""
+        if not isinstance(arrays, Mapping):
+            raise VoiceError(f"a voice is made of a dict of {', '.join(PROMPT_KEYS)}, not of {shown(arrays)}")
         missing = [key for key in PROMPT_KEYS if key not in arrays]
         if missing:
             raise VoiceError(

@@ -83,7 +83,7 @@ VALUES = [
     (BarkFineGenerationConfig, {"max_fine_history_length": 2000}, "max_fine_history_length is 2000"),
     (BarkGenerationConfig, {"transformers_version": "5.0"}, "no semantic_config"),
     (BarkGenerationConfig, [], "expected a JSON object, got list"),
-    (BarkSemanticConfig, {"num_layers": 10**5000}, "num_layers is a int too long to show"),
+    (BarkSemanticConfig, {"num_layers": 10**5000}, "num_layers is a number too long to show"),
     (BarkSemanticConfig, {"num_layers": "9" * 10**6}, "num_layers is '999"),
     (BarkSemanticConfig, {"num_layers": 2.0}, "num_layers is 2.0, expected int"),
     (BarkSemanticConfig, {"num_layers": None}, "num_layers is None"),

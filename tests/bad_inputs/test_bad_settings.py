@@ -58,7 +58,7 @@ SETTINGS = [
     ({"max_seconds": "5 s"}, "max_seconds is '5 s'"),
     ({"temperature": 1e4}, "temperature is 10000.0, expected 0.001 to 1000"),
     ({"temperature": 10**400}, "temperature is 1000"),
-    ({"temperature": 10**5000}, "temperature is a int too long to show"),
+    ({"temperature": 10**5000}, "temperature is a number too long to show"),
     ({"temperature": 1 + 0j}, "temperature is (1+0j)"),
     ({"temperature": b"0.7"}, "temperature is b'0.7'"),
     ({"temperature": "7" * 10**7}, "temperature is '777"),
@@ -87,7 +87,7 @@ SETTINGS = [
     ({"max_new_tokens": 769}, "max_new_tokens is 769, expected 1 to 768 (15.4 s of audio"),
     ({"max_new_tokens": "10"}, "max_new_tokens is '10'"),
     ({"max_new_tokens": True}, "max_new_tokens is True"),
-    ({"max_new_tokens": 10**5000}, "max_new_tokens is a int too long"),
+    ({"max_new_tokens": 10**5000}, "max_new_tokens is a number too long"),
     ({"do_sample": "yes"}, "do_sample is 'yes', expected True or False"),
     ({"do_sample": None}, "do_sample is None"),
     ({"fine_do_sample": 0}, "fine_do_sample is 0"),
@@ -123,7 +123,7 @@ ARGUMENTS = [
     ({"best_of": 0}, "best_of is 0"),
     ({"best_of": 10**9}, "best_of is 1000000000, expected an integer from 1 up to 1000000"),
     ({"num_return_sequences": 10**30}, "num_return_sequences is 1000"),
-    ({"max_rows": 10**5000}, "max_rows is a int too long to show"),
+    ({"max_rows": 10**5000}, "max_rows is a number too long to show"),
     ({"best_of": 2.5}, "best_of is 2.5, expected an integer from 1 up"),
     ({"best_of": "many"}, "best_of is 'many'"),
     ({"best_of": 1, "num_return_sequences": 2}, "best_of is 1 and num_return_sequences 2"),
@@ -132,12 +132,13 @@ ARGUMENTS = [
     ({"max_rows": 0}, "max_rows is 0"),
     ({"max_rows": "all"}, "max_rows is 'all'"),
     ({"seed": "7" * 10**7}, "seed is '777"),
-    ({"seed": 10**5000}, "seed is a int too long to show"),
+    ({"seed": 10**5000}, "seed is a number too long to show"),
     ({"on_stage": 5}, "on_stage is 5, expected a function"),
     ({"on_stage": "semantic"}, "on_stage is 'semantic'"),
     ({"key": "abc"}, "key is 'abc', expected a key of JAX"),
     ({"key": 5}, "key is 5, expected a key of JAX, jax.random.key(0); an integer goes into seed"),
     ({"key": [1, 2]}, "key is [1, 2]"),
+    ({"seed": np.array(5)}, "seed is array(5), expected an integer"),
 ]
 
 LONG_ARGUMENTS = [
@@ -146,6 +147,8 @@ LONG_ARGUMENTS = [
     ({"silence_s": 1e9}, "silence_s is 1000000000.0"),
     ({"silence_s": "short"}, "silence_s is 'short'"),
     ({"silence_s": None}, "silence_s is None"),
+    ({"silence_s": "x" * 10**7}, "silence_s is 'xxx"),
+    ({"silence_s": 10**5000}, "silence_s is a number too long to show"),
     ({"max_tokens": 0}, "max_tokens is 0"),
     ({"max_tokens": 257}, "max_tokens is 257, expected at most the 256"),
     ({"max_tokens": "40"}, "max_tokens is '40'"),
@@ -189,21 +192,35 @@ def test_arguments_of_one_verb_alone(bark):
         bark.generate_long("hello", voice_mode="copy")
     with refused(InputError, "voice_mode is 'xxx"):
         bark.generate_long("hello", voice_mode="x" * 10**7)
+    with refused(InputError, "voice_mode is array"):
+        bark.generate_long("hello", voice_mode=np.array(["fixed", "carry"]))
     with refused(InputError, "first_windows is 0"):
         bark.stream("hello", first_windows=0)
+
+
+def deleted_key():
+    key = jax.random.key(0)
+    key.delete()
+    return key
 
 
 KEYS = [
     (np.zeros(3), "key has shape"),
     (np.zeros((2, 2), np.uint32), "key has shape"),
     (jax.random.key(0, impl="rbg"), "key is of generator .*expected threefry2x32"),
+    (deleted_key(), "key is no array: .*deleted"),
 ]
 
 
-@pytest.mark.parametrize(("key", "message"), KEYS, ids=["floats", "two keys", "another generator"])
+@pytest.mark.parametrize(("key", "message"), KEYS, ids=["floats", "two keys", "another generator", "deleted"])
 def test_a_key_of_another_kind_is_refused(bark, key, message):
     with refused(InputError, message):
         bark.generate("hello", key=key)
+
+
+def test_a_key_that_jit_traces_is_refused(bark):
+    with refused(InputError, "key is no array: .*traced"):
+        jax.jit(lambda key: bark.generate("hello", key=key).samples)(jax.random.key(0))
 
 
 # Arguments of BarkModel.generate: tokens where text would be
@@ -241,6 +258,10 @@ TOKENS = [
     ({"input_ids": np.full((2000, 2), 5)}, "2,000 rows at once"),
     ({"input_ids": [[5, 6], [7]]}, "input_ids is no array of integers .*all rows of one length"),
     ({"input_ids": [[5, 6]], "attention_mask": [[1, 1], [1]]}, "attention_mask is no array"),
+    ({"input_ids": np.full((3_000_000, 2), 5)}, "3,000,000 rows at once"),
+    ({"input_ids": [[5, 6]], "attention_mask": [[0, 0]]}, "attention_mask is all 0 in row 0: .*nothing to speak"),
+    ({"input_ids": [[5, 6]] * 2, "attention_mask": [[1, 1], [0, 0]]}, "all 0 in row 1"),
+    ({"input_ids": [[5, 6]], "return_output_lengths": "no"}, "return_output_lengths is 'no', expected True or False"),
     ({"input_ids": [[5, 6]], "key": 5}, "key is 5"),
     ({"input_ids": [[5, 6]], "seed": [1, 2]}, "seed has 2 values for 1 rows"),
     ({"input_ids": [[5, 6]], "fine_temprature": 0.7}, "did you mean fine_temperature"),
@@ -252,6 +273,19 @@ TOKENS = [
 def test_tokens_that_make_no_sense_are_refused(bark, arguments, message):
     with refused(BarkError, message):
         bark.model.generate(**arguments)
+
+
+@pytest.mark.parametrize("rows", [[], (), None, 5, "row"], ids=repr)
+def test_what_is_no_list_of_rows_is_refused(bark, rows):
+    with refused(InputError, "rows is .*expected a list of one Row or more"):
+        bark.model.generate_rows(rows)
+
+
+@pytest.mark.parametrize("accelerator", ["gpu", 0, jax.devices()], ids=["name", "number", "list"])
+def test_what_is_no_device_is_refused_and_nothing_is_offloaded(bark, accelerator):
+    with refused(InputError, "accelerator is .*expected a device"):
+        bark.model.enable_cpu_offload(accelerator)
+    assert not bark.model.is_offloaded
 
 
 DEVICES = [

@@ -91,6 +91,12 @@ def test_generate_refuses_a_file_that_is_no_voice(bark, tmp_path, make, message)
         bark.generate("hello", voice=path, seed=0)
 
 
+@pytest.mark.parametrize("arrays", [None, 5, [1, 2], "abc"], ids=repr)
+def test_what_is_no_dict_makes_no_voice(arrays):
+    with refused(VoiceError, "a voice is made of a dict of semantic_prompt, .* not of"):
+        Voice.from_dict(arrays)
+
+
 @pytest.mark.parametrize(("path", "message"), **by_id(PATHS))
 def test_generate_refuses_a_path_of_nothing(bark, path, message):
     with refused((VoiceError, VoiceNotFoundError), message):
