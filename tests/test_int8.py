@@ -117,6 +117,7 @@ def test_the_fine_network_stays_close():
 
 
 def test_the_built_in_voice_is_understood(built_in):
+    pytest.importorskip("pocketsphinx")
     from bark_jax.training.recipes.tiny_voice.listen import listen
 
     texts = ["The weather is beautiful today.", "Thank you very much, my good friend."]
