@@ -9,6 +9,7 @@ import numpy as np
 
 from bark_jax.errors import InputError
 from bark_jax.folders import as_path, told_as_output_error, whole_file
+from bark_jax.hub import shown
 
 # Ending -> libsndfile's container and coding.
 FORMATS = {
@@ -30,7 +31,7 @@ def check_format(path: str | os.PathLike) -> tuple[str, str]:
     """libsndfile's container and coding for a file's ending. Raises InputError for an unknown one."""
     ending = Path(path).suffix.lower()
     if ending not in FORMATS:
-        raise InputError(f"{str(path)!r} ends in {ending!r}, expected one of {', '.join(FORMATS)}")
+        raise InputError(f"{shown(str(path))} ends in {shown(ending)}, expected one of {', '.join(FORMATS)}")
     return FORMATS[ending]
 
 

@@ -6,6 +6,7 @@ import glob
 import os
 import secrets
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +33,7 @@ CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOL
 def as_path(path: Any, what: str) -> Path:
     """A path that the system can take. Raises InputError, beginning with `what`, for anything else."""
     path = os.fspath(path) if isinstance(path, (str, os.PathLike)) else path
-    if not isinstance(path, str):
+    if not isinstance(path, str) or not path:
         raise InputError(f"{what} is {shown(path)}, expected a path")
     try:
         longest = max(len(os.fsencode(part)) for part in path.split("/"))
@@ -74,7 +75,7 @@ def naming(path: Path) -> Iterator[None]:
         folder = next(parent for parent in path.absolute().parents if parent.exists())
         if error.filename is None or Path(error.filename).absolute().parent != folder:
             raise
-        raise OutputError(f"{path} cannot be written: {folder} takes no new files; name another place") from error
+        raise _takes_no_files(path, folder, error) from error
 
 
 @contextlib.contextmanager
@@ -121,8 +122,9 @@ def remove_abandoned(dst: str | os.PathLike, older_than_s: float = ABANDONED_S) 
 
 
 def check_destination(dst: str | os.PathLike, *, overwrite: bool = False, kind: str = "model") -> Path:
-    """The absolute path of `dst`, links resolved. Raises InputError where `whole_folder` would."""
+    """The absolute path of `dst`, links resolved. Raises InputError and OutputError where `whole_folder` would."""
     path = Path(os.path.realpath(as_path(dst, "the folder to make")))
+    check_takes_files(path)
     if not path.exists():
         return path
     if not path.is_dir():
@@ -137,6 +139,24 @@ def check_destination(dst: str | os.PathLike, *, overwrite: bool = False, kind: 
             f"{dst} is not a {kind} folder (it has no {' or '.join(MARKERS[kind])}), so it is not overwritten"
         )
     return path
+
+
+def check_takes_files(path: Path) -> None:
+    """Raises OutputError where no file or folder can be made at `path`, whose folders need not be there yet.
+
+    Permissions do not tell: a system's own folders, or a full disk, take no file from whoever asks.
+    """
+    place = next(parent for parent in path.absolute().parents if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise _takes_no_files(path, place, error) from error
+
+
+def _takes_no_files(path: Path, place: Path, error: OSError) -> OutputError:
+    told = error.strerror if place.is_dir() else "it is a file"
+    return OutputError(f"{path} cannot be written: {place} takes no files ({told}); name another place")
 
 
 def _make_parents(path: Path) -> list[Path]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from bark_jax.errors import InputError, UnsupportedError
 from bark_jax.folders import as_path, told_as_output_error, whole_file
+from bark_jax.hub import shown
 from bark_jax.mel import mel_filters, to_mel
 
 try:
@@ -62,7 +63,9 @@ def save_figure(figure: Figure, path: str | os.PathLike) -> None:
     path = as_path(path, "the picture's file")
     known = figure.canvas.get_supported_filetypes()
     if path.suffix.lower().removeprefix(".") not in known:
-        raise InputError(f"{str(path)!r} ends in {path.suffix!r}, expected one of .{', .'.join(sorted(known))}")
+        raise InputError(
+            f"{shown(str(path))} ends in {shown(path.suffix)}, expected one of .{', .'.join(sorted(known))}"
+        )
     if not path.parent.is_dir():
         raise InputError(f"the folder {str(path.parent)!r} of {str(path)!r} does not exist; create it first")
     with told_as_output_error(path), whole_file(path) as file:

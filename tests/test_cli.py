@@ -163,9 +163,16 @@ def test_a_plot_is_drawn(tmp_path):
         (["-o", "hello.aiff"], ".aiff"),
         (["-o", "folder.wav"], "is a folder"),
         (["-o", "missing/hello.wav"], "create it first"),
-        (["-o", "/proc/hello.wav"], "the folder '/proc' takes no such file"),
-        (["-o", f"{'x' * 300}/hello.wav"], "takes no such file: File name too long"),
-        (["--plot", "/proc/plot.png"], "--plot is '/proc/plot.png', but the folder '/proc' takes no such file"),
+        (["-o", "/proc/hello.wav"], "--output is '/proc/hello.wav': /proc/hello.wav cannot be written: /proc takes no"),
+        (["-o", f"{'x' * 300}/hello.wav"], "too long"),
+        (["-o", f"{'x' * 240}.wav"], "--output is 'xxx"),
+        (["-o", "a\0.wav"], "which no path can be"),
+        (["-o", "file/hello.wav"], "create it first"),
+        (["--plot", "/proc/plot.png"], "--plot is '/proc/plot.png': "),
+        (["--plot", "x" * 10_000], "--plot is 'xxx"),
+        (["--save-voice", "/proc/v.npz"], "--save-voice is '/proc/v.npz': "),
+        (["--save-tokens", "x" * 10_000], "--save-tokens is 'xxx"),
+        (["-m", "x" * 100_000], "there is no model 'xxx"),
         (["-o", "-", "--json"], "--json"),
         (["--save-voice", "voice.txt"], "ends in .npz"),
         (["--save-tokens", "missing/t.npz"], "create it first"),
@@ -180,7 +187,21 @@ def test_a_plot_is_drawn(tmp_path):
 )
 def test_wrong_options_end_with_2_before_networks_are_loaded(args, message, tmp_path, no_networks):
     (tmp_path / "folder.wav").mkdir()
-    assert_fails(run_say("Hello.", *args), 2, message)
+    (tmp_path / "file").touch()
+    result = run_say("Hello.", *args)
+    assert_fails(result, 3 if "no model" in message else 2, message)
+    assert len(result.stderr) < 1500
+
+
+def test_places_that_take_no_folder_are_found_out_before_anything_is_done(tmp_path, toy_folder, no_networks):
+    (tmp_path / "file").touch()
+    for place, told in (("/proc/x", "/proc takes no files"), ("/proc/x/y", "/proc"), ("file/x", "file takes no files")):
+        assert_fails(run("convert", toy_folder, place), 1, told)
+    assert_fails(run("convert", toy_folder, ""), 2, "the folder to make is ''")
+
+
+def test_a_folder_of_something_else_has_no_voices(tmp_path):
+    assert_fails(run("voices", "-m", tmp_path), 3, "holds no model: neither a config.json nor")
 
 
 @pytest.mark.parametrize("text", ["", " \n", "a" * 200, "\x07bell"])

@@ -317,6 +317,7 @@ def test_defaults_in_the_help_are_those_of_the_settings():
         (["--steps", "2", "--seed", "-1"], 2, "seed"),
         (["--steps", "2", "--devices", "99"], 2, "--devices is '99'"),
         (["--steps", "2", "--devices", "none"], 2, "--devices is 'none'"),
+        (["--steps", "2", "--devices", "9" * 5000], 2, "--devices is '999"),
         (["--steps", "2", "--patience", "0"], 2, "patience is 0"),
         (["--steps", "2", "--dtype", "float16"], 2, "'float16' is not one of"),
         (["--steps", "2", "-m", "nowhere/at-all"], 3, "nowhere/at-all"),
@@ -340,8 +341,9 @@ def test_data_and_runs_of_something_else_are_refused(data, lora, toy_folder, tmp
     letters = make(tmp_path, "letters")
     refuses(letters, tmp_path / "run", "is no dataset")
     assert not (tmp_path / "run").exists()
-    refuses(data, letters / "letter.txt", "is no folder")
-    refuses(data, letters / "letter.txt" / "run", "letter.txt' is no folder")
+    refuses(data, letters / "letter.txt", "letter.txt takes no files (it is a file)")
+    refuses(data, letters / "letter.txt" / "run", "letter.txt takes no files (it is a file)")
+    refuses(data, "/proc/run", "/proc takes no files")
     (tmp_path / "a" / "fine_acoustics").mkdir(parents=True)
     (tmp_path / "a" / "fine_acoustics" / "letter.txt").write_text("dear")
     refuses(data, tmp_path / "a", "holds no run")

@@ -106,13 +106,13 @@ def test_a_folder_of_the_systems_own_is_told_of(tmp_path, voice, toy_folder):
         clip.plot(tmp_path / "x.png")
         saves["x.png"] = clip.plot
     for name, save in saves.items():
-        with refused(OutputError, f"/proc/{name} cannot be written: /proc takes no new files; name another place"):
+        with refused(OutputError, f"/proc/{name} cannot be written: /proc takes no files .*; name another"):
             save(f"/proc/{name}")
 
 
 def test_a_cache_that_takes_no_files_says_what_to_set(checkpoint, cache):
     cache.parent.write_text("a file where the cache would be")
-    with refused(OutputError, "cannot be written: Not a directory", "set HF_HOME", within_s=FILE_S):
+    with refused(OutputError, r"home takes no files \(it is a file\)", "set HF_HOME", within_s=FILE_S):
         find_model(checkpoint)
 
 

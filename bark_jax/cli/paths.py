@@ -1,9 +1,9 @@
 """Files that a verb will write, checked before it does minutes of work."""
 
-import tempfile
 from pathlib import Path
 
-from bark_jax.errors import InputError
+from bark_jax.errors import InputError, OutputError
+from bark_jax.folders import as_path, check_takes_files
 from bark_jax.hub import shown
 
 PLOT_FORMATS = (".png", ".svg", ".pdf")
@@ -11,20 +11,16 @@ PLOT_FORMATS = (".png", ".svg", ".pdf")
 
 def check_place(option: str, path: str) -> None:
     """Raises InputError where a file of this name cannot be written."""
-    folder = Path(path).parent
-    told, told_folder = f"--{option.replace('_', '-')} is {shown(path, 300)}", shown(str(folder), 300)
+    option = f"--{option.replace('_', '-')}"
+    place, told = as_path(path, option), f"{option} is {shown(path, 300)}"
+    if place.is_dir():
+        raise InputError(f"{told}, which is a folder; give the name of a file in it")
+    if not place.parent.is_dir():
+        raise InputError(f"{told}, but there is no folder {shown(str(place.parent), 300)}; create it first")
     try:
-        if Path(path).is_dir():
-            raise InputError(f"{told}, which is a folder; give the name of a file in it")
-        if not folder.is_dir():
-            raise InputError(f"{told}, but there is no folder {told_folder}; create it first")
-        # Permissions do not tell: a system's own folders, or a full disk, take no file from whoever asks.
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"{told}, but the folder {told_folder} takes no such file: {error.strerror}; name another place"
-        ) from error
+        check_takes_files(place)
+    except OutputError as error:
+        raise InputError(f"{told}: {error}") from error
 
 
 def check_plot(path: str | None) -> str | None:
@@ -33,6 +29,6 @@ def check_plot(path: str | None) -> str | None:
         from bark_jax import plots  # noqa: F401, raises UnsupportedError without matplotlib
 
         if Path(path).suffix.lower() not in PLOT_FORMATS:
-            raise InputError(f"--plot is {path!r}, expected a name that ends in one of {', '.join(PLOT_FORMATS)}")
+            raise InputError(f"--plot is {shown(path)}, expected a name that ends in one of {', '.join(PLOT_FORMATS)}")
         check_place("plot", path)
     return path

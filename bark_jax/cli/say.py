@@ -24,6 +24,7 @@ from bark_jax.cli.paths import check_place, check_plot
 from bark_jax.cli.player import find_player, play
 from bark_jax.cli.progress import Progress
 from bark_jax.errors import InputError, ModelNotFoundError
+from bark_jax.hub import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -184,7 +185,7 @@ def _check_output(output: str | None, is_played: bool, as_json: bool) -> str | N
 def _check_npz(option: str, path: str | None) -> str | None:
     if path is not None:
         if not path.endswith(".npz"):
-            raise InputError(f"--{option.replace('_', '-')} is {path!r}, expected a name that ends in .npz")
+            raise InputError(f"--{option.replace('_', '-')} is {shown(path)}, expected a name that ends in .npz")
         check_place(option, path)
     return path
 
@@ -198,7 +199,7 @@ def _read_stdin() -> str:
 
 
 def _introduction(model: str, seed: int) -> str:
-    line = f"model {model}, seed {seed}"
+    line = f"model {model[:200]}, seed {seed}"
     if model == tiny.NAME:
         line += f"\n{tiny.NAME} is a small demonstration, which knows few words. Any text: -m suno/bark-small"
     return line

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,8 @@ from bark_jax.cli.prepare import (
     semantic_tokenizer_option,
     tokenizer_option,
 )
-from bark_jax.errors import InputError
+from bark_jax.errors import InputError, OutputError
+from bark_jax.hub import shown
 
 if TYPE_CHECKING:
     from bark_jax.model import BarkModel
@@ -166,12 +166,13 @@ def _make_plan(networks: tuple[str, ...], options: dict[str, Any]) -> dict[str, 
 
 def _check_run(run: Path, networks: tuple[str, ...], plan: dict[str, Any], *, is_lora: bool) -> None:
     """Refuses now what the last of several networks, or the writing, would come upon after hours."""
-    from bark_jax.folders import check_destination
+    from bark_jax.folders import as_path, check_destination, check_takes_files
     from bark_jax.training.loop import check_settings
 
-    place = next(path for path in (run, *run.resolve().parents) if path.exists())
-    if not place.is_dir() or not os.access(place, os.W_OK):
-        raise InputError(f"RUN is {str(run)!r}, but {str(place)!r} is no folder that takes new files")
+    try:
+        check_takes_files(as_path(run, "RUN") / MODEL_FOLDER)
+    except OutputError as error:
+        raise InputError(f"RUN is {shown(str(run))}: {error}") from error
     for name in networks:
         wanted = {key: dataclasses.asdict(plan[key]) for key in ("run", "settings", "optimizer")}
         check_settings(run / NETWORKS[name], {"network": NETWORKS[name], **wanted})
@@ -314,6 +315,8 @@ def _choose_devices(given: str | None) -> tuple[Any, ...] | None:
     devices = jax.devices()
     if given == "all":
         return tuple(devices)
-    if not given.isdecimal() or not 1 <= int(given) <= len(devices):
-        raise InputError(f"--devices is {given!r}, expected all or a number from 1 to the {len(devices)} there are")
+    if not given.isdecimal() or len(given) > 9 or not 1 <= int(given) <= len(devices):
+        raise InputError(
+            f"--devices is {shown(given)}, expected all or a number from 1 to the {len(devices)} there are"
+        )
     return tuple(devices[: int(given)])

@@ -1,12 +1,16 @@
 """`bark-jax voices`: which voices a model has by name."""
 
 import json
+import os
 from typing import Any
 
 import click
 
 from bark_jax.cli.group import Verb
 from bark_jax.cli.options import json_option, model_option, revision_option
+from bark_jax.errors import ModelNotFoundError
+
+MODEL_FILES = (".json", ".pt")
 
 EXAMPLES = """\b
 Examples:
@@ -33,9 +37,15 @@ def command(model: str, revision: str | None, language: str | None, as_json: boo
 
 
 def open_processor(model: str, revision: str | None) -> Any:
-    """A model's processor for its voices alone, with a tokenizer that needs no download."""
+    """A model's processor for its voices alone, with a tokenizer that needs no download.
+
+    Raises:
+      ModelNotFoundError: a folder of something else, which would pass for a Bark without voices of its own.
+    """
     from bark_jax import tiny
     from bark_jax.processor import BarkProcessor
     from bark_jax.tokenizer import TOKENIZER_FILE
 
+    if os.path.isdir(model) and not any(name.endswith(MODEL_FILES) for name in os.listdir(model)):
+        raise ModelNotFoundError(f"{model} holds no model: neither a config.json nor Suno's text.pt")
     return BarkProcessor.from_pretrained(model, revision=revision, tokenizer=tiny.FOLDER / TOKENIZER_FILE)
