@@ -170,11 +170,7 @@ class BarkModel:
         ids_BT, mask_BT = self._check_ids(input_ids, attention_mask)
         B = len(ids_BT)
         n_each = check_count("num_return_sequences", num_return_sequences)
-        if B * n_each > MOST_ROWS:
-            raise InputError(
-                f"that is {B * n_each:,} rows at once, and a call takes {MOST_ROWS:,}; make several calls, or hand "
-                "texts by the thousand to bark_jax.batch"
-            )
+        _check_rows(B * n_each)
         check_flag("return_output_lengths", return_output_lengths)
         texts = [text_tokens(ids_T, mask_T, self.spaces) for ids_T, mask_T in zip(ids_BT, mask_BT, strict=True)]
         voices = self._check_voices(history_prompt, B)
@@ -285,6 +281,7 @@ class BarkModel:
         ids_BT = _as_integers("input_ids", input_ids)
         if ids_BT.ndim != 2 or 0 in ids_BT.shape:
             raise InputError(f"input_ids has shape {ids_BT.shape}, expected [rows, tokens] with at least one of each")
+        _check_rows(len(ids_BT))
         if ids_BT.shape[1] > self.spaces.n_text:
             raise InputError(
                 f"input_ids has {ids_BT.shape[1]} tokens a row, and the prompt has room for {self.spaces.n_text}; "
@@ -325,6 +322,14 @@ class BarkModel:
 
 
 _NOTHING = np.zeros(0, np.int32)
+
+
+def _check_rows(n_rows: int) -> None:
+    if n_rows > MOST_ROWS:
+        raise InputError(
+            f"that is {n_rows:,} rows at once, and a call takes {MOST_ROWS:,}; make several calls, or hand texts by "
+            "the thousand to bark_jax.batch"
+        )
 
 
 def as_on_stage(on_stage: OnStage | None) -> OnStage:
