@@ -8,6 +8,7 @@ import dataclasses
 import functools
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from bark_jax.models import attention, decoder
 from bark_jax.models.attention import Implementations, resolve
 from bark_jax.models.decoder import Decoder, make_decoder
 from bark_jax.models.gpt import BarkSemanticModel
+from bark_jax.models.int8 import quantize
 from bark_jax.models.kernel_probe import probe
 from bark_jax.stages import coarse, semantic
 from bark_jax.tokens import TokenSpaces
@@ -249,6 +251,37 @@ def test_semantic_steps_write_the_cache_in_place():
     lowered = semantic.run_steps.lower(model, prompt, greedy(2), state, 9, spaces=spaces)
     # The decoder holds the weights once more.
     assert lowered.compile().memory_analysis().temp_size_in_bytes < n_weights + 0.1 * n_bytes
+
+
+@pytest.mark.parametrize("kind", ["decoder", "network", "int8"])
+def test_steps_read_a_head_that_was_cut_before_them(kind, monkeypatch):
+    """Cut within the loop it would be copied at every step."""
+    model, spaces = make_semantic()
+    if kind == "network":
+        monkeypatch.setattr(decoder, "MOST_ROWS", 0)
+    if kind == "int8":
+        quantize(model)
+    prompt = semantic.make_prompt([semantic.SemanticRow(np.arange(3), np.zeros(0), 40)], spaces)
+    state = jax.eval_shape(functools.partial(semantic.start, spaces=spaces), model, prompt)
+    run = functools.partial(semantic.run_steps.__wrapped__, spaces=spaces)
+    traced = jax.make_jaxpr(run)(model, prompt, greedy(1), state, 9)
+    (loop,) = [equation for equation in traced.eqns if equation.primitive.name == "while"]
+    shapes = {spaces.semantic_end + 1, model.config.hidden_size}
+    cut = [equation for equation in equations(traced.jaxpr) if is_cut(equation, shapes)]
+    within = [equation for equation in equations(loop.params["body_jaxpr"].jaxpr) if is_cut(equation, shapes)]
+    assert cut and not within
+
+
+def equations(jaxpr):
+    """All of a program's, in whatever they are nested."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            yield from equations(inner)
+
+
+def is_cut(equation, shape):
+    return "slice" in equation.primitive.name and set(equation.outvars[0].aval.shape) == shape
 
 
 def make_semantic():

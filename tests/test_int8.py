@@ -49,6 +49,17 @@ def test_activations_keep_15_bits(shape, rng):
     assert np.std(found - exact) < 5e-5 * exact.std()
 
 
+@pytest.mark.parametrize("has_unit", [False, True])
+def test_sequences_take_float32_weights_where_a_cpu_has_no_unit_for_eight_bits(has_unit, monkeypatch, rng):
+    monkeypatch.setattr(int8, "has_int8_matrix_unit", lambda: has_unit)
+    _, layer = make_linear(use_bias=False)
+    x = jnp.asarray(rng.normal(size=(1, 20, 96)), jnp.float32)
+    sequence, steps = (jax.make_jaxpr(layer)(part).pretty_print() for part in (x, x[0]))
+    assert ("preferred_element_type=int32" in sequence) == has_unit
+    assert "preferred_element_type=int32" in steps
+    np.testing.assert_allclose(layer(x)[0], layer(x[0]), atol=2e-4)
+
+
 def test_what_other_devices_compute_is_the_same(monkeypatch, rng):
     _, layer = make_linear()
     x = jnp.asarray(rng.normal(size=(5, 96)), jnp.float32)
@@ -68,7 +79,7 @@ def test_a_row_is_the_same_to_the_last_bit_or_two_among_any_neighbours(rng):
 def test_features_of_a_range_are_those_of_all():
     _, layer = make_linear(use_bias=False)
     x = jnp.linspace(-1, 1, 96)[None]
-    np.testing.assert_array_equal(layer.features(x, 8, 13), layer(x)[:, 8:21])
+    np.testing.assert_array_equal(layer.features(8, 13)(x), layer(x)[:, 8:21])
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])

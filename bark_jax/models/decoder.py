@@ -5,6 +5,8 @@ that make one output are neighbours. On a GPU few rows also run the kernels of `
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -110,21 +112,16 @@ class Decoder:
 
     def logits(self, hidden_BD: jax.Array, start: int = 0, size: int | None = None) -> jax.Array:
         """float32 logits of `size` ids from `start` on, for what `decode` gave."""
-        weight_VD = self.head.weight_NK
-        size = weight_VD.shape[0] - start if size is None else size
-        if self.uses_kernels:
-            from bark_jax.models import decode_kernels
+        return self.head_of(start, size)(hidden_BD)
 
-            return decode_kernels.linear(
-                hidden_BD,
-                weight_VD,
-                norm_K=self.model.final_norm.scale[...],
-                start=start,
-                size=size,
-                out_dtype=jnp.float32,
-            )[:, :size]
-        return jax.lax.dot_general(
-            hidden_BD, weight_VD[start : start + size], (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
+    def head_of(self, start: int = 0, size: int | None = None) -> Callable[[jax.Array], jax.Array]:
+        """`BarkCausalModel.head_of`, to rounding."""
+        size = self.model.head.out_features - start if size is None else size
+        if self.uses_kernels:
+            return functools.partial(_kernel_head, self, start=start, size=size)
+        weight_VD = self.head.weight_NK[start : start + size]
+        return lambda hidden_BD: jax.lax.dot_general(
+            hidden_BD, weight_VD, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
         )
 
 
@@ -138,6 +135,15 @@ def _step(
     y_BNH = attend_to_slots(qkv_B3NH[:, 0], keys, values, length_B + 1)
     x_BD = x_BD + layer.out(y_BNH.reshape(B, D))
     return x_BD + layer.down(jax.nn.gelu(layer.up(layer.mlp_norm(x_BD)), approximate=False)), keys, values
+
+
+def _kernel_head(decoder: Decoder, hidden_BD: jax.Array, start: int, size: int) -> jax.Array:
+    from bark_jax.models import decode_kernels
+
+    norm_D, weight_VD = decoder.model.final_norm.scale[...], decoder.head.weight_NK
+    return decode_kernels.linear(hidden_BD, weight_VD, norm_K=norm_D, start=start, size=size, out_dtype=jnp.float32)[
+        :, :size
+    ]
 
 
 def _kernel_step(

@@ -1,5 +1,7 @@
 """The causal transformer of the semantic and coarse stages: a GPT-2 with learned positions and an untied head."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -94,11 +96,18 @@ class BarkCausalModel(nnx.Module):
 
     def logits(self, hidden: jax.Array, start: int = 0, size: int | None = None) -> jax.Array:
         """float32 logits of `size` ids from `start` on (all of them by default), for hidden states [..., D]."""
+        return self.head_of(start, size)(hidden)
+
+    def head_of(self, start: int = 0, size: int | None = None) -> Callable[[jax.Array], jax.Array]:
+        """`logits` of these ids as a function of the hidden states.
+
+        A loop takes it before it starts: XLA would cut the weights out of the head again at every step.
+        """
         size = self.head.out_features - start if size is None else size
         if isinstance(self.head, Int8Linear):
-            return self.head.features(hidden, start, size)
-        kernel_DV = self.head.kernel[...]
-        return jnp.matmul(hidden, kernel_DV[:, start : start + size], preferred_element_type=jnp.float32)
+            return self.head.features(start, size)
+        kernel_DV = self.head.kernel[...][:, start : start + size]
+        return lambda hidden: jnp.matmul(hidden, kernel_DV, preferred_element_type=jnp.float32)
 
     def prefill(self, embeds_BTD: jax.Array, length_B: jax.Array, n_slots: int) -> KVCache:
         """Reads prompts that are left-aligned and padded to one length.

@@ -5,7 +5,14 @@ bytes, which is what a decoding step on a CPU waits for, and CPUs multiply such 
 
 Activations keep about 15 bits: they are cut into a coarse and a fine part of eight bits each, which pass the same
 weights side by side. Sums of such products are exact whatever their order.
+
+Whole sequences are bound by arithmetic instead. Where the CPU has no matrix unit for such numbers (Intel's AMX), they
+pass weights that have been made float32 again, at 1.3 times the speed.
 """
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -27,17 +34,14 @@ class Int8Linear(nnx.Module):
         self.weight, self.scale, self.bias = nnx.Param(weight_NK), nnx.Param(scale_N), linear.bias
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[..., in] -> [..., out], in the dtype of x."""
-        return self.features(x, 0, self.out_features).astype(x.dtype)
+        """[B, in] or [B, T, in] -> the same with out, in the dtype of x."""
+        return self.features()(x).astype(x.dtype)
 
-    def features(self, x: jax.Array, start: int, size: int) -> jax.Array:
-        """float32 of `size` output features from `start` on."""
-        multiply = _multiply_on_cpu if jax.default_backend() == "cpu" else _multiply
-        taken = slice(start, start + size)
-        y_MN = multiply(x.reshape(-1, self.in_features), self.weight[taken]) * self.scale[taken][None]
-        if self.bias is not None:
-            y_MN = y_MN + self.bias[taken].astype(jnp.float32)[None]
-        return y_MN.reshape(*x.shape[:-1], size)
+    def features(self, start: int = 0, size: int | None = None) -> Callable[[jax.Array], jax.Array]:
+        """What computes `size` output features from `start` on, in float32."""
+        taken = slice(start, None if size is None else start + size)
+        bias_N = None if self.bias is None else self.bias[taken]
+        return functools.partial(_linear, weight_NK=self.weight[taken], scale_N=self.scale[taken], bias_N=bias_N)
 
 
 def quantize(network: nnx.Module) -> None:
@@ -65,6 +69,25 @@ def rounded(kernel_KN: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _scale(x_MK: jax.Array) -> jax.Array:
     """[M, 1], what is 1 in the multiples of each row; of a row of zeros any number."""
     return jnp.maximum(jnp.max(jnp.abs(x_MK), axis=1, keepdims=True) / MOST, jnp.finfo(jnp.float32).tiny)
+
+
+def _linear(x: jax.Array, weight_NK: jax.Array, scale_N: jax.Array, bias_N: jax.Array | None) -> jax.Array:
+    is_step = x.ndim == 2 or x.shape[1] == 1  # not by the number of rows: a row reads alike in any company
+    in_parts = jax.default_backend() == "cpu" and (is_step or has_int8_matrix_unit())
+    multiply = _multiply_on_cpu if in_parts else _multiply
+    y_MN = multiply(x.reshape(-1, x.shape[-1]), weight_NK) * scale_N[None]
+    if bias_N is not None:
+        y_MN = y_MN + bias_N.astype(jnp.float32)[None]
+    return y_MN.reshape(*x.shape[:-1], len(scale_N))
+
+
+@functools.cache
+def has_int8_matrix_unit() -> bool:
+    """Whether Linux says so of this CPU; other systems run on none that has one."""
+    try:
+        return "amx_int8" in Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False
 
 
 def _multiply(x_MK: jax.Array, weight_NK: jax.Array) -> jax.Array:

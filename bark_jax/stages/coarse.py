@@ -203,15 +203,16 @@ def _generate_window(
     # A row that has ended starts over each time, so that it never runs out of the cache.
     cache = dataclasses.replace(cache, length_B=jnp.where(is_active_B, length_B - 1, 0))
     last_B = jnp.take_along_axis(tokens_BT, (length_B - 1)[:, None], axis=1)[:, 0]
+    starts = [spaces.semantic_vocab + codebook * spaces.codebook_size for codebook in range(spaces.n_coarse)]
+    heads = [decoder.head_of(start, spaces.codebook_size) for start in starts]
 
     def body(frame: jax.Array, carry: tuple) -> tuple:
-        """One frame. The codebooks are unrolled, so that each reads its own static slice of the head."""
+        """One frame. The codebooks are unrolled, so that each reads its own part of the head."""
         last_B, cache, tokens_BT, logprob_BT = carry
-        for codebook in range(spaces.n_coarse):
+        for codebook, (start, head) in enumerate(zip(starts, heads, strict=True)):
             index = frame * spaces.n_coarse + codebook
-            start = spaces.semantic_vocab + codebook * spaces.codebook_size
             hidden_BD, cache = decoder.decode(last_B, cache)
-            logits_BV = decoder.logits(hidden_BD, start, spaces.codebook_size)
+            logits_BV = head(hidden_BD)
             code_B = choose(draw_logits(logits_BV, sampling), sampling, done_B + index)
             last_B = start + code_B
             tokens_BT = tokens_BT.at[:, index].set(last_B)

@@ -135,11 +135,11 @@ def run_steps(
     """
     sampling = dataclasses.replace(sampling, key_B=fold(sampling.key_B, SEMANTIC_STAGE))
     decoder = make_decoder(model, len(state.done_B))
+    head = decoder.head_of(0, spaces.semantic_end + 1)
 
     def step(_: jax.Array, state: Decoding) -> Decoding:
         hidden_BD, cache = decoder.decode(state.last_B, state.cache)
-        logits_BV = decoder.logits(hidden_BD, 0, spaces.semantic_end + 1)
-        return _choose_token(state, cache, _mask(logits_BV, prompt, spaces), prompt, sampling, spaces)
+        return _choose_token(state, cache, _mask(head(hidden_BD), prompt, spaces), prompt, sampling, spaces)
 
     def steps(carry: tuple[jax.Array, Decoding]) -> tuple[jax.Array, Decoding]:
         n_done, state = carry
