@@ -1,5 +1,6 @@
 """The slot engine: rows of any mix get what they would get alone, whoever shares the slots with them."""
 
+import functools
 import subprocess
 import sys
 
@@ -76,26 +77,21 @@ def test_the_order_of_rows_changes_no_bit_of_any(spoken, speaker, requests):
         np.testing.assert_array_equal(finished.utterance.coarse_logprob, spoken[tag].utterance.coarse_logprob)
 
 
-@pytest.mark.parametrize("rows_per_read", [1, 2, 3])
-def test_coarse_prompts_that_few_rows_read_at_a_time_are_read_alike(bark, requests, rows_per_read):
+@pytest.mark.parametrize("n_at_once", [1, 2, 3])
+def test_coarse_prompts_that_few_rows_read_at_a_time_are_read_alike(bark, requests, n_at_once, monkeypatch):
     """Rows of several lengths, with a voice and without: some read a long prompt, some a short one, some none."""
     model, rows = bark.model, [request.row for request in requests[:5]]
     tokens = [np.arange(row.settings.max_semantic_tokens, dtype=np.int32) % model.spaces.semantic_vocab for row in rows]
     voices = [coarse_voice(row) for row in rows]
     found = []
-    for per_read in (None, rows_per_read):
+    for few in (len(rows), n_at_once):
+        monkeypatch.setattr(coarse, "rows_at_once", lambda _, few=few: few)
+        run_windows = jax.jit(functools.partial(coarse.run_windows.__wrapped__, spaces=model.spaces))
         prompt = coarse.make_prompt(tokens, voices, model.spaces)
         state = coarse.start(model.coarse_acoustics, prompt, spaces=model.spaces)
         for n_windows in (1, 100):
-            state = coarse.run_windows(
-                model.coarse_acoustics,
-                prompt,
-                sampling_of(rows, "coarse", len(rows)),
-                state,
-                n_windows,
-                spaces=model.spaces,
-                rows_per_read=per_read,
-            )
+            sampling = sampling_of(rows, "coarse", len(rows))
+            state = run_windows(model.coarse_acoustics, prompt, sampling, state, n_windows)
         found.append(coarse.read_codes(prompt, state, spaces=model.spaces))
     together, few = found
     for row, length in enumerate(together.length_B):

@@ -154,6 +154,35 @@ def test_thousands_of_calls_take_no_more_than_the_first_hundreds(bark):
     assert programs.names.total() <= MAX_PROGRAMS
 
 
+def test_fifty_calls_with_everything_new_compile_nothing(bark):
+    dice, voices = random.Random(1), [None]
+    ways = {
+        "a row": lambda text, **settings: voices.append(bark.generate(text, **settings).as_voice()),
+        "two rows": lambda text, **settings: bark.generate([text, text[1:] + "b"], **settings),
+        "a stream": lambda text, **settings: list(bark.stream(text, **settings)),
+    }
+
+    def call(way):
+        ways[way](
+            "".join(dice.choice("abcdefgh ijklmnop.,") for _ in range(dice.randrange(1, 60))) + "a",
+            seed=dice.randrange(2**64),
+            voice=dice.choice(voices[-3:]),
+            max_new_tokens=dice.randrange(3, 16),
+            allow_early_stop=False,
+            temperature=dice.uniform(0.3, 1.5),
+            min_eos_p=dice.uniform(0.1, 1),
+            semantic_top_k=dice.randrange(1, 50),
+            fine_temperature=dice.uniform(0, 1.5),
+        )
+
+    for way in ways:
+        call(way)
+    with Programs() as programs:
+        for _ in range(50):
+            call(dice.choice(list(ways)))
+    assert len(voices) > 10 and not programs.names
+
+
 def test_what_is_laid_out_on_the_host_compiles_nothing(bark):
     """Or else each number of rows adds a program for each kind of array."""
     model, n_rows = bark.model, 7

@@ -43,6 +43,38 @@ def run_coarse(twins, tokens, voices, spaces):
     return [np.asarray(out.codes_BQT[b, :, :n]) for b, n in enumerate(out.length_B.tolist())]
 
 
+@pytest.mark.parametrize("n_at_once", [1, 2])
+def test_the_fine_stage_reads_only_the_windows_that_rows_need(n_at_once, monkeypatch, toy_model):
+    """With a voice a second window starts at half of the frames, so a batch is a mixture of both."""
+    spaces, read = toy_model.spaces, []
+    fill = fine._fill_window
+
+    def counted(model, prompt, sampling, window_B, spaces):
+        jax.debug.callback(lambda n_frames_B: read.append(n_frames_B), prompt.n_frames_B)
+        return fill(model, prompt, sampling, window_B, spaces)
+
+    n_frames = [spaces.fine_window - 9, 7, 0, spaces.fine_window + 40, 30]
+    dice = np.random.default_rng(0)
+    codes = [dice.integers(0, spaces.codebook_size, (2, n)) for n in n_frames]
+    history = dice.integers(0, spaces.codebook_size, (spaces.n_fine, spaces.n_fine_history))
+    histories = [history, None, None, history, history]
+
+    def run(rows, generate):
+        prompt = fine.make_prompt([codes[row] for row in rows], [histories[row] for row in rows], spaces)
+        out = generate(toy_model.fine_acoustics, prompt, greedy(len(rows)), spaces=spaces)
+        return [np.asarray(out[b, :, : n_frames[row]]) for b, row in enumerate(rows)]
+
+    alone = [run([row], fine.generate_fine)[0] for row in range(5)]
+    monkeypatch.setattr(fine, "_fill_window", counted)
+    monkeypatch.setattr(fine, "rows_at_once", lambda n_rows: min(n_rows, n_at_once))
+    counting = jax.jit(
+        lambda *rows, spaces: fine.generate_fine.__wrapped__(*rows, spaces=spaces), static_argnames="spaces"
+    )
+    for found, expected in zip(run(range(5), counting), alone, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert [len(n_frames_B) for n_frames_B in read] == {1: [1] * 7, 2: [2] * 4}[n_at_once]
+
+
 def run_fine(twins, codes, voices, spaces):
     prompt = fine.make_prompt(codes, [None if voice is None else voice.fine for voice in voices], spaces)
     out = fine.generate_fine(twins.ours.fine_acoustics, prompt, greedy(len(codes)), spaces=spaces)

@@ -30,7 +30,7 @@ from bark_jax.settings import check_count
 from bark_jax.stages import coarse, fine, semantic
 from bark_jax.stages.codec import FRAMES_STEP, decode_codes, decode_padded
 from bark_jax.stages.sampling import Sampling
-from bark_jax.stages.slots import put_rows
+from bark_jax.stages.slots import ROWS_AT_ONCE, put_rows
 from bark_jax.tokens import TokenSpaces
 
 N_SLOTS = 16
@@ -223,8 +223,7 @@ class _Programs:
         self.model, self.n_devices = model, len(devices)
         is_cpu = devices[0].platform == "cpu"
         # A CPU gains nothing from company in what is bound by arithmetic; an accelerator does.
-        self.n_group = (1 if is_cpu else 8) * len(devices)
-        rows_per_read = 1 if is_cpu else 4  # few rows read a coarse prompt at once, and these are long
+        self.n_group = (1 if is_cpu else ROWS_AT_ONCE) * len(devices)
         self._mesh = Mesh(np.array(devices), ("data",))
         put = functools.partial(jax.device_put, device=NamedSharding(self._mesh, P()))
         self.semantic_model, self.coarse_model = put(model.semantic), put(model.coarse_acoustics)
@@ -234,7 +233,7 @@ class _Programs:
         self.start_semantic = self._divided(semantic.start, 1)
         self.run_semantic = self._divided(steps, 3, donate=(3,))
         self.start_coarse = self._divided(coarse.start, 1)
-        windows = functools.partial(coarse.run_windows, n_windows=1, rows_per_read=rows_per_read)
+        windows = functools.partial(coarse.run_windows, n_windows=1)
         self.run_coarse = self._divided(windows, 3, donate=(3,))
         self._fill = self._divided(fine.generate_fine, 2)
         self._decode = self._divided(lambda *rows, spaces: decode_padded(*rows), 2)

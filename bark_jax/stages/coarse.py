@@ -26,7 +26,7 @@ from bark_jax.models.attention import KVCache
 from bark_jax.models.decoder import Decoder, make_decoder
 from bark_jax.models.gpt import BarkCoarseModel
 from bark_jax.stages.sampling import COARSE_STAGE, Sampling, choose, draw_logits, fold, log_probability
-from bark_jax.stages.slots import put_rows
+from bark_jax.stages.slots import put_rows, rows_at_once, take_rows
 from bark_jax.tokens import TokenSpaces, interleave
 
 
@@ -133,7 +133,7 @@ def start(model: BarkCoarseModel, prompt: CoarsePrompt, *, spaces: TokenSpaces) 
     )
 
 
-@functools.partial(jax.jit, static_argnames=("spaces", "rows_per_read"), donate_argnames="state")
+@functools.partial(jax.jit, static_argnames="spaces", donate_argnames="state")
 def run_windows(
     model: BarkCoarseModel,
     prompt: CoarsePrompt,
@@ -142,13 +142,11 @@ def run_windows(
     n_windows: int | jax.Array,
     *,
     spaces: TokenSpaces,
-    rows_per_read: int | None = None,
 ) -> WindowsDone:
     """Generates n_windows windows more a row, or as many as the row needs.
 
     One program for every n_windows: stopping on the way and going on gives, bit for bit, what one run gives. The rows
-    need not have started together; where they have not, few read a prompt at a time, and `rows_per_read` saves reading
-    those of all. None is for rows that start together.
+    need not have started together.
     """
     sampling = dataclasses.replace(sampling, key_B=fold(sampling.key_B, COARSE_STAGE))
     needed_B = spaces.n_windows(prompt.n_frames_B)
@@ -157,7 +155,7 @@ def run_windows(
     def body(carry: tuple[jax.Array, WindowsDone]) -> tuple[jax.Array, WindowsDone]:
         n_done, state = carry
         is_active_B = state.window_B < needed_B
-        return n_done + 1, _generate_window(model, decoder, prompt, sampling, state, is_active_B, spaces, rows_per_read)
+        return n_done + 1, _generate_window(model, decoder, prompt, sampling, state, is_active_B, spaces)
 
     _, state = jax.lax.while_loop(
         lambda carry: (carry[0] < n_windows) & jnp.any(carry[1].window_B < needed_B), body, (jnp.int32(0), state)
@@ -192,14 +190,13 @@ def _generate_window(
     state: WindowsDone,
     is_active_B: jax.Array,
     spaces: TokenSpaces,
-    rows_per_read: int | None,
 ) -> WindowsDone:
     """Reads the window's prompt and appends coarse_window tokens to each active row."""
     done_B = state.window_B * spaces.coarse_window
     tokens_BT, length_B = _window_prompt(prompt, state, spaces)
     # The loop reads the prompt's last token, so that all of its steps are alike.
     is_new_B = is_active_B & ~_goes_on(prompt, state, spaces)
-    cache = _read_prompts(model, state.cache, tokens_BT, length_B - 1, is_new_B, spaces, rows_per_read)
+    cache = _read_prompts(model, state.cache, tokens_BT, length_B - 1, is_new_B, spaces)
     # A row that has ended starts over each time, so that it never runs out of the cache.
     cache = dataclasses.replace(cache, length_B=jnp.where(is_active_B, length_B - 1, 0))
     last_B = jnp.take_along_axis(tokens_BT, (length_B - 1)[:, None], axis=1)[:, 0]
@@ -267,7 +264,6 @@ def _read_prompts(
     length_B: jax.Array,
     is_new_B: jax.Array,
     spaces: TokenSpaces,
-    rows_per_read: int | None,
 ) -> KVCache:
     """The cache with the prompts of the rows that are new, less their last token; the other rows stay as they are.
 
@@ -276,21 +272,17 @@ def _read_prompts(
     """
     n_short = spaces.n_coarse_semantic
     is_short_B = length_B <= n_short
-    cache = _read_rows(model, cache, tokens_BT[:, :n_short], length_B, is_new_B & is_short_B, rows_per_read)
-    return _read_rows(model, cache, tokens_BT[:, :-1], length_B, is_new_B & ~is_short_B, rows_per_read)
+    cache = _read_rows(model, cache, tokens_BT[:, :n_short], length_B, is_new_B & is_short_B)
+    return _read_rows(model, cache, tokens_BT[:, :-1], length_B, is_new_B & ~is_short_B)
 
 
 def _read_rows(
-    model: BarkCoarseModel,
-    cache: KVCache,
-    tokens_BT: jax.Array,
-    length_B: jax.Array,
-    is_read_B: jax.Array,
-    rows_per_read: int | None,
+    model: BarkCoarseModel, cache: KVCache, tokens_BT: jax.Array, length_B: jax.Array, is_read_B: jax.Array
 ) -> KVCache:
-    """The cache with some rows read anew: all of the batch at once, or so many at a time until none is left."""
+    """The cache with some rows read anew, a few at a time until none is left."""
     B = len(length_B)
-    if rows_per_read is None or rows_per_read >= B:
+    n_at_once = rows_at_once(B)
+    if n_at_once == B:
 
         def read(cache: KVCache) -> KVCache:
             return cache.replaced(is_read_B, model.prefill(model.embed(tokens_BT), length_B, cache.n_slots))
@@ -299,8 +291,7 @@ def _read_rows(
 
     def read_some(carry: tuple[KVCache, jax.Array]) -> tuple[KVCache, jax.Array]:
         cache, is_left_B = carry
-        (row_R,) = jnp.nonzero(is_left_B, size=rows_per_read, fill_value=B)  # past the end where fewer are left
-        tokens_RT, length_R = tokens_BT.at[row_R].get(mode="clip"), length_B.at[row_R].get(mode="clip")
+        (tokens_RT, length_R), row_R = take_rows((tokens_BT, length_B), is_left_B, n_at_once)
         some = model.prefill(model.embed(tokens_RT), length_R, cache.n_slots)
         return put_rows(cache, some, row_R, B), is_left_B.at[row_R].set(False, mode="drop")
 

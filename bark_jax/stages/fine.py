@@ -3,7 +3,7 @@
 The network reads fine_window frames at once and fills one codebook after the other. More frames take several windows,
 which advance by n_fine_history frames and overwrite what overlaps. All frames of a window see each other, so the number
 of frames a row has, and what pads it to a whole window, is part of its result: every row gets the windows that it would
-have alone.
+have alone. Rows of one window are not read again while others have their second.
 
 Source: suno-ai/bark, bark/generation.py, `generate_fine`.
 """
@@ -18,6 +18,7 @@ import numpy as np
 
 from bark_jax.models.fine_gpt import BarkFineModel
 from bark_jax.stages.sampling import FINE_STAGE, Sampling, fold
+from bark_jax.stages.slots import rows_at_once, take_rows
 from bark_jax.tokens import TokenSpaces
 
 
@@ -65,15 +66,22 @@ def generate_fine(model: BarkFineModel, prompt: FinePrompt, sampling: Sampling, 
       codes_BQT, int32 [B, n_fine, T] without the history; T is the prompt's width less n_fine_history. Past a row's
       frames the codes mean nothing. Where the network's logits are not finite, the code is -1.
     """
+    B = len(prompt.n_frames_B)
     sampling = dataclasses.replace(sampling, key_B=fold(sampling.key_B, FINE_STAGE))
     n_windows_B = count_windows(prompt.n_frames_B, prompt.n_history_B, spaces)
 
-    def body(carry: tuple) -> tuple:
-        window, codes_BTQ = carry
-        return window + 1, _fill_window(model, prompt, sampling, window, window < n_windows_B, codes_BTQ, spaces)
+    def body(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        """A window of the first rows that need one."""
+        window_B, codes_BTQ = carry
+        all_rows = dataclasses.replace(prompt, codes_BTQ=codes_BTQ), sampling, window_B
+        rows, row_R = take_rows(all_rows, window_B < n_windows_B, rows_at_once(B))
+        codes_RTQ = _fill_window(model, *rows, spaces)
+        return window_B.at[row_R].add(1, mode="drop"), codes_BTQ.at[row_R].set(codes_RTQ, mode="drop")
 
     _, codes_BTQ = jax.lax.while_loop(
-        lambda carry: carry[0] < jnp.max(n_windows_B), body, (jnp.int32(0), prompt.codes_BTQ)
+        lambda carry: jnp.any(carry[0] < n_windows_B),
+        body,
+        (jnp.zeros(B, jnp.int32), jnp.asarray(prompt.codes_BTQ)),
     )
     n_frames = codes_BTQ.shape[1] - spaces.n_fine_history
     return _slice_rows(codes_BTQ, prompt.n_history_B, n_frames).transpose(0, 2, 1)
@@ -90,29 +98,22 @@ def count_windows(n_frames_B: Any, n_history_B: Any, spaces: TokenSpaces) -> jax
 
 
 def _fill_window(
-    model: BarkFineModel,
-    prompt: FinePrompt,
-    sampling: Sampling,
-    window: jax.Array,
-    is_active_B: jax.Array,
-    codes_BTQ: jax.Array,
-    spaces: TokenSpaces,
+    model: BarkFineModel, prompt: FinePrompt, sampling: Sampling, window_B: jax.Array, spaces: TokenSpaces
 ) -> jax.Array:
-    """Predicts, codebook by codebook, a window's codes from the first frame on that is not context."""
-    advanced = window * spaces.n_fine_history
+    """`codes_BTQ` with one window of each row: its codes from the first frame on that is not context."""
+    advanced_B = window_B * spaces.n_fine_history
     n_total_B = jnp.maximum(prompt.n_history_B + prompt.n_frames_B, spaces.fine_window)  # padded to a whole window
-    start_B = jnp.minimum(advanced, n_total_B - spaces.fine_window)
-    fill_B = jnp.minimum(prompt.n_history_B + advanced, n_total_B - spaces.n_fine_history)
+    start_B = jnp.minimum(advanced_B, n_total_B - spaces.fine_window)
+    fill_B = jnp.minimum(prompt.n_history_B + advanced_B, n_total_B - spaces.n_fine_history)
     is_filled_BT = jnp.arange(spaces.fine_window)[None] >= (fill_B - start_B)[:, None]
-    is_filled_BT = is_filled_BT & is_active_B[:, None]
-    window_BTQ = _slice_rows(codes_BTQ, start_B, spaces.fine_window)
-    key_B = fold(sampling.key_B, window)
+    window_BTQ = _slice_rows(prompt.codes_BTQ, start_B, spaces.fine_window)
+    key_B = fold(sampling.key_B, window_B)
     for codebook in range(spaces.n_coarse, spaces.n_fine):
         logits_BTV = model(codebook, window_BTQ)[:, :, : spaces.codebook_size]
         code_BT = _choose_codes(logits_BTV, sampling.temperature_B, fold(key_B, codebook))
         window_BTQ = window_BTQ.at[:, :, codebook].set(jnp.where(is_filled_BT, code_BT, window_BTQ[:, :, codebook]))
     return jax.vmap(lambda codes_TQ, window_TQ, start: jax.lax.dynamic_update_slice(codes_TQ, window_TQ, (start, 0)))(
-        codes_BTQ, window_BTQ, start_B
+        prompt.codes_BTQ, window_BTQ, start_B
     )
 
 
