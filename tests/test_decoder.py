@@ -73,14 +73,15 @@ def interpreted(monkeypatch):
 @pytest.mark.parametrize("lengths", [[40], [64, 1, 17]])
 def test_a_decoder_reads_as_the_network_does(lengths, bias):
     model = make_model(bias=bias)
-    reader = make_decoder(model, len(lengths))
-    assert isinstance(reader, Decoder) and not reader.uses_kernels
+    reader = jax.jit(functools.partial(Decoder.of, uses_kernels=False))(model)
     np.testing.assert_allclose(read_on(reader, model, lengths), read_on(model, model, lengths), atol=1e-5)
 
 
-def test_many_rows_read_the_network_itself():
+def test_one_row_alone_has_a_decoder_on_a_cpu():
     model = make_model()
-    assert make_decoder(model, decoder.MOST_ROWS + 1) is model
+    reader = make_decoder(model, 1)
+    assert isinstance(reader, Decoder) and not reader.uses_kernels
+    assert make_decoder(model, 2) is model
 
 
 @pytest.mark.parametrize(
@@ -258,7 +259,7 @@ def test_steps_read_a_head_that_was_cut_before_them(kind, monkeypatch):
     """Cut within the loop it would be copied at every step."""
     model, spaces = make_semantic()
     if kind == "network":
-        monkeypatch.setattr(decoder, "MOST_ROWS", 0)
+        monkeypatch.setattr(semantic, "make_decoder", lambda model, n_rows: model)
     if kind == "int8":
         quantize(model)
     prompt = semantic.make_prompt([semantic.SemanticRow(np.arange(3), np.zeros(0), 40)], spaces)

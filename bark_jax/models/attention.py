@@ -94,7 +94,7 @@ class SelfAttention(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Attends within `x_BTD`. Returns the output and the keys and values [B, T, N, H] that it made."""
-        q_BTNH, k_BTNH, v_BTNH = self._project(x_BTD)
+        q_BTNH, k_BTNH, v_BTNH = split_heads(self.qkv(x_BTD), self.n_heads)
         y_BTNH = attend(q_BTNH, k_BTNH, v_BTNH, self.implementations.whole, is_causal=self.is_causal)
         return self.out(y_BTNH.reshape(x_BTD.shape)), k_BTNH, v_BTNH
 
@@ -122,16 +122,16 @@ class SelfAttention(nnx.Module):
           The output [R, D], and keys and values with the new position written into slot `length_B` of each row.
         """
         B = len(length_B)
-        q_B1NH, k_B1NH, v_B1NH = (x_R1NH[:B] for x_R1NH in self._project(x_RD[:, None]))
-        step = {"xla": _step_xla, "pallas": _step_pallas, "cudnn": _step_cudnn}[self.implementations.step]
-        y_BNH, keys, values = step(q_B1NH, k_B1NH, v_B1NH, keys, values, length_B)
+        step = {"xla": step_xla, "pallas": _step_pallas, "cudnn": _step_cudnn}[self.implementations.step]
+        y_BNH, keys, values = step(self.qkv(x_RD)[:B], keys, values, length_B, self.n_heads)
         y_RD = jnp.pad(y_BNH.reshape(B, -1), ((0, len(x_RD) - B), (0, 0)))
         return self.out(y_RD), keys, values
 
-    def _project(self, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        B, T, D = x_BTD.shape
-        qkv_BT3NH = self.qkv(x_BTD).reshape(B, T, 3, self.n_heads, D // self.n_heads)
-        return qkv_BT3NH[:, :, 0], qkv_BT3NH[:, :, 1], qkv_BT3NH[:, :, 2]
+
+def split_heads(qkv: jax.Array, n_heads: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Queries, keys and values [..., N, H] that lie side by side in [..., 3 * N * H]."""
+    qkv = qkv.reshape(*qkv.shape[:-1], 3, n_heads, -1)
+    return qkv[..., 0, :, :], qkv[..., 1, :, :], qkv[..., 2, :, :]
 
 
 def attend(q_BTNH: jax.Array, k_BSNH: jax.Array, v_BSNH: jax.Array, implementation: str, **options: Any) -> jax.Array:
@@ -177,22 +177,25 @@ def _batched(x_MTK: jax.Array, y: jax.Array, axis: int) -> jax.Array:
     return jax.lax.dot_general(x_MTK, y, (((2,), (axis,)), ((0,), (0,))))
 
 
-def _step_xla(q_B1NH, k_B1NH, v_B1NH, keys, values, length_B):
-    keys = write_slot_by_head(keys, k_B1NH[:, 0], length_B)
-    values = write_slot_by_head(values, v_B1NH[:, 0], length_B)
-    return attend_to_slots(q_B1NH[:, 0], keys, values, length_B + 1), keys, values
+def step_xla(
+    qkv_BF: jax.Array, keys: jax.Array, values: jax.Array, length_B: jax.Array, n_heads: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Writes one position a row and attends from it: the output [B, N, H], keys and values."""
+    q_BNH, k_BNH, v_BNH = split_heads(qkv_BF, n_heads)
+    keys = write_slot_by_head(keys, k_BNH, length_B)
+    values = write_slot_by_head(values, v_BNH, length_B)
+    return attend_to_slots(q_BNH, keys, values, length_B + 1), keys, values
 
 
-def _step_pallas(q_B1NH, k_B1NH, v_B1NH, keys, values, length_B):
+def _step_pallas(qkv_BF, keys, values, length_B, n_heads):
     from bark_jax.models import decode_kernels
 
-    B, _, N, _ = q_B1NH.shape
-    qkv_BF = jnp.concatenate([q_B1NH, k_B1NH, v_B1NH], axis=1).reshape(B, -1)
-    parts, lse, keys, values = decode_kernels.attend(qkv_BF, keys, values, length_B, N)
+    parts, lse, keys, values = decode_kernels.attend(qkv_BF, keys, values, length_B, n_heads)
     return decode_kernels.join(parts, lse, qkv_BF.dtype), keys, values
 
 
-def _step_cudnn(q_B1NH, k_B1NH, v_B1NH, keys, values, length_B):
+def _step_cudnn(qkv_BF, keys, values, length_B, n_heads):
+    q_B1NH, k_B1NH, v_B1NH = split_heads(qkv_BF[:, None], n_heads)
     keys, values = write_slot(keys, k_B1NH, length_B), write_slot(values, v_B1NH, length_B)
     return attend(q_B1NH, keys, values, "cudnn", key_value_seq_lengths=length_B + 1), keys, values
 

@@ -1,6 +1,6 @@
 """A causal network laid out for reading one token at a time.
 
-A step at few rows does little but read the weights, and how they lie decides how fast: as [out, in], where the features
+A step of one row does little but read the weights, and how they lie decides how fast: as [out, in], where the features
 that make one output are neighbours. On a GPU few rows also run the kernels of `decode_kernels.py`.
 """
 
@@ -12,15 +12,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bark_jax.models.attention import KVCache, attend_to_slots, write_slot_by_head
+from bark_jax.models.attention import KVCache, step_xla
 from bark_jax.models.gpt import BarkCausalModel
 from bark_jax.models.int8 import is_quantized
 from bark_jax.models.transformer import Block
 
-# Up to how many rows a step reads the weights as [out, in] on a CPU. With more, XLA's products take either layout.
-MOST_ROWS = 8
-# The same for the kernels' matrix products on a GPU.
-MOST_KERNEL_ROWS = 2
+MOST_KERNEL_ROWS = 2  # that the kernels multiply faster than XLA does
 
 
 def make_decoder(model: BarkCausalModel, n_rows: int) -> "BarkCausalModel | Decoder":
@@ -34,7 +31,8 @@ def make_decoder(model: BarkCausalModel, n_rows: int) -> "BarkCausalModel | Deco
     if step == "pallas":
         fits = n_rows <= MOST_KERNEL_ROWS and not model.config.bias and model.config.hidden_size % 8 == 0
         return Decoder.of(model, uses_kernels=True) if fits else model
-    fits = step == "xla" and n_rows <= MOST_ROWS and jax.default_backend() == "cpu"
+    # Two to eight rows take a third longer so: XLA hands them to a library that wants [in, out].
+    fits = step == "xla" and n_rows == 1 and jax.default_backend() == "cpu"
     return Decoder.of(model, uses_kernels=False) if fits else model
 
 
@@ -128,12 +126,8 @@ class Decoder:
 def _step(
     layer: DecoderLayer, x_BD: jax.Array, keys: jax.Array, values: jax.Array, length_B: jax.Array, n_heads: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    B, D = x_BD.shape
-    qkv_B3NH = layer.qkv(layer.attention_norm(x_BD)).reshape(B, 3, n_heads, D // n_heads)
-    keys = write_slot_by_head(keys, qkv_B3NH[:, 1], length_B)
-    values = write_slot_by_head(values, qkv_B3NH[:, 2], length_B)
-    y_BNH = attend_to_slots(qkv_B3NH[:, 0], keys, values, length_B + 1)
-    x_BD = x_BD + layer.out(y_BNH.reshape(B, D))
+    y_BNH, keys, values = step_xla(layer.qkv(layer.attention_norm(x_BD)), keys, values, length_B, n_heads)
+    x_BD = x_BD + layer.out(y_BNH.reshape(x_BD.shape))
     return x_BD + layer.down(jax.nn.gelu(layer.up(layer.mlp_norm(x_BD)), approximate=False)), keys, values
 
 
