@@ -14,7 +14,7 @@ import soundfile
 from click.testing import CliRunner
 
 from bark_jax import tiny
-from bark_jax.cli import compiled, doctor, main, player, say
+from bark_jax.cli import compiled, main, player, say
 from bark_jax.cli.options import sampling_options
 from bark_jax.errors import CheckpointError, UnsupportedError
 from bark_jax.voices import Voice
@@ -350,25 +350,6 @@ def test_the_doctor_tells_no_secrets(monkeypatch):
     assert "compiled programs" in report["caches"]
     text = run("doctor").stdout
     assert "caches\n" in text and "hf_secret" not in text
-
-
-@pytest.mark.parametrize(
-    ("mode", "tunables", "told"),
-    [
-        ("[always] madvise never", "", "used"),
-        ("always [madvise] never", "glibc.malloc.hugetlb=1", "used"),
-        ("always [madvise] never", "", "not used; with GLIBC_TUNABLES=glibc.malloc.hugetlb=1"),
-        ("always madvise [never]", "glibc.malloc.hugetlb=1", "says 'never'"),
-    ],
-)
-def test_the_doctor_knows_huge_pages(mode, tunables, told, tmp_path, monkeypatch):
-    monkeypatch.setattr(doctor, "HUGE_PAGES", tmp_path / "enabled")
-    (tmp_path / "enabled").write_text(mode)
-    monkeypatch.setenv("GLIBC_TUNABLES", tunables)
-    report = json.loads(run("doctor", "--json").stdout)
-    found = report["devices"]["huge pages"]
-    assert told in found and found.startswith("used") == (told == "used")
-    assert report["settings"]["GLIBC_TUNABLES"] == tunables
 
 
 def test_the_doctor_goes_on_past_what_is_broken(monkeypatch):

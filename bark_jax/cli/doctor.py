@@ -18,8 +18,6 @@ from bark_jax.cli.options import json_option
 
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "safetensors", "tokenizers", "huggingface-hub", "torch", "transformers")
 HEAD_SIZE = 64  # of both published Barks
-HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")  # Linux
-WITH_HUGE_PAGES = "glibc.malloc.hugetlb=1"
 SECRETS = ("TOKEN", "KEY", "SECRET", "PASSWORD")
 
 EXAMPLES = """\b
@@ -77,19 +75,7 @@ def _devices() -> dict[str, Any]:
         found[str(device)] = device.device_kind
         if limit := (device.memory_stats() or {}).get("bytes_limit"):
             found[str(device)] += f", {_in_words(limit)} for JAX"
-    if jax.default_backend() == "cpu" and HUGE_PAGES.exists():
-        found["huge pages"] = _huge_pages()
     return found
-
-
-def _huge_pages() -> str:
-    """Whether large arrays lie in them. With small pages a CPU also waits for where each 4 kB of the weights lie."""
-    mode = HUGE_PAGES.read_text().partition("[")[2].partition("]")[0]
-    if mode == "always" or (mode == "madvise" and WITH_HUGE_PAGES in os.environ.get("GLIBC_TUNABLES", "")):
-        return "used"
-    if mode == "madvise":
-        return f"not used; with GLIBC_TUNABLES={WITH_HUGE_PAGES} in the environment a CPU reads weights faster"
-    return f"not used, as {HUGE_PAGES} says {mode!r}"
 
 
 def _attention() -> dict[str, str]:
@@ -121,7 +107,7 @@ def _caches() -> dict[str, str]:
 
 
 def _settings() -> dict[str, str]:
-    prefixes = ("HF_", "JAX_", "XLA_", "BARK_JAX_", "CUDA_VISIBLE_DEVICES", "GLIBC_TUNABLES")
+    prefixes = ("HF_", "JAX_", "XLA_", "BARK_JAX_", "CUDA_VISIBLE_DEVICES")
     names = sorted(name for name in os.environ if name.startswith(prefixes))
     return {name: "is set" if any(word in name for word in SECRETS) else os.environ[name] for name in names}
 
