@@ -137,7 +137,7 @@ def read_at_generation(example, history, spaces):
         start = min(window * spaces.n_fine_history, n_total - spaces.fine_window)
         network = TrueCodes(true_TQ[start : start + spaces.fine_window], spaces)
         other = TrueCodes((network.true_TQ + 1) % spaces.codebook_size, spaces)
-        settings = (prompt, GREEDY, jnp.int32(window), jnp.array([True]), codes_BTQ, spaces)
+        settings = dataclasses.replace(prompt, codes_BTQ=codes_BTQ), GREEDY, jnp.array([window]), spaces
         codes_BTQ = fine._fill_window(network, *settings)
         is_filled_T = np.asarray(codes_BTQ != fine._fill_window(other, *settings))[0].any(1)
         yield network, is_filled_T[start : start + spaces.fine_window], n_history + n_frames - start
