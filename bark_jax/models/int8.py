@@ -83,7 +83,7 @@ def _linear(x: jax.Array, weight_NK: jax.Array, scale_N: jax.Array, bias_N: jax.
 
 @functools.cache
 def has_int8_matrix_unit() -> bool:
-    """Whether Linux says so of this CPU; other systems run on none that has one."""
+    """Whether this CPU has AMX, as Linux tells; other systems are taken to have none."""
     try:
         return "amx_int8" in Path("/proc/cpuinfo").read_text().split()
     except OSError:
