@@ -267,9 +267,9 @@ def test_steps_read_a_head_that_was_cut_before_them(kind, monkeypatch):
     run = functools.partial(semantic.run_steps.__wrapped__, spaces=spaces)
     traced = jax.make_jaxpr(run)(model, prompt, greedy(1), state, 9)
     (loop,) = [equation for equation in traced.eqns if equation.primitive.name == "while"]
-    shapes = {spaces.semantic_end + 1, model.config.hidden_size}
-    cut = [equation for equation in equations(traced.jaxpr) if is_cut(equation, shapes)]
-    within = [equation for equation in equations(loop.params["body_jaxpr"].jaxpr) if is_cut(equation, shapes)]
+    shape = {spaces.semantic_end + 1, model.config.hidden_size}
+    cut = [equation for equation in equations(traced.jaxpr) if is_cut(equation, shape)]
+    within = [equation for equation in equations(loop.params["body_jaxpr"].jaxpr) if is_cut(equation, shape)]
     assert cut and not within
 
 

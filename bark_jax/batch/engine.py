@@ -30,7 +30,7 @@ from bark_jax.settings import check_count
 from bark_jax.stages import coarse, fine, semantic
 from bark_jax.stages.codec import FRAMES_STEP, decode_codes, decode_padded
 from bark_jax.stages.sampling import Sampling
-from bark_jax.stages.slots import ROWS_AT_ONCE, put_rows
+from bark_jax.stages.slots import ROWS_AT_ONCE, put_rows, rows_at_once
 from bark_jax.tokens import TokenSpaces
 
 N_SLOTS = 16
@@ -221,9 +221,7 @@ class _Programs:
 
     def __init__(self, model: BarkModel, devices: list[jax.Device]):
         self.model, self.n_devices = model, len(devices)
-        is_cpu = devices[0].platform == "cpu"
-        # A CPU gains nothing from company in what is bound by arithmetic; an accelerator does.
-        self.n_group = (1 if is_cpu else ROWS_AT_ONCE) * len(devices)
+        self.n_group = rows_at_once(ROWS_AT_ONCE) * len(devices)
         self._mesh = Mesh(np.array(devices), ("data",))
         put = functools.partial(jax.device_put, device=NamedSharding(self._mesh, P()))
         self.semantic_model, self.coarse_model = put(model.semantic), put(model.coarse_acoustics)

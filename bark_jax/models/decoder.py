@@ -21,7 +21,7 @@ MOST_KERNEL_ROWS = 2  # that the kernels multiply faster than XLA does
 
 
 def make_decoder(model: BarkCausalModel, n_rows: int) -> "BarkCausalModel | Decoder":
-    """The network as a loop over `n_rows` rows should read it: with `decode` and `logits`, equal to rounding.
+    """The network as a loop over `n_rows` rows should read it: with `decode` and `head_of`, equal to rounding.
 
     It may hold a copy of all weights, so make it inside the compiled function that runs the loop, before it.
     """
@@ -135,9 +135,10 @@ def _kernel_head(decoder: Decoder, hidden_BD: jax.Array, start: int, size: int) 
     from bark_jax.models import decode_kernels
 
     norm_D, weight_VD = decoder.model.final_norm.scale[...], decoder.head.weight_NK
-    return decode_kernels.linear(hidden_BD, weight_VD, norm_K=norm_D, start=start, size=size, out_dtype=jnp.float32)[
-        :, :size
-    ]
+    logits_BV = decode_kernels.linear(
+        hidden_BD, weight_VD, norm_K=norm_D, start=start, size=size, out_dtype=jnp.float32
+    )
+    return logits_BV[:, :size]  # `linear` rounds up
 
 
 def _kernel_step(
