@@ -18,6 +18,7 @@ All dtypes are those of the weights, bfloat16 or float16; sums, norms and softma
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -115,7 +116,7 @@ def _linear_kernel(*refs, names: tuple[str, ...], n_features: int, K: int, first
     """Row by row: products in registers, summed across the lanes of a warp."""
     ref, out_ref = dict(zip(names, refs, strict=False)), refs[-1]
     dtype = ref["weight"].dtype
-    R = ref["x"].shape[-2]
+    R, parts = ref["x"].shape[-2], range(ref["x"].shape[0])
     if "norm" in ref and tiling.n_in < K:
         raise ValueError(f"n_in is {tiling.n_in}, and a norm needs all {K} features at once")
     is_out = (first + pl.program_id(0)) * tiling.n_out + jnp.arange(tiling.n_out) < n_features
@@ -125,7 +126,10 @@ def _linear_kernel(*refs, names: tuple[str, ...], n_features: int, K: int, first
         at = pl.ds(start, tiling.n_in)
         weight = _loaded(ref["weight"].at[:, at], is_out[:, None] & is_in[None, :])
         for row in range(R):
-            x = _joined(ref["x"], ref["lse"], row, at, is_in) if "lse" in ref else _row(ref["x"], (row,), at, is_in)
+            if "lse" in ref:
+                x = _joined(*([_row(ref[name], (part, row), at, is_in) for part in parts] for name in ("x", "lse")))
+            else:
+                x = _row(ref["x"], (row,), at, is_in)
             if "norm" in ref:
                 x = _normalized(x, is_in, K, _loaded(ref["norm"].at[at], is_in)).astype(dtype).astype(jnp.float32)
             sums[row] += jnp.sum(weight * x[None, :], axis=1)
@@ -145,13 +149,11 @@ def _loaded(ref, is_in: jax.Array) -> jax.Array:
     return plgpu.load(ref, mask=is_in, other=0.0).astype(jnp.float32)
 
 
-def _joined(parts_ref, lse_ref, row: int, at, is_in: jax.Array) -> jax.Array:
+def _joined(parts: Sequence[jax.Array], lse: Sequence[jax.Array]) -> jax.Array:
     """The parts of an attention, each weighted by its share of the softmax."""
-    parts = range(parts_ref.shape[0])
-    lse = [_row(lse_ref, (part, row), at, is_in) for part in parts]
     most = functools.reduce(jnp.maximum, lse)
     weights = [jnp.exp(value - most) for value in lse]
-    return sum(weights[part] * _row(parts_ref, (part, row), at, is_in) for part in parts) / sum(weights)
+    return sum(weight * part for weight, part in zip(weights, parts, strict=True)) / sum(weights)
 
 
 def _normalized(x: jax.Array, is_in: jax.Array, K: int, norm: jax.Array) -> jax.Array:
@@ -219,10 +221,8 @@ def attend(
 
 
 def join(parts: jax.Array, lse_PBD: jax.Array | None, dtype: jnp.dtype) -> jax.Array:
-    """The outputs [B, D] of `attend`."""
-    if lse_PBD is None:
-        return parts
-    return jnp.sum(jax.nn.softmax(lse_PBD, axis=0) * parts, axis=0).astype(dtype)
+    """The outputs [B, D] of `attend`. Part by part, as XLA makes two kernels of a softmax and one of this."""
+    return parts if lse_PBD is None else _joined(list(parts), list(lse_PBD)).astype(dtype)
 
 
 def _attend_kernel(length_ref, qkv_ref, keys_ref, values_ref, *out_refs, n_heads: int, n_parts: int, block: int):
