@@ -18,10 +18,11 @@ from test_stages import greedy
 from bark_jax.config import BarkSemanticConfig
 from bark_jax.models import attention, decoder
 from bark_jax.models.attention import Implementations, resolve
-from bark_jax.models.decoder import Decoder, make_decoder
+from bark_jax.models.decoder import make_decoder
 from bark_jax.models.gpt import BarkSemanticModel
 from bark_jax.models.int8 import quantize
 from bark_jax.models.kernel_probe import probe
+from bark_jax.models.linear import TransposedLinear, transpose_weights
 from bark_jax.stages import coarse, semantic
 from bark_jax.tokens import TokenSpaces
 
@@ -71,17 +72,20 @@ def interpreted(monkeypatch):
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("lengths", [[40], [64, 1, 17]])
-def test_a_decoder_reads_as_the_network_does(lengths, bias):
+def test_a_network_with_transposed_weights_reads_alike(lengths, bias):
     model = make_model(bias=bias)
-    reader = jax.jit(functools.partial(Decoder.of, uses_kernels=False))(model)
+    reader = jax.jit(transpose_weights)(model)
+    assert isinstance(model.head, nnx.Linear) and isinstance(reader.head, TransposedLinear)
     np.testing.assert_allclose(read_on(reader, model, lengths), read_on(model, model, lengths), atol=1e-5)
 
 
-def test_one_row_alone_has_a_decoder_on_a_cpu():
-    model = make_model()
-    reader = make_decoder(model, 1)
-    assert isinstance(reader, Decoder) and not reader.uses_kernels
-    assert make_decoder(model, 2) is model
+@pytest.mark.parametrize(("dtype", "transposes"), [(jnp.float32, (True, False)), (jnp.bfloat16, (True, True))])
+def test_what_reads_transposed_weights_on_a_cpu(dtype, transposes):
+    model = make_model(dtype)
+    for n_rows, is_transposed in zip((1, 2), transposes, strict=True):
+        reader = make_decoder(model, n_rows)
+        assert isinstance(reader.head, TransposedLinear) == is_transposed
+        assert is_transposed or reader is model
 
 
 @pytest.mark.parametrize(

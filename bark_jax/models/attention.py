@@ -23,6 +23,7 @@ from flax import nnx
 from bark_jax.config import BarkSubModelConfig
 from bark_jax.errors import InputError, UnsupportedError
 from bark_jax.hub import shown
+from bark_jax.models.linear import make_linear
 
 IMPLEMENTATIONS = ("auto", "xla", "cudnn")
 FUSED_DTYPES = (jnp.bfloat16, jnp.float16)
@@ -60,19 +61,6 @@ class KVCache:
         return jax.tree.map(choose, self, other)
 
 
-def make_linear(config: BarkSubModelConfig, n_in: int, n_out: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
-    """A Linear of one of Bark's transformers, drawn as torch's Bark draws it."""
-    return nnx.Linear(
-        n_in,
-        n_out,
-        use_bias=config.bias,
-        dtype=dtype,
-        param_dtype=dtype,
-        kernel_init=nnx.initializers.normal(config.initializer_range),
-        rngs=rngs,
-    )
-
-
 class SelfAttention(nnx.Module):
     """Attention of every position to itself and its predecessors (is_causal) or to all positions."""
 
@@ -104,10 +92,15 @@ class SelfAttention(nnx.Module):
         return self.cached(jnp.zeros((n_rows, 0, self.n_heads, H), dtype), n_slots)
 
     def cached(self, x_BTNH: jax.Array, n_slots: int) -> jax.Array:
-        """Keys or values of a prompt as a cache of n_slots slots."""
+        """Keys or values of a prompt as a cache of n_slots slots: their numbers, on a CPU in float32.
+
+        XLA would there make a whole cache of half precision float32 at every step, and half precision again.
+        """
         B, T, N, H = x_BTNH.shape
         if self.implementations.step == "cudnn":
             return jnp.pad(x_BTNH, ((0, 0), (0, n_slots - T), (0, 0), (0, 0)))
+        if self.implementations.step == "xla" and jax.default_backend() == "cpu":
+            x_BTNH = x_BTNH.astype(jnp.float32)
         return jnp.pad(x_BTNH.swapaxes(1, 2).reshape(B * N, T, H), ((0, 0), (0, n_slots - T), (0, 0)))
 
     def extend(
@@ -141,7 +134,7 @@ def attend(q_BTNH: jax.Array, k_BSNH: jax.Array, v_BSNH: jax.Array, implementati
     """
     dtype, backend = q_BTNH.dtype, jax.default_backend()
     in_pieces = implementation == "xla" and backend == "cpu"
-    if in_pieces or (dtype == jnp.float16 and backend not in GPU_BACKENDS):
+    if dtype == jnp.float16 and backend not in GPU_BACKENDS:
         q_BTNH, k_BSNH, v_BSNH = (x.astype(jnp.float32) for x in (q_BTNH, k_BSNH, v_BSNH))
     if in_pieces:
         return _attend_in_pieces(q_BTNH, k_BSNH, v_BSNH, **options).astype(dtype)
@@ -150,13 +143,15 @@ def attend(q_BTNH: jax.Array, k_BSNH: jax.Array, v_BSNH: jax.Array, implementati
 
 
 def _attend_in_pieces(q_BTNH: jax.Array, k_BTNH: jax.Array, v_BTNH: jax.Array, *, is_causal: bool) -> jax.Array:
-    """Some queries after others, each with the keys that it may see.
+    """Some queries after others, each with the keys that it may see. The softmax is float32, and so is the result.
 
     The logits of a piece stay in a CPU's cache, and half of the causal ones are never made: two to three times as fast
     as all at once.
     """
     B, T, N, H = q_BTNH.shape
     q_MTH, k_MTH, v_MTH = (x.swapaxes(1, 2).reshape(B * N, T, H) for x in (q_BTNH * H**-0.5, k_BTNH, v_BTNH))
+    # A column of ones gives the sum of the weights, for which XLA would make each of them a second time.
+    v_MTI = jnp.concatenate([v_MTH, jnp.ones_like(v_MTH[:, :, :1])], axis=2)
     pieces = []
     for start in range(0, T, QUERIES_PER_PIECE):
         stop = min(start + QUERIES_PER_PIECE, T)
@@ -166,15 +161,15 @@ def _attend_in_pieces(q_BTNH: jax.Array, k_BTNH: jax.Array, v_BTNH: jax.Array, *
             is_seen_TS = jnp.arange(start, stop)[:, None] >= jnp.arange(n_seen)[None]
             logits_MTS = jnp.where(is_seen_TS[None], logits_MTS, -jnp.inf)
         weights_MTS = jnp.exp(logits_MTS - jnp.max(logits_MTS, axis=2, keepdims=True))
+        y_MTI = _batched(weights_MTS.astype(v_MTI.dtype), v_MTI[:, :n_seen], 1)
         # Divided last, where it is H numbers a query and not S.
-        total_MT1 = jnp.sum(weights_MTS, axis=2, keepdims=True)
-        pieces.append(_batched(weights_MTS, v_MTH[:, :n_seen], 1) / total_MT1)
+        pieces.append(y_MTI[:, :, :H] / y_MTI[:, :, H:])
     return jnp.concatenate(pieces, axis=1).reshape(B, N, T, H).swapaxes(1, 2)
 
 
 def _batched(x_MTK: jax.Array, y: jax.Array, axis: int) -> jax.Array:
-    """The product of x with y [M, ...], over y's `axis`."""
-    return jax.lax.dot_general(x_MTK, y, (((2,), (axis,)), ((0,), (0,))))
+    """The product of x with y [M, ...], over y's `axis`, in float32."""
+    return jax.lax.dot_general(x_MTK, y, (((2,), (axis,)), ((0,), (0,))), preferred_element_type=jnp.float32)
 
 
 def step_xla(
@@ -182,8 +177,8 @@ def step_xla(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Writes one position a row and attends from it: the output [B, N, H], keys and values."""
     q_BNH, k_BNH, v_BNH = split_heads(qkv_BF, n_heads)
-    keys = write_slot_by_head(keys, k_BNH, length_B)
-    values = write_slot_by_head(values, v_BNH, length_B)
+    keys = write_slot_by_head(keys, k_BNH.astype(keys.dtype), length_B)
+    values = write_slot_by_head(values, v_BNH.astype(values.dtype), length_B)
     return attend_to_slots(q_BNH, keys, values, length_B + 1), keys, values
 
 
@@ -208,7 +203,7 @@ def attend_to_slots(q_BNH: jax.Array, keys_MSH: jax.Array, values_MSH: jax.Array
     """
     B, N, H = q_BNH.shape
     batched = (((2,), (2,)), ((0,), (0,)))
-    q_M1H = (q_BNH * jnp.asarray(H**-0.5, q_BNH.dtype)).reshape(B * N, 1, H)
+    q_M1H = (q_BNH * jnp.asarray(H**-0.5, q_BNH.dtype)).reshape(B * N, 1, H).astype(keys_MSH.dtype)
     logits_M1S = jax.lax.dot_general(q_M1H, keys_MSH, batched, preferred_element_type=jnp.float32)
     is_live_BS = jnp.arange(keys_MSH.shape[1])[None] < length_B[:, None]
     weights_M1S = jax.nn.softmax(jnp.where(jnp.repeat(is_live_BS, N, axis=0)[:, None], logits_M1S, -jnp.inf), axis=-1)

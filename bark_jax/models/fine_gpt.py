@@ -7,6 +7,7 @@ from flax import nnx
 from bark_jax.config import BarkFineConfig
 from bark_jax.errors import InputError
 from bark_jax.models.attention import resolve
+from bark_jax.models.linear import multiply
 from bark_jax.models.transformer import Block, make_embedding, make_norm
 
 
@@ -67,7 +68,7 @@ class BarkFineModel(nnx.Module):
             )
         hidden = self._read(sum(self.token_embeddings[q](input_ids[:, :, q]) for q in range(codebook_idx + 1)))
         table_VD = self.token_embeddings[codebook_idx].embedding[...]
-        logits_BTV = jnp.einsum("BTD,VD->BTV", hidden[-1], table_VD, preferred_element_type=jnp.float32)
+        logits_BTV = multiply(hidden[-1], table_VD, 1, jnp.float32)
         return (logits_BTV, hidden) if output_hidden_states else logits_BTV
 
     def hidden(self, embeds_BTD: jax.Array) -> jax.Array:

@@ -9,7 +9,7 @@ from flax import nnx
 from bark_jax.config import BarkCoarseConfig, BarkSemanticConfig, BarkSubModelConfig
 from bark_jax.errors import InputError
 from bark_jax.models.attention import GPU_BACKENDS, KVCache, resolve
-from bark_jax.models.int8 import Int8Linear
+from bark_jax.models.linear import multiply
 from bark_jax.models.transformer import Block, make_embedding, make_norm
 
 
@@ -104,10 +104,10 @@ class BarkCausalModel(nnx.Module):
         A loop takes it before it starts: XLA would cut the weights out of the head again at every step.
         """
         size = self.head.out_features - start if size is None else size
-        if isinstance(self.head, Int8Linear):
+        if not isinstance(self.head, nnx.Linear):
             return self.head.features(start, size)
         kernel_DV = self.head.kernel[...][:, start : start + size]
-        return lambda hidden: jnp.matmul(hidden, kernel_DV, preferred_element_type=jnp.float32)
+        return lambda hidden: multiply(hidden, kernel_DV, 0, jnp.float32)
 
     def prefill(self, embeds_BTD: jax.Array, length_B: jax.Array, n_slots: int) -> KVCache:
         """Reads prompts that are left-aligned and padded to one length.

@@ -10,11 +10,22 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bark_jax.config import BarkSubModelConfig
-from bark_jax.models.attention import Implementations, SelfAttention, make_linear
+from bark_jax.models.attention import Implementations, SelfAttention
+from bark_jax.models.linear import make_linear
 
 
-def make_embedding(config: BarkSubModelConfig, n_ids: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Embed:
-    return nnx.Embed(
+class Embedding(nnx.Embed):
+    """`nnx.Embed`, whose table of half precision a loop on a CPU does not make float32 as a whole, before it starts."""
+
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        """[...] -> [..., D]. An id that the table lacks gives NaN."""
+        # Bound to the ids, so that XLA finds nothing to move out of a loop.
+        table_VD, ids = jax.lax.optimization_barrier((self.embedding[...], ids))
+        return jnp.take(table_VD, ids, axis=0)
+
+
+def make_embedding(config: BarkSubModelConfig, n_ids: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> Embedding:
+    return Embedding(
         n_ids,
         config.hidden_size,
         dtype=dtype,

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bark_jax.models.attention import KVCache
-from bark_jax.models.decoder import Decoder, make_decoder
+from bark_jax.models.decoder import KernelDecoder, make_decoder
 from bark_jax.models.gpt import BarkCoarseModel
 from bark_jax.stages.sampling import COARSE_STAGE, Sampling, choose, draw_logits, fold, log_probability
 from bark_jax.stages.slots import put_rows, rows_at_once, take_rows
@@ -184,7 +184,7 @@ def _by_codebook(stream_BT: np.ndarray, spaces: TokenSpaces) -> np.ndarray:
 
 def _generate_window(
     model: BarkCoarseModel,
-    decoder: BarkCoarseModel | Decoder,
+    decoder: BarkCoarseModel | KernelDecoder,
     prompt: CoarsePrompt,
     sampling: Sampling,
     state: WindowsDone,
