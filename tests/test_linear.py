@@ -11,7 +11,7 @@ from flax import nnx
 from bark_jax.config import BarkSemanticConfig
 from bark_jax.models.gpt import BarkCausalModel
 from bark_jax.models.linear import TransposedLinear, make_linear, multiply
-from bark_jax.models.transformer import make_embedding
+from bark_jax.models.transformer import MLP, make_embedding
 
 CONFIG = BarkSemanticConfig(
     block_size=64, input_vocab_size=50_000, output_vocab_size=70, num_layers=2, num_heads=2, hidden_size=64
@@ -74,6 +74,18 @@ def test_an_embedding_reads_its_rows_and_gives_nan_past_them(dtype):
     found = table(jnp.asarray([[3, 0], [7, 8]]))
     np.testing.assert_array_equal(found[0], table.embedding[...][jnp.asarray([3, 0])])
     assert found.dtype == dtype and jnp.isnan(found[1, 1]).all() and not jnp.isnan(found[1, 0]).any()
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_a_gelu_is_rounded_once(dtype):
+    mlp = MLP(CONFIG, dtype=dtype, rngs=nnx.Rngs(0))
+    x_BTD = jnp.linspace(-6, 6, 64, dtype=dtype)[None, None]
+    mlp.up.kernel[...] = jnp.tile(jnp.eye(64, dtype=dtype), (1, 4))
+    mlp.up.bias[...] = jnp.zeros(256, dtype)
+    mlp.down.kernel[...] = jnp.eye(256, 64, dtype=dtype)
+    mlp.down.bias[...] = jnp.zeros(64, dtype)
+    expected = jax.nn.gelu(x_BTD.astype(jnp.float32), approximate=False).astype(dtype)
+    np.testing.assert_array_equal(mlp(x_BTD), expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

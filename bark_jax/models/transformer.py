@@ -57,7 +57,11 @@ class MLP(nnx.Module):
         self.down = make_linear(config, 4 * D, D, dtype, rngs)
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        return self.down(jax.nn.gelu(self.up(x_BTD), approximate=False))
+        wide_BTF = self.up(x_BTD)
+        # In float32 and rounded once, as torch's. In half precision XLA would round each operation of the erf, and on a
+        # GPU write half of the GELU to memory and read it again.
+        activated_BTF = jax.nn.gelu(wide_BTF.astype(jnp.float32), approximate=False)
+        return self.down(activated_BTF.astype(wide_BTF.dtype))
 
 
 class Block(nnx.Module):

@@ -178,7 +178,7 @@ def _choose_token(
     output, done_B = state.output, state.done_B
     drawn_from_BV = draw_logits(logits_BV, sampling)
     token_B = choose(drawn_from_BV, sampling, output.length_B)
-    end_probability_B = jax.nn.softmax(drawn_from_BV, axis=-1)[:, spaces.semantic_end]
+    end_probability_B = jnp.exp(log_probability(drawn_from_BV, jnp.full_like(token_B, spaces.semantic_end)))
     ends_B = (token_B == spaces.semantic_end) | (end_probability_B >= prompt.min_end_probability_B)
     keeps_B = ~(done_B | ends_B)
     # A row that has ended writes past the end of the array, which JAX drops.
