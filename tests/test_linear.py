@@ -1,7 +1,5 @@
 """Products in bfloat16 on a CPU: what they compute, and that no copies in float32 are made for them."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +8,7 @@ from flax import nnx
 
 from bark_jax.config import BarkSemanticConfig
 from bark_jax.models.gpt import BarkCausalModel
-from bark_jax.models.linear import TransposedLinear, make_linear, multiply
+from bark_jax.models.linear import TransposedLinear, make_linear, multiplies_bfloat16, multiply
 from bark_jax.models.transformer import MLP, make_embedding
 
 CONFIG = BarkSemanticConfig(
@@ -110,13 +108,6 @@ def test_a_cache_of_half_precision_lies_in_float32_and_holds_its_numbers(dtype):
     for slots in (*cache.keys, *cache.values):
         assert slots.dtype == jnp.float32
         np.testing.assert_array_equal(slots, slots.astype(dtype).astype(jnp.float32))
-
-
-def multiplies_bfloat16() -> bool:
-    try:
-        return "avx512_bf16" in Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        return False
 
 
 @pytest.mark.skipif(not multiplies_bfloat16(), reason="XLA has kernels for bfloat16 where the CPU has instructions")

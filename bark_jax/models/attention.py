@@ -77,14 +77,16 @@ class SelfAttention(nnx.Module):
         self.n_heads = config.num_heads
         self.is_causal = is_causal
         self.implementations = implementations
+        self.sequence_dtype: jnp.dtype | None = None  # that whole sequences are attended in; their own if None
         self.qkv = make_linear(config, D, 3 * D, dtype, rngs)
         self.out = make_linear(config, D, D, dtype, rngs)
 
     def __call__(self, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Attends within `x_BTD`. Returns the output and the keys and values [B, T, N, H] that it made."""
         q_BTNH, k_BTNH, v_BTNH = split_heads(self.qkv(x_BTD), self.n_heads)
-        y_BTNH = attend(q_BTNH, k_BTNH, v_BTNH, self.implementations.whole, is_causal=self.is_causal)
-        return self.out(y_BTNH.reshape(x_BTD.shape)), k_BTNH, v_BTNH
+        qkv = (x.astype(self.sequence_dtype or x.dtype) for x in (q_BTNH, k_BTNH, v_BTNH))
+        y_BTNH = attend(*qkv, self.implementations.whole, is_causal=self.is_causal)
+        return self.out(y_BTNH.reshape(x_BTD.shape).astype(x_BTD.dtype)), k_BTNH, v_BTNH
 
     def empty_cache(self, n_rows: int, n_slots: int) -> jax.Array:
         """Keys or values of no position."""

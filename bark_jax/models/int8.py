@@ -3,25 +3,25 @@
 Each output feature has a scale, and its weights are whole multiples of it, -127 to 127. That is a quarter of float32's
 bytes, which is what a decoding step on a CPU waits for, and CPUs multiply such numbers several times as fast.
 
-Activations keep about 15 bits: they are cut into a coarse and a fine part of eight bits each, which pass the same
-weights side by side. Sums of such products are exact whatever their order.
+In a step an activation keeps about 15 bits: it is cut into a coarse and a fine part of eight bits each, which pass the
+same weights side by side. Sums of such products are exact whatever their order.
 
-Whole sequences are bound by arithmetic instead. Where the CPU has no matrix unit for such numbers (Intel's AMX), they
-pass weights that have been made float32 again, at 1.3 times the speed.
+Whole sequences are bound by arithmetic instead, and no product is faster there than one in bfloat16 where the CPU has
+instructions for it: the weights are exact in it, and activations keep eight bits. Other CPUs make the weights float32.
 """
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bark_jax.models.linear import multiplies_bfloat16, multiply
+
 MOST = 127
 MOST_ROWS_LAST = 16  # up to which XLA's product is faster with the weights first
 PARTS = 2 * MOST  # a fine part's unit is this fraction of a coarse one's
-ROWS_AT_ONCE = 256  # of many, so that their sums do not fill the memory
 
 
 class Int8Linear(nnx.Module):
@@ -47,6 +47,7 @@ class Int8Linear(nnx.Module):
 def quantize(network: nnx.Module) -> None:
     """Puts an `Int8Linear` in the place of each Linear of a transformer. Embeddings, norms and tied heads stay."""
     for block in network.blocks:
+        block.attention.sequence_dtype = sequence_dtype(block.attention.qkv.param_dtype)
         for module, names in ((block.attention, ("qkv", "out")), (block.mlp, ("up", "down"))):
             for name in names:
                 setattr(module, name, Int8Linear(getattr(module, name)))
@@ -71,32 +72,23 @@ def _scale(x_MK: jax.Array) -> jax.Array:
     return jnp.maximum(jnp.max(jnp.abs(x_MK), axis=1, keepdims=True) / MOST, jnp.finfo(jnp.float32).tiny)
 
 
+def sequence_dtype(dtype: jnp.dtype) -> jnp.dtype:
+    """Of what whole sequences are multiplied in, where activations have this dtype."""
+    return jnp.dtype(jnp.bfloat16 if jax.default_backend() == "cpu" and multiplies_bfloat16() else dtype)
+
+
 def _linear(x: jax.Array, weight_NK: jax.Array, scale_N: jax.Array, bias_N: jax.Array | None) -> jax.Array:
     is_step = x.ndim == 2 or x.shape[1] == 1  # not by the number of rows: a row reads alike in any company
-    in_parts = jax.default_backend() == "cpu" and (is_step or has_int8_matrix_unit())
-    multiply = _multiply_on_cpu if in_parts else _multiply
-    y_MN = multiply(x.reshape(-1, x.shape[-1]), weight_NK) * scale_N[None]
+    product = _multiply_in_parts if is_step and jax.default_backend() == "cpu" else _multiply
+    y_MN = product(x.reshape(-1, x.shape[-1]), weight_NK) * scale_N[None]
     if bias_N is not None:
         y_MN = y_MN + bias_N.astype(jnp.float32)[None]
     return y_MN.reshape(*x.shape[:-1], len(scale_N))
 
 
-@functools.cache
-def has_int8_matrix_unit() -> bool:
-    """Whether this CPU has AMX, as Linux tells; other systems are taken to have none."""
-    try:
-        return "amx_int8" in Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        return False
-
-
 def _multiply(x_MK: jax.Array, weight_NK: jax.Array) -> jax.Array:
-    return jnp.matmul(x_MK, weight_NK.astype(x_MK.dtype).T, preferred_element_type=jnp.float32)
-
-
-def _multiply_on_cpu(x_MK: jax.Array, weight_NK: jax.Array) -> jax.Array:
-    pieces = [x_MK[start : start + ROWS_AT_ONCE] for start in range(0, len(x_MK), ROWS_AT_ONCE)]
-    return jnp.concatenate([_multiply_in_parts(piece, weight_NK) for piece in pieces])
+    dtype = sequence_dtype(x_MK.dtype)
+    return multiply(x_MK.astype(dtype), weight_NK.astype(dtype), 1, jnp.float32)
 
 
 def _multiply_in_parts(x_MK: jax.Array, weight_NK: jax.Array) -> jax.Array:

@@ -4,7 +4,9 @@ XLA on a CPU makes float32 copies of both sides of a bfloat16 product, unless th
 there are at least two rows; then it multiplies the numbers as they lie.
 """
 
+import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -76,6 +78,15 @@ def multiply(x: jax.Array, weight: jax.Array, axis: int, dtype: jnp.dtype | None
     x_RK = jnp.pad(x_MK, ((0, max(0, FEWEST_ROWS - len(x_MK))), (0, 0)))
     y_RN = jax.lax.dot_general(x_RK, weight, (((1,), (axis,)), ((), ())), preferred_element_type=jnp.float32)
     return y_RN[: len(x_MK)].reshape(*x.shape[:-1], -1).astype(dtype)
+
+
+@functools.cache
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU has instructions for bfloat16, as Linux tells; other systems are taken to have none."""
+    try:
+        return "avx512_bf16" in Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False
 
 
 def _dot_general(x: jax.Array, kernel: jax.Array, dimension_numbers: Any, **options: Any) -> jax.Array:
