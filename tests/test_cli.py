@@ -352,6 +352,12 @@ def test_the_doctor_tells_no_secrets(monkeypatch):
     assert "caches\n" in text and "hf_secret" not in text
 
 
+@pytest.mark.parametrize(("has_instructions", "told"), [(True, "has instructions"), (False, "'bfloat16' is slow")])
+def test_the_doctor_tells_what_a_cpu_is_slow_in(monkeypatch, has_instructions, told):
+    monkeypatch.setattr("bark_jax.models.linear.multiplies_bfloat16", lambda: has_instructions)
+    assert told in json.loads(run("doctor", "--json").stdout)["devices"]["bfloat16 on the CPU"]
+
+
 def test_the_doctor_goes_on_past_what_is_broken(monkeypatch):
     def fail():
         raise RuntimeError("no driver")

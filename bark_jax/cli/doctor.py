@@ -70,12 +70,24 @@ def _versions() -> dict[str, str]:
 def _devices() -> dict[str, Any]:
     import jax
 
-    found = {"backend": jax.default_backend(), "CPU cores": os.cpu_count()}
+    from bark_jax.models.linear import multiplies_bfloat16
+
+    found = {
+        "backend": jax.default_backend(),
+        "CPU cores": os.cpu_count(),
+        "bfloat16 on the CPU": _tell_bfloat16(multiplies_bfloat16()),
+    }
     for device in jax.devices():
         found[str(device)] = device.device_kind
         if limit := (device.memory_stats() or {}).get("bytes_limit"):
             found[str(device)] += f", {_in_words(limit)} for JAX"
     return found
+
+
+def _tell_bfloat16(has_instructions: bool) -> str:
+    if has_instructions:
+        return "has instructions"
+    return "none seen: dtype 'bfloat16' is slow, and 'int8' reads prompts and codes in float32"
 
 
 def _attention() -> dict[str, str]:
