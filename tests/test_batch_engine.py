@@ -152,6 +152,7 @@ def test_a_row_whose_logits_are_not_finite_is_an_error_of_its_own(speaker, reque
     assert all(found[tag].error is None for tag in (0, 1, 3))
 
 
+@pytest.mark.slow
 def test_slots_are_halved_where_memory_ends(bark, requests, spoken, monkeypatch):
     speaker = Engine(bark.model, n_slots=8)
     right, calls = speaker._programs.run_coarse, []

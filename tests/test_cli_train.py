@@ -173,6 +173,7 @@ def test_the_same_command_again_goes_on_and_changes_nothing(data, lora, toy_fold
     jax.tree.map(np.testing.assert_array_equal, load_lora(file), before)
 
 
+@pytest.mark.slow
 def test_networks_trained_whole_are_in_a_model_that_speaks(manifest, toy_folder, tmp_path):
     """From the manifest, by one command a network."""
     for network in ("fine", "semantic"):
@@ -216,6 +217,7 @@ def test_a_run_that_was_stopped_says_how_to_go_on_and_does(data, lora, toy_folde
     assert len(losses[0]) == 2 and losses[0] == losses[1]
 
 
+@pytest.mark.slow
 def test_the_codec_is_trained_on_audio(data, toy_folder, tmp_path):
     result = run("train", data, tmp_path / "run", "-m", toy_folder, "--network", "codec", "--steps", "1")
     assert result.exit_code == 0, result.output

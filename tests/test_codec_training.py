@@ -431,6 +431,7 @@ print(json.dumps(losses))
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_have_the_losses_of_one():
     environment = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",

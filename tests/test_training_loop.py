@@ -228,6 +228,7 @@ print(json.dumps(losses(sys.argv[2])))
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_have_the_losses_of_one(whole, tmp_path):
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     command = [sys.executable, "-c", DEVICES_SCRIPT, os.path.dirname(__file__), str(tmp_path / "run")]
