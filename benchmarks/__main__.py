@@ -55,7 +55,7 @@ class Plan:
 @click.option("--quick", is_flag=True, help="Small, one row, float32, few steps.")
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--time-limit", type=float, default=math.inf, help="Seconds after which nothing new is started.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmark"), show_default=True)
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("benchmark"), show_default=True)
 @click.pass_context
 def main(context, sizes, rows, dtypes, measures, contenders, quick, repeats, time_limit, out):
     if context.invoked_subcommand:
@@ -74,6 +74,7 @@ def main(context, sizes, rows, dtypes, measures, contenders, quick, repeats, tim
         coarse_windows=(1, 3) if quick else (1, 4),
         deadline=time.monotonic() + time_limit,
     )
+    out.mkdir(parents=True, exist_ok=True)  # not after the first measurement, if it cannot be
     about = describe_run()
     bandwidth, how = measure_bandwidth()
     about["notes"] = [f"Floors: weights and live cache at {bandwidth / 1e9:,.1f} GB/s, which {how} reached."]
