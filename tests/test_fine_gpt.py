@@ -67,6 +67,12 @@ def test_more_frames_than_positions_are_refused():
         make_toy()(1, jnp.zeros((1, 17, 8), jnp.int32))
 
 
+@pytest.mark.parametrize("shape", [(1, 0, 8), (0, 4, 8)])
+def test_nothing_to_read_is_refused(shape):
+    with pytest.raises(InputError, match=f"{shape[0]} rows of {shape[1]} frames were given, expected at least one"):
+        make_toy()(1, jnp.zeros(shape, jnp.int32))
+
+
 def test_heads_are_the_tables_and_no_parameter_is_shared():
     model = make_toy()
     assert nnx.find_duplicates(model) == []

@@ -155,6 +155,12 @@ def test_more_positions_than_the_network_has_are_refused():
         make_toy()(jnp.zeros((1, 17), jnp.int32))
 
 
+@pytest.mark.parametrize("shape", [(1, 0), (0, 4)])
+def test_nothing_to_read_is_refused(shape):
+    with pytest.raises(InputError, match=f"{shape[0]} rows of {shape[1]} positions were given, expected at least one"):
+        make_toy()(jnp.zeros(shape, jnp.int32))
+
+
 def test_a_cache_shorter_than_its_prompt_is_refused():
     model = make_toy()
     with pytest.raises(InputError, match="n_slots is 4, fewer than the prompt's 5"):

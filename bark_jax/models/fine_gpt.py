@@ -8,7 +8,7 @@ from bark_jax.config import BarkFineConfig
 from bark_jax.errors import InputError
 from bark_jax.models.attention import resolve
 from bark_jax.models.linear import multiply
-from bark_jax.models.transformer import Block, make_embedding, make_norm
+from bark_jax.models.transformer import Block, check_size, make_embedding, make_norm
 
 
 class BarkFineModel(nnx.Module):
@@ -77,10 +77,8 @@ class BarkFineModel(nnx.Module):
 
     def _read(self, embeds_BTD: jax.Array) -> tuple[jax.Array, ...]:
         """Runs all layers: the hidden states before, between and after them."""
-        T = embeds_BTD.shape[1]
-        if T > self.config.block_size:
-            raise InputError(f"{T} frames were given, and the network has {self.config.block_size} (block_size)")
-        x_BTD = embeds_BTD + self.position_embedding(jnp.arange(T)[None])
+        check_size(embeds_BTD, self.config, "frames")
+        x_BTD = embeds_BTD + self.position_embedding(jnp.arange(embeds_BTD.shape[1])[None])
         hidden = []
         for block in self.blocks:
             hidden.append(x_BTD)

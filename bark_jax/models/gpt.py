@@ -10,7 +10,7 @@ from bark_jax.config import BarkCoarseConfig, BarkSemanticConfig, BarkSubModelCo
 from bark_jax.errors import InputError
 from bark_jax.models.attention import GPU_BACKENDS, KVCache, resolve
 from bark_jax.models.linear import multiply
-from bark_jax.models.transformer import Block, make_embedding, make_norm
+from bark_jax.models.transformer import Block, check_size, make_embedding, make_norm
 
 
 class BarkCausalModel(nnx.Module):
@@ -143,10 +143,8 @@ class BarkCausalModel(nnx.Module):
 
     def _read(self, embeds_BTD: jax.Array) -> tuple[tuple[jax.Array, ...], list[jax.Array], list[jax.Array]]:
         """Runs all layers over whole sequences: the hidden states before, between and after them, keys and values."""
-        T = embeds_BTD.shape[1]
-        if T > self.config.block_size:
-            raise InputError(f"{T} positions were given, and the network has {self.config.block_size} (block_size)")
-        x_BTD = embeds_BTD + self.position_embedding(jnp.arange(T)[None])
+        check_size(embeds_BTD, self.config, "positions")
+        x_BTD = embeds_BTD + self.position_embedding(jnp.arange(embeds_BTD.shape[1])[None])
         hidden, keys, values = [], [], []
         for block in self.blocks:
             hidden.append(x_BTD)

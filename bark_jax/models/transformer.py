@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bark_jax.config import BarkSubModelConfig
+from bark_jax.errors import InputError
 from bark_jax.models.attention import Implementations, SelfAttention
 from bark_jax.models.linear import make_linear
 
@@ -22,6 +23,15 @@ class Embedding(nnx.Embed):
         # Bound to the ids, so that XLA finds nothing to move out of a loop.
         table_VD, ids = jax.lax.optimization_barrier((self.embedding[...], ids))
         return jnp.take(table_VD, ids, axis=0)
+
+
+def check_size(x_BTD: jax.Array, config: BarkSubModelConfig, unit: str) -> None:
+    """Raises InputError where the network cannot read so many rows or positions, called `unit`."""
+    B, T, _ = x_BTD.shape
+    if not B or not T:
+        raise InputError(f"{B} rows of {T} {unit} were given, expected at least one of each")
+    if T > config.block_size:
+        raise InputError(f"{T} {unit} were given, and the network has {config.block_size} (block_size)")
 
 
 def make_embedding(config: BarkSubModelConfig, n_ids: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> Embedding:
