@@ -283,6 +283,7 @@ def _read_rows(
     B = len(length_B)
     n_at_once = rows_at_once(B)
     if n_at_once == B:
+        # Not the loop below: of a single row XLA would move its body out of it, and read the prompt in any case.
 
         def read(cache: KVCache) -> KVCache:
             return cache.replaced(is_read_B, model.prefill(model.embed(tokens_BT), length_B, cache.n_slots))
