@@ -23,12 +23,12 @@ from flax import nnx
 from bark_jax.config import BarkSubModelConfig
 from bark_jax.errors import InputError, UnsupportedError
 from bark_jax.hub import shown
-from bark_jax.models.linear import make_linear
+from bark_jax.models.linear import make_linear, multiply
 
 IMPLEMENTATIONS = ("auto", "xla", "cudnn")
 FUSED_DTYPES = (jnp.bfloat16, jnp.float16)
 GPU_BACKENDS = ("gpu", "cuda", "rocm")
-QUERIES_PER_PIECE = 128  # of whole sequences on a CPU
+CAUSAL_QUERIES = 256  # of a whole sequence on a CPU that attend together
 
 
 class Implementations(NamedTuple):
@@ -130,48 +130,45 @@ def split_heads(qkv: jax.Array, n_heads: int) -> tuple[jax.Array, jax.Array, jax
 
 
 def attend(q_BTNH: jax.Array, k_BSNH: jax.Array, v_BSNH: jax.Array, implementation: str, **options: Any) -> jax.Array:
-    """`jax.nn.dot_product_attention`, in pieces on a CPU, and in float16 also on a TPU.
+    """`jax.nn.dot_product_attention`, head by head on a CPU, and in float16 also on a TPU.
 
     It asks for float16 products with float32 sums, which XLA has on GPUs alone: elsewhere they are made in float32.
     """
     dtype, backend = q_BTNH.dtype, jax.default_backend()
-    in_pieces = implementation == "xla" and backend == "cpu"
+    by_head = implementation == "xla" and backend == "cpu"
     if dtype == jnp.float16 and backend not in GPU_BACKENDS:
         q_BTNH, k_BSNH, v_BSNH = (x.astype(jnp.float32) for x in (q_BTNH, k_BSNH, v_BSNH))
-    if in_pieces:
-        return _attend_in_pieces(q_BTNH, k_BSNH, v_BSNH, **options).astype(dtype)
+    if by_head:
+        return _attend_by_head(q_BTNH, k_BSNH, v_BSNH, **options).astype(dtype)
     y_BTNH = jax.nn.dot_product_attention(q_BTNH, k_BSNH, v_BSNH, implementation=implementation, **options)
     return y_BTNH.astype(dtype)
 
 
-def _attend_in_pieces(q_BTNH: jax.Array, k_BTNH: jax.Array, v_BTNH: jax.Array, *, is_causal: bool) -> jax.Array:
-    """Some queries after others, each with the keys that it may see. The softmax is float32, and so is the result.
-
-    The logits of a piece stay in a CPU's cache, and half of the causal ones are never made: two to three times as fast
-    as all at once.
-    """
+def _attend_by_head(q_BTNH: jax.Array, k_BTNH: jax.Array, v_BTNH: jax.Array, *, is_causal: bool) -> jax.Array:
+    """One head after the other, whose logits stay in a CPU's cache. The softmax is float32, and so is the result."""
     B, T, N, H = q_BTNH.shape
-    q_MTH, k_MTH, v_MTH = (x.swapaxes(1, 2).reshape(B * N, T, H) for x in (q_BTNH * H**-0.5, k_BTNH, v_BTNH))
+    qkv_MTH = [x.swapaxes(1, 2).reshape(B * N, T, H) for x in (q_BTNH * H**-0.5, k_BTNH, v_BTNH)]
+    y_MTH = jax.lax.map(lambda qkv_TH: _attend_in_head(*qkv_TH, is_causal=is_causal), qkv_MTH)
+    return y_MTH.reshape(B, N, T, H).swapaxes(1, 2)
+
+
+def _attend_in_head(q_TH: jax.Array, k_TH: jax.Array, v_TH: jax.Array, *, is_causal: bool) -> jax.Array:
+    """Causal queries attend some after others, each with the keys that it may see: half of the logits are not made."""
+    T, H = q_TH.shape
     # A column of ones gives the sum of the weights, for which XLA would make each of them a second time.
-    v_MTI = jnp.concatenate([v_MTH, jnp.ones_like(v_MTH[:, :, :1])], axis=2)
+    v_TI = jnp.concatenate([v_TH, jnp.ones_like(v_TH[:, :1])], axis=1)
     pieces = []
-    for start in range(0, T, QUERIES_PER_PIECE):
-        stop = min(start + QUERIES_PER_PIECE, T)
-        n_seen = stop if is_causal else T
-        logits_MTS = _batched(q_MTH[:, start:stop], k_MTH[:, :n_seen], 2)
+    for start in range(0, T, CAUSAL_QUERIES if is_causal else T):
+        stop = min(start + CAUSAL_QUERIES, T) if is_causal else T
+        logits_TS = multiply(q_TH[start:stop], k_TH[:stop], 1, jnp.float32)
         if is_causal:
-            is_seen_TS = jnp.arange(start, stop)[:, None] >= jnp.arange(n_seen)[None]
-            logits_MTS = jnp.where(is_seen_TS[None], logits_MTS, -jnp.inf)
-        weights_MTS = jnp.exp(logits_MTS - jnp.max(logits_MTS, axis=2, keepdims=True))
-        y_MTI = _batched(weights_MTS.astype(v_MTI.dtype), v_MTI[:, :n_seen], 1)
+            is_seen_TS = jnp.arange(start, stop)[:, None] >= jnp.arange(stop)[None]
+            logits_TS = jnp.where(is_seen_TS, logits_TS, -jnp.inf)
+        weights_TS = jnp.exp(logits_TS - jnp.max(logits_TS, axis=1, keepdims=True))
+        y_TI = multiply(weights_TS.astype(v_TI.dtype), v_TI[:stop], 0, jnp.float32)
         # Divided last, where it is H numbers a query and not S.
-        pieces.append(y_MTI[:, :, :H] / y_MTI[:, :, H:])
-    return jnp.concatenate(pieces, axis=1).reshape(B, N, T, H).swapaxes(1, 2)
-
-
-def _batched(x_MTK: jax.Array, y: jax.Array, axis: int) -> jax.Array:
-    """The product of x with y [M, ...], over y's `axis`, in float32."""
-    return jax.lax.dot_general(x_MTK, y, (((2,), (axis,)), ((0,), (0,))), preferred_element_type=jnp.float32)
+        pieces.append(y_TI[:, :H] / y_TI[:, H:])
+    return jnp.concatenate(pieces)
 
 
 def step_xla(
