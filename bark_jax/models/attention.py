@@ -158,8 +158,9 @@ def _attend_in_head(q_TH: jax.Array, k_TH: jax.Array, v_TH: jax.Array, *, is_cau
     # A column of ones gives the sum of the weights, for which XLA would make each of them a second time.
     v_TI = jnp.concatenate([v_TH, jnp.ones_like(v_TH[:, :1])], axis=1)
     pieces = []
-    for start in range(0, T, CAUSAL_QUERIES if is_causal else T):
-        stop = min(start + CAUSAL_QUERIES, T) if is_causal else T
+    n_together = CAUSAL_QUERIES if is_causal else T
+    for start in range(0, T, n_together):
+        stop = min(start + n_together, T)
         logits_TS = multiply(q_TH[start:stop], k_TH[:stop], 1, jnp.float32)
         if is_causal:
             is_seen_TS = jnp.arange(start, stop)[:, None] >= jnp.arange(stop)[None]
