@@ -11,6 +11,8 @@ import jax
 import numpy as np
 import pytest
 
+pytest_plugins = ["compilations"]
+
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

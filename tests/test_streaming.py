@@ -120,7 +120,7 @@ def test_how_many_of_the_most_likely_fine_codes_are_those_of_the_whole(tiny, n_h
     list(stream)
     np.testing.assert_array_equal(stream.utterance.fine[:2], whole.fine[:2])
     share = (stream.utterance.fine == whole.fine)[2:].mean()
-    record_property("share", share)
+    record_property("share", float(share))
     assert 0.1 < share < 1
 
 

@@ -76,7 +76,7 @@ def test_the_model_refuses_them_too_as_the_second_of_two(bark, change):
         bark.model.generate([[5, 6], [7, 8]], history_prompt=[good, change(make_arrays())])
 
 
-@pytest.mark.parametrize("voice", NO_VOICES, ids=str)
+@pytest.mark.parametrize("voice", NO_VOICES, ids=lambda voice: type(voice).__name__)
 @pytest.mark.parametrize("verb", ["generate", "generate_long", "stream"])
 def test_what_is_no_voice_is_refused_with_what_is(bark, verb, voice):
     with refused((VoiceError, InputError), "is no voice; give a name|voices for"):

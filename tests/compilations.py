@@ -1,0 +1,123 @@
+"""A pytest plugin that counts what a run compiles, and fails it above a budget.
+
+Nearly all of the suite's time goes to XLA. Seconds depend on the machine; the number of programs does not, so that is
+what is held: a change that gives every test a new shape fails at once, by name, on any machine.
+
+One compilation cache serves the whole run: pytest-xdist's workers and the command-line tests' own processes inherit its
+folder, and a program is compiled once. So the number of files in it is the number of different programs, however the
+tests were spread over processes. JAX_COMPILATION_CACHE_DIR names another folder, which is kept; the budget then holds
+for what this run adds to it.
+
+    python -m pytest -q               the five files that compile longest
+    python -m pytest -q --programs    every file that compiles
+"""
+
+import collections
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+# Different programs in the default suite. Raise it only with the reason in the commit that does.
+BUDGET = 10_000
+
+FOLDER, IS_OURS = "JAX_COMPILATION_CACHE_DIR", "BARK_JAX_TESTS_CACHE"
+COMPILED = "/jax/core/compile/backend_compile_duration"
+CACHED = "/jax/compilation_cache/cache_hits"
+SHOWN = 5
+MANY = 10  # programs of a file that are worth forgetting after it
+
+
+class Counter:
+    """Programs asked of XLA, those of them read from the cache, and seconds, by test file."""
+
+    def __init__(self):
+        self.file = "collection"
+        self.by_file = collections.defaultdict(lambda: [0, 0, 0.0])
+
+    def on_duration(self, event: str, seconds: float, **_) -> None:
+        if event == COMPILED:
+            row = self.by_file[self.file]
+            row[0] += 1
+            row[2] += seconds
+
+    def on_event(self, event: str, **_) -> None:
+        if event == CACHED:
+            self.by_file[self.file][1] += 1
+
+    def add(self, by_file: dict) -> None:
+        for file, counted in by_file.items():
+            self.by_file[file] = [a + b for a, b in zip(self.by_file[file], counted, strict=True)]
+
+
+def pytest_addoption(parser):
+    parser.addoption("--programs", action="store_true", help="List every test file that compiles.")
+
+
+def pytest_configure(config):
+    if not os.environ.get(FOLDER):
+        os.environ[FOLDER] = os.environ[IS_OURS] = tempfile.mkdtemp(prefix="bark_jax_tests_")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", os.environ[FOLDER])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    counter = Counter()
+    jax.monitoring.register_event_duration_secs_listener(counter.on_duration)
+    jax.monitoring.register_event_listener(counter.on_event)
+    config.stash[_COUNTER], config.stash[_BEFORE] = counter, n_programs()
+
+
+_COUNTER, _BEFORE = pytest.StashKey[Counter](), pytest.StashKey[int]()
+
+
+def n_programs() -> int:
+    folder = Path(os.environ[FOLDER])
+    return sum(path.name.endswith("-cache") for path in folder.iterdir()) if folder.is_dir() else 0
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item, nextitem):
+    counter = item.config.stash[_COUNTER]
+    file = item.nodeid.partition("::")[0]
+    if file != counter.file and counter.by_file[counter.file][0] > MANY:
+        sys.modules["jax"].clear_caches()  # a process that keeps every program grows to gigabytes
+    counter.file = file
+    return (yield)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    node.config.stash[_COUNTER].add(getattr(node, "workeroutput", {}).get("programs", {}))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session, exitstatus):
+    config = session.config
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["programs"] = dict(config.stash[_COUNTER].by_file)
+    elif exitstatus == pytest.ExitCode.OK and n_programs() - config.stash[_BEFORE] > BUDGET:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    by_file = config.stash[_COUNTER].by_file
+    n_new = n_programs() - config.stash[_BEFORE]
+    seconds = sum(row[2] for row in by_file.values())
+    write = terminalreporter.write_line
+    write(f"{n_new} programs (at most {BUDGET}), {seconds:.0f} s of compilation; the dearest files:")
+    dearest = sorted(by_file.items(), key=lambda item: -item[1][2])
+    for file, (n, n_cached, spent) in dearest if config.option.programs else dearest[:SHOWN]:
+        write(f"  {file}: {n} programs, {n_cached} of them cached, {spent:.1f} s")
+    if n_new > BUDGET:
+        write("more programs than the budget: use shapes that other tests have, or raise BUDGET in tests/compilations.py")
+
+
+def pytest_unconfigure(config):
+    if os.environ.get(IS_OURS) and not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ[IS_OURS], ignore_errors=True)
