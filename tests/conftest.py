@@ -17,6 +17,21 @@ jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--one-of-each", action="store_true", help="Run one case of each parametrised test.")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.option.one_of_each:
+        return
+    first = {}
+    for item in items:
+        first.setdefault(item.nodeid.partition("[")[0], item)
+    kept = {item.nodeid for item in first.values()}
+    config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in kept])
+    items[:] = first.values()
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)

@@ -6,6 +6,7 @@ import sys
 from dataclasses import asdict, fields
 
 import jax
+import jitted
 import numpy as np
 import pytest
 import soundfile
@@ -29,6 +30,8 @@ from bark_jax.weights import NETWORKS
 
 N_CLIPS, SECONDS = 10, 0.4
 TRAINING = ("--steps", "2", "--batch-size", "2", "--eval-every", "1", "--eval-share", "0.2")
+# Two networks, with changes large enough to be seen.
+LORA = ("--network", "semantic", "--network", "coarse", "--lora", "2", "--learning-rate", "0.1", *TRAINING)
 
 
 def run(*args):
@@ -63,8 +66,7 @@ def data(manifest, toy_folder, tmp_path_factory):
 def lora(data, toy_folder, tmp_path_factory):
     """A LoRA of two networks: its file, and what was told."""
     folder = tmp_path_factory.mktemp("runs") / "lora"
-    networks = ("--network", "semantic", "--network", "coarse")
-    result = run("train", data, folder, "-m", toy_folder, *networks, "--lora", "2", *TRAINING, "--json")
+    result = run("train", data, folder, "-m", toy_folder, *LORA, "--json")
     assert result.exit_code == 0, result.output
     return folder / "lora.safetensors", json.loads(result.stdout)
 
@@ -124,14 +126,25 @@ def test_a_converted_lora_is_the_model_with_it(lora, toy_folder, tmp_path, on_cp
     assert Bark.from_pretrained(tmp_path / "merged").processor("hum").input_ids.any()
 
 
-def test_transformers_computes_the_logits_of_a_model_with_a_lora(all_loras, toy_folder, tmp_path, on_cpu):
+def test_transformers_computes_the_logits_of_a_model_with_a_lora(lora, toy_folder, tmp_path, on_cpu):
+    assert_transformers_computes_its_logits(lora[0], ("semantic", "coarse_acoustics"), toy_folder, tmp_path)
+
+
+@pytest.mark.slow
+def test_so_it_does_where_two_commands_trained_all_three_networks(all_loras, toy_folder, tmp_path, on_cpu):
+    assert_transformers_computes_its_logits(
+        all_loras, ("semantic", "coarse_acoustics", "fine_acoustics"), toy_folder, tmp_path
+    )
+
+
+def assert_transformers_computes_its_logits(file, names, toy_folder, tmp_path):
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
-    result = run("convert", toy_folder, tmp_path / "for-torch", "--lora", all_loras, "--to", "transformers")
+    result = run("convert", toy_folder, tmp_path / "for-torch", "--lora", file, "--to", "transformers")
     assert result.exit_code == 0, result.output
     theirs = transformers.BarkModel.from_pretrained(tmp_path / "for-torch").eval()
-    ours, before = BarkModel.from_pretrained(toy_folder, lora=all_loras), BarkModel.from_pretrained(toy_folder)
+    ours, before = BarkModel.from_pretrained(toy_folder, lora=file), BarkModel.from_pretrained(toy_folder)
     tokens = np.random.default_rng(1).integers(0, 100, (2, 30))
-    for name in ("semantic", "coarse_acoustics", "fine_acoustics"):
+    for name in names:
         found, unchanged = (logits_of(getattr(model, name), name, tokens) for model in (ours, before))
         with torch.no_grad():
             inputs = torch.from_numpy(tokens)
@@ -143,9 +156,8 @@ def test_transformers_computes_the_logits_of_a_model_with_a_lora(all_loras, toy_
 
 def logits_of(network, name, tokens):
     if name == "fine_acoustics":
-        tokens = np.broadcast_to(tokens[..., None], (*tokens.shape, 8))
-        return np.asarray(jax.jit(lambda network: network(3, tokens))(network))
-    return np.asarray(jax.jit(lambda network: network(tokens))(network))
+        return np.asarray(jitted.fine_logits(network, np.broadcast_to(tokens[..., None], (*tokens.shape, 8)), 3))
+    return np.asarray(jitted.logits(network, tokens))
 
 
 def test_a_lora_of_another_model_is_refused(lora, toy_folder, tmp_path, on_cpu):
@@ -166,8 +178,7 @@ def test_a_lora_of_another_model_is_refused(lora, toy_folder, tmp_path, on_cpu):
 def test_the_same_command_again_goes_on_and_changes_nothing(data, lora, toy_folder):
     file, told = lora
     before = load_lora(file)
-    networks = ("--network", "semantic", "--network", "coarse")
-    result = run("train", data, file.parent, "-m", toy_folder, *networks, "--lora", "2", *TRAINING, "--json")
+    result = run("train", data, file.parent, "-m", toy_folder, *LORA, "--json")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout) == told
     jax.tree.map(np.testing.assert_array_equal, load_lora(file), before)
@@ -195,7 +206,7 @@ def test_networks_trained_whole_are_in_a_model_that_speaks(manifest, toy_folder,
 
 def test_a_run_that_was_stopped_says_how_to_go_on_and_does(data, lora, toy_folder, tmp_path, monkeypatch):
     """To the same numbers as one that was not."""
-    command = ("train", data, tmp_path / "run", "-m", toy_folder, "--network", "semantic", "--lora", "2", *TRAINING)
+    command = ("train", data, tmp_path / "run", "-m", toy_folder, *LORA[4:], "--network", "semantic")
     command += ("--save-every", "1")
 
     def stop(log, records, write=MetricsLog.write):
@@ -352,7 +363,7 @@ def test_data_and_runs_of_something_else_are_refused(data, lora, toy_folder, tmp
     (tmp_path / "b" / "model").mkdir(parents=True)
     (tmp_path / "b" / "model" / "letter.txt").write_text("dear")
     refuses(data, tmp_path / "b", "is not a model folder")
-    refuses(data, lora[0].parent, "settings.lora.rank was 2, now 3", "--lora", "3")
+    refuses(data, lora[0].parent, "settings.lora.rank was 2, now 3", "--lora", "3", "--learning-rate", "0.1")
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["fine_acoustics"]
 
 

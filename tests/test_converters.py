@@ -9,6 +9,7 @@ import sys
 
 import checkpoints
 import jax.numpy as jnp
+import jitted
 import ml_dtypes
 import numpy as np
 import pytest
@@ -101,7 +102,7 @@ def test_causal_logits_are_those_of_torch(torch, torch_bark, converted, network)
     tokens_BT = np.random.default_rng(0).integers(0, 10_000, (2, 12))
     with torch.no_grad():
         expected = getattr(torch_bark, network)(torch.tensor(tokens_BT)).logits.numpy()
-    np.testing.assert_allclose(load(converted, network)(jnp.asarray(tokens_BT)), expected, atol=1e-5)
+    np.testing.assert_allclose(jitted.logits(load(converted, network), jnp.asarray(tokens_BT)), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("codebook", [1, 4, 7])
@@ -109,7 +110,7 @@ def test_fine_logits_are_those_of_torch(torch, torch_bark, converted, codebook):
     codes_BTQ = np.random.default_rng(0).integers(0, 1024, (1, 10, 8))
     with torch.no_grad():
         expected = torch_bark.fine_acoustics(codebook, torch.tensor(codes_BTQ)).logits.numpy()
-    found = load(converted, "fine_acoustics")(codebook, jnp.asarray(codes_BTQ))
+    found = jitted.fine_logits(load(converted, "fine_acoustics"), jnp.asarray(codes_BTQ), codebook)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
@@ -122,7 +123,7 @@ def test_audio_is_that_of_torch(torch, torch_bark, converted):
     codes_BQT = np.random.default_rng(0).integers(0, 1024, (1, 8, 6))
     expected = decode_with_torch(torch, torch_bark.codec_model, codes_BQT)
     assert expected.std() > 1e-3
-    found = load(converted, "codec_model").decode(jnp.asarray(codes_BQT))
+    found = jitted.decode(load(converted, "codec_model"), jnp.asarray(codes_BQT))
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
@@ -130,7 +131,7 @@ def test_codes_are_those_of_torch(torch, torch_bark, converted):
     audio_BA = np.random.default_rng(0).normal(size=(1, 3200)).astype(np.float32)
     with torch.no_grad():
         expected = torch_bark.codec_model.encode(torch.tensor(audio_BA)[None], bandwidth=6.0).audio_codes[0]
-    found = load(converted, "codec_model").encode(jnp.asarray(audio_BA), bandwidth=6.0)
+    found = jitted.encode(load(converted, "codec_model"), jnp.asarray(audio_BA), 6.0)
     np.testing.assert_array_equal(found, expected.numpy())
 
 
@@ -316,7 +317,9 @@ def test_biases_everywhere_are_converted(torch, tmp_path):
     tokens_BT = np.arange(9)[None]
     with torch.no_grad():
         expected = BarkModel.from_pretrained(folder).eval().semantic(torch.tensor(tokens_BT)).logits.numpy()
-    np.testing.assert_allclose(load(tmp_path / "dst", "semantic")(jnp.asarray(tokens_BT)), expected, atol=1e-5)
+    np.testing.assert_allclose(
+        jitted.logits(load(tmp_path / "dst", "semantic"), jnp.asarray(tokens_BT)), expected, atol=1e-5
+    )
 
 
 def test_a_codec_with_group_norm_is_converted(torch, tmp_path):
@@ -812,7 +815,7 @@ def test_a_changed_codec_is_exported_as_it_is_now(torch, converted, tmp_path):
     model = load_in_torch(export_transformers(folder, tmp_path / "dst"))
     codes_BQT = np.random.default_rng(0).integers(0, 1024, (1, 8, 6))
     expected = decode_with_torch(torch, model.codec_model, codes_BQT)
-    np.testing.assert_allclose(load(folder, "codec_model").decode(jnp.asarray(codes_BQT)), expected, atol=1e-5)
+    np.testing.assert_allclose(jitted.decode(load(folder, "codec_model"), jnp.asarray(codes_BQT)), expected, atol=1e-5)
 
 
 def test_a_codec_kernel_of_zeros_is_exported_without_nan(torch, converted, tmp_path):

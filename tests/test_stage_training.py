@@ -45,9 +45,16 @@ def train(model, name, dataset, folder, **changes):
     return train_stage(model, name, dataset, folder, RUN, **options)
 
 
-def test_a_trained_network_speaks_in_the_model_and_survives_saving(model, dataset, tmp_path):
+@pytest.fixture(scope="module")
+def semantic_run(model, dataset, tmp_path_factory):
+    """The folder of a training of the semantic network, and its result."""
+    folder = tmp_path_factory.mktemp("runs") / "semantic"
+    return folder, train(model, "semantic", dataset, folder)
+
+
+def test_a_trained_network_speaks_in_the_model_and_survives_saving(model, semantic_run, tmp_path):
     before = fingerprint(model.semantic)
-    trained = train(model, "semantic", dataset, tmp_path / "run")
+    _, trained = semantic_run
     assert fingerprint(model.semantic) == before != fingerprint(trained.network)
     assert trained.lora is None and trained.result.best_loss is not None
 
@@ -60,7 +67,10 @@ def test_a_trained_network_speaks_in_the_model_and_survives_saving(model, datase
     np.testing.assert_array_equal(audio, reloaded.generate([[5, 9]], seed=0, max_new_tokens=8, allow_early_stop=False))
 
 
-@pytest.mark.parametrize("name", STAGES)
+# The coarse network's step is the semantic one's with another loss, and costs as much to compile.
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "coarse_acoustics")) for name in STAGES]
+)
 def test_a_lora_changes_a_network_and_can_be_added_again(model, dataset, tmp_path, name):
     settings = StageSettings(batch_size=2, eval_share=0.3, lora=LoraSettings(rank=2, alpha=4.0))
     trained = train(model, name, dataset, tmp_path / "run", settings=settings)
@@ -77,17 +87,17 @@ def test_a_lora_changes_a_network_and_can_be_added_again(model, dataset, tmp_pat
 def test_a_model_in_bfloat16_stays_in_it(dataset, tmp_path):
     model = BarkModel.from_pretrained("tiny", dtype="bfloat16")
     trained = train(
-        model, "fine_acoustics", dataset, tmp_path / "run", settings=StageSettings(2, dtype="bfloat16", eval_share=0.3)
+        model, "semantic", dataset, tmp_path / "run", settings=StageSettings(2, dtype="bfloat16", eval_share=0.3)
     )
     assert {leaf.dtype.name for leaf in jax.tree.leaves(trained.network)} == {"bfloat16"}
 
 
-def test_a_run_of_another_start_or_with_other_settings_is_refused(model, dataset, tmp_path):
-    trained = train(model, "semantic", dataset, tmp_path / "run")
+def test_a_run_of_another_start_or_with_other_settings_is_refused(model, dataset, semantic_run):
+    folder, trained = semantic_run
     with pytest.raises(InputError, match=r"settings\.batch_size was 2, now 1"):
-        train(model, "semantic", dataset, tmp_path / "run", settings=StageSettings(1, eval_share=0.3))
+        train(model, "semantic", dataset, folder, settings=StageSettings(1, eval_share=0.3))
     with pytest.raises(InputError, match="start was"):
-        train(with_networks(model, {"semantic": trained.network}), "semantic", dataset, tmp_path / "run")
+        train(with_networks(model, {"semantic": trained.network}), "semantic", dataset, folder)
 
 
 def test_what_cannot_be_trained_is_refused(model, dataset, tmp_path):

@@ -32,6 +32,7 @@ def bark(built_in):
     return Bark.from_pretrained(built_in)
 
 
+@pytest.mark.slow
 def test_a_recogniser_understands_it(bark):
     said = ["one two three", "the weather is beautiful today."]
     clips = speak(bark, said, seed=0)

@@ -387,7 +387,7 @@ def test_a_dataset_is_prepared_from_a_manifest(tmp_path, bark, processor, spaces
         calls.append((len(samples), samples.dtype, sample_rate, text))
         return np.full(n_tokens(len(samples) / sample_rate, spaces), 9)
 
-    seconds = [0.4, 1.0, 0.7]
+    seconds = [0.4, 1.0, 0.4]
     audio = [make_wav(tmp_path / f"{i}.wav", each, channels=1 + i % 2, seed=i) for i, each in enumerate(seconds)]
     given = (np.arange(n_tokens(seconds[0], spaces) + 2) % spaces.semantic_vocab).tolist()
     path = write_lines(
