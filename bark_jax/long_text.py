@@ -65,22 +65,21 @@ class LongClip(Recording):
 
 
 def check_lines(text: Any, voice: Any) -> list[Line]:
-    """The lines of a dialogue, or of a text, which is a dialogue of one line.
+    """The lines of a dialogue, or of a text, which is a dialogue of one line; in NFC.
 
     Raises:
       InputError: neither a text nor (voice, text) pairs, or a text with nothing to speak in it.
     """
     if isinstance(text, str):
-        check_text(text, "text", MAX_CHARACTERS)
-        return [(voice, text)]
+        return [(voice, check_text(text, "text", MAX_CHARACTERS))]
     if not isinstance(text, (list, tuple)) or not text:
         raise InputError(f"text is {shown(text)}, expected a string or a list of (voice, text) pairs")
     lines = []
     for index, line in enumerate(text):
         if not isinstance(line, (list, tuple)) or len(line) != 2:
             raise InputError(f"text[{index}] is {shown(line)}, expected a pair (voice, text)")
-        check_text(line[1], f"text[{index}][1]", MAX_CHARACTERS)
-        lines.append((voice if line[0] is None else line[0], line[1]))
+        spoken = check_text(line[1], f"text[{index}][1]", MAX_CHARACTERS)
+        lines.append((voice if line[0] is None else line[0], spoken))
     return lines
 
 

@@ -5,6 +5,7 @@ may have its own voice; a text that is too long, empty or unspeakable is refused
 silently; a voice is checked, and never read from outside the model's folder by name; arrays are numpy or JAX.
 """
 
+import functools
 import json
 import os
 import re
@@ -21,7 +22,7 @@ from bark_jax.folders import as_path, naming, told_as_output_error, write_whole
 from bark_jax.hub import Source, UnreachableError, is_inner_path, shown
 from bark_jax.long_text import prompt_budget, split_text
 from bark_jax.settings import check_count
-from bark_jax.texts import check_texts
+from bark_jax.texts import as_nfc, check_texts
 from bark_jax.tokenizer import (
     SPECIAL_TOKENS,
     TOKENIZER_CONFIG_FILE,
@@ -32,7 +33,7 @@ from bark_jax.tokenizer import (
     transformers_config,
 )
 from bark_jax.tokens import TokenSpaces
-from bark_jax.vocabulary import WORDS_FILE, UnknownWordsWarning, read_words, unknown_words
+from bark_jax.vocabulary import SHOWN_WORDS, WORDS_FILE, UnknownWordsWarning, read_words, unknown_words
 from bark_jax.voice_files import write_npy
 from bark_jax.voice_library import SPEAKER_EMBEDDINGS_FILE, VoiceLibrary, fits_published, resolve_voice
 from bark_jax.voices import BARK_SPACES, Voice
@@ -53,6 +54,22 @@ class TextCutWarning(UserWarning):
     def __init__(self, message: str, cut: str):
         super().__init__(message)
         self.cut = cut
+
+
+class UnknownCharactersWarning(UserWarning):
+    """The tokenizer knows no character of some words, which reach the model as one unknown token; `words` are these."""
+
+    def __init__(self, words: tuple[str, ...]):
+        names = ", ".join(shown(word, 40) for word in words[:SHOWN_WORDS])
+        rest = f" and {len(words) - SHOWN_WORDS} more" if len(words) > SHOWN_WORDS else ""
+        super().__init__(
+            f"the tokenizer cannot read {names}{rest}: the model gets an unknown token for each, and does not say it. "
+            "Write it in letters, or take it out."
+        )
+        self.words = words
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.words,)
 
 
 class BarkInputs(dict):
@@ -208,8 +225,10 @@ class BarkProcessor:
         max_length = self._check_max_length(max_length)
         texts = check_texts(text)
         names = ["text"] if isinstance(text, str) else [f"text[{row}]" for row in range(len(texts))]
-        rows = [self._tokenize(*each, max_length, truncation) for each in zip(texts, names, strict=True)]
+        encodings = [self._tokenize(*each) for each in zip(texts, names, strict=True)]
         self._warn_of_unknown_words(texts)
+        self._warn_of_unknown_characters(encodings, texts)
+        rows = [self._fit(*each, max_length, truncation) for each in zip(encodings, texts, names, strict=True)]
         width = _width(padding, rows, max_length)
         arrays = {"input_ids": _padded(rows, width, self._pad_id)}
         if return_token_type_ids:
@@ -235,7 +254,7 @@ class BarkProcessor:
             max_tokens = prompt_budget(self._count_tokens, self.spaces)
         elif check_count("max_tokens", max_tokens) > n_text:
             raise InputError(f"max_tokens is {max_tokens}, expected at most the {n_text} that a prompt has room for")
-        return split_text(text, self._count_tokens, max_tokens, language)
+        return split_text(as_nfc(text), self._count_tokens, max_tokens, language)
 
     def save_pretrained(
         self,
@@ -287,18 +306,27 @@ class BarkProcessor:
             )
         return int(max_length)
 
-    def _tokenize(self, text: str, what: str, max_length: int, truncation: bool) -> list[int]:
-        """A text's ids, at most max_length; messages begin with `what`."""
+    def _tokenize(self, text: str, what: str) -> "Encoding":
+        """A text's tokens, of which the model can say some; messages begin with `what`."""
         for name in self._control_tokens:
             if name in text:
                 raise InputError(f"{what} names the tokenizer's own {name}; write it otherwise or take it out")
         encoding = self._encode(text, what)
-        ids = encoding.ids
-        if not ids:
+        if not encoding.ids:
             raise InputError(
                 f"{what} is {shown(text)}, of which the tokenizer leaves nothing; expected letters that it knows"
             )
         _check_words(encoding, text, what)
+        if {token for token in encoding.tokens if token.strip()} == {self._unknown_token}:
+            raise InputError(
+                f"{what} is {shown(text)}, of which the tokenizer knows no word: the model would get unknown tokens "
+                "alone; expected letters that it knows"
+            )
+        return encoding
+
+    def _fit(self, encoding: "Encoding", text: str, what: str, max_length: int, truncation: bool) -> list[int]:
+        """The text's ids, at most max_length; messages begin with `what`."""
+        ids = encoding.ids
         if len(ids) <= max_length:
             return ids
         cut = text[encoding.offsets[max_length][0] :]
@@ -333,6 +361,21 @@ class BarkProcessor:
             unknown = unknown_words(texts, self.words, str if normalizer is None else normalizer.normalize_str)
         if unknown:
             warnings.warn(UnknownWordsWarning(unknown, len(self.words)), stacklevel=3)
+
+    def _warn_of_unknown_characters(self, encodings: "list[Encoding]", texts: list[str]) -> None:
+        words = (
+            text[start:end]
+            for encoding, text in zip(encodings, texts, strict=True)
+            for token, (start, end) in zip(encoding.tokens, encoding.offsets, strict=True)
+            if token == self._unknown_token
+        )
+        if unknown := tuple(dict.fromkeys(words)):
+            warnings.warn(UnknownCharactersWarning(unknown), stacklevel=3)
+
+    @functools.cached_property
+    def _unknown_token(self) -> str | None:
+        """What the tokenizer makes of a word that it does not know; None where it has none, and raises."""
+        return getattr(self.tokenizer.model, "unk_token", None)
 
     def _voices(self, voice_preset: Any, text: str | list[str]) -> Voice | list[Voice | None]:
         if isinstance(text, str) or not isinstance(voice_preset, list):

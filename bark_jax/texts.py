@@ -1,7 +1,13 @@
-"""What can be spoken: checks of a text before it is tokenized.
+"""What can be spoken: a text is normalised to NFC and checked before it is tokenized.
 
 The tokenizer drops what it does not know, or turns it into one unknown token, without a word. A text that would reach
 the model as nothing, or as something else than its author sees, is refused here instead.
+
+Unicode writes many letters in two ways: "ö" is one character, or "o" and a combining mark. BERT's vocabulary has the
+first of them only, so text in the second form, as macOS writes file names and some keyboards type Korean, would lose
+its words. The tokenizer that Suno's code used normalises to NFC, and so does this.
+
+Source: Unicode Standard Annex #15, "Unicode Normalization Forms".
 """
 
 import itertools
@@ -26,21 +32,30 @@ _BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0\ufffc\ufffd")
 
 
 def check_texts(text: Any) -> list[str]:
-    """The rows of a batch, each a text that `check_text` accepts: a string alone, or a list or tuple of strings."""
+    """Returns the rows of a batch, a string alone or a list or tuple of strings, each as `check_text` returns it."""
     if isinstance(text, str):
-        check_text(text, "text")
-        return [text]
+        return [check_text(text, "text")]
     if not isinstance(text, (list, tuple)):
         raise InputError(f"text is {shown(text)}, expected a string or a list of strings{_how_to_convert(text)}")
     if not text:
         raise InputError("text is an empty list, expected one string or more")
-    for row, each in enumerate(text):
-        check_text(each, f"text[{row}]")
-    return list(text)
+    return [check_text(each, f"text[{row}]") for row, each in enumerate(text)]
 
 
-def check_text(text: Any, what: str, max_characters: int = MAX_CHARACTERS) -> None:
-    """Raises InputError, beginning with `what`, for anything but a string with something to speak in it."""
+def as_nfc(text: str) -> str:
+    """Returns the text in Unicode's form NFC, the one that tokenizers' vocabularies are written in."""
+    return text if unicodedata.is_normalized("NFC", text) else unicodedata.normalize("NFC", text)
+
+
+def check_text(text: Any, what: str, max_characters: int = MAX_CHARACTERS) -> str:
+    """Returns the text in NFC, to which the positions in messages refer.
+
+    Args:
+      what: how messages name the text, such as "text[3]".
+
+    Raises:
+      InputError: anything but a string with something to speak in it.
+    """
     if not isinstance(text, str):
         raise InputError(f"{what} is {shown(text)}, expected a string{_how_to_convert(text)}")
     if len(text) > max_characters:
@@ -48,6 +63,9 @@ def check_text(text: Any, what: str, max_characters: int = MAX_CHARACTERS) -> No
             f"{what} has {len(text):,} characters, at most {max_characters:,} are taken; "
             "one prompt holds some 1,000, generate_long splits longer texts"
         )
+    if not text.isascii():
+        _check_marks(text, what)  # first, as normalising takes the square of their number
+        text = as_nfc(text)
     if found := _SURROGATE.search(text):
         raise InputError(
             f"{what} has the lone surrogate {found[0]!r} at position {found.start()}, which is half a character; "
@@ -57,8 +75,7 @@ def check_text(text: Any, what: str, max_characters: int = MAX_CHARACTERS) -> No
         raise InputError(f"{what} has the control character {found[0]!r} at position {found.start()}; take it out")
     if not any(is_visible(character) for character in text):
         raise InputError(f"{what} is {shown(text)}, in which there is nothing to speak")
-    if not text.isascii():
-        _check_marks(text, what)
+    return text
 
 
 def _how_to_convert(value: Any) -> str:

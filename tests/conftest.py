@@ -1,6 +1,7 @@
 """Strict numerics for every test: full float32 products, and no broadcasting that changes the rank."""
 
 import os
+from pathlib import Path
 
 # No test may reach for the network; set before the Hub client reads it.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -30,6 +31,14 @@ def pytest_collection_modifyitems(config, items):
     kept = {item.nodeid for item in first.values()}
     config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in kept])
     items[:] = first.values()
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """The folder of published files that BARK_JAX_REAL_DATA names: vocabulary, voices, recordings."""
+    if not (folder := os.environ.get("BARK_JAX_REAL_DATA")):
+        pytest.skip("BARK_JAX_REAL_DATA names no folder of published files")
+    return Path(folder).resolve()
 
 
 @pytest.fixture

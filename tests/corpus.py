@@ -1,6 +1,7 @@
 """Made-up sentences in Bark's 13 languages, with the cues, symbols and odd characters that people type."""
 
 import random
+import unicodedata
 
 WORDS = {
     "en": "hello my dog is cute and the weather was wonderful yesterday don't you think so Mr. Smith's 3rd café",
@@ -83,7 +84,7 @@ JOINERS = [" "] * 12 + ["  ", "\n", "\t", "\r\n", "", ", ", ". ", "! ", "? ", "-
 
 
 def make_sentences(n: int, seed: int = 0) -> list[str]:
-    """n sentences, the same for the same seed: mostly one language each, one in eight of several."""
+    """n sentences in NFC, the same for the same seed: mostly one language each, one in eight of several."""
     draw = random.Random(seed)
     sentences = []
     for index in range(n):
@@ -103,7 +104,7 @@ def _sentence(draw: random.Random, words: list[str]) -> str:
         word = draw.choice(source)
         parts.append(_misspelt(draw, word) if draw.random() < 0.3 else word)
         parts.append(draw.choice(JOINERS))
-    return draw.choice(words) + " " + "".join(parts)
+    return unicodedata.normalize("NFC", draw.choice(words) + " " + "".join(parts))
 
 
 def _misspelt(draw: random.Random, word: str) -> str:

@@ -91,7 +91,7 @@ class Speaker:
         """A row as the sentences that it is spoken in. Raises BarkError for one that cannot be spoken."""
         if row.error is not None:
             raise InputError(row.error)
-        check_text(row.text, "text", MAX_CHARACTERS)
+        text = check_text(row.text, "text", MAX_CHARACTERS)
         if ours := sorted(_SETTINGS_OF_RUNS & row.settings.keys()):
             raise InputError(f"{ours[0]} is a setting of all rows of a run, expected none in a row")
         from bark_jax.stages.sampling import key_data
@@ -100,9 +100,9 @@ class Speaker:
         settings = self._settings | row.settings
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
-            pieces, rows = self.bark.sentences(row.text, voice, key, self._max_tokens, None, settings)
+            pieces, rows = self.bark.sentences(text, voice, key, self._max_tokens, None, settings)
             if len(pieces) == 1:  # as `generate` has it, with the text's own white space
-                pieces, rows = [row.text], self.bark.rows(row.text, voice, [key], settings)
+                pieces, rows = [text], self.bark.rows(text, voice, [key], settings)
         return _Text(row, pieces, rows, tuple(dict.fromkeys(" ".join(str(each.message).split()) for each in caught)))
 
     def close(self, text: "_Text") -> Spoken:

@@ -15,6 +15,8 @@ from bark_jax.config import (
     EncodecConfig,
 )
 
+# What good texts have beyond ASCII.
+LETTERS = "שָׁלוֹםمرحبا♪—👩👧בְּרֵאשִׁ֖ית בָּרָ֣אक्षत्रिय विद्यार्थी中"
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 SIZES = dict(num_layers=1, num_heads=2, hidden_size=16, bias=False)
 CONFIG = BarkConfig(
@@ -27,8 +29,9 @@ GOOD = dict(text="hello", seed=3, max_new_tokens=8, allow_early_stop=False)
 
 
 def make_tokenizer() -> Tokenizer:
-    """BERT's, with a word piece for each ASCII character."""
-    pieces = (*SPECIAL, *(mark + each for each in string.printable.strip() for mark in ("", "##")))
+    """BERT's, with a word piece for each ASCII character and for LETTERS."""
+    characters = dict.fromkeys(string.printable.strip() + LETTERS.replace(" ", ""))
+    pieces = (*SPECIAL, *(mark + each for each in characters for mark in ("", "##")))
     tokenizer = Tokenizer(models.WordPiece({piece: index for index, piece in enumerate(pieces)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
