@@ -57,12 +57,13 @@ def resolve_settings(
     Args:
       given: settings by name, each one value or a list of one value a row:
         do_sample           draw (True) or take the most likely token (False); any stage
-        temperature         0.001 to 1000; any stage. None is 1.0, and in the fine stage the most likely code, as is
+        temperature         not along with do_sample=False, where it would have no effect; nor are top_k and top_p.
+                            0.001 to 1000; any stage. None is 1.0, and in the fine stage the most likely code, as is
                             1.0 there unless fine_do_sample=True: transformers' rule
         top_k               draw from the k most likely tokens; semantic and coarse; None for all
         top_p               draw from the most likely tokens that hold this probability; semantic and coarse
         max_new_tokens      most semantic tokens, 1 to max_semantic; semantic
-        max_seconds         the same as a duration; semantic
+        max_seconds         the same as a duration, up to 15.39 s in Bark; semantic
         min_eos_p           end once the end token is this likely; semantic; None waits until it is chosen
         allow_early_stop    False goes on to max_new_tokens whatever the end token says; semantic
         max_coarse_history  tokens that each coarse window looks back at; one value for all rows, as it compiles a
@@ -108,9 +109,8 @@ def _drawn_stage(given: Mapping[str, Any], stage: str, config: Any) -> StageSett
     top_p = 1.0 if values["top_p"] is None else _probability(f"{stage}_top_p", values["top_p"])
     if is_drawn:
         return StageSettings(temperature, top_k, top_p)
-    if not _is_given(given, stage, "do_sample"):
-        for name in values:
-            _refuse_without_effect(given, stage, name)
+    for name in values:
+        _refuse_without_effect(given, stage, name)
     return StageSettings(0.0)
 
 
@@ -122,16 +122,35 @@ def _fine_stage(given: Mapping[str, Any], default: float | None) -> StageSetting
         is_most_likely = not check_flag("fine_do_sample", given["fine_do_sample"])
     elif "do_sample" in given and not check_flag("do_sample", given["do_sample"]):
         is_most_likely = True
+    if is_most_likely and _is_given(given, "fine", "do_sample"):
+        _refuse_without_effect(given, "fine", "temperature")
     return StageSettings(0.0 if is_most_likely else checked)
 
 
+# What these mean if they are left out: to give them along with do_sample=False claims nothing that is not so.
+_NEUTRAL = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
+
+
 def _refuse_without_effect(given: Mapping[str, Any], stage: str, name: str) -> None:
+    """Refuses a setting of draws where the most likely token is taken."""
     value = _pick(given, stage, name, None)
-    if value is not None:
-        raise InputError(
-            f"{stage} {name}={shown(value)} would have no effect: this checkpoint takes the most likely token by "
-            "default. Add do_sample=True to draw, or do_sample=False to say so."
-        )
+    if value is None or value == _NEUTRAL[name]:
+        return
+    if f"{stage}_{name}" not in given and f"{stage}_do_sample" in given:
+        return  # the setting is for the other stages, this one has been told apart
+    what = f"{stage} {name}={shown(value)} would have no effect: "
+    if _is_given(given, stage, "do_sample"):
+        raise InputError(what + "do_sample=False takes the most likely token. Leave one of the two out.")
+    raise InputError(what + "this checkpoint takes the most likely token by default. Add do_sample=True to draw.")
+
+
+def without_draws(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns defaults for `given` in their place: without those that its do_sample=False leaves no effect."""
+    greedy = [stage for stage in STAGES if _pick(given, stage, "do_sample", True) is False]
+    if len(greedy) == len(STAGES):
+        greedy.append("")
+    idle = {f"{stage}_{name}".removeprefix("_") for stage in greedy for name in _NEUTRAL}
+    return {name: value for name, value in settings.items() if name not in idle}
 
 
 def _max_tokens(given: Mapping[str, Any], spaces: TokenSpaces) -> int:
@@ -142,8 +161,14 @@ def _max_tokens(given: Mapping[str, Any], spaces: TokenSpaces) -> int:
     if seconds is not None:
         if not (_is_number(seconds) and 0 < seconds < math.inf):
             raise InputError(f"max_seconds is {shown(seconds)}, expected a positive number of seconds")
-        longest = min(seconds, spaces.max_semantic / spaces.semantic_rate)  # first, as 1e308 seconds are no integer
-        return max(1, int(longest * spaces.semantic_rate))
+        n_tokens = seconds * spaces.semantic_rate  # of which 1e308 are no integer
+        if n_tokens >= spaces.max_semantic + 1:
+            longest_s = math.floor(100 * spaces.max_semantic / spaces.semantic_rate) / 100
+            raise InputError(
+                f"max_seconds is {shown(seconds)}, expected at most {longest_s:g}, all that the network has positions "
+                "for; for more, split the text or use generate_long (bark-jax say --long)"
+            )
+        return max(1, int(n_tokens))
     if tokens is None:
         return spaces.max_semantic
     if not _is_integer(tokens) or not 1 <= tokens <= spaces.max_semantic:

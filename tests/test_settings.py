@@ -7,7 +7,7 @@ import pytest
 
 from bark_jax.config import BarkGenerationConfig
 from bark_jax.errors import InputError
-from bark_jax.settings import StageSettings, resolve_settings
+from bark_jax.settings import StageSettings, resolve_settings, without_draws
 from bark_jax.tokens import TokenSpaces
 
 GREEDY = BarkGenerationConfig()
@@ -70,7 +70,14 @@ def test_coarse_windows_are_one_for_all_rows():
 
 def test_seconds_are_semantic_tokens():
     assert resolve({"max_seconds": 2.0})[0].max_semantic_tokens == 99
-    assert resolve({"max_seconds": 100})[0].max_semantic_tokens == 768
+    assert resolve({"max_seconds": 15.39})[0].max_semantic_tokens == 767
+    assert resolve({"max_seconds": 15.4})[0].max_semantic_tokens == 768
+
+
+@pytest.mark.parametrize("seconds", [15.42, 100, 1e308])
+def test_more_seconds_than_the_model_can_speak_are_refused(seconds):
+    with pytest.raises(InputError, match=r"max_seconds is .*, expected at most 15\.39.*--long"):
+        resolve({"max_seconds": seconds})
 
 
 def test_a_file_may_say_top_k_0_for_all():
@@ -84,6 +91,37 @@ def test_a_setting_without_effect_is_refused(given):
         resolve(given, config=GREEDY)
 
 
-def test_a_temperature_beside_an_explicit_do_sample_false_is_no_mistake():
-    (row,) = resolve({"temperature": 0.7, "do_sample": False}, config=GREEDY)
-    assert row.semantic == row.fine == StageSettings(0.0)
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"do_sample": False, "temperature": 0.7},
+        {"do_sample": False, "fine_temperature": 0.7},
+        {"do_sample": False, "coarse_top_k": 5},
+        {"semantic_do_sample": False, "semantic_top_p": 0.5},
+        {"fine_do_sample": False, "fine_temperature": 0.5},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("config", [GREEDY, SUNO], ids=["greedy", "drawn"])
+def test_a_setting_of_draws_beside_do_sample_false_is_refused(given, config):
+    with pytest.raises(InputError, match="would have no effect: do_sample=False takes the most likely token"):
+        resolve(given, config=config)
+
+
+def test_a_setting_of_all_stages_may_stand_beside_one_greedy_stage():
+    (row,) = resolve({"semantic_do_sample": False, "temperature": 0.9})
+    assert row.semantic == StageSettings(0.0) and row.coarse == row.fine == StageSettings(0.9)
+    (row,) = resolve({"do_sample": False, "semantic_do_sample": True, "semantic_temperature": 0.9})
+    assert row.semantic == StageSettings(0.9) and row.coarse == row.fine == StageSettings(0.0)
+
+
+def test_what_is_so_without_it_may_stand_beside_do_sample_false():
+    (row,) = resolve({"do_sample": False, "temperature": 1.0, "top_k": None, "top_p": 1.0})
+    assert row.semantic == row.coarse == row.fine == StageSettings(0.0)
+
+
+def test_defaults_of_draws_go_where_a_row_is_greedy():
+    defaults = {"temperature": 0.7, "semantic_top_k": 5, "min_eos_p": 0.1}
+    assert without_draws(defaults, {"do_sample": False}) == {"min_eos_p": 0.1}
+    assert without_draws(defaults, {"semantic_do_sample": False}) == {"temperature": 0.7, "min_eos_p": 0.1}
+    assert without_draws(defaults, {"temperature": 0.5}) == defaults

@@ -17,6 +17,7 @@ import numpy as np
 from bark_jax.batch.rows import TextRow
 from bark_jax.clip import Recording, join
 from bark_jax.errors import BarkError, InputError
+from bark_jax.settings import without_draws
 from bark_jax.texts import MAX_CHARACTERS, check_text
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class Speaker:
         from bark_jax.stages.sampling import key_data
 
         key, voice = key_data(row.seed), self._voice if row.voice is None else row.voice
-        settings = self._settings | row.settings
+        settings = without_draws(self._settings, row.settings) | row.settings
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
             pieces, rows = self.bark.sentences(text, voice, key, self._max_tokens, None, settings)
