@@ -9,6 +9,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from bark_jax import tiny
 from bark_jax.config import CONFIG_FILE, GENERATION_CONFIG_FILE, save_json
 from bark_jax.errors import InputError
 from bark_jax.folders import check_destination, whole_folder
@@ -73,6 +74,7 @@ def convert(
         raise InputError(f"to is {shown(to)}, expected {' or '.join(TARGETS)}")
     dtype = None if dtype is None else _parse_dtype(dtype)
     check_destination(dst, overwrite=overwrite)
+    src = tiny.folder_of(src)
     source = _open(src, size, codec, revision, lora)
     source.check()
     _check_not_inside(src, dst)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from bark_jax import tiny
 from bark_jax.config import CONFIG_FILE, GENERATION_CONFIG_FILE
 from bark_jax.errors import BarkError, ModelNotFoundError
 from bark_jax.folders import write_whole
@@ -142,7 +143,7 @@ def _not_found(repository: str, reason: str) -> ModelNotFoundError:
 
     return ModelNotFoundError(
         f"{repository} is no folder here and not in the cache {constants.HF_HUB_CACHE}; of the Hub: {reason}. "
-        f"Where there is a network: bark-jax download {repository}"
+        f"With a connection to the Hub this command fetches it; {tiny.NAME} is built in and needs none: -m {tiny.NAME}"
     )
 
 

@@ -13,10 +13,11 @@ import pytest
 import soundfile
 from click.testing import CliRunner
 
+import bark_jax
 from bark_jax import tiny
 from bark_jax.cli import compiled, main, player, say
 from bark_jax.cli.options import sampling_options
-from bark_jax.errors import CheckpointError, UnsupportedError
+from bark_jax.errors import CheckpointError, InputError, UnsupportedError
 from bark_jax.voices import Voice
 
 HEAVY = ("jax", "flax", "torch", "transformers")
@@ -93,11 +94,26 @@ def test_say_writes_audio_and_prints_its_name(tmp_path):
     ]
 
 
-def test_the_same_seed_says_the_same_over_the_old_file(tmp_path):
-    run_say("Hello.")
-    first = (tmp_path / "bark.wav").read_bytes()
-    run_say("Hello.")
-    assert (tmp_path / "bark.wav").read_bytes() == first
+def test_the_same_seed_says_the_same_and_a_default_name_counts_up(tmp_path):
+    assert [run_say("Hello.").stdout for _ in range(3)] == ["bark.wav\n", "bark-2.wav\n", "bark-3.wav\n"]
+    first, *others = ((tmp_path / f"bark{number}.wav").read_bytes() for number in ("", "-2", "-3"))
+    assert others == [first, first]
+    (tmp_path / "bark.wav").unlink()
+    assert json.loads(run_say("Hello.", "--json").stdout)["output"] == "bark.wav"
+
+
+def test_a_name_that_was_given_is_replaced(tmp_path):
+    (tmp_path / "bark.wav").write_bytes(b"old")
+    assert run_say("Hello.", "-o", "bark.wav").stdout == "bark.wav\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["bark.wav"]
+    assert (tmp_path / "bark.wav").stat().st_size > 1000
+
+
+def test_a_default_name_is_left_free_where_writing_fails(tmp_path):
+    with pytest.raises(KeyboardInterrupt), say.free_name("bark.wav") as name:
+        assert (tmp_path / name).is_file()
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_seed_is_told_when_none_is_given():
@@ -123,6 +139,139 @@ def test_text_comes_from_stdin_and_audio_goes_to_stdout(tmp_path):
     samples, rate = soundfile.read(io.BytesIO(result.stdout_bytes))
     assert rate == 24_000 and len(samples) == 4800
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("args", [["-"], []], ids=["dash", "none"])
+def test_all_of_a_piped_text_is_read_however_many_bytes_a_letter_has(args, no_networks, monkeypatch):
+    """900,000 letters of two bytes, and a mark of three at the end, which no cut at a round number of bytes keeps."""
+    given = "я " * 449_999 + "я—"
+    heard = []
+
+    def open_bark(text, *_, **__):
+        heard.append(text)
+        raise InputError("heard")
+
+    monkeypatch.setattr(say, "open_bark", open_bark)
+    run_say(*args, "--long", input=given.encode())
+    assert heard == [given]
+
+
+def test_more_text_on_stdin_than_the_limit_is_refused(no_networks):
+    assert_fails(run_say("-", input=b"a " * 50_001), 2, "more than 100,000 characters; add --long")
+    assert_fails(run_say("--long", input=("ä " * 500_001).encode()), 2, "more than 1,000,000 characters; split it")
+
+
+class Endless(io.RawIOBase):
+    """What `yes` writes; counts what is read of it."""
+
+    def __init__(self):
+        self.n_read = 0
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        self.n_read += len(buffer)
+        buffer[:] = (b"y\n" * len(buffer))[: len(buffer)]
+        return len(buffer)
+
+
+def test_of_an_endless_stdin_no_more_is_read_than_the_limit(monkeypatch):
+    endless = Endless()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(endless)))
+    with pytest.raises(InputError, match="more than 100,000 characters"):
+        say.read_stdin(is_long=False)
+    assert endless.n_read < 150_000
+
+
+def test_a_pipe_is_spoken_without_being_asked_for():
+    assert json.loads(run_say("--json", input=b"hello\n").stdout)["text"] == "hello"
+
+
+def test_a_text_that_begins_with_a_dash_is_told_how_to_go():
+    assert_fails(run_say("-5 degrees"), 2, "No such option '-5'. A text that begins with a dash goes after --, as in:")
+    result = run_say("--json", "--", "-5 degrees")
+    assert json.loads(result.stdout)["text"] == "-5 degrees"
+
+
+def test_all_of_a_long_text_is_checked_before_networks_are_loaded(no_networks):
+    assert_fails(run_say("hello. " * 20 + "\x07", "--long"), 2, "control character")
+    assert_fails(run_say("hello. " * 20 + "[MASK].", "--stream", "-o", "-"), 2, "[MASK]")
+
+
+def test_a_long_text_may_begin_with_what_cannot_be_spoken_alone():
+    result = run("say", "-m", "tiny", "--seed", "3", "--max-seconds", "0.2", "--long", "--json", "-q",
+                 input=b"-" * 42 + b" hello there")  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--silence", "1"], "--silence has no effect: it is for longer texts; add --long"),
+        (["--max-tokens", "9"], "--max-tokens has no effect"),
+        (["--language", "de"], "--language has no effect"),
+        (["--voice-mode", "carry"], "--voice-mode has no effect"),
+        (["--long", "--best-of", "2"], "--best-of has no effect: it is for one prompt"),
+        (["--stream", "-o", "-", "--voice-mode", "carry"], "--voice-mode has no effect: it is for --long alone"),
+    ],
+)
+def test_options_without_effect_are_refused(args, message, no_networks):
+    assert_fails(run_say("Hello.", *args), 2, message)
+
+
+def test_options_reach_the_call(monkeypatch):
+    asked = []
+
+    class Recorder:
+        sample_rate = 24_000
+
+        def __getattr__(self, name):
+            def call(text, **ask):
+                asked.append((name, {key: ask[key] for key in ask if key not in ("on_stage", "seed", "voice")}))
+                raise InputError("asked")
+
+            return call
+
+    monkeypatch.setattr(say, "open_bark", lambda *_, **__: Recorder())
+    long = ["--silence", "1", "--max-tokens", "9", "--language", "de"]
+    for args in (["--best-of", "2"], ["--long", *long, "--voice-mode", "carry"], ["--stream", "-o", "-", *long]):
+        run("say", "Hello.", "-m", "tiny", *args)
+    told = {"silence_s": 1.0, "max_tokens": 9, "language": "de"}
+    assert asked == [("generate", {"best_of": 2}), ("generate_long", told | {"voice_mode": "carry"}), ("stream", told)]
+
+
+def test_the_package_runs_as_a_module():
+    root = os.path.dirname(os.path.dirname(bark_jax.__file__))
+    command = [sys.executable, "-m", "bark_jax", "say", "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": root})
+    assert result.returncode == 0 and result.stdout.startswith("Usage: python -m bark_jax say ")
+
+
+def test_voices_of_a_language_that_a_model_has_not_are_told_apart_from_no_voices(built_in, toy_folder):
+    result = run("voices", "-m", built_in, "--language", "de")
+    assert result.stdout == "" and "no voice that is listed as de; its voices are slt, rms" in result.stderr
+    assert "has no voices of its own" in run("voices", "-m", toy_folder, "--language", "de").stderr
+
+
+def test_a_model_that_cannot_be_fetched_is_told_with_the_one_that_needs_no_network():
+    result = run("download", "of-nobody/no-such-model")
+    assert result.exit_code == 3 and "bark-jax download" not in result.stderr and "-m tiny" in result.stderr
+
+
+def test_convert_knows_the_name_that_every_verb_takes(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    result = run("convert", "tiny", "copy")
+    assert result.exit_code == 0, result.stderr
+    assert (tmp_path / "copy" / "semantic.safetensors").is_file()
+
+
+def test_the_doctor_has_no_empty_heading(monkeypatch):
+    for name in list(os.environ):
+        if name.startswith(("HF_", "JAX_", "XLA_", "BARK_JAX_", "CUDA_VISIBLE")):
+            monkeypatch.delenv(name)
+    monkeypatch.setattr("bark_jax.cli.doctor._attention", lambda: {"xla": "works"})
+    assert run("doctor").stdout.endswith("settings\n  none\n")
 
 
 def test_without_a_text_it_says_its_own(toy_folder):

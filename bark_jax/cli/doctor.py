@@ -44,8 +44,8 @@ def command(as_json: bool) -> None:
         return
     for title, values in report.items():
         click.echo(title)
-        for name, value in values.items():
-            click.echo(f"  {name:24} {value}")
+        for name, value in values.items() or [("none", "")]:
+            click.echo(f"  {name:24} {value}".rstrip())
 
 
 def _examine(section: Callable[[], dict[str, Any]]) -> dict[str, Any]:

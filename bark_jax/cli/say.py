@@ -1,10 +1,14 @@
 """`bark-jax say`: one text, one audio file."""
 
+import contextlib
 import io
+import itertools
 import json
+import os
 import secrets
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,6 +28,7 @@ from bark_jax.cli.paths import check_place, check_plot
 from bark_jax.cli.player import find_player, play
 from bark_jax.cli.progress import Progress
 from bark_jax.errors import InputError, ModelNotFoundError
+from bark_jax.folders import told_as_output_error
 from bark_jax.hub import shown
 
 if TYPE_CHECKING:
@@ -37,33 +42,55 @@ if TYPE_CHECKING:
 DEFAULT_TEXT = "Hello! My name is Bark, and I can speak, laugh and sing."
 DEFAULT_OUTPUT = "bark.wav"
 STANDARD_STREAM = "-"
-# Far more than any prompt holds; the rest of an endless stream is not read.
-MAX_STDIN_BYTES = 2**20
+# Settings of long texts, and those of one prompt: as `generate_long` and `generate` name them.
+LONG_SETTINGS = ("silence_s", "max_tokens", "voice_mode", "language")
 
 EXAMPLES = """\b
 Examples:
   bark-jax say "Hello, my dog is cute [laughs]" --voice v2/en_speaker_6 -o hello.wav
   bark-jax say "Thank you very much, my good friend." -m tiny --voice rms -o thanks.wav
-  echo "Guten Tag." | bark-jax say - --voice v2/de_speaker_3 --seed 7 -o tag.flac --json
-  bark-jax say - --long --voice v2/en_speaker_6 -o chapter.mp3 < chapter.txt
-  bark-jax say - --stream -o - < chapter.txt | ffplay -
+  echo "Guten Tag." | bark-jax say --voice v2/de_speaker_3 --seed 7 -o tag.flac --json
+  bark-jax say --long --voice v2/en_speaker_6 -o chapter.mp3 < chapter.txt
+  bark-jax say --stream -o - < chapter.txt | ffplay -
+  bark-jax say -o cold.wav -- "-5 degrees tonight."
 """
 
 
-@click.command("say", cls=Verb, epilog=EXAMPLES, short_help="Text to one audio file.")
+class _SayVerb(Verb):
+    """The verb, whose TEXT may be taken for an option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            hint = 'A text that begins with a dash goes after --, as in: bark-jax say -- "-5 degrees"'
+            raise click.UsageError(f"{error.format_message()} {hint}", ctx) from error
+
+
+@click.command("say", cls=_SayVerb, epilog=EXAMPLES, short_help="Text to one audio file.")
 @click.argument("text", default=None, required=False, metavar="[TEXT or -]")
 @model_option
 @revision_option
 @click.option("--voice", help="A voice's name (see `bark-jax voices`) or .npz file.")
-@click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="Of all draws; told when it is not given.")
+@click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="Random seed; printed if you leave it out.")
 @click.option(
     "-o",
     "--output",
-    help=f"Audio file (.wav, .flac, .ogg, .opus, .mp3); - is WAV on stdout.  [default: {DEFAULT_OUTPUT}]",
+    help="Audio file (.wav, .flac, .ogg, .opus, .mp3), replaced if it exists; - is WAV on stdout.  "
+    f"[default: {DEFAULT_OUTPUT}, or the first free name of bark-2.wav, bark-3.wav, ...]",
 )
 @click.option("--play", "is_played", is_flag=True, help="Play the audio; without -o no file is written.")
 @click.option("--long", "is_long", is_flag=True, help="Text of any length: spoken sentence by sentence and joined.")
 @click.option("--stream", "is_streamed", is_flag=True, help="WAV on stdout (-o -) while it is made; any length.")
+@click.option("--best-of", type=click.IntRange(1), help="Generate N candidates and keep the most likely one.")
+@click.option("--silence", "silence_s", type=float, help="With --long or --stream: seconds between sentences.")
+@click.option("--max-tokens", type=click.IntRange(1), help="With --long or --stream: most text tokens of a sentence.")
+@click.option("--language", help='With --long or --stream: whose abbreviations do not end sentences, such as "de".')
+@click.option(
+    "--voice-mode",
+    type=click.Choice(["fixed", "carry"]),
+    help="With --long: speak every sentence in the voice itself, or carry on from the sentence before.",
+)
 @sampling_options
 @click.option("--dtype", type=click.Choice(DTYPES), help="Of the networks.")
 @click.option("--attn-implementation", type=click.Choice(["auto", "xla", "cudnn"]), default="auto", show_default=True)
@@ -77,11 +104,14 @@ Examples:
 def command(
     text: str | None, is_played: bool, is_long: bool, is_streamed: bool, as_json: bool, is_quiet: bool, **options: Any
 ) -> None:
-    """Speak TEXT, or what comes on stdin where TEXT is -, into an audio file; print the file's name.
+    """Speak TEXT, or the text on stdin, into an audio file; print the file's name.
 
-    Settings that are not given come from the model's generation_config.json.
+    Stdin is read where TEXT is - or left out; on a terminal, a default sentence is spoken instead. Settings that are
+    not given come from the model's generation_config.json.
     """
     settings = sampling_settings(options)
+    how = _spoken_how(options, is_long=is_long, is_streamed=is_streamed)
+    is_named = options["output"] is not None
     output = _check_output(options.pop("output"), is_played, as_json)
     save = {name: _check_npz(name, options.pop(name)) for name in ("save_voice", "save_tokens")}
     save["plot"] = check_plot(options.pop("plot"))
@@ -90,16 +120,14 @@ def command(
     if is_streamed and (output != STANDARD_STREAM or is_played or save["plot"]):
         raise click.UsageError("--stream writes to stdout alone: give -o -, and neither --play nor --plot.")
     player = find_player() if is_played else None
-    if text is None:
-        text = tiny.EXAMPLE if options["model"] == tiny.NAME else DEFAULT_TEXT
-    text = _read_stdin() if text == STANDARD_STREAM else text
+    text = _find_text(text, options["model"], is_long=is_long or is_streamed)
     seed = options.pop("seed")
     seed = secrets.randbits(32) if seed is None else seed
     tell = (lambda line: None) if is_quiet else (lambda line: click.echo(line, err=True))
     tell(_introduction(options["model"], seed))
 
-    bark = open_bark(text, settings, is_long=is_long or is_streamed, **options)
-    ask = dict(voice=options["voice"], seed=seed, **settings)
+    bark = open_bark(text, settings, how=how, is_long=is_long or is_streamed, **options)
+    ask = dict(voice=options["voice"], seed=seed, **how, **settings)
     if is_streamed:
         _stream(bark.stream(text, **ask), bark.sample_rate)
         return
@@ -108,7 +136,10 @@ def command(
     with Progress(is_quiet=is_quiet) as progress:
         clip = speak(text, on_stage=progress, **ask)
     took_s = time.perf_counter() - started
-    _write(clip, output, **save)
+    with contextlib.ExitStack() as names:
+        if output == DEFAULT_OUTPUT and not is_named:
+            output = names.enter_context(free_name(output))
+        _write(clip, output, **save)
     tell(_conclusion(clip, output, took_s))
     if as_json:
         click.echo(json.dumps(_description(clip, options, output), ensure_ascii=False))
@@ -122,6 +153,7 @@ def open_bark(
     text: str,
     settings: dict[str, Any],
     *,
+    how: dict[str, Any],
     is_long: bool = False,
     model: str,
     revision: str | None,
@@ -137,8 +169,7 @@ def open_bark(
 
         load_lora(lora)
     processor = _open_processor(model, revision, tokenizer)
-    # A long text is cut once the model is there; its first words stand in for it here.
-    processor(text[:40] if is_long else text, voice_preset=voice)
+    processor(_prompts(processor, text, how) if is_long else text, voice_preset=voice)
 
     from bark_jax.model import BarkModel
     from bark_jax.pipeline import Bark
@@ -163,6 +194,58 @@ def _open_processor(model: str, revision: str | None, tokenizer: str | None) -> 
 
         find_model(model, revision=revision)  # where the model is missing as well, that is what to tell
         raise
+
+
+def _prompts(processor: "BarkProcessor", text: str, how: dict[str, Any]) -> list[str]:
+    """What a long text is spoken as."""
+    from bark_jax.long_text import check_lines
+
+    ((_, text),) = check_lines(text, None)
+    return processor.split(text, max_tokens=how.get("max_tokens"), language=how.get("language", "en"))
+
+
+def _spoken_how(options: dict[str, Any], *, is_long: bool, is_streamed: bool) -> dict[str, Any]:
+    """Takes out of `options` what is an argument of `generate`, `generate_long` or `stream`, as its name there."""
+    how = {name: options.pop(name) for name in ("best_of", *LONG_SETTINGS)}
+    how = {name: value for name, value in how.items() if value is not None}
+    if is_long or is_streamed:
+        idle = {"best_of"} | ({"voice_mode"} if is_streamed else set())
+        remedy = "it is for one prompt; leave out --long and --stream" if "best_of" in how else "it is for --long alone"
+    else:
+        idle, remedy = set(LONG_SETTINGS), "it is for longer texts; add --long"
+    if found := [name for name in how if name in idle]:
+        option = "--" + found[0].removesuffix("_s").replace("_", "-")
+        raise click.UsageError(f"{option} has no effect: {remedy}.")
+    return how
+
+
+@contextlib.contextmanager
+def free_name(name: str) -> "Iterator[str]":
+    """Gives `name`, or its first free successor (bark-2.wav, bark-3.wav, ...), for a file that the block writes.
+
+    An empty file holds the name meanwhile, so that two programs at once take two; it goes where the block fails.
+
+    Raises:
+      OutputError: the folder takes no files.
+    """
+    with told_as_output_error(name):
+        found = _take_free_name(Path(name))
+    try:
+        yield str(found)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            if not found.stat().st_size:
+                found.unlink()
+        raise
+
+
+def _take_free_name(path: Path) -> Path:
+    for number in itertools.count(1):
+        found = path if number == 1 else path.with_stem(f"{path.stem}-{number}")
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(found, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            return found
+    raise AssertionError("numbers do not end")
 
 
 def _check_output(output: str | None, is_played: bool, as_json: bool) -> str | None:
@@ -190,12 +273,38 @@ def _check_npz(option: str, path: str | None) -> str | None:
     return path
 
 
-def _read_stdin() -> str:
-    data = sys.stdin.buffer.read(MAX_STDIN_BYTES)
+def _find_text(text: str | None, model: str, *, is_long: bool) -> str:
+    """The text to speak: as given, else what stdin has, else a sentence that the model knows."""
+    if text == STANDARD_STREAM:
+        return read_stdin(is_long=is_long)
+    if text is not None:
+        return text
+    is_piped = sys.stdin is not None and not sys.stdin.isatty()
+    return (is_piped and read_stdin(is_long=is_long)) or (tiny.EXAMPLE if model == tiny.NAME else DEFAULT_TEXT)
+
+
+def read_stdin(*, is_long: bool) -> str:
+    """Returns the text on stdin, without the white space around it.
+
+    Raises:
+      InputError: it is not UTF-8, or longer than what one text may have.
+    """
+    from bark_jax import long_text, texts
+
+    limit = long_text.MAX_CHARACTERS if is_long else texts.MAX_CHARACTERS
+    if sys.stdin is None:
+        raise InputError("stdin is closed, expected a text there")
+    stream = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig")
     try:
-        return data.decode("utf-8-sig").strip()
+        text = stream.read(limit + 1)  # of an endless stream no more
     except UnicodeDecodeError as error:
-        raise InputError(f"the text on stdin is not UTF-8: {error}") from error
+        raise InputError(f"the text on stdin is not UTF-8 ({error.reason}); convert it, as with iconv") from error
+    finally:
+        stream.detach()
+    if len(text) > limit:
+        remedy = "split it into several files" if is_long else "add --long, which takes 1,000,000"
+        raise InputError(f"the text on stdin has more than {limit:,} characters; {remedy}")
+    return text.strip()
 
 
 def _introduction(model: str, seed: int) -> str:

@@ -11,6 +11,7 @@ from bark_jax.cli.options import json_option, model_option, revision_option
 from bark_jax.errors import ModelNotFoundError
 
 MODEL_FILES = (".json", ".pt")
+SHOWN_NAMES = 10
 
 EXAMPLES = """\b
 Examples:
@@ -26,14 +27,18 @@ Examples:
 @json_option
 def command(model: str, revision: str | None, language: str | None, as_json: bool) -> None:
     """List the voices that a model knows by name, one a line; `bark-jax say --voice NAME` speaks in one."""
-    names = open_processor(model, revision).voices(language)
-    if as_json:
-        click.echo(json.dumps(names, indent=2))
-        return
-    for name in names:
-        click.echo(name)
-    if not names:
-        click.echo(f"{model} has no voices of its own; --voice also takes the path of a .npz file", err=True)
+    processor = open_processor(model, revision)
+    names = processor.voices(language)
+    click.echo(json.dumps(names, indent=2) if as_json else "\n".join(names), nl=bool(names) or as_json)
+    if not names and not as_json:
+        click.echo(_why_none(model, processor.voices(), language), err=True)
+
+
+def _why_none(model: str, names: list[str], language: str | None) -> str:
+    if names:
+        listed = ", ".join(names[:SHOWN_NAMES]) + (", ..." if len(names) > SHOWN_NAMES else "")
+        return f"{model} has no voice that is listed as {language}; its voices are {listed}"
+    return f"{model} has no voices of its own; --voice also takes the path of a .npz file"
 
 
 def open_processor(model: str, revision: str | None) -> Any:
