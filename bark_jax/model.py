@@ -97,8 +97,12 @@ class BarkModel:
           CheckpointError, ConfigError: the files are damaged or are not those of a Bark.
         """
         folder = pretrained.find_model(name_or_folder, revision=revision)
-        networks = pretrained.load_networks(folder, dtype=dtype, attn_implementation=attn_implementation, lora=lora)
-        return cls(*pretrained.read_configs(folder), **networks)
+        config, generation_config = pretrained.read_configs(folder)
+        check_fit(config, generation_config)  # which does not wait for the weights
+        networks = pretrained.load_networks(
+            folder, dtype=dtype, attn_implementation=attn_implementation, config=config, lora=lora
+        )
+        return cls(config, generation_config, **networks)
 
     def save_pretrained(self, folder: str, *, overwrite: bool = False) -> None:
         """Writes the model as a folder that `from_pretrained` reads; it appears whole or not at all."""

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 import jax
 import numpy as np
 
-from bark_jax import long_text
+from bark_jax import long_text, pretrained
 from bark_jax.clip import Clip, EmptyClipWarning, SpokenPart, check_silence, join
 from bark_jax.errors import InputError
 from bark_jax.folders import whole_folder
@@ -23,7 +23,7 @@ from bark_jax.seeds import CANDIDATE, SENTENCE, derive_keys, seed_of
 from bark_jax.settings import check_count, resolve_settings
 from bark_jax.streaming import RowStream, stream_row
 from bark_jax.texts import check_texts
-from bark_jax.tokens import text_tokens
+from bark_jax.tokens import TokenSpaces, text_tokens
 from bark_jax.voice_library import LANGUAGES, resolve_voice
 from bark_jax.voices import Voice
 
@@ -58,11 +58,12 @@ class Bark:
         Args:
           tokenizer: a tokenizer file, folder or `tokenizers.Tokenizer`, for checkpoints that bring none.
         """
+        # The small files first: what is wrong with them is told before gigabytes of weights are read.
+        _, generation_config = pretrained.read_configs(pretrained.find_model(name_or_folder, revision=revision))
+        spaces = TokenSpaces.from_config(generation_config)
+        processor = BarkProcessor.from_pretrained(name_or_folder, revision=revision, tokenizer=tokenizer, spaces=spaces)
         model = BarkModel.from_pretrained(
             name_or_folder, dtype=dtype, attn_implementation=attn_implementation, revision=revision, lora=lora
-        )
-        processor = BarkProcessor.from_pretrained(
-            name_or_folder, revision=revision, tokenizer=tokenizer, spaces=model.spaces
         )
         return cls(model, processor)
 

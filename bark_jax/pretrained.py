@@ -34,6 +34,7 @@ from bark_jax.models.int8 import is_quantized, quantize
 from bark_jax.weights import (
     NETWORKS,
     Manifest,
+    find_weights,
     is_model_folder,
     load_network,
     read_manifest,
@@ -172,6 +173,8 @@ def load_networks(
     if is_int8:
         dtype = jnp.dtype("float32" if jax.default_backend() == "cpu" else "bfloat16")
     changes = {} if lora is None else load_lora(lora, base=base_of(folder))
+    for name in NETWORKS:  # before the first of them is read, which takes a while
+        find_weights(folder, weight_file(name), check_sha256=False)
     networks = {}
     for name, (_, field) in NETWORKS.items():
         size = getattr(config, field)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from batch_stub import MADE_WITH, StubSpeaker, run_stub, write_rows
+from deadlines import HANG_S
 from test_batch_runs import check_whole, entries_of
 
 from bark_jax.batch.runner import Output, run_batch
@@ -134,9 +135,9 @@ class TestRay:
         code = "import sys; from test_batch_ray import *; import ray\n"
         code += "ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)\n"
         code += "run_ray(sys.argv[1], sys.argv[2])"
-        environment = os.environ | {"STUB_DELAY_S": "0.05"}
+        environment = os.environ | {"STUB_DELAY_S": "0.2"}
         driver = subprocess.Popen([sys.executable, "-c", code, rows, out], env=environment, start_new_session=True)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + HANG_S
         while len(entries_of(out)) < 40:
             assert time.monotonic() < deadline and driver.poll() is None
             time.sleep(0.1)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 from batch_stub import MADE_WITH, RATE, StubSpeaker, noise, run_stub, write_rows
+from deadlines import HANG_S
 
 from bark_jax.batch import manifest as batch_manifest
 from bark_jax.batch.manifest import DoneRows, Manifest, read_entries
@@ -253,10 +254,10 @@ def start_stub(rows, out, delay_s, form="files"):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_one_signal_finishes_what_is_under_way(tmp_path, number):
     rows, out = write_rows(tmp_path / "rows.jsonl", 300), tmp_path / "out"
-    process = start_stub(rows, out, 0.02)
+    process = start_stub(rows, out, 0.25)  # the signal has 25 s to come before a hundred rows are spoken
     assert process.stdout.readline() == "start\n" and process.stdout.readline() == "row\n"
     process.send_signal(number)
-    told, _ = process.communicate(timeout=60)
+    told, _ = process.communicate(timeout=HANG_S)
     summary = json.loads(told.splitlines()[-1])
     assert process.returncode == 0 and summary["signal"] == number
     # The eight that the stub holds are spoken; others are not begun.
@@ -273,7 +274,7 @@ def test_two_signals_stop_at_once(tmp_path):
     process.send_signal(signal.SIGINT)
     assert process.stdout.readline() == "stopping\n"
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=10)
+    process.communicate(timeout=HANG_S)
     assert process.returncode != 0
     assert run_stub(rows, out).left == 0
     check_whole(out, rows)
@@ -293,7 +294,7 @@ def test_memory_does_not_grow_with_the_number_of_rows(tmp_path, n_rows):
     for n in (200, n_rows):
         rows = write_rows(tmp_path / f"{n}.jsonl", n)
         command = [sys.executable, "-c", PEAK, rows, tmp_path / f"out-{n}"]
-        told = subprocess.run(command, cwd=STUB.parent, capture_output=True, text=True, check=True, timeout=300)
+        told = subprocess.run(command, cwd=STUB.parent, capture_output=True, text=True, check=True, timeout=HANG_S)
         peaks[n] = int(told.stdout)
     assert peaks[n_rows] < 1.1 * peaks[200], peaks
 

@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 import soundfile
+from deadlines import HANG_S
 
 from bark_jax.batch.manifest import read_entries
 
@@ -106,7 +107,7 @@ def test_twenty_kills_lose_and_repeat_nothing(rows, reference, environment, tmp_
     out, draw, n_kills = tmp_path / "out", random.Random(0), 0
     while n_kills < 20:
         process = start(environment, rows, out, *OPTIONS)
-        n_before, deadline = len(entries_of(out)), time.monotonic() + 300
+        n_before, deadline = len(entries_of(out)), time.monotonic() + HANG_S
         wanted = n_before + draw.randint(0, 14)
         while len(entries_of(out)) < wanted and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -148,7 +149,7 @@ def test_two_ray_actors_of_which_one_dies_make_the_same(some_rows, reference, en
     options = [*OPTIONS, "--engine", "ray", "--ray-actors", "2"]
     driver = subprocess.Popen([sys.executable, "-c", RAY, "batch", some_rows, out, *options], env=environment)
     try:
-        deadline = time.monotonic() + 600
+        deadline = time.monotonic() + HANG_S
         while not entries_of(out) and time.monotonic() < deadline and driver.poll() is None:
             time.sleep(0.1)
         actors = find_actors(driver.pid)

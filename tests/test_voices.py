@@ -6,13 +6,13 @@ import os
 import pickle
 import subprocess
 import sys
-import time
 import warnings
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from bad_inputs.harness import ARGUMENT_CALLS, counted, refused
 from voice_cases import BAD_ENTRIES, BAD_NAMES, fill_cache, make_arrays, make_folder, npy_bytes, outside
 
 from bark_jax.errors import BarkError, InputError, ModelNotFoundError, VoiceError, VoiceNotFoundError
@@ -117,13 +117,6 @@ def test_any_integer_type_becomes_int32(dtype):
     voice = Voice.from_dict(make_arrays(dtype=dtype))
     assert {array.dtype for array in voice.to_dict().values()} == {np.dtype(np.int32)}
     assert voice == Voice.from_dict(make_arrays())
-
-
-@pytest.mark.parametrize("case", BAD_ARRAYS)
-def test_bad_arrays_are_named(case):
-    make, message = BAD_ARRAYS[case]
-    with pytest.raises(VoiceError, match=message):
-        Voice.from_dict(make(make_arrays()))
 
 
 @pytest.mark.parametrize("n_semantic, n_frames", [(1, 1), (158, 237), (731, 1098), (730, 1097), (100, 76), (100, 300)])
@@ -305,19 +298,6 @@ BAD_FILES = {
 }
 
 
-@pytest.mark.parametrize("case", BAD_FILES)
-def test_bad_files_are_refused_with_their_path(case, tmp_path):
-    make, message = BAD_FILES[case]
-    path, canary = tmp_path / "bad.npz", tmp_path / "canary"
-    path.write_bytes(make(canary))
-    start = time.perf_counter()
-    with pytest.raises(VoiceError, match=message) as caught:
-        Voice.load(path)
-    assert time.perf_counter() - start < 0.5
-    assert str(path) in str(caught.value)
-    assert not canary.exists()
-
-
 def test_random_damage_never_leaks_another_error(tmp_path):
     draw = np.random.default_rng(0)
     good, path = npz_bytes(make_arrays(20, 30, np.uint16)), tmp_path / "a.npz"
@@ -330,15 +310,6 @@ def test_random_damage_never_leaks_another_error(tmp_path):
             Voice.load(path)
         except VoiceError as error:
             assert str(path) in str(error)
-
-
-def test_many_members_are_refused_quickly(tmp_path):
-    path = tmp_path / "many.npz"
-    path.write_bytes(zip_bytes((f"a{i}", b"") for i in range(20_000)))
-    start = time.perf_counter()
-    with pytest.raises(VoiceError):
-        Voice.load(path)
-    assert time.perf_counter() - start < 2
 
 
 @pytest.mark.parametrize("path", ["missing.npz", "a\0b.npz", "\ud800.npz", "x" * 5000 + ".npz", "/dev/null", "/"])
@@ -395,10 +366,8 @@ def test_bad_names_are_not_found(case, tmp_path):
     name, message = BAD_NAMES[case]
     outside(tmp_path)
     library = open_folder(make_folder(tmp_path))
-    start = time.perf_counter()
-    with pytest.raises(VoiceNotFoundError, match=message) as caught:
+    with refused(VoiceNotFoundError, message, folder=tmp_path) as caught:
         resolve_voice(name.format(tmp=tmp_path), library, SPACES)
-    assert time.perf_counter() - start < 0.1
     assert len(str(caught.value)) < 700
 
 
@@ -534,10 +503,10 @@ def test_a_machine_without_a_network_is_told_so_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr("socket.getaddrinfo", look_up)
     monkeypatch.setattr("urllib.request.getproxies", dict)
-    start = time.perf_counter()
-    with pytest.raises(UnreachableError, match=r"hf download suno/bark config\.json"):
+    # Otherwise the Hub's client tries again and again, with pauses.
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail(f"a pause of {seconds} s"))
+    with refused(UnreachableError, r"hf download suno/bark config\.json", folder=tmp_path):
         Source("suno/bark", cache_dir=tmp_path).find("config.json")
-    assert time.perf_counter() - start < 1
 
 
 def test_what_the_hub_does_not_have_is_remembered(tmp_path):
@@ -604,9 +573,9 @@ def test_paths_that_might_lead_elsewhere(path):
     "value", ["x" * 10**7, list(range(10**6)), {i: "x" * 100 for i in range(1000)}, np.zeros(10**6)]
 )
 def test_errors_show_large_values_shortly(value):
-    start = time.perf_counter()
-    assert len(shown(value)) <= 320
-    assert time.perf_counter() - start < 0.1
+    with counted(ARGUMENT_CALLS, traces_memory=True) as work:
+        assert len(shown(value)) <= 320
+    assert work.peak_bytes < 100_000  # of the 10 MB that the value has
 
 
 def test_all_errors_are_bark_errors():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bad_inputs.harness import by_id, refused
+from bad_inputs.harness import ARGUMENT_CALLS, by_id, refused
 from bark_jax.errors import InputError
 
 BAD = {
@@ -83,8 +83,9 @@ GOOD = {
     "tuple": ("hello", "world"),
     "subclass": np.str_("hello"),
 }
-# What one prompt cannot hold a long text can, and lists mean dialogues there.
-LONG = {name: case for name, case in BAD.items() if isinstance(case[0], str) and "tokens" not in case[1]}
+# What one prompt cannot hold a long text can, and lists mean dialogues there. A single text is looked at by the same
+# function: one row for each way through it.
+LONG = {name: BAD[name] for name in ("T01", "T05", "T10", "T21", "T22", "long spaces", "long marks", "private")}
 LONG |= {
     "1,000,001 characters": ("a " * 500_000 + "b", "1,000,001 characters, at most 1,000,000"),
     "line without a voice": (["hello"], r"text\[0\] is 'hello', expected a pair"),
@@ -95,24 +96,31 @@ LONG |= {
     "nothing": (None, "text is None"),
     "a dict": ({None: "hello"}, "expected a string or a list of"),
 }
-LONG = {
-    name: case
-    for name, case in LONG.items()
-    if name not in ("T03", "100,001 characters", "an address", "base64", "long word")
-}
+# `stream` reads its text as `generate_long` does.
+STREAMED = {name: LONG[name] for name in ("T01", "1,000,001 characters", "line of three", "nothing")}
+
+
+def calls_for(text):
+    """Three calls were counted for each character of a text that is looked at by the character."""
+    return ARGUMENT_CALLS + 5 * (len(text) if isinstance(text, str) else 0)
 
 
 @pytest.mark.parametrize(("text", "message"), **by_id(BAD))
 def test_generate_refuses_a_text_that_cannot_be_spoken(bark, text, message):
-    with refused(InputError, message):
+    with refused(InputError, message, calls=calls_for(text)):
         bark.generate(text, seed=0)
 
 
 @pytest.mark.parametrize(("text", "message"), **by_id(LONG))
-@pytest.mark.parametrize("verb", ["generate_long", "stream"])
-def test_long_text_is_refused_alike(bark, verb, text, message):
-    with refused(InputError, message, within_s=2):
-        getattr(bark, verb)(text, seed=0)
+def test_generate_long_refuses_a_text_that_cannot_be_spoken(bark, text, message):
+    with refused(InputError, message, calls=calls_for(text)):
+        bark.generate_long(text, seed=0)
+
+
+@pytest.mark.parametrize(("text", "message"), **by_id(STREAMED))
+def test_stream_refuses_it_before_it_is_asked_for_a_part(bark, text, message):
+    with refused(InputError, message, calls=calls_for(text)):
+        bark.stream(text, seed=0)
 
 
 @pytest.mark.parametrize("text", **by_id(GOOD))
