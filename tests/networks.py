@@ -9,6 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 
@@ -55,3 +56,19 @@ def as_dtype(values: np.ndarray, dtype: jnp.dtype) -> jax.Array:
 def in_numpy(function: Callable) -> Callable:
     """The function with its results as numpy arrays, on which operations compile nothing."""
     return lambda *args, **options: jax.tree.map(np.asarray, function(*args, **options))
+
+
+def begin_at_once(training_class: type, patch: pytest.MonkeyPatch, prepare: Callable = lambda training: None) -> None:
+    """Makes a training's first state one program, and not one for each shape of its parameters.
+
+    Args:
+      prepare: computes what `init` keeps, as nothing from within a trace may be kept.
+    """
+    init = training_class.init
+
+    def init_at_once(self):
+        self.place(0)  # finds the devices
+        prepare(self)
+        return self.place(jit(lambda: init(self))())
+
+    patch.setattr(training_class, "init", init_at_once)

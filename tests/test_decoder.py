@@ -17,12 +17,11 @@ from networks import drawn, jit
 from test_stages import greedy
 
 from bark_jax.config import BarkSemanticConfig
-from bark_jax.models import attention, decoder
+from bark_jax.models import attention, decoder, kernel_probe
 from bark_jax.models.attention import Implementations, resolve
 from bark_jax.models.decoder import make_decoder
-from bark_jax.models.gpt import BarkSemanticModel
+from bark_jax.models.gpt import BarkCausalModel, BarkSemanticModel
 from bark_jax.models.int8 import quantize
-from bark_jax.models.kernel_probe import probe
 from bark_jax.models.linear import TransposedLinear, transpose_weights
 from bark_jax.stages import coarse, semantic
 from bark_jax.tokens import TokenSpaces
@@ -85,8 +84,14 @@ def interpreted(monkeypatch):
 
 
 @pytest.fixture
-def quick_compiler(monkeypatch):
+def quick_probe(monkeypatch):
+    """The probe's networks are drawn by numpy, and compiled in a hurry."""
+
+    def make(*args, rngs, **options):
+        return drawn(lambda: BarkCausalModel(*args, rngs=nnx.Rngs(0), **options))
+
     monkeypatch.setattr(jax, "jit", jit)
+    monkeypatch.setattr(kernel_probe, "BarkCausalModel", make)
 
 
 @pytest.mark.parametrize(("lengths", "bias"), [([40], False), ([64, 1, 17], True)])
@@ -208,15 +213,15 @@ def a_gpu(monkeypatch):
     attention.find_kernel_obstacle.cache_clear()
 
 
-def test_the_probe_accepts_kernels_that_work(interpreted, quick_compiler):
-    probe(jnp.dtype("bfloat16"), 32)
+def test_the_probe_accepts_kernels_that_work(interpreted, quick_probe):
+    kernel_probe.probe(jnp.dtype("bfloat16"), 32)
 
 
-def test_the_probe_finds_kernels_that_compute_something_else(interpreted, quick_compiler, monkeypatch):
+def test_the_probe_finds_kernels_that_compute_something_else(interpreted, quick_probe, monkeypatch):
     right = kernels.attend
     monkeypatch.setattr(kernels, "attend", lambda qkv, *rest, **options: right(qkv.at[:, 0].add(3), *rest, **options))
     with pytest.raises(RuntimeError, match="logits of 1 rows are off by"):
-        probe(jnp.dtype("bfloat16"), 32)
+        kernel_probe.probe(jnp.dtype("bfloat16"), 32)
 
 
 @pytest.mark.parametrize(
@@ -229,8 +234,6 @@ def test_the_probe_finds_kernels_that_compute_something_else(interpreted, quick_
     ],
 )
 def test_auto_takes_what_the_probes_say(cudnn, works, expected, a_gpu, monkeypatch):
-    from bark_jax.models import kernel_probe
-
     monkeypatch.setattr(attention, "find_cudnn_obstacle", lambda dtype_name, head_size: cudnn)
     monkeypatch.setattr(kernel_probe, "probe", lambda dtype, head_size: None if works else 1 / 0)
     assert resolve("auto", jnp.bfloat16, 64) == expected
@@ -239,7 +242,6 @@ def test_auto_takes_what_the_probes_say(cudnn, works, expected, a_gpu, monkeypat
 
 def test_the_probe_runs_while_shapes_are_traced(a_gpu, monkeypatch):
     """Loading a network traces its constructor, and the probe has to run real kernels even there."""
-    from bark_jax.models import kernel_probe
 
     def probe(dtype, head_size):
         found = kernels.linear(jnp.ones((1, 16), dtype), jnp.ones((8, 16), dtype), interpret=True)
