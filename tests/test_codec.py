@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from networks import as_dtype, in_numpy, jit
 from twins import encodec_twins, random_encodec
 
 from bark_jax.config import EncodecConfig
@@ -39,7 +40,9 @@ CONFIGS = {
     "non_causal": tiny_hop_32(use_causal_conv=False),
     "non_causal_zeros": tiny_hop_32(use_causal_conv=False, pad_mode="constant", num_residual_layers=2),
     "group_norm": tiny_hop_32(norm_type="time_group_norm"),
-    "group_norm_odd_ratio": tiny(norm_type="time_group_norm", use_causal_conv=False, num_lstm_layers=1),
+    "group_norm_odd_ratio": tiny_hop_32(
+        norm_type="time_group_norm", use_causal_conv=False, upsampling_ratios=(5, 2), sampling_rate=750
+    ),
     "no_shortcut": tiny_hop_32(use_conv_shortcut=False, compress=4),
     "two_residual_layers": tiny_hop_32(num_residual_layers=2, dilation_growth_rate=3, residual_kernel_size=5),
     "zeros": tiny_hop_32(pad_mode="constant", kernel_size=5, last_kernel_size=3),
@@ -50,13 +53,11 @@ CONFIGS = {
 }
 UNCHUNKED = {name: config for name, config in CONFIGS.items() if not config.normalize}
 
-# compiling is most of these tests' time, and tiny networks gain nothing from its last steps
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-decode = jit(EncodecModel.decode)
-decode_step = jit(EncodecModel.decode_step)
-decode_chunks = jit(EncodecModel.decode_chunks)
-encode = jit(functools.partial(EncodecModel.encode, bandwidth=1.2))
-encode_chunks = jit(functools.partial(EncodecModel.encode_chunks, bandwidth=1.2))
+decode = in_numpy(jit(EncodecModel.decode))
+decode_step = in_numpy(jit(EncodecModel.decode_step))
+decode_chunks = in_numpy(jit(EncodecModel.decode_chunks))
+encode = in_numpy(jit(functools.partial(EncodecModel.encode, bandwidth=1.2)))
+encode_chunks = in_numpy(jit(functools.partial(EncodecModel.encode_chunks, bandwidth=1.2)))
 
 
 @pytest.fixture(scope="session")
@@ -83,8 +84,8 @@ def random_audio(config: EncodecConfig, A: int, *, B: int = 2) -> np.ndarray:
     return np.random.default_rng(0).normal(0, 0.5, (B, A, config.audio_channels)).astype(np.float32)
 
 
-def loudest(audio_BAC: jax.Array) -> float:
-    return float(jnp.abs(audio_BAC).max())
+def loudest(audio_BAC: np.ndarray) -> float:
+    return float(np.abs(audio_BAC).max())
 
 
 def torch_decode(torch_model, codes_BQT: np.ndarray) -> np.ndarray:
@@ -126,24 +127,25 @@ def test_twins_are_audible_and_different_codes_sound_different(name):
 
 @pytest.mark.parametrize(
     ("name", "T"),
-    [("hop_2", T) for T in range(1, 9)] + [("mono_24khz", 1), ("mono_24khz", 6), ("non_causal", 1), ("chunked", 2)],
+    [("hop_2", 1), ("hop_2", 3), ("mono_24khz", 1), ("mono_24khz", 6), ("non_causal", 1), ("chunked", 2)]
+    + [pytest.param("hop_2", T, marks=pytest.mark.slow) for T in (2, 4, 5, 6, 7, 8)],
 )
 def test_clips_too_short_to_mirror_equal_transformers(name, T):
     torch_model, model = twins_of(CONFIGS[name])
-    codes_BQT = random_codes(model.config, T)
+    codes_BQT = random_codes(model.config, T, B=1)
     np.testing.assert_allclose(decode(model, codes_BQT), torch_decode(torch_model, codes_BQT), atol=1e-5)
 
 
-@pytest.mark.parametrize("Q", [1, 2, 3])
+@pytest.mark.parametrize("Q", [1, 3])
 def test_fewer_codebooks_than_held_equal_transformers(Q):
     torch_model, model = twins_of(CONFIGS["stereo"])
-    codes_BQT = random_codes(model.config, 9, Q=Q)
+    codes_BQT = random_codes(model.config, 12, Q=Q)
     np.testing.assert_allclose(decode(model, codes_BQT), torch_decode(torch_model, codes_BQT), atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("name", "frames"),
-    [(name, 9.5) for name in UNCHUNKED] + [("mono_24khz", 9), ("mono_24khz", 0.5), ("non_causal", 0.5), ("hop_2", 0.5)],
+    [(name, 9.5) for name in UNCHUNKED] + [("stereo", 9), ("mono_24khz", 0.5), ("non_causal", 0.5)],
 )
 def test_encode_equals_transformers(name, frames):
     torch_model, model = twins_of(CONFIGS[name])
@@ -154,11 +156,11 @@ def test_encode_equals_transformers(name, frames):
     np.testing.assert_array_equal(codes_BQT, expected[0])
 
 
-@pytest.mark.parametrize("name", ["mono_24khz", "stereo"])
+@pytest.mark.parametrize("name", UNCHUNKED)
 def test_encoded_codes_vary(name):
     """Otherwise equal codes would prove nothing."""
     _, model = twins_of(CONFIGS[name])
-    codes_BQT = encode(model, random_audio(model.config, 40 * model.config.hop_length))
+    codes_BQT = encode(model, random_audio(model.config, int(9.5 * model.config.hop_length)))
     assert all(len(np.unique(codes_BQT[:, q])) >= 4 for q in range(4))
 
 
@@ -188,6 +190,7 @@ def test_normalized_codec_gives_one_chunk_that_transformers_gives_too(torch):
     np.testing.assert_allclose(decode_chunks(model, [chunk]), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_24khz_size_equals_transformers():
     torch_model, model = twins_of(EncodecConfig())
     codes_BQT = random_codes(model.config, 20, B=1, Q=8)
@@ -205,12 +208,24 @@ def test_first_frames_decode_to_the_first_samples(name):
     np.testing.assert_allclose(part_BAC, start_BAC, atol=1e-6 * loudest(start_BAC))
 
 
-@pytest.mark.parametrize("name", ["mono_24khz", "two_residual_layers", "zeros", "trimmed_on_both_sides", "hop_2"])
-def test_padded_rows_equal_their_own_decode(name):
+@pytest.mark.parametrize(
+    ("name", "lengths"),
+    [
+        ("mono_24khz", [12, 1, 6]),
+        ("two_residual_layers", [12, 6]),
+        ("zeros", [12, 1]),
+        ("trimmed_on_both_sides", [12, 6]),
+        ("hop_2", [12, 1, 3]),
+    ],
+)
+def test_padded_rows_equal_their_own_decode(name, lengths):
     model = random_model(CONFIGS[name])
-    codes_BQT, lengths = random_codes(model.config, 9, B=3), [9, 1, 4]
-    audio_BAC = decode(model, codes_BQT, jnp.asarray(lengths))
-    for row, T in enumerate(lengths):
+    codes_BQT = random_codes(model.config, 12, B=len(lengths))
+    audio_BAC = decode(model, codes_BQT, np.array(lengths))
+    np.testing.assert_allclose(
+        audio_BAC[0], decode(model, codes_BQT[:2])[0], atol=1e-6 * loudest(audio_BAC[0]), err_msg="the longest"
+    )
+    for row, T in list(enumerate(lengths))[1:]:
         end = T * model.config.hop_length
         alone_BAC = decode(model, codes_BQT[row : row + 1, :, :T])
         np.testing.assert_allclose(audio_BAC[row : row + 1, :end], alone_BAC, atol=1e-6 * loudest(alone_BAC))
@@ -219,19 +234,19 @@ def test_padded_rows_equal_their_own_decode(name):
 
 def test_row_does_not_depend_on_its_slot_its_neighbours_or_what_pads_it():
     model = random_model(CONFIGS["mono_24khz"])
-    codes_BQT, lengths_B = random_codes(model.config, 12, B=4), jnp.asarray([12, 1, 5, 9])
+    codes_BQT, lengths_B = random_codes(model.config, 12, B=3), np.array([12, 1, 5])
     audio_BAC = decode(model, codes_BQT, lengths_B)
-    others_BQT, order = random_codes(model.config, 12, B=4, seed=1), np.asarray([2, 0, 3, 1])
+    others_BQT, order = random_codes(model.config, 12, B=3, seed=1), np.array([2, 0, 1])
     others_BQT[2, :, :5] = codes_BQT[2, :, :5]
     np.testing.assert_array_equal(decode(model, codes_BQT[order], lengths_B[order]), audio_BAC[order])
-    np.testing.assert_array_equal(decode(model, others_BQT, jnp.asarray([3, 12, 5, 12]))[2], audio_BAC[2])
+    np.testing.assert_array_equal(decode(model, others_BQT, np.array([3, 12, 5]))[2], audio_BAC[2])
 
 
 def test_row_of_no_frames_is_silent_and_codes_past_the_end_are_not_read():
     model = random_model(CONFIGS["mono_24khz"])
-    codes_BQT = random_codes(model.config, 8)
+    codes_BQT = random_codes(model.config, 12, B=3)
     codes_BQT[0], codes_BQT[1, :, 6:] = 10**6, -1
-    audio_BAC = decode(model, codes_BQT, jnp.asarray([0, 6]))
+    audio_BAC = decode(model, codes_BQT, np.array([0, 6, 12]))
     assert np.isfinite(audio_BAC).all()
     np.testing.assert_array_equal(audio_BAC[0], 0)
 
@@ -240,27 +255,27 @@ def test_row_of_no_frames_is_silent_and_codes_past_the_end_are_not_read():
 def test_lengths_are_refused_where_padding_would_be_heard(name):
     model = random_model(CONFIGS[name])
     with pytest.raises(InputError, match="row by row"):
-        model.decode(random_codes(model.config, 8), jnp.asarray([8, 3]))
+        model.decode(random_codes(model.config, 8), np.array([8, 3]))
 
 
 def test_lengths_are_one_a_row():
     model = random_model(CONFIGS["hop_2"])
     with pytest.raises(InputError, match=r"lengths_B has shape \(1,\), expected \(2,\)"):
-        model.decode(random_codes(model.config, 8), jnp.asarray([8]))
+        model.decode(random_codes(model.config, 8), np.array([8], np.int32))
 
 
 def test_lengths_of_a_narrow_type_do_not_overflow():
     model = random_model(CONFIGS["stereo"])
     audio_BAC = decode(model, random_codes(model.config, 12), np.asarray([12, 5], np.int8))
-    assert np.abs(audio_BAC[0, -32:]).max() > 0
+    assert loudest(audio_BAC[0, -32:]) > 0
 
 
-def decode_in_steps(model: EncodecModel, codes_BQT: np.ndarray, cuts: list[int]) -> jax.Array:
+def decode_in_steps(model: EncodecModel, codes_BQT: np.ndarray, cuts: list[int]) -> np.ndarray:
     state, pieces = model.init_decode_state(codes_BQT.shape[0]), []
     for piece_BQT in np.split(codes_BQT, cuts, axis=-1):
         audio_BAC, state = decode_step(model, piece_BQT, state)
         pieces.append(audio_BAC)
-    return jnp.concatenate(pieces, axis=1)
+    return np.concatenate(pieces, axis=1)
 
 
 @pytest.mark.parametrize("name", ["mono_24khz", "two_residual_layers", "no_shortcut", "zeros", "hop_2"])
@@ -271,9 +286,9 @@ def test_steps_equal_the_whole_decode(name):
     np.testing.assert_allclose(audio_BAC, whole_BAC, atol=1e-6 * loudest(whole_BAC))
 
 
-@pytest.mark.parametrize("cuts", [[7], [8, 9, 10], [7, 11], []])
+@pytest.mark.parametrize("cuts", [[7], [8, 9, 11], []])
 def test_steps_of_any_size_equal_the_whole_decode(cuts):
-    model = random_model(CONFIGS["mono_24khz"])
+    model = random_model(CONFIGS["two_residual_layers"])
     codes_BQT = random_codes(model.config, 12)
     whole_BAC = decode(model, codes_BQT)
     np.testing.assert_allclose(decode_in_steps(model, codes_BQT, cuts), whole_BAC, atol=1e-6 * loudest(whole_BAC))
@@ -295,7 +310,7 @@ def test_codec_that_looks_ahead_does_not_stream(name):
 
 def test_mono_audio_may_lack_its_channel_axis():
     model = random_model(CONFIGS["hop_2"])
-    audio_BAC = random_audio(model.config, 30)
+    audio_BAC = random_audio(model.config, 19)
     np.testing.assert_array_equal(encode(model, audio_BAC[..., 0]), encode(model, audio_BAC))
 
 
@@ -372,7 +387,7 @@ def test_low_precision_stays_close(dtype, signal_to_noise_db):
 
 def in_dtype(model: EncodecModel, dtype) -> EncodecModel:
     low = nnx.eval_shape(lambda: EncodecModel(model.config, dtype=dtype, rngs=nnx.Rngs(0)))
-    nnx.update(low, jax.tree.map(lambda x: x.astype(dtype), nnx.state(model)))
+    nnx.update(low, jax.tree.map(lambda x: as_dtype(x, dtype), nnx.state(model)))
     return low
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from networks import as_dtype, begin_at_once, in_numpy, jit
 
 from bark_jax.config import EncodecConfig
 from bark_jax.errors import InputError
@@ -75,9 +76,10 @@ RUN = RunSettings(n_steps=N_STEPS, eval_every=40, save_every=10)
 @pytest.fixture(scope="module", autouse=True)
 def quick_compiler():
     """Toy networks compile for far longer than they run."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "jit", jit)
+        begin_at_once(CodecTraining, patch, lambda training: training.settings.discriminator and training._judge)
+        yield
 
 
 @functools.cache
@@ -86,7 +88,7 @@ def make_codec(dtype="float32"):
     rng = np.random.default_rng(1)
     graphdef, abstract = nnx.split(nnx.eval_shape(lambda: EncodecModel(CONFIG, dtype=dtype, rngs=nnx.Rngs(0))))
     drawn = [
-        (path, variable.replace(jnp.asarray(draw(path, variable.get_value().shape, rng), dtype)))
+        (path, variable.replace(as_dtype(draw(path, variable.get_value().shape, rng), dtype)))
         for path, variable in nnx.to_flat_state(abstract)
     ]
     return nnx.merge(graphdef, nnx.from_flat_state(drawn))
@@ -161,9 +163,10 @@ def test_a_random_codec_learns_from_nothing(whole):
     folder, _ = whole
     records = read_metrics(folder)
     losses = [record["eval_loss"] for record in records if "eval_loss" in record]
-    audio_BA = jnp.asarray(make_batch(1000)["audio"])
-    silence_B, _ = reconstruction_loss(jnp.zeros_like(audio_BA), audio_BA, SPACES.sample_rate, WEIGHTS)
-    assert losses[-1] < 0.5 * silence_B.mean()
+    audio_BA = make_batch(1000)["audio"]
+    loss = jit(reconstruction_loss, static_argnums=(2, 3))
+    silence_B, _ = loss(np.zeros_like(audio_BA), audio_BA, SPACES.sample_rate, WEIGHTS)
+    assert losses[-1] < 0.5 * np.mean(silence_B)
     steps = [record for record in records if "loss" in record]
     assert [step["step"] for step in steps] == list(range(1, N_STEPS + 1))
     assert next(step["step"] for step in steps if "commitment" in step) == SETTINGS.unquantized_steps + 1
@@ -210,57 +213,73 @@ def test_gradients_that_are_not_finite_change_nothing(whole, step):
     assert_equal(dataclasses.replace(state, step=step, skipped=0), dataclasses.replace(before, step=step))
 
 
+@in_numpy
+@jit
+def codes_of(x_BTC, table_QVC):
+    return quantize_codes(x_BTC, list(table_QVC))
+
+
+def draw_vectors(rng, *shapes):
+    return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+
+
 def test_gradients_pass_the_quantizer_as_if_it_were_not_there(rng):
-    x_BTC = jnp.asarray(rng.standard_normal((3, 5, 2)), jnp.float32)
-    table_QVC = jnp.asarray(rng.standard_normal((4, 8, 2)), jnp.float32)
-    weight_BTC = jnp.asarray(rng.standard_normal(x_BTC.shape), jnp.float32)
-    n_codebooks_B = jnp.array([1, 3, 4])
+    x_BTC, table_QVC, weight_BTC = draw_vectors(rng, (3, 5, 2), (4, 8, 2), (3, 5, 2))
+    n_codebooks_B = np.array([1, 3, 4])
 
     def read(x_BTC, table_QVC):
         found_BTC = codec_quantizer.quantize(x_BTC, table_QVC).up_to(n_codebooks_B)
         return (weight_BTC * found_BTC).sum(), found_BTC
 
-    gradients, found_BTC = jax.jit(jax.grad(read, argnums=(0, 1), has_aux=True))(x_BTC, table_QVC)
+    gradients, found_BTC = in_numpy(jit(jax.grad(read, argnums=(0, 1), has_aux=True)))(x_BTC, table_QVC)
     np.testing.assert_array_equal(gradients[0], weight_BTC)
     assert (gradients[1] == 0).all()
-    codes_BQT = np.asarray(quantize_codes(x_BTC, list(table_QVC)))
+    codes_BQT = codes_of(x_BTC, table_QVC)
     for b, n_codebooks in enumerate(n_codebooks_B):
         expected_TC = sum(table_QVC[q][codes_BQT[b, q]] for q in range(n_codebooks))
         np.testing.assert_allclose(found_BTC[b], expected_TC, atol=1e-6)
 
 
 def test_commitment_pulls_vectors_towards_the_codes_that_a_row_uses(rng):
-    x_BTC = jnp.asarray(rng.standard_normal((2, 5, 2)), jnp.float32)
-    table_QVC = jnp.asarray(rng.standard_normal((3, 8, 2)), jnp.float32)
-    n_codebooks_B = np.array([1, 3])
-    commit = jax.jit(lambda x, table: codec_quantizer.quantize(x, table).commitment(n_codebooks_B))
-    codes_BQT = np.asarray(quantize_codes(x_BTC, list(table_QVC)))
-    expected_B, gradient_BTC = np.zeros(2), np.zeros(x_BTC.shape)
+    x_BTC, table_QVC = draw_vectors(rng, (3, 5, 2), (4, 8, 2))
+    n_codebooks_B = np.array([1, 3, 4])
+
+    def commit(x_BTC):
+        loss_B = codec_quantizer.quantize(x_BTC, jnp.asarray(table_QVC)).commitment(n_codebooks_B)
+        return loss_B.sum(), loss_B
+
+    codes_BQT = codes_of(x_BTC, table_QVC)
+    expected_B, gradient_BTC = np.zeros(3), np.zeros(x_BTC.shape)
     for b, n_codebooks in enumerate(n_codebooks_B):
-        left_TC = np.asarray(x_BTC[b])
+        left_TC = x_BTC[b]
         for q in range(n_codebooks):
             left_TC = left_TC - table_QVC[q][codes_BQT[b, q]]
             expected_B[b] += np.square(left_TC).mean() / n_codebooks
             gradient_BTC[b] += 2 * left_TC / left_TC.size / n_codebooks
-    np.testing.assert_allclose(commit(x_BTC, table_QVC), expected_B, rtol=1e-5)
-    found = jax.jit(jax.grad(lambda x: commit(x, table_QVC).sum()))(x_BTC)
-    np.testing.assert_allclose(found, gradient_BTC, atol=1e-6)
+    found_BTC, found_B = jit(jax.grad(commit, has_aux=True))(x_BTC)
+    np.testing.assert_allclose(found_B, expected_B, rtol=1e-5)
+    np.testing.assert_allclose(found_BTC, gradient_BTC, atol=1e-6)
 
 
 def test_codebooks_follow_their_vectors_and_dead_codes_are_revived(rng):
     """Against a plain loop, over steps in which codes die."""
-    table_QVC = jnp.asarray(rng.standard_normal((2, 6, 2)), jnp.float32).at[:, 4:].add(50)  # codes too far away
-    codebooks = codec_quantizer.begin(table_QVC, n_vectors=40)
-    counts, sums = np.array(codebooks.count_QV, np.float64), np.array(codebooks.sum_QVC, np.float64)
-    advance = jax.jit(
-        lambda books, x, key: codec_quantizer.update(books, codec_quantizer.quantize(x, books.table_QVC), key)
-    )
+    (table_QVC,) = draw_vectors(rng, (2, 6, 2))
+    table_QVC[:, 4:] += 50  # codes too far away
+    codebooks = in_numpy(jit(functools.partial(codec_quantizer.begin, n_vectors=40)))(table_QVC)
+    counts, sums = codebooks.count_QV.astype(np.float64), codebooks.sum_QVC.astype(np.float64)
+
+    @in_numpy
+    @jit
+    def advance(books, x_BTC, seed):
+        quantized = codec_quantizer.quantize(x_BTC, books.table_QVC)
+        return codec_quantizer.update(books, quantized, jax.random.key(seed))
+
     n_revived = 0
     for step in range(400):
-        x_BTC = jnp.asarray(rng.standard_normal((4, 10, 2)), jnp.float32)
-        left_NC = np.asarray(x_BTC).reshape(-1, 2)
-        codes_BQT = np.asarray(quantize_codes(x_BTC, list(codebooks.table_QVC)))
-        before, codebooks = codebooks, advance(codebooks, x_BTC, jax.random.key(step))
+        (x_BTC,) = draw_vectors(rng, (4, 10, 2))
+        left_NC = x_BTC.reshape(-1, 2)
+        codes_BQT = codes_of(x_BTC, codebooks.table_QVC)
+        before, codebooks = codebooks, advance(codebooks, x_BTC, step)
         for q in range(2):
             codes_N = codes_BQT[:, q].reshape(-1)
             for v in range(6):
@@ -269,9 +288,9 @@ def test_codebooks_follow_their_vectors_and_dead_codes_are_revived(rng):
                 if counts[q, v] < codec_quantizer.DEAD_SHARE * 40 / 6:
                     n_revived += 1
                     counts[q, v] = codec_quantizer.REVIVED_SHARE * 40 / 6
-                    assert np.abs(left_NC - np.asarray(codebooks.table_QVC[q, v])).sum(axis=1).min() < 1e-5
-                    sums[q, v] = counts[q, v] * np.asarray(codebooks.table_QVC[q, v])
-            left_NC = left_NC - np.asarray(before.table_QVC[q])[codes_N]
+                    assert np.abs(left_NC - codebooks.table_QVC[q, v]).sum(axis=1).min() < 1e-5
+                    sums[q, v] = counts[q, v] * codebooks.table_QVC[q, v]
+            left_NC = left_NC - before.table_QVC[q][codes_N]
         if n_revived >= 4:
             break
     assert n_revived >= 4
@@ -280,15 +299,14 @@ def test_codebooks_follow_their_vectors_and_dead_codes_are_revived(rng):
 
 
 def test_kmeans_gives_the_means_of_what_is_nearest_to_them(rng):
-    x_NC = rng.standard_normal((60, 2)).astype(np.float32)
-    find = jax.jit(codec_quantizer.find_codebooks, static_argnums=(1, 2))
-    codebooks = find(jnp.asarray(x_NC), 2, 4, jax.random.key(0))
-    codes_QN = np.asarray(quantize_codes(jnp.asarray(x_NC)[None], list(codebooks.table_QVC)))[0]
+    (x_NC,) = draw_vectors(rng, (60, 2))
+    codebooks = in_numpy(jit(lambda x_NC: codec_quantizer.find_codebooks(x_NC, 2, 4, jax.random.key(0))))(x_NC)
+    codes_QN = codes_of(x_NC[None], codebooks.table_QVC)[0]
     left_NC, sizes = x_NC, [np.square(x_NC).mean()]
     for codes_N, table_VC in zip(codes_QN, codebooks.table_QVC, strict=True):
         means_VC = np.stack([left_NC[codes_N == v].mean(axis=0) for v in range(4)])
         np.testing.assert_allclose(table_VC, means_VC, atol=0.1)  # all but at rest after a few rounds
-        left_NC = left_NC - np.asarray(table_VC)[codes_N]
+        left_NC = left_NC - table_VC[codes_N]
         sizes.append(np.square(left_NC).mean())
     assert sizes[1] < 0.5 * sizes[0] and sizes[2] < 0.6 * sizes[1]
 
@@ -345,29 +363,27 @@ def test_a_discriminator_learns_to_tell(rng):
         true, false = judge(true_BA), judge(false_BA)
         return discriminator_loss(true, false).mean(), (adversarial_loss(true), adversarial_loss(false))
 
-    @jax.jit
+    @jit
     def step(params, opt_state, *audio):
         (value, likes), gradients = jax.value_and_grad(loss, has_aux=True)(params, *audio)
         updates, opt_state = optimizer.update(gradients, opt_state)
         return optax.apply_updates(params, updates), opt_state, value, likes
 
-    values, opt_state = [], optimizer.init(params)
+    values, opt_state = [], jit(optimizer.init)(params)
     for number in range(150):
         true_BA = make_batch(number)["audio"]
         false_BA = true_BA + 0.02 * rng.standard_normal(true_BA.shape).astype(np.float32)
         params, opt_state, value, (like_true, like_false) = step(params, opt_state, true_BA, false_BA)
         values.append(float(value))
     assert values[0] == pytest.approx(2, abs=0.5) and values[-1] < 0.5
-    assert like_true.mean() < like_false.mean()
-    judge = assemble(params, None)
-    judged = judge(jnp.asarray(true_BA)), judge(jnp.asarray(false_BA))
-    assert (feature_loss(judged[0], judged[0]) == 0).all() and (feature_loss(*judged) > 0).all()
+    assert np.mean(like_true) < np.mean(like_false)
+    features = in_numpy(jit(lambda params, *audio: feature_loss(*map(assemble(params, None), audio))))
+    assert (features(params, true_BA, true_BA) == 0).all() and (features(params, true_BA, false_BA) > 0).all()
 
 
 def test_silence_has_a_gradient_before_the_discriminator():
-    silence_BTF = jnp.zeros((1, 2, 3), jnp.complex64)
-    gradient = jax.grad(lambda gain: compress(silence_BTF + gain * jnp.ones((1, 2, 3), jnp.complex64)).sum())(0.0)
-    assert jnp.isfinite(gradient) and gradient > 0
+    gradient = jit(jax.grad(lambda gain: compress(gain * jnp.ones((1, 2, 3), jnp.complex64)).sum()))(0.0)
+    assert np.isfinite(gradient) and gradient > 0
 
 
 @pytest.mark.parametrize(

@@ -13,15 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from networks import drawn, jit
 from test_stages import greedy
 
 from bark_jax.config import BarkSemanticConfig
-from bark_jax.models import attention, decoder
+from bark_jax.models import attention, decoder, kernel_probe
 from bark_jax.models.attention import Implementations, resolve
 from bark_jax.models.decoder import make_decoder
-from bark_jax.models.gpt import BarkSemanticModel
+from bark_jax.models.gpt import BarkCausalModel, BarkSemanticModel
 from bark_jax.models.int8 import quantize
-from bark_jax.models.kernel_probe import probe
 from bark_jax.models.linear import TransposedLinear, transpose_weights
 from bark_jax.stages import coarse, semantic
 from bark_jax.tokens import TokenSpaces
@@ -48,20 +48,33 @@ def make_model(dtype=jnp.float32, step="xla", *, bias=False, hidden_size=48, num
     return model
 
 
-def read_on(reader, model, lengths, n_steps=2):
-    """Logits of a few steps after prompts of these lengths."""
-    tokens_BT = jax.random.randint(jax.random.key(1), (len(lengths), 64), 0, 70)
+def itself(model, n_rows):
+    return model
 
-    @jax.jit
-    def read(reader, model, tokens_BT, length_B):
-        cache = model.prefill(model.embed(tokens_BT), length_B, N_SLOTS)
-        found = []
-        for step in range(n_steps):
-            hidden_BD, cache = reader.decode(tokens_BT[:, step], cache)
-            found.append(reader.logits(hidden_BD))
-        return jnp.stack(found)
 
-    return np.asarray(read(reader, model, tokens_BT, jnp.asarray(lengths)))
+def transposed(model, n_rows):
+    reader = transpose_weights(model)
+    assert isinstance(model.head, nnx.Linear) and isinstance(reader.head, TransposedLinear)
+    return reader
+
+
+@functools.partial(jit, static_argnames="readers")
+def read_on(models, readers, length_B):
+    """Logits [2, B, V] of two steps after prompts of these lengths, of each model through its reader."""
+    tokens_BT = jnp.asarray(np.random.default_rng(1).integers(0, 70, (len(length_B), 64)))
+    return [
+        read_steps(reader(model, len(length_B)), model, tokens_BT, length_B)
+        for model, reader in zip(models, readers, strict=True)
+    ]
+
+
+def read_steps(reader, model, tokens_BT, length_B):
+    def step(cache, token_B):
+        hidden_BD, cache = reader.decode(token_B, cache)
+        return cache, reader.logits(hidden_BD)
+
+    cache = model.prefill(model.embed(tokens_BT), length_B, N_SLOTS)
+    return jax.lax.scan(step, cache, tokens_BT[:, :2].T)[1]
 
 
 @pytest.fixture
@@ -70,71 +83,90 @@ def interpreted(monkeypatch):
         monkeypatch.setattr(kernels, name, functools.partial(getattr(kernels, name), interpret=True))
 
 
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("lengths", [[40], [64, 1, 17]])
+@pytest.fixture
+def quick_probe(monkeypatch):
+    """The probe's networks are drawn by numpy, and compiled in a hurry."""
+
+    def make(*args, rngs, **options):
+        return drawn(lambda: BarkCausalModel(*args, rngs=nnx.Rngs(0), **options))
+
+    monkeypatch.setattr(jax, "jit", jit)
+    monkeypatch.setattr(kernel_probe, "BarkCausalModel", make)
+
+
+@pytest.mark.parametrize(("lengths", "bias"), [([40], False), ([64, 1, 17], True)])
 def test_a_network_with_transposed_weights_reads_alike(lengths, bias):
-    model = make_model(bias=bias)
-    reader = jax.jit(transpose_weights)(model)
-    assert isinstance(model.head, nnx.Linear) and isinstance(reader.head, TransposedLinear)
-    np.testing.assert_allclose(read_on(reader, model, lengths), read_on(model, model, lengths), atol=1e-5)
+    model = drawn(functools.partial(make_model, bias=bias))
+    found, expected = read_on((model, model), (transposed, itself), np.array(lengths))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(("dtype", "transposes"), [(jnp.float32, (True, False)), (jnp.bfloat16, (True, True))])
 def test_what_reads_transposed_weights_on_a_cpu(dtype, transposes):
-    model = make_model(dtype)
-    for n_rows, is_transposed in zip((1, 2), transposes, strict=True):
-        reader = make_decoder(model, n_rows)
-        assert isinstance(reader.head, TransposedLinear) == is_transposed
-        assert is_transposed or reader is model
+    def look(model):
+        for n_rows, is_transposed in zip((1, 2), transposes, strict=True):
+            reader = make_decoder(model, n_rows)
+            assert isinstance(reader.head, TransposedLinear) == is_transposed
+            assert is_transposed or reader is model
+
+    jax.eval_shape(look, nnx.eval_shape(lambda: make_model(dtype)))
 
 
 @pytest.mark.parametrize(
     ("dtype", "lengths"), [(jnp.float16, [40]), (jnp.bfloat16, [64, 1]), (jnp.bfloat16, [5, 64, 1, 17, 33])]
 )
 def test_kernels_are_as_exact_as_the_plain_step(dtype, lengths, interpreted):
-    plain, fused, exact = make_model(dtype), make_model(dtype, "pallas"), make_model()
-    nnx.update(exact, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), nnx.state(plain)))
-    reader = make_decoder(fused, len(lengths))
-    assert (reader is fused) == (len(lengths) > decoder.MOST_KERNEL_ROWS)
-    expected = read_on(exact, exact, lengths)
-    errors = [np.std(read_on(*pair, lengths) - expected) for pair in ((plain, plain), (reader, fused))]
+    plain, fused = (drawn(functools.partial(make_model, dtype, step)) for step in ("xla", "pallas"))
+    exact = drawn(make_model)
+    nnx.update(exact, jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), nnx.state(plain)))
+
+    def kernel_reader(model, n_rows):
+        reader = make_decoder(model, n_rows)
+        assert (reader is model) == (n_rows > decoder.MOST_KERNEL_ROWS)
+        return reader
+
+    models, readers = (exact, plain, fused), (itself, itself, kernel_reader)
+    expected, *found = map(np.asarray, read_on(models, readers, np.array(lengths)))
+    errors = [np.std(logits - expected) for logits in found]
     assert 0 < errors[1] < 1.2 * errors[0]
+
+
+@functools.partial(jit, static_argnames="n_parts")
+def attend_in_parts(qkv_BF, keys, values, length_B, n_parts):
+    parts, lse, *caches = kernels.attend(qkv_BF, keys, values, length_B, 2, n_parts=n_parts, block=16, interpret=True)
+    return kernels.join(parts, lse, jnp.float32).reshape(1, 2, 16), caches
 
 
 @pytest.mark.parametrize("n_parts", [1, 3])
 @pytest.mark.parametrize("length", [0, 32, 33, 79])
 def test_attention_in_any_parts_reads_the_live_slots_alone(length, n_parts, rng):
-    keys, values = (jnp.asarray(rng.normal(size=(2, N_SLOTS, 16)), jnp.float32) for _ in range(2))
-    qkv_BF = jnp.asarray(rng.normal(size=(1, 96)), jnp.float32)
-    dead = jnp.arange(N_SLOTS)[None, :, None] > length
-    keys, values = (jnp.where(dead, jnp.nan, x) for x in (keys, values))
-    parts, lse, new_keys, new_values = kernels.attend(
-        qkv_BF, keys, values, jnp.asarray([length]), 2, n_parts=n_parts, block=16, interpret=True
-    )
-    q, k, v = qkv_BF.reshape(3, 1, 2, 16)
-    for cache, new, found in ((keys, k, new_keys), (values, v, new_values)):
-        np.testing.assert_array_equal(found, cache.at[:, length].set(new[0]))
-    alive = (jnp.where(dead, 0.0, x) for x in (new_keys, new_values))
-    expected = attention.attend_to_slots(q, *alive, jnp.asarray([length + 1]))
-    np.testing.assert_allclose(kernels.join(parts, lse, jnp.float32).reshape(1, 2, 16), expected, atol=1e-5)
+    caches = rng.normal(size=(2, 2, N_SLOTS, 16)).astype(np.float32)
+    q, *new = qkv = rng.normal(size=(3, 1, 2, 16)).astype(np.float32)
+    caches[:, :, length + 1 :] = np.nan
+    found, found_caches = attend_in_parts(qkv.reshape(1, 96), *caches, np.array([length]), n_parts)
+    caches[:, :, length] = np.concatenate(new)
+    np.testing.assert_array_equal(found_caches, caches)
+    expected = jit(attention.attend_to_slots)(q, *np.nan_to_num(caches), np.array([length + 1]))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(("start", "size"), [(0, None), (8, 40), (16, 13)])
 def test_a_linear_gives_the_features_asked_for(start, size, rng):
-    x_RK, weight_NK = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((2, 48), (70, 48)))
-    found = kernels.linear(x_RK, weight_NK, start=start, size=size, interpret=True)
+    x_RK, weight_NK = (rng.normal(size=shape).astype(np.float32) for shape in ((2, 48), (70, 48)))
+    found = jit(functools.partial(kernels.linear, start=start, size=size, interpret=True))(x_RK, weight_NK)
     expected = (x_RK @ weight_NK.T)[:, start:][:, :size]
-    np.testing.assert_allclose(found[:, : expected.shape[1]], expected, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(found)[:, : expected.shape[1]], expected, atol=1e-5)
 
 
 def test_a_start_within_a_program_is_refused():
     with pytest.raises(ValueError, match="start is 3, expected a multiple of 8"):
-        kernels.linear(jnp.ones((1, 48)), jnp.ones((70, 48)), start=3, interpret=True)
+        kernels.linear(np.ones((1, 48)), np.ones((70, 48)), start=3, interpret=True)
 
 
 def test_the_kernels_gelu_is_exact_to_single_precision():
-    x = jnp.linspace(-6, 6, 2001)
-    np.testing.assert_allclose(kernels._gelu(x), jax.nn.gelu(x, approximate=False), atol=1e-6)
+    x = np.linspace(-6, 6, 2001, dtype=np.float32)
+    found, expected = jit(lambda x: (kernels._gelu(x), jax.nn.gelu(x, approximate=False)))(x)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 @contextlib.contextmanager
@@ -181,15 +213,15 @@ def a_gpu(monkeypatch):
     attention.find_kernel_obstacle.cache_clear()
 
 
-def test_the_probe_accepts_kernels_that_work(interpreted):
-    probe(jnp.dtype("bfloat16"), 32)
+def test_the_probe_accepts_kernels_that_work(interpreted, quick_probe):
+    kernel_probe.probe(jnp.dtype("bfloat16"), 32)
 
 
-def test_the_probe_finds_kernels_that_compute_something_else(interpreted, monkeypatch):
+def test_the_probe_finds_kernels_that_compute_something_else(interpreted, quick_probe, monkeypatch):
     right = kernels.attend
     monkeypatch.setattr(kernels, "attend", lambda qkv, *rest, **options: right(qkv.at[:, 0].add(3), *rest, **options))
     with pytest.raises(RuntimeError, match="logits of 1 rows are off by"):
-        probe(jnp.dtype("bfloat16"), 32)
+        kernel_probe.probe(jnp.dtype("bfloat16"), 32)
 
 
 @pytest.mark.parametrize(
@@ -202,8 +234,6 @@ def test_the_probe_finds_kernels_that_compute_something_else(interpreted, monkey
     ],
 )
 def test_auto_takes_what_the_probes_say(cudnn, works, expected, a_gpu, monkeypatch):
-    from bark_jax.models import kernel_probe
-
     monkeypatch.setattr(attention, "find_cudnn_obstacle", lambda dtype_name, head_size: cudnn)
     monkeypatch.setattr(kernel_probe, "probe", lambda dtype, head_size: None if works else 1 / 0)
     assert resolve("auto", jnp.bfloat16, 64) == expected
@@ -212,7 +242,6 @@ def test_auto_takes_what_the_probes_say(cudnn, works, expected, a_gpu, monkeypat
 
 def test_the_probe_runs_while_shapes_are_traced(a_gpu, monkeypatch):
     """Loading a network traces its constructor, and the probe has to run real kernels even there."""
-    from bark_jax.models import kernel_probe
 
     def probe(dtype, head_size):
         found = kernels.linear(jnp.ones((1, 16), dtype), jnp.ones((8, 16), dtype), interpret=True)
@@ -229,47 +258,42 @@ def test_kernels_say_what_they_do_not_take(dtype, head_size, reason, a_gpu):
     assert reason in attention.find_kernel_obstacle(dtype, head_size)
 
 
-def temporary_bytes(function, *args) -> int:
-    return function.lower(*args).compile().memory_analysis().temp_size_in_bytes
+def temporary_bytes(lowered) -> int:
+    return lowered.compile().memory_analysis().temp_size_in_bytes
+
+
+def n_bytes(tree) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 @pytest.mark.parametrize("n_rows", [1, 4])
 def test_steps_write_the_cache_in_place(n_rows):
     """A cache that is donated is never copied: a loop's temporary memory stays far below one."""
-    model = make_model(hidden_size=96)
+    model = nnx.eval_shape(lambda: make_model(hidden_size=96))
 
     def run(model, tokens_B, cache):
         return jax.lax.fori_loop(0, 9, lambda _, cache: model.decode(tokens_B, cache)[1], cache)
 
-    cache = model.empty_cache(n_rows, 4096)
-    n_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(cache))
-    run = jax.jit(run, donate_argnums=2)
-    assert temporary_bytes(run, model, jnp.zeros(n_rows, jnp.int32), cache) < 0.1 * n_bytes
+    cache = jax.eval_shape(lambda model: model.empty_cache(n_rows, 4096), model)
+    lowered = jax.jit(run, donate_argnums=2).lower(model, jax.ShapeDtypeStruct((n_rows,), jnp.int32), cache)
+    assert temporary_bytes(lowered) < 0.1 * n_bytes(cache)
 
 
 def test_semantic_steps_write_the_cache_in_place():
-    model, spaces = make_semantic()
-    prompt = semantic.make_prompt([semantic.SemanticRow(np.arange(3), np.zeros(0), 40)] * 2, spaces)
-    state = semantic.start(model, prompt, spaces=spaces)
-    n_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state.cache))
-    n_weights = sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(model)))
-    lowered = semantic.run_steps.lower(model, prompt, greedy(2), state, 9, spaces=spaces)
-    # The decoder holds the weights once more.
-    assert lowered.compile().memory_analysis().temp_size_in_bytes < n_weights + 0.1 * n_bytes
+    model, prompt, sampling, state, spaces = begin_semantic(2)
+    lowered = semantic.run_steps.lower(model, prompt, sampling, state, 9, spaces=spaces)
+    # The decoder may hold the weights once more.
+    assert temporary_bytes(lowered) < n_bytes((model.blocks, model.head)) + 0.1 * n_bytes(state.cache)
 
 
 @pytest.mark.parametrize("kind", ["decoder", "network", "int8"])
 def test_steps_read_a_head_that_was_cut_before_them(kind, monkeypatch):
     """Cut within the loop it would be copied at every step."""
-    model, spaces = make_semantic()
     if kind == "network":
         monkeypatch.setattr(semantic, "make_decoder", lambda model, n_rows: model)
-    if kind == "int8":
-        quantize(model)
-    prompt = semantic.make_prompt([semantic.SemanticRow(np.arange(3), np.zeros(0), 40)], spaces)
-    state = jax.eval_shape(functools.partial(semantic.start, spaces=spaces), model, prompt)
+    model, *rest, spaces = begin_semantic(1, with_int8=kind == "int8")
     run = functools.partial(semantic.run_steps.__wrapped__, spaces=spaces)
-    traced = jax.make_jaxpr(run)(model, prompt, greedy(1), state, 9)
+    traced = jax.make_jaxpr(run)(model, *rest, 9)
     (loop,) = [equation for equation in traced.eqns if equation.primitive.name == "while"]
     shape = {spaces.semantic_end + 1, model.config.hidden_size}
     cut = [equation for equation in equations(traced.jaxpr) if is_cut(equation, shape)]
@@ -289,22 +313,34 @@ def is_cut(equation, shape):
     return "slice" in equation.primitive.name and set(equation.outvars[0].aval.shape) == shape
 
 
-def make_semantic():
+def begin_semantic(n_rows, with_int8=False):
+    """What `semantic.run_steps` takes: shapes of a network, of its state and of how it samples, and a prompt."""
     spaces = TokenSpaces(n_text=4000, max_semantic=96, semantic_vocab=30, semantic_end=30)
     config = BarkSemanticConfig(
         block_size=4097, input_vocab_size=129_600, output_vocab_size=40, num_layers=2, num_heads=2, hidden_size=32
     )
-    return BarkSemanticModel(config, attn_implementation="xla", rngs=nnx.Rngs(0)), spaces
+
+    def make():
+        model = BarkSemanticModel(config, attn_implementation="xla", rngs=nnx.Rngs(0))
+        if with_int8:
+            quantize(model)
+        return model
+
+    prompt = semantic.make_prompt([semantic.SemanticRow(np.arange(3), np.zeros(0), 40)] * n_rows, spaces)
+    model, sampling = nnx.eval_shape(make), jax.eval_shape(lambda: greedy(n_rows))
+    state = jax.eval_shape(functools.partial(semantic.start, spaces=spaces), model, prompt)
+    return model, prompt, sampling, state, spaces
+
+
+N_WINDOWS = 39
+goes_on = functools.partial(jit, static_argnames="spaces")(coarse._goes_on)
 
 
 @pytest.mark.parametrize(("n_history", "n_stream", "going"), [(0, 0, range(1, 11)), (209, 628, ())])
 def test_windows_go_on_while_nothing_has_left_the_prompt(n_history, n_stream, going):
-    spaces = TokenSpaces()
-    prompt = coarse.make_prompt([np.zeros(768, np.int32)], [None], spaces)
-    prompt = dataclasses.replace(prompt, n_history_B=jnp.asarray([n_history]), n_stream_B=jnp.asarray([n_stream]))
-    found = [
-        window
-        for window in range(39)
-        if coarse._goes_on(prompt, coarse.WindowsDone(jnp.asarray([window]), None, None, None), spaces)[0]
-    ]
-    assert found == list(going)
+    spaces, window_B = TokenSpaces(), np.arange(N_WINDOWS)
+    prompt = coarse.make_prompt([np.zeros(768, np.int32)] * N_WINDOWS, [None] * N_WINDOWS, spaces)
+    lengths = {"n_history_B": n_history, "n_stream_B": n_stream}
+    prompt = dataclasses.replace(prompt, **{name: np.full(N_WINDOWS, n) for name, n in lengths.items()})
+    found_B = goes_on(prompt, coarse.WindowsDone(window_B, None, None, None), spaces)
+    assert list(window_B[found_B]) == list(going)

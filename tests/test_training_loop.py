@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from networks import begin_at_once, drawn, jit
 
 from bark_jax.config import BarkSemanticConfig
 from bark_jax.errors import CheckpointError, InputError
@@ -28,8 +29,23 @@ N_STEPS = 8
 SETTINGS = RunSettings(n_steps=N_STEPS, eval_every=3, save_every=2)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick_compiler():
+    """Toy networks compile for far longer than they run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "jit", jit)
+        begin_at_once(NetworkTraining, patch)
+        yield
+
+
 def make_module(dtype):
     return BarkSemanticModel(CONFIG, dtype=dtype, rngs=nnx.Rngs(0))
+
+
+def make_whole(dtype="float32"):
+    """Parameters that numpy draws, and how to put them into the network."""
+    module = drawn(lambda: make_module(jnp.float32), CONFIG.initializer_range)
+    return whole_network(module, make_module, dtype)
 
 
 def next_token_loss(model, batch):
@@ -46,7 +62,7 @@ def make_batch(step, rows=8):
 
 @functools.cache
 def make_training(dtype="float32", **options):
-    params, assemble = whole_network(make_module(jnp.float32), make_module, dtype)
+    params, assemble = make_whole(dtype)
     optimizer = make_optimizer(OptimizerSettings(learning_rate=0.03, warmup_steps=2), N_STEPS)
     return NetworkTraining(params, assemble, next_token_loss, optimizer, **options)
 
@@ -145,7 +161,7 @@ def test_gradients_that_are_not_finite_change_nothing_and_end_the_run(tmp_path):
         loss = next_token_loss(model, batch)
         return Loss(loss.total * jnp.where(batch["is_bad"].any(), jnp.nan, 1), loss.count)
 
-    params, assemble = whole_network(make_module(jnp.float32), make_module, "float32")
+    params, assemble = make_whole()
     training = NetworkTraining(params, assemble, broken_loss, make_training().optimizer)
 
     def batches(bad):
@@ -166,7 +182,7 @@ def test_gradients_that_are_not_finite_change_nothing_and_end_the_run(tmp_path):
 
 def test_patience_ends_a_run_and_keeps_the_best(tmp_path):
     settings = RunSettings(n_steps=40, eval_every=2, save_every=10, patience=2)
-    params, assemble = whole_network(make_module(jnp.float32), make_module, "float32")
+    params, assemble = make_whole()
     wild = make_optimizer(OptimizerSettings(learning_rate=3.0, warmup_steps=6), 40)
     result = run(tmp_path / "run", NetworkTraining(params, assemble, next_token_loss, wild), settings=settings)
     evaluations = [record for record in read_metrics(tmp_path / "run") if "eval_loss" in record]
@@ -177,15 +193,17 @@ def test_patience_ends_a_run_and_keeps_the_best(tmp_path):
 
 def test_the_learning_rate_warms_up_and_falls():
     schedule = learning_rate(OptimizerSettings(learning_rate=1.0, warmup_steps=10, final_share=0.1), 110)
-    np.testing.assert_allclose([schedule(step) for step in (0, 5, 10, 60, 110)], [0, 0.5, 1, 0.55, 0.1], atol=1e-6)
+    np.testing.assert_allclose([jit(schedule)(step) for step in (0, 5, 10, 60, 110)], [0, 0.5, 1, 0.55, 0.1], atol=1e-6)
 
 
 def test_only_matrices_decay():
-    params = {"a.kernel": jnp.ones((2, 2)), "a.embedding": jnp.ones((2, 2)), "a.scale": jnp.ones(2)}
+    params = {"a.kernel": np.ones((2, 2)), "a.embedding": np.ones((2, 2)), "a.scale": np.ones(2)}
     settings = OptimizerSettings(learning_rate=0.5, warmup_steps=0, weight_decay=0.1, final_share=1.0)
     optimizer = make_optimizer(settings, 10)
-    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
-    moved = {name: float(jnp.abs(update).max()) for name, update in updates.items()}
+    updates, _ = jit(
+        lambda params: optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
+    )(params)
+    moved = {name: float(np.abs(update).max()) for name, update in updates.items()}
     assert moved == pytest.approx({"a.kernel": 0.05, "a.embedding": 0, "a.scale": 0})
 
 

@@ -1,8 +1,8 @@
 """Random torch networks from `transformers`, and their weights in ours. torch is imported only when one is built."""
 
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from networks import as_dtype
 
 from bark_jax.config import EncodecConfig
 from bark_jax.models.codec.encodec import EncodecModel
@@ -49,9 +49,7 @@ def copy_encodec(torch_model, model: EncodecModel) -> None:
 
 def _fill(model: EncodecModel, find) -> None:
     state = nnx.to_flat_state(nnx.state(model, nnx.Param))
-    filled = [
-        (path, variable.replace(jnp.asarray(find(path, variable.shape), jnp.float32))) for path, variable in state
-    ]
+    filled = [(path, variable.replace(as_dtype(find(path, variable.shape), np.float32))) for path, variable in state]
     nnx.update(model, nnx.from_flat_state(filled))
 
 
