@@ -115,7 +115,9 @@ def pytest_terminal_summary(terminalreporter, config):
     for file, (n, n_cached, spent) in dearest if config.option.programs else dearest[:SHOWN]:
         write(f"  {file}: {n} programs, {n_cached} of them cached, {spent:.1f} s")
     if n_new > BUDGET:
-        write("more programs than the budget: use shapes that other tests have, or raise BUDGET in tests/compilations.py")
+        write(
+            "more programs than the budget: use shapes that other tests have, or raise BUDGET in tests/compilations.py"
+        )
 
 
 def pytest_unconfigure(config):
