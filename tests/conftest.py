@@ -48,22 +48,52 @@ def rng():
 
 @pytest.fixture(scope="session")
 def twins(tmp_path_factory):
-    """A random Bark of toy width and Bark's own token spaces, in torch and here."""
+    """A random Bark of the toy's sizes and token spaces, in torch and here: it runs the toy's programs."""
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
     from reference import make_twins
 
-    return make_twins(tmp_path_factory.mktemp("twins"), hidden_size=32)
+    return make_twins(tmp_path_factory.mktemp("twins"))
+
+
+@pytest.fixture(scope="session")
+def gentle_twins(tmp_path_factory):
+    """The same of smaller weights, for bounds on rounding errors; its greedy tokens vary less."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from reference import make_twins
+
+    return make_twins(tmp_path_factory.mktemp("gentle_twins"), scale=0.5)
+
+
+@pytest.fixture(scope="session")
+def bark_twins(tmp_path_factory):
+    """One of Bark's own token spaces."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from reference import make_bark_twins
+
+    return make_bark_twins(tmp_path_factory.mktemp("bark_twins"))
 
 
 @pytest.fixture(scope="session")
 def voice():
-    """A random voice as long as the published ones."""
+    """A random voice as long as the published ones, of Bark's own token spaces."""
+    return draw_voice(10_000, 1024, 300, 450)
+
+
+@pytest.fixture(scope="session")
+def toy_voice():
+    """A random voice for the toy, longer than any stage reads."""
+    return draw_voice(123, 256, 134, 201)
+
+
+def draw_voice(n_semantic_ids, n_codes, n_semantic, n_frames):
     from bark_jax.voices import Voice
 
     rng = np.random.default_rng(1)
-    fine = rng.integers(0, 1024, (8, 450))
-    return Voice(semantic=rng.integers(0, 10_000, 300), coarse=fine[:2], fine=fine)
+    fine = rng.integers(0, n_codes, (8, n_frames))
+    return Voice(semantic=rng.integers(0, n_semantic_ids, n_semantic), coarse=fine[:2], fine=fine)
 
 
 @pytest.fixture(scope="session")

@@ -52,7 +52,8 @@ def _draw(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.nda
     return (drawn * (0.1 if "bias" in name else 0.3)).astype(np.float32)
 
 
-def write_checkpoint(folder: Path, shapes: dict[str, list[int]]) -> None:
+def write_checkpoint(folder: Path, shapes: dict[str, list[int]], scale: float = 1.0) -> None:
+    """`scale` is that of the transformers' matrices: their absolute rounding errors grow with it."""
     folder.mkdir(parents=True, exist_ok=True)
     save_json(toy.CONFIG, folder / CONFIG_FILE)
     generation = json.loads(json.dumps(toy.GENERATION_CONFIG.to_dict()))
@@ -60,7 +61,11 @@ def write_checkpoint(folder: Path, shapes: dict[str, list[int]]) -> None:
         generation[part] |= {"do_sample": False, "temperature": 1.0}
     generation["fine_acoustics_config"]["temperature"] = 1.0
     (folder / GENERATION_CONFIG_FILE).write_text(json.dumps(generation))
-    save_file(weights(shapes), folder / "model.safetensors", metadata={"format": "pt"})
+    arrays = weights(shapes)
+    for name, array in arrays.items():
+        if array.ndim == 2 and not name.startswith("codec_model"):
+            array *= scale
+    save_file(arrays, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def _compute(folder: Path) -> dict[str, np.ndarray]:
