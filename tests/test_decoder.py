@@ -20,7 +20,7 @@ from bark_jax.config import BarkSemanticConfig
 from bark_jax.models import attention, decoder, kernel_probe
 from bark_jax.models.attention import Implementations, resolve
 from bark_jax.models.decoder import make_decoder
-from bark_jax.models.gpt import BarkCausalModel, BarkSemanticModel
+from bark_jax.models.gpt import BarkCausalModel, BarkCoarseModel, BarkSemanticModel
 from bark_jax.models.int8 import quantize
 from bark_jax.models.linear import TransposedLinear, transpose_weights
 from bark_jax.stages import coarse, semantic
@@ -150,7 +150,7 @@ def test_attention_in_any_parts_reads_the_live_slots_alone(length, n_parts, rng)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(("start", "size"), [(0, None), (8, 40), (16, 13)])
+@pytest.mark.parametrize(("start", "size"), [(0, None), (8, 40), (16, 13), (3, 13), (67, 3), (11, None)])
 def test_a_linear_gives_the_features_asked_for(start, size, rng):
     x_RK, weight_NK = (rng.normal(size=shape).astype(np.float32) for shape in ((2, 48), (70, 48)))
     found = jit(functools.partial(kernels.linear, start=start, size=size, interpret=True))(x_RK, weight_NK)
@@ -158,9 +158,10 @@ def test_a_linear_gives_the_features_asked_for(start, size, rng):
     np.testing.assert_allclose(np.asarray(found)[:, : expected.shape[1]], expected, atol=1e-5)
 
 
-def test_a_start_within_a_program_is_refused():
-    with pytest.raises(ValueError, match="start is 3, expected a multiple of 8"):
-        kernels.linear(np.ones((1, 48)), np.ones((70, 48)), start=3, interpret=True)
+def test_a_start_within_a_program_is_refused_beside_a_residual():
+    options = dict(start=3, residual_RN=np.ones((1, 67)), interpret=True)
+    with pytest.raises(ValueError, match="start is 3, expected a multiple of 8 beside a residual"):
+        kernels.linear(np.ones((1, 48)), np.ones((70, 48)), **options)
 
 
 def test_the_kernels_gelu_is_exact_to_single_precision():
@@ -202,6 +203,30 @@ def test_a_step_of_barks_sizes_lowers_to_the_kernels(n_rows, hidden_size, num_he
         text = lowered.lower(lowering_platforms=("cuda",)).as_text()
     # five a layer and the head, or the attention of each layer
     assert text.count("xla.gpu.triton") == (11 if n_rows <= decoder.MOST_KERNEL_ROWS else 2)
+
+
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("n_rows", [1, 2])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_the_coarse_stage_lowers_to_the_kernels_whatever_its_vocabulary(dtype, n_rows, toy_model):
+    """The toy's codes start at 123, which is no multiple of what a kernel's program makes."""
+    spaces, config = toy_model.spaces, toy_model.config.coarse_acoustics_config
+    assert spaces.semantic_vocab % 8
+
+    def make():
+        model = BarkCoarseModel(config, dtype=dtype, attn_implementation="xla", rngs=nnx.Rngs(0))
+        for block in model.blocks:
+            block.attention.implementations = Implementations("xla", "pallas")
+        return model
+
+    prompt = coarse.make_prompt([np.arange(40)] * n_rows, [None] * n_rows, spaces)
+    model = nnx.eval_shape(make)
+    with an_h100():
+        state = jax.eval_shape(functools.partial(coarse.start, spaces=spaces), model, prompt)
+        run = jax.jit(functools.partial(coarse.run_windows.__wrapped__, spaces=spaces))
+        traced = run.trace(model, prompt, greedy(n_rows), state, 3)
+        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count("xla.gpu.triton") >= 11
 
 
 @pytest.fixture

@@ -56,6 +56,10 @@ def linear(
 ) -> jax.Array:
     """`size` output features of a Linear without bias, from `start` on, with what comes before and after it.
 
+    A program makes `tiling.n_out` features. Where `start` lies within one, as a codebook's does behind a semantic
+    vocabulary of 123, the features before it are made too and cut off: 13 from 123 on, 8 a program, are those of
+    programs 15 and 16, 120 to 135, without the first 3.
+
     Args:
       x_RK: activations; with `lse_PRK` the parts [P, R, K] that `attend` gives instead.
       norm_K: the scale of a LayerNorm without bias that x passes first.
@@ -68,10 +72,10 @@ def linear(
     R, K = x_RK.shape[-2:]
     size = weight_NK.shape[0] - start if size is None else size
     tiling = tiling or _tiling(K, size)
-    first, odd = divmod(start, tiling.n_out)
-    if odd:
-        raise ValueError(f"start is {start}, expected a multiple of {tiling.n_out}")
-    n_programs = pl.cdiv(size, tiling.n_out)
+    first, n_before = divmod(start, tiling.n_out)
+    if n_before and residual_RN is not None:
+        raise ValueError(f"start is {start}, expected a multiple of {tiling.n_out} beside a residual")
+    n_programs = pl.cdiv(n_before + size, tiling.n_out)
     inputs = {"x": x_RK, "norm": norm_K, "lse": lse_PRK, "weight": weight_NK, "residual": residual_RN}
     inputs = {name: array for name, array in inputs.items() if array is not None}
     # A program reads powers of two; masks keep it within the arrays.
@@ -89,7 +93,7 @@ def linear(
         tiling=tiling,
         gelu=gelu,
     )
-    return pl.pallas_call(
+    result_RN = pl.pallas_call(
         kernel,
         grid=(n_programs,),
         in_specs=[blocks.get(name, _whole(array, wide)) for name, array in inputs.items()],
@@ -99,6 +103,7 @@ def linear(
         interpret=interpret,
         name="linear",
     )(*inputs.values())
+    return result_RN[:, n_before:] if n_before else result_RN
 
 
 def _whole(array: jax.Array, wide: int) -> pl.BlockSpec:
