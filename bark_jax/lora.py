@@ -25,6 +25,7 @@ from flax import nnx
 from bark_jax.errors import CheckpointError, InputError, ModelNotFoundError
 from bark_jax.folders import told_as_output_error, write_whole
 from bark_jax.hub import shown
+from bark_jax.own_jax_config import under_own_config
 from bark_jax.weights import NETWORKS, check_shapes, list_names, parameter_shapes, read_manifest, weight_file
 
 # Layers of a block. A target names every kernel of which it is the end: "mlp.up" is blocks.0.mlp.up.kernel and so on.
@@ -54,6 +55,7 @@ class Base(NamedTuple):
     sha256: Mapping[str, str]  # by network, of its file
 
 
+@under_own_config
 def init_lora(model: nnx.Module, rank: int, alpha: float, seed: int, targets: Sequence[str] = DEFAULT_TARGETS) -> Lora:
     """Changes that change nothing yet.
 

@@ -18,6 +18,7 @@ from bark_jax.hub import shown
 from bark_jax.models.codec.encodec import EncodecModel
 from bark_jax.models.fine_gpt import BarkFineModel
 from bark_jax.models.gpt import BarkCoarseModel, BarkSemanticModel
+from bark_jax.own_jax_config import under_own_config
 from bark_jax.seeds import CANDIDATE, derive_keys
 from bark_jax.settings import RowSettings, StageSettings, check_count, check_flag, resolve_settings
 from bark_jax.stages import coarse, fine, semantic
@@ -104,11 +105,13 @@ class BarkModel:
         )
         return cls(config, generation_config, **networks)
 
+    @under_own_config
     def save_pretrained(self, folder: str, *, overwrite: bool = False) -> None:
         """Writes the model as a folder that `from_pretrained` reads; it appears whole or not at all."""
         networks = {name: getattr(self, name) for name in pretrained.NETWORKS}
         pretrained.save_networks(folder, self.config, self.generation_config, networks, overwrite=overwrite)
 
+    @under_own_config
     def enable_cpu_offload(self, accelerator: jax.Device | None = None) -> None:
         """Keeps the networks in host memory and each on the accelerator only while its stage runs.
 
@@ -137,6 +140,7 @@ class BarkModel:
         """Audio samples a second."""
         return self.generation_config.sample_rate
 
+    @under_own_config
     def generate(
         self,
         input_ids: Any,
@@ -193,6 +197,7 @@ class BarkModel:
         audio = jnp.asarray(np.stack([np.pad(u.samples, r) for u, r in zip(utterances, room, strict=True)]))
         return (audio, lengths) if return_output_lengths else audio
 
+    @under_own_config
     def generate_rows(self, rows: Sequence[Row], on_stage: OnStage | None = None) -> list[Utterance]:
         """Generates utterances, in the order of the rows.
 
@@ -343,6 +348,7 @@ def as_on_stage(on_stage: OnStage | None) -> OnStage:
     return on_stage or (lambda stage: None)
 
 
+@under_own_config
 def row_keys(seed: int | Sequence[int] | None, key: jax.Array | None, n_rows: int) -> list[np.ndarray]:
     """One key a row, uint32 [2], from what a caller gave; see `BarkModel.generate`."""
     if seed is not None and key is not None:
@@ -363,7 +369,10 @@ def _spread_keys(key: jax.Array, n_rows: int) -> list[np.ndarray]:
         raise InputError(f"key is {shown(key)}, expected a key of JAX, jax.random.key(0); an integer goes into seed")
     if jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
         if jax.random.key_impl(key) != jax.random.key_impl(jax.random.key(0, impl=KEY_IMPLEMENTATION)):
-            raise InputError(f"key is of generator {jax.random.key_impl(key)}, expected {KEY_IMPLEMENTATION}")
+            raise InputError(
+                f"key is of generator {jax.random.key_impl(key)}, expected {KEY_IMPLEMENTATION}; give seed=, or a key "
+                f"that jax.random.key(seed, impl={KEY_IMPLEMENTATION!r}) makes"
+            )
         key = jax.random.key_data(key)
     data = _as_numpy("key", key)
     if data.dtype != np.uint32 or data.shape not in ((2,), (n_rows, 2)):

@@ -31,6 +31,7 @@ from bark_jax.hub import shown
 from bark_jax.lora import base_of, load_lora, merge
 from bark_jax.models.codec.encodec import EncodecModel
 from bark_jax.models.int8 import is_quantized, quantize
+from bark_jax.own_jax_config import under_own_config
 from bark_jax.weights import (
     NETWORKS,
     Manifest,
@@ -157,6 +158,7 @@ def read_configs(folder: Path) -> tuple[BarkConfig, BarkGenerationConfig]:
     return config, read_config(folder / GENERATION_CONFIG_FILE, BarkGenerationConfig)
 
 
+@under_own_config
 def load_networks(
     folder: Path,
     *,

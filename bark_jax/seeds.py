@@ -8,6 +8,7 @@ A key is a seed written as two halves (`seed_of`), so what a derived key gave ca
 import jax
 import numpy as np
 
+from bark_jax.own_jax_config import under_own_config
 from bark_jax.stages.sampling import KEY_IMPLEMENTATION
 
 # Keys that one call derives, needed or not, so that any number of them is one program.
@@ -31,6 +32,7 @@ def derive_key(key: np.ndarray, purpose: int, number: int) -> np.ndarray:
     return key if number == 0 else _derive(key, purpose, first=number)[0]
 
 
+@under_own_config
 def _derive(key: np.ndarray, purpose: int, first: int) -> np.ndarray:
     """The keys of _KEYS_PER_CALL numbers."""
     numbers_N = np.arange(first, first + _KEYS_PER_CALL, dtype=np.uint32)

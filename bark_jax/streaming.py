@@ -30,6 +30,7 @@ import numpy as np
 
 from bark_jax.devices import told_with_stage
 from bark_jax.model import BarkModel, OnStage, Row, Utterance, as_on_stage, coarse_voice, require_finite, sampling_of
+from bark_jax.own_jax_config import under_own_config
 from bark_jax.seeds import derive_key
 from bark_jax.settings import check_count
 from bark_jax.stages import coarse, fine
@@ -83,6 +84,7 @@ class RowStream(Iterator[StreamedPart]):
 
     utterance: Utterance | None  # the whole, once the parts have run out
 
+    @under_own_config
     def __init__(self, model: BarkModel, row: Row, first_windows: int, n_held: int, tell: OnStage):
         self.utterance = None
         self._model, self._row, self._tell = model, row, tell
@@ -91,6 +93,7 @@ class RowStream(Iterator[StreamedPart]):
         self._codec_state = model.codec_model.init_decode_state(1)
         self._parts = self._generate()
 
+    @under_own_config
     def __next__(self) -> StreamedPart:
         return next(self._parts)
 

@@ -26,6 +26,7 @@ from jax.sharding import PartitionSpec as P
 
 from bark_jax.errors import BarkError, InputError, UnsupportedError
 from bark_jax.model import BarkModel, Row, Utterance, as_semantic_row, coarse_voice, require_finite, sampling_of
+from bark_jax.own_jax_config import under_own_config
 from bark_jax.settings import check_count
 from bark_jax.stages import coarse, fine, semantic
 from bark_jax.stages.codec import FRAMES_STEP, decode_codes, decode_padded
@@ -76,6 +77,7 @@ class Engine:
       devices: JAX's default device alone if None.
     """
 
+    @under_own_config
     def __init__(self, model: BarkModel, n_slots: int = N_SLOTS, devices: Sequence[jax.Device] | None = None):
         devices = list(devices or jax.devices()[:1])
         if model.is_offloaded:
@@ -83,6 +85,7 @@ class Engine:
         self._programs = _Programs(model, devices)
         self.n_slots = -(-check_count("n_slots", n_slots) // len(devices)) * len(devices)
 
+    @under_own_config
     def run(self, requests: Iterable[Request]) -> Iterator[Finished]:
         """Speaks rows and gives each as it is done, in any order.
 

@@ -14,6 +14,7 @@ import numpy as np
 from bark_jax.config import CONFIG_FILE
 from bark_jax.errors import InputError
 from bark_jax.model import BarkModel, Row, Utterance
+from bark_jax.own_jax_config import under_own_config
 from bark_jax.parity import rows
 from bark_jax.parity.reference import Reference, import_torch, silenced
 from bark_jax.pretrained import find_model, read_configs
@@ -28,6 +29,7 @@ from bark_jax.weights import is_model_folder
 N_TEXT_IDS = 12  # of the prompt that is drawn where none is given
 
 
+@under_own_config
 def compare(
     model: str | os.PathLike,
     *,

@@ -26,6 +26,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from bark_jax.errors import InputError
 from bark_jax.model import BarkModel
 from bark_jax.models.codec.encodec import EncodecModel
+from bark_jax.own_jax_config import under_own_config
 from bark_jax.pretrained import module_maker
 from bark_jax.training import codec_quantizer
 from bark_jax.training.codec_batches import check_gain, codec_batches
@@ -421,6 +422,7 @@ class TrainedCodec(NamedTuple):
     result: RunResult
 
 
+@under_own_config
 def train_codec(
     model: BarkModel,
     dataset: Dataset,

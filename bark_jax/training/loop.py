@@ -24,6 +24,7 @@ import jax
 
 from bark_jax.errors import BarkError, InputError, UnsupportedError
 from bark_jax.folders import write_whole
+from bark_jax.own_jax_config import under_own_config
 from bark_jax.training.checkpoints import Checkpoints
 from bark_jax.training.metrics import Bar, MetricsLog, plot_losses, read_metrics
 
@@ -92,6 +93,7 @@ class RunResult:
     stopped_early: bool
 
 
+@under_own_config
 def fit(
     training: Training,
     batches: Callable[[int], Mapping[str, Any]],

@@ -22,6 +22,7 @@ from bark_jax.errors import BarkError, ConfigError, InputError, UnsupportedError
 from bark_jax.folders import check_destination
 from bark_jax.model import BarkModel
 from bark_jax.models.codec.encodec import EncodecModel
+from bark_jax.own_jax_config import under_own_config
 from bark_jax.processor import BarkProcessor
 from bark_jax.tokens import TokenSpaces
 from bark_jax.training.dataset import Dataset, Example, check_same_meaning, open_writer, samples_per_frame
@@ -138,6 +139,7 @@ def recode(
     return Dataset.open(folder, spaces=spaces)
 
 
+@under_own_config
 def encode_audio(codec: EncodecModel, audio: Sequence[np.ndarray], n_codebooks: int) -> list[np.ndarray]:
     """The codes of rows of unequal length, each as if it were encoded alone: int32 [n_codebooks, F].
 

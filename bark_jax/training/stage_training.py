@@ -14,6 +14,7 @@ from flax import nnx
 from bark_jax.errors import InputError
 from bark_jax.lora import Lora, init_lora, merge
 from bark_jax.model import BarkModel
+from bark_jax.own_jax_config import under_own_config
 from bark_jax.pretrained import module_maker
 from bark_jax.training import batches, losses
 from bark_jax.training.dataset import Dataset, check_same_meaning
@@ -86,6 +87,7 @@ class TrainedStage(NamedTuple):
     result: RunResult
 
 
+@under_own_config
 def train_stage(
     model: BarkModel,
     name: str,
