@@ -1,6 +1,6 @@
 """Random torch networks from `transformers`, and their weights in ours. torch is imported only when one is built."""
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from flax import nnx
 
@@ -50,7 +50,9 @@ def copy_encodec(torch_model, model: EncodecModel) -> None:
 def _fill(model: EncodecModel, find) -> None:
     state = nnx.to_flat_state(nnx.state(model, nnx.Param))
     filled = [
-        (path, variable.replace(jnp.asarray(find(path, variable.shape), jnp.float32))) for path, variable in state
+        # Converted by numpy, as jnp.asarray would compile that for every shape.
+        (path, variable.replace(jax.device_put(np.asarray(find(path, variable.shape), np.float32))))
+        for path, variable in state
     ]
     nnx.update(model, nnx.from_flat_state(filled))
 
