@@ -44,12 +44,13 @@ def test_fine_logits(codebook, golden, model):
 
 
 def test_greedy_waveforms_with_and_without_a_voice(golden, model):
-    ids = np.tile(np.pad(TEXT, (0, SPACES.n_text - len(TEXT))), (2, 1))
-    mask = (np.arange(SPACES.n_text)[None] < len(TEXT)).repeat(2, axis=0).astype(int)
+    n_rows = 8  # the programs of test_model's batches
+    ids = np.tile(np.pad(TEXT, (0, SPACES.n_text - len(TEXT))), (n_rows, 1))
+    mask = (np.arange(SPACES.n_text)[None] < len(TEXT)).repeat(n_rows, axis=0).astype(int)
     audio, lengths = model.generate(
         ids,
         attention_mask=mask,
-        history_prompt=[None, voice_arrays()],
+        history_prompt=[None, voice_arrays()] * (n_rows // 2),
         semantic_max_new_tokens=N_SEMANTIC,
         return_output_lengths=True,
     )

@@ -169,7 +169,7 @@ FOUR = "One is the first number. Two is the second one. Three comes just behind.
 
 
 def test_a_long_text_becomes_one_recording(bark, tiny_voice, tmp_path):
-    long = bark.generate_long(FOUR, voice=tiny_voice, seed=5, max_tokens=30, **SHORT)
+    long = bark.generate_long(FOUR, voice=tiny_voice, seed=5, max_tokens=30, max_rows=2, **SHORT)
     assert [sentence.text for sentence in long.sentences] == [f"{text}." for text in FOUR[:-1].split(". ")]
     assert long.sample_rate == 24_000 and long.samples.dtype == np.float32 and np.isfinite(long.samples).all()
     for sentence in long.sentences:
@@ -181,14 +181,14 @@ def test_a_long_text_becomes_one_recording(bark, tiny_voice, tmp_path):
 
 
 def test_a_sentence_is_spoken_again_from_what_the_recording_tells(bark, tiny_voice):
-    long = bark.generate_long(FOUR, voice=tiny_voice, seed=5, max_tokens=30, **SHORT)
+    long = bark.generate_long(FOUR, voice=tiny_voice, seed=5, max_tokens=30, max_rows=2, **SHORT)
     for index in (0, 2):
         text, voice, clip, _ = long.sentences[index]
         assert clip.seed == seed_of(derive_keys(key_data(5), SENTENCE, 8)[index])
         # As many rows as in the recording: floats of batches of other sizes may differ in the last bit.
-        again = bark.generate([text] * 4, voice=voice, seed=clip.seed, **SHORT)
-        np.testing.assert_array_equal(again[1].semantic, clip.semantic)
-        np.testing.assert_array_equal(again[3].samples, clip.samples)
+        again = bark.generate([text] * 2, voice=voice, seed=clip.seed, **SHORT)
+        np.testing.assert_array_equal(again[0].semantic, clip.semantic)
+        np.testing.assert_array_equal(again[1].samples, clip.samples)
 
 
 def test_sentences_run_in_batches(quick, tiny_voice):

@@ -14,15 +14,15 @@ from bark_jax.errors import InputError, UnsupportedError
 from bark_jax.parity import compare, comparison, format_table
 from bark_jax.parity.rows import NEAR_TIE, Row, compare_codes, compare_logits, compare_tokens, compare_waveforms
 
-MAX_TOKENS = "12"
+MAX_TOKENS = "45"  # 67 frames: three coarse windows
 
 
 @pytest.fixture
-def leaky(twins, monkeypatch):
+def leaky(bark_twins, monkeypatch):
     """A checkpoint of transformers whose second coarse codebook leaks. What it converts to is cached beside it."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(twins.folder / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(bark_twins.folder / "cache"))
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "unused")
-    return twins.folder / "leaky"
+    return bark_twins.folder / "leaky"
 
 
 def run(*args):
@@ -36,13 +36,13 @@ def test_a_converted_checkpoint_is_equal_in_every_row(leaky):
     assert all(row["is_within"] and not row["note"] for row in found)
     assert [row["stage"] for row in found[:9]] == ["semantic", "coarse", *["fine"] * 7]
     assert [row["stage"] for row in found[9:]] == ["semantic", "coarse", "fine", "codec", "all"] * 2
-    assert [row["n_total"] for row in found[9:12]] == [12, 2 * 18, 6 * 18]
+    assert [row["n_total"] for row in found[9:12]] == [45, 2 * 67, 6 * 67]
 
 
 def test_a_changed_weight_fails_and_names_its_stage(leaky, tmp_path):
     changed = tmp_path / "changed"
     shutil.copytree(leaky.parent / "ours", changed)
-    change_weight(changed, "coarse_acoustics", "blocks.1.mlp.up.kernel")
+    change_weight(changed, "coarse_acoustics", "blocks.0.mlp.up.kernel")
     result = run(changed, "--reference", leaky.parent / "theirs", "--max-tokens", MAX_TOKENS)
     assert result.exit_code == 1, result.output
     wrong = {line.split()[0] for line in result.stdout.splitlines() if line.endswith("WRONG")}
@@ -63,19 +63,19 @@ def change_weight(folder, network, name):
     write_manifest(folder, dataclasses.replace(manifest, files=manifest.files | {path.name: record}))
 
 
-def test_a_folder_of_ours_is_compared_with_what_it_exports_to(twins, monkeypatch):
+def test_a_folder_of_ours_is_compared_with_what_it_exports_to(bark_twins, monkeypatch):
     monkeypatch.setattr(comparison, "_all_rows", lambda *each: iter([comparison._coarse_logits(*each)]))
-    (row,) = compare(twins.folder / "ours")
+    (row,) = compare(bark_twins.folder / "ours")
     assert row.is_within, format_table([row])
 
 
-def test_leaked_ids_are_not_taken_for_codes(twins):
+def test_leaked_ids_are_not_taken_for_codes(bark_twins):
     import torch
 
     from bark_jax.parity.reference import Reference, silenced
 
     with silenced():
-        reference = Reference(twins.folder / "theirs", twins.ours.generation_config)
+        reference = Reference(bark_twins.folder / "theirs", bark_twins.ours.generation_config)
         head = reference._model.coarse_acoustics.lm_head
         with torch.no_grad():
             head.weight[12_048:] = 0
@@ -88,14 +88,14 @@ def test_leaked_ids_are_not_taken_for_codes(twins):
 @pytest.mark.parametrize(
     "wrong", [dict(text_ids=[]), dict(text_ids=[-1]), dict(text_ids=[119_547]), dict(max_new_tokens=769)]
 )
-def test_inputs_that_the_model_does_not_have_are_refused(twins, wrong):
+def test_inputs_that_the_model_does_not_have_are_refused(bark_twins, wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
-        compare(twins.folder / "ours", **wrong)
+        compare(bark_twins.folder / "ours", **wrong)
 
 
-def test_a_reference_that_is_no_folder_of_transformers_is_refused(twins):
+def test_a_reference_that_is_no_folder_of_transformers_is_refused(bark_twins):
     with pytest.raises(InputError, match="reference"):
-        compare(twins.folder / "ours", reference=twins.folder / "ours")
+        compare(bark_twins.folder / "ours", reference=bark_twins.folder / "ours")
 
 
 def test_without_torch_it_says_what_to_install(monkeypatch):

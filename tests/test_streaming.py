@@ -10,12 +10,12 @@ from twins import random_encodec
 
 from bark_jax.config import EncodecConfig
 from bark_jax.errors import BarkError, InputError, UnsupportedError
-from bark_jax.model import BarkModel, Row, row_keys
+from bark_jax.model import BarkModel, Row, row_keys, sampling_of
 from bark_jax.settings import resolve_settings
 from bark_jax.stages import coarse, fine
 from bark_jax.stages.codec import decode_codes
 from bark_jax.stages.codec_steps import decode_next, frames_per_step
-from bark_jax.stages.sampling import KEY_IMPLEMENTATION, Sampling, key_data
+from bark_jax.stages.sampling import key_data
 from bark_jax.streaming import N_HELD, part_stops, stream_row
 from bark_jax.voices import Voice
 
@@ -253,8 +253,7 @@ def test_coarse_windows_run_in_any_pieces_equal_one_run(tiny, rng):
     """What lies past the end adds nothing."""
     spaces = tiny.spaces
     prompt = coarse.make_prompt([rng.integers(0, 123, N_TOKENS)], [None], spaces)
-    key_B = jax.random.wrap_key_data(jnp.asarray(key_data(5))[None], impl=KEY_IMPLEMENTATION)
-    sampling = Sampling(key_B, jnp.full(1, 0.7, jnp.float32), jnp.full(1, 50, jnp.int32), jnp.ones(1, jnp.float32))
+    sampling = sampling_of([make_row(tiny, seed=5)], "coarse")
     whole = coarse.generate_coarse(tiny.coarse_acoustics, prompt, sampling, spaces=spaces)
     state = coarse.start(tiny.coarse_acoustics, prompt, spaces=spaces)
     for n_windows, n_done in ((1, 1), (0, 1), (3, 4), (2, 6), (1, 7), (100, 8)):

@@ -1,9 +1,9 @@
 """Batches against what the stages feed the networks at generation, for the same tokens; and their order."""
 
 import dataclasses
+import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -24,7 +24,7 @@ SMALL = TokenSpaces(
     n_fine_history=16,
     fine_window=48,
 )
-GREEDY = Sampling(jax.random.wrap_key_data(jnp.zeros((1, 2), jnp.uint32)), *[jnp.zeros(1)] * 3)
+GREEDY = Sampling(jax.random.wrap_key_data(np.zeros((1, 2), np.uint32)), *[np.zeros(1, np.float32)] * 3)
 MAKERS = {"semantic": semantic_batches, "coarse": coarse_batches, "fine": fine_batches}
 
 
@@ -82,6 +82,9 @@ def test_semantic_rows_are_the_prompt_of_generation_and_the_tokens_to_the_end(da
     assert len({str(row) for row in found}) == n_expected, "rows that generation would not have fed"
 
 
+window_prompt = jax.jit(coarse._window_prompt, static_argnums=2)
+
+
 def test_coarse_rows_are_the_windows_of_generation(dataset):
     found = collect(coarse_batches(dataset, SMALL, batch_size=1, seed=0), dataset, n_epochs=60)
     expected = {}
@@ -93,12 +96,12 @@ def test_coarse_rows_are_the_windows_of_generation(dataset):
             prompt = coarse.make_prompt([dataset[index].semantic], [voice], SMALL)
             n_windows = SMALL.n_windows(codes_QT.shape[1])
             room = np.full(10 * SMALL.n_coarse_history, SMALL.coarse_pad)
-            stream_BT = jnp.asarray(np.concatenate([prompt.stream_BT[0], true_T, room]))[None]
+            stream_BT = np.concatenate([prompt.stream_BT[0], true_T, room])[None, : 10 * SMALL.n_coarse_history]
             for window in range(n_windows):
-                state = coarse.WindowsDone(jnp.asarray([window]), stream_BT, jnp.zeros((1, 0)), None)
-                tokens_BT, length_B = coarse._window_prompt(prompt, state, SMALL)
+                state = coarse.WindowsDone(np.array([window]), stream_BT, np.zeros((1, 0)), None)
+                tokens_BT, length_B = map(np.asarray, window_prompt(prompt, state, SMALL))
                 new_T = true_T[window * SMALL.coarse_window :][: SMALL.coarse_window]
-                key = (*np.asarray(tokens_BT[0, : length_B[0]]).tolist(), *new_T.tolist())
+                key = (*tokens_BT[0, : length_B[0]].tolist(), *new_T.tolist())
                 expected[key] = len(new_T)
     rows = {}
     for row in found:
@@ -119,28 +122,44 @@ class TrueCodes:
         self.true_TQ, self.spaces, self.read = true_TQ, spaces, {}
 
     def __call__(self, codebook, window_BTQ):
-        self.read[codebook] = np.asarray(window_BTQ[0])
+        self.read[codebook] = window_BTQ[0]
         return jax.nn.one_hot(self.true_TQ[None, :, codebook], self.spaces.codebook_size + 1)
 
 
+@functools.partial(jax.jit, static_argnums=3)
+def fill_window(prompt, true_TQ, window_B, spaces):
+    """The codes after a window of which the network predicts the true ones, and what it read, by codebook."""
+    network = TrueCodes(true_TQ, spaces)
+    return fine._fill_window(network, prompt, GREEDY, window_B, spaces), network.read
+
+
 def read_at_generation(example, history, spaces):
-    """What the network reads in every window, codebook by codebook, and the frames whose codes it gives there."""
+    """What the network reads in every window, by codebook; the window's true codes, and where it gives codes."""
     voice = None if history is None else history.codes
     prompt = fine.make_prompt([example.codes[: spaces.n_coarse]], [voice], spaces)
+    room = spaces.n_fine_history + 3 * spaces.fine_window - prompt.codes_BTQ.shape[1]  # one width, one program
+    codes_BTQ = np.pad(prompt.codes_BTQ, ((0, 0), (0, room), (0, 0)), constant_values=spaces.codebook_size)
+    prompt = dataclasses.replace(prompt, codes_BTQ=codes_BTQ)
     n_history, n_frames = int(prompt.n_history_B[0]), example.codes.shape[1]
     true_TQ = np.array(prompt.codes_BTQ[0])
     true_TQ[n_history : n_history + n_frames] = example.codes.T
     n_total = max(n_history + n_frames, spaces.fine_window)
-    codes_BTQ = prompt.codes_BTQ
-    n_windows = int(fine.count_windows(prompt.n_frames_B, prompt.n_history_B, spaces)[0])
-    for window in range(n_windows):
+    for window in range(n_fine_windows(n_frames, n_history, spaces)):
         start = min(window * spaces.n_fine_history, n_total - spaces.fine_window)
-        network = TrueCodes(true_TQ[start : start + spaces.fine_window], spaces)
-        other = TrueCodes((network.true_TQ + 1) % spaces.codebook_size, spaces)
-        settings = dataclasses.replace(prompt, codes_BTQ=codes_BTQ), GREEDY, jnp.array([window]), spaces
-        codes_BTQ = fine._fill_window(network, *settings)
-        is_filled_T = np.asarray(codes_BTQ != fine._fill_window(other, *settings))[0].any(1)
-        yield network, is_filled_T[start : start + spaces.fine_window], n_history + n_frames - start
+        seen_TQ = true_TQ[start : start + spaces.fine_window]
+        other_TQ = (seen_TQ + 1) % spaces.codebook_size
+        window_B = np.array([window])
+        (codes_BTQ, read), (other_BTQ, _) = jax.device_get(
+            [fill_window(prompt, codes_TQ, window_B, spaces) for codes_TQ in (seen_TQ, other_TQ)]
+        )
+        is_filled_T = (codes_BTQ != other_BTQ)[0].any(1)
+        prompt = dataclasses.replace(prompt, codes_BTQ=codes_BTQ)
+        yield read, seen_TQ, is_filled_T[start : start + spaces.fine_window], n_history + n_frames - start
+
+
+def n_fine_windows(n_frames, n_history, spaces):
+    """`fine.count_windows` in numpy, which compiles nothing."""
+    return 1 + max(0, -(-(n_frames + n_history - spaces.fine_window) // spaces.n_fine_history))
 
 
 def test_fine_rows_are_the_windows_of_generation():
@@ -153,11 +172,11 @@ def test_fine_rows_are_the_windows_of_generation():
         keys.add(row_key(row["codebook"], row["codes"], row["targets"], row["is_target"], n_real))
     for index in range(len(dataset)):
         for history in histories_of(dataset, index):
-            for network, is_filled_T, n_real in read_at_generation(dataset[index], history, SMALL):
+            for read, true_TQ, is_filled_T, n_real in read_at_generation(dataset[index], history, SMALL):
                 n_real = min(n_real, SMALL.fine_window)
                 is_target_T = is_filled_T & (np.arange(SMALL.fine_window) < n_real)
-                for codebook, read_TQ in network.read.items():
-                    windows.add(row_key(codebook, read_TQ, network.true_TQ[:, codebook], is_target_T, n_real))
+                for codebook, read_TQ in read.items():
+                    windows.add(row_key(codebook, read_TQ, true_TQ[:, codebook], is_target_T, n_real))
     assert keys <= windows
     assert len(keys) > 0.6 * len(windows)
     assert {int(row["codebook"]) for row in found} == set(range(SMALL.n_coarse, SMALL.n_fine))
