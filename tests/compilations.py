@@ -16,6 +16,7 @@ import collections
 import math
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -26,6 +27,13 @@ import pytest
 BUDGET = 10_000
 
 FOLDER, IS_OURS = "JAX_COMPILATION_CACHE_DIR", "BARK_JAX_TESTS_CACHE"
+# Toy networks compile for far longer than they run, so XLA leaves out what makes programs fast: a fifth of the seconds.
+# XLA_FLAGS= (empty) compiles as users do, which continuous integration does for the slow tests and the newest JAX.
+QUICKLY = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+)
+
 COMPILED = "/jax/core/compile/backend_compile_duration"
 CACHED = "/jax/compilation_cache/cache_hits"
 SHOWN = 5
@@ -61,6 +69,8 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     if not os.environ.get(FOLDER):
         os.environ[FOLDER] = os.environ[IS_OURS] = tempfile.mkdtemp(prefix="bark_jax_tests_")
+    if "XLA_FLAGS" not in os.environ:
+        os.environ["XLA_FLAGS"] = QUICKLY if are_known(QUICKLY) else ""
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
     import jax
@@ -75,6 +85,13 @@ def pytest_configure(config):
 
 
 _COUNTER, _BEFORE = pytest.StashKey[Counter](), pytest.StashKey[int]()
+
+
+def are_known(flags: str) -> bool:
+    """Whether the XLA that is installed has these flags: it ends the process at one that it has not."""
+    command = [sys.executable, "-c", "import jax; jax.devices()"]
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    return subprocess.run(command, env=environment, capture_output=True).returncode == 0
 
 
 def n_programs() -> int:
