@@ -1,6 +1,7 @@
 """Checkpoints of torch.save without torch: what is read, and that nothing hostile or damaged is."""
 
 import contextlib
+import io
 import os
 import pickle
 import random
@@ -311,6 +312,88 @@ def with_zip64_end(data, directory_bytes=None):
 def test_zip64_archives_are_read(path):
     path.write_bytes(with_zip64_end(write_zip(path, members_of(tensor())).read_bytes()))
     np.testing.assert_array_equal(read_torch(path).read(), VALUES)
+
+
+def without_crc(data, member=None, *, own=True):
+    """The archive with 0 for the CRC-32 of a member, or of all: in the directory, and beside the bytes if `own`."""
+    data = bytearray(data)
+    with zipfile.ZipFile(io.BytesIO(bytes(data))) as archive:
+        infos = [info for info in archive.infolist() if member in (None, info.filename)]
+    for info in infos:
+        entry = data.rindex(info.filename.encode()) - 46
+        data[entry + 16 : entry + 20] = bytes(4)
+        if own and info.flag_bits & 8:
+            end = data.index(b"PK\7\x08", info.header_offset)
+            data[end + 4 : end + 8] = bytes(4)
+        elif own:
+            data[info.header_offset + 14 : info.header_offset + 18] = bytes(4)
+    return bytes(data)
+
+
+def with_flipped_bit(data):
+    start = data.index(VALUES.tobytes()) + 20
+    return data[:start] + bytes([data[start] ^ 1]) + data[start + 1 :]
+
+
+def test_a_file_that_torch_wrote_without_checksums_is_read(path, torch):
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"w": torch.arange(16.0), "none": torch.ones(0)}, path)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    with zipfile.ZipFile(path) as archive:
+        assert {info.CRC for info in archive.infolist()} == {0}
+    checkpoint = read_torch(path)
+    np.testing.assert_array_equal(checkpoint["w"].read(), VALUES)
+    assert checkpoint["none"].read().shape == (0,)
+
+
+def test_a_file_whose_values_torch_left_to_be_filled_in_is_read(path, torch):
+    """Of its records only the values have no checksum."""
+    with torch.serialization.skip_data():
+        torch.save({"w": torch.arange(16.0)}, path)
+    data = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        place = archive.getinfo(f"{path.stem}/data/0").header_offset
+    name_bytes, extra_bytes = struct.unpack("<2H", data[place + 26 : place + 30])
+    place += 30 + name_bytes + extra_bytes
+    data[place : place + 64] = VALUES.tobytes()
+    path.write_bytes(data)
+    np.testing.assert_array_equal(read_torch(path)["w"].read(), VALUES)
+    path.write_bytes(data.replace(b"_rebuild_tensor_v2", b"_rebuild_tensor_v3"))
+    assert "record data.pkl has CRC-32" in refusal(path)
+
+
+@pytest.mark.parametrize("without", [None, "archive/data/0"])
+def test_a_record_without_a_checksum_is_read_as_it_is(path, without):
+    data = without_crc(write_zip(path, members_of(tensor())).read_bytes(), without)
+    path.write_bytes(data)
+    np.testing.assert_array_equal(read_torch(path).read(), VALUES)
+    path.write_bytes(with_flipped_bit(data))
+    assert (read_torch(path).read() != VALUES).sum() == 1
+
+
+def test_a_checksum_that_is_missing_in_the_directory_alone_is_taken_from_beside_the_bytes(path):
+    data = without_crc(write_zip(path, members_of(tensor())).read_bytes(), own=False)
+    path.write_bytes(data)
+    np.testing.assert_array_equal(read_torch(path).read(), VALUES)
+    path.write_bytes(with_flipped_bit(data))
+    with pytest.raises(CheckpointError, match="record data/0 has CRC-32"):
+        read_torch(path).read()
+
+
+@pytest.mark.parametrize("has_signature", [True, False])
+def test_a_checksum_after_the_bytes_is_found(path, torch, has_signature):
+    torch.save(torch.arange(16.0), path)
+    data = without_crc(path.read_bytes(), f"{path.stem}/data/0", own=False)
+    if not has_signature:
+        crc = struct.pack("<L", zlib.crc32(VALUES.tobytes()))
+        data = data.replace(b"PK\7\x08" + crc, crc + bytes(4))
+    path.write_bytes(data)
+    np.testing.assert_array_equal(read_torch(path).read(), VALUES)
+    path.write_bytes(with_flipped_bit(data))
+    with pytest.raises(CheckpointError, match="record data/0 has CRC-32"):
+        read_torch(path).read()
 
 
 # Files from before torch 1.6
