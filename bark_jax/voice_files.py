@@ -8,7 +8,7 @@ import math
 import os
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,8 @@ from bark_jax.hub import shown
 MAX_BYTES = 4 * 2**20
 
 _NPY_START = b"\x93NUMPY"
-_PLAIN_MEMBER = re.compile(r"[\w-]+\.npy", re.ASCII)
+# Absolute paths and ".." on any system: nobody's notes, but an attack on whoever unpacks the archive.
+_LEADS_OUT = re.compile(r"^[/\\]|^[A-Za-z]:[/\\]|(^|[/\\])\.\.([/\\]|$)")
 
 
 def read_npy(path: str | os.PathLike) -> np.ndarray:
@@ -29,8 +30,8 @@ def read_npy(path: str | os.PathLike) -> np.ndarray:
     return _parse_npy(_read_bytes(path), str(path))
 
 
-def read_npz(path: str | os.PathLike, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """The arrays `names` of a .npz file, stored or deflated. Other arrays are neither read nor refused.
+def read_npz(path: str | os.PathLike, names: Collection[str]) -> dict[str, np.ndarray]:
+    """The arrays `names` of a .npz file, stored or deflated. Other members, whatever they are, are not read.
 
     Raises:
       VoiceError: the file is damaged, is something else, or holds what a voice does not.
@@ -41,7 +42,7 @@ def read_npz(path: str | os.PathLike, names: Iterable[str]) -> dict[str, np.ndar
         raise VoiceError(f"{path} is no .npz archive: {_what_it_is(data)}")
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            members = _members(archive, path)
+            members = _members(archive, names, path)
             return {name: _read_member(archive, members, name, path) for name in names}
     except VoiceError:
         raise
@@ -81,24 +82,28 @@ def _read_bytes(path: str | os.PathLike) -> bytes:
     return data
 
 
-def _members(archive: zipfile.ZipFile, path: str | os.PathLike) -> dict[str, zipfile.ZipInfo]:
-    """An archive's members by name. numpy writes plain names only, each once."""
+def _members(archive: zipfile.ZipFile, names: Collection[str], path: str | os.PathLike) -> dict[str, zipfile.ZipInfo]:
+    """The members that hold `names`, by name. Others may be called and hold what they like, short of an attack."""
     members = {}
     for info in archive.infolist():
-        if not _PLAIN_MEMBER.fullmatch(info.filename):
-            raise VoiceError(f"{path} holds {shown(info.filename)}, which numpy does not write; do not trust the file")
-        if info.filename in members:
-            raise VoiceError(f"{path} holds {info.filename!r} twice; do not trust the file")
-        members[info.filename] = info
+        member = info.orig_filename  # zipfile cuts its own name short at a NUL
+        if _LEADS_OUT.search(member):
+            raise VoiceError(f"{path} holds {shown(member)}, which leads out of its folder; do not trust the file")
+        name = member.removesuffix(".npy")
+        if name == member or name not in names:
+            continue
+        if name in members:
+            raise VoiceError(f"{path} holds {member!r} twice; do not trust the file")
+        members[name] = info
     return members
 
 
 def _read_member(
     archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], name: str, path: str | os.PathLike
 ) -> np.ndarray:
-    info = members.get(f"{name}.npy")
+    info = members.get(name)
     if info is None:
-        has = ", ".join(sorted(member.removesuffix(".npy") for member in members)) or "nothing"
+        has = ", ".join(sorted(member.removesuffix(".npy") for member in archive.namelist())) or "nothing"
         raise VoiceError(f"{path} has no {name!r}: it holds {shown(has, 200)}")
     if info.file_size > MAX_BYTES:
         raise VoiceError(f"{path}: {name} claims {info.file_size:,} bytes, more than the {MAX_BYTES:,} of any voice")

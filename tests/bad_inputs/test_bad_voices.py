@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from test_voices import BAD_ARRAYS, BAD_FILES, GOOD_DTYPES, npz_bytes, zip_bytes
+from test_voices import BAD_ARRAYS, BAD_FILES, GOOD_DTYPES, npz_bytes, voice_members, zip_bytes
 from voice_cases import BAD_ENTRIES, BAD_NAMES, make_arrays, make_folder, npy_bytes, outside
 
 from bad_inputs.harness import FILE_S, by_id, refused
@@ -43,8 +43,17 @@ MORE_FILES = {
     "npy under an npz name": (lambda canary: npy_bytes(np.arange(9)), "is no .npz archive"),
     "safetensors": (lambda canary: b"\2\0\0\0\0\0\0\0{}", "begins with"),
     "web page": (lambda canary: b"<!DOCTYPE html><html>Sign in</html>", "begins with.*fetch or save it again"),
-    "archive in an archive": (lambda canary: zip_bytes([("voice.npz", npz_bytes(make_arrays()))]), "do not trust"),
-    "a folder member": (lambda canary: zip_bytes([("semantic_prompt.npy/", b"")]), "do not trust"),
+    "archive in an archive": (
+        lambda canary: zip_bytes([("voice.npz", npz_bytes(make_arrays()))]),
+        "no 'semantic_prompt'",
+    ),
+    "a folder member": (lambda canary: zip_bytes([("semantic_prompt.npy/", b"")]), "no 'semantic_prompt'"),
+    "a name cut short by NUL": (
+        lambda canary: zip_bytes([("semantic_prompt_npy|x", b"")]).replace(b"_npy|x", b".npy\0x"),
+        "no 'semantic_prompt'",
+    ),
+    "a backslash that leads out": (lambda canary: zip_bytes([*voice_members(), ("..\\x", b"")]), "leads out of"),
+    "a drive": (lambda canary: zip_bytes([*voice_members(), ("C:/x", b"")]), "leads out of"),
     "format 3": (lambda canary: zip_bytes([("semantic_prompt.npy", b"\x93NUMPY\3\0" + bytes(99))]), "damaged header"),
     "format 255": (lambda canary: zip_bytes([("semantic_prompt.npy", b"\x93NUMPY\xff\0")]), "damaged header"),
     "header cut": (lambda canary: zip_bytes([("semantic_prompt.npy", b"\x93NUMPY\1\0\xff\xff{")]), "damaged header"),
