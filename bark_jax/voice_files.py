@@ -1,4 +1,4 @@
-"""Arrays of integers in .npy and .npz files that may be damaged or hostile.
+"""Arrays of whole numbers in .npy and .npz files that may be damaged or hostile.
 
 Nothing is unpickled, and no more than MAX_BYTES of one array are ever held, whatever a header or an archive claims.
 """
@@ -20,18 +20,21 @@ from bark_jax.hub import shown
 # All codes of a quarter of an hour as int64. The published voices have under 0.1 MB for up to 15 s.
 MAX_BYTES = 4 * 2**20
 
+# Kinds of numpy's dtypes. Whether floats are whole numbers is for the caller to see.
+INTEGERS, NUMBERS = "iu", "iuf"
+
 _NPY_START = b"\x93NUMPY"
 # Absolute paths and ".." on any system: nobody's notes, but an attack on whoever unpacks the archive.
 _LEADS_OUT = re.compile(r"^[/\\]|^[A-Za-z]:[/\\]|(^|[/\\])\.\.([/\\]|$)")
 
 
-def read_npy(path: str | os.PathLike) -> np.ndarray:
-    """The array of integers in a .npy file. Raises VoiceError or VoiceNotFoundError with the path."""
-    return _parse_npy(_read_bytes(path), str(path))
+def read_npy(path: str | os.PathLike, kinds: str = INTEGERS) -> np.ndarray:
+    """The array in a .npy file, of one of `kinds`. Raises VoiceError or VoiceNotFoundError with the path."""
+    return _parse_npy(_read_bytes(path), str(path), kinds)
 
 
 def read_npz(path: str | os.PathLike, names: Collection[str]) -> dict[str, np.ndarray]:
-    """The arrays `names` of a .npz file, stored or deflated. Other members, whatever they are, are not read.
+    """The arrays `names` of a .npz file, stored or deflated, of NUMBERS. Its other members are not read.
 
     Raises:
       VoiceError: the file is damaged, is something else, or holds what a voice does not.
@@ -108,10 +111,10 @@ def _read_member(
     if info.file_size > MAX_BYTES:
         raise VoiceError(f"{path}: {name} claims {info.file_size:,} bytes, more than the {MAX_BYTES:,} of any voice")
     with archive.open(info) as file:
-        return _parse_npy(file.read(), f"{path}: {name}")  # zipfile stops at file_size and checks the CRC
+        return _parse_npy(file.read(), f"{path}: {name}", NUMBERS)  # zipfile stops at file_size and checks the CRC
 
 
-def _parse_npy(data: bytes, what: str) -> np.ndarray:
+def _parse_npy(data: bytes, what: str, kinds: str) -> np.ndarray:
     if not data.startswith(_NPY_START):
         raise VoiceError(f"{what} is no .npy array: {_what_it_is(data)}")
     stream = io.BytesIO(data)
@@ -119,7 +122,7 @@ def _parse_npy(data: bytes, what: str) -> np.ndarray:
         shape, is_fortran, dtype = _read_header(stream)
     except Exception as error:  # numpy's header parser lets tokenizer and parser errors through
         raise VoiceError(f"{what} has a damaged header ({shown(str(error), 200)}); fetch or save it again") from error
-    if dtype.kind not in "iu":
+    if dtype.kind not in kinds:
         raise VoiceError(f"{what} holds {shown(str(dtype))}, expected integers")
     n_bytes = math.prod(shape) * dtype.itemsize
     is_possible = all(size >= 0 for size in shape) and math.prod(max(size, 1) for size in shape) <= MAX_BYTES

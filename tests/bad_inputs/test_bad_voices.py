@@ -12,22 +12,21 @@ from voice_cases import BAD_ENTRIES, BAD_NAMES, make_arrays, make_folder, npy_by
 from bad_inputs.harness import FILE_S, by_id, refused
 from bark_jax.errors import InputError, VoiceError, VoiceNotFoundError
 from bark_jax.processor import BarkProcessor
-from bark_jax.voices import PROMPT_KEYS, Voice
+from bark_jax.voices import Voice
 
 MORE_ARRAYS = {
     "a key that is misspelt": (lambda a: {k.replace("prompt", "promt"): v for k, v in a.items()}, "no semantic_prompt"),
     "no keys": (lambda a: {}, "no semantic_prompt and no coarse_prompt"),
     "fine of 16 rows": (lambda a: a | {"fine_prompt": np.concatenate([a["fine_prompt"]] * 2)}, "fine has shape"),
-    "codes transposed": (lambda a: {k: v.T for k, v in a.items()}, "frames"),
-    "floats that are whole": (lambda a: {k: v.astype(np.float32) for k, v in a.items()}, "float32"),
+    "codes transposed": (lambda a: {k: v.T for k, v in a.items()}, r"coarse has shape \(150, 2\)"),
+    "floats, one of them not whole": (lambda a: a | {"fine_prompt": a["fine_prompt"] + np.eye(8, 150) / 2}, "float64"),
     "timedelta": (lambda a: a | {"semantic_prompt": a["semantic_prompt"].astype("m8[s]")}, "timedelta64"),
     "bytes": (lambda a: a | {"semantic_prompt": b"\1\2"}, "expected an array of integers"),
     "one number": (lambda a: a | {"semantic_prompt": 5}, "semantic is 5"),
     "text": (lambda a: a | {"coarse_prompt": "codes"}, "coarse is 'codes'"),
     "negative": (lambda a: a | {"semantic_prompt": -a["semantic_prompt"] - 1}, "is no token; tokens start at 0"),
     "the end token": (lambda a: a | {"semantic_prompt": np.append(a["semantic_prompt"], 10_000)}, "is 10000, expected"),
-    "the pad of the fine stage": (lambda a: a | {"fine_prompt": np.full((8, 150), 1024)}, "differs from|padding"),
-    "ten times as many frames": (lambda a: a | {k: np.tile(a[k], 10) for k in PROMPT_KEYS[1:]}, "1500 frames"),
+    "the pad of the fine stage": (lambda a: a | {"fine_prompt": np.full((8, 150), 1024)}, "padding"),
 }
 
 NO_VOICES = [5, 1.5, True, b"en_speaker_0", {1, 2}, object(), [1, 2, 3], ["a.npy", "b.npy"], (None, None, None), str]
