@@ -19,10 +19,17 @@ from typing import BinaryIO
 
 import numpy as np
 
-from converters.arrays import DOWNLOAD_AGAIN, MAX_DIRECTORY_BYTES, FileRegion, brief, refuse, size_of, version_of
+from converters.arrays import (
+    DOWNLOAD_AGAIN,
+    MAX_DIRECTORY_BYTES,
+    MAX_PICKLE_BYTES,
+    FileRegion,
+    brief,
+    refuse,
+    size_of,
+    version_of,
+)
 
-# A Bark's has 0.3 MB with its optimizer state.
-MAX_PICKLE_BYTES = 16 * 2**20
 STORAGE_KEY = re.compile(r"[A-Za-z0-9_]{1,64}", re.ASCII)
 
 END_RECORD = struct.Struct("<4s4H2LH")
@@ -51,11 +58,18 @@ class TorchZip:
         """The content of data.pkl; its CRC-32, if it has one, is checked."""
         return self._content("data.pkl", MAX_PICKLE_BYTES)
 
-    def storage(self, key: str) -> FileRegion:
-        """Where the storage that the pickle calls `key` lies."""
+    def storage(self, key: str, nbytes: int, itemsize: int) -> FileRegion:
+        """Where the storage that the pickle calls `key` lies, if it has the size that the pickle claims."""
         if not STORAGE_KEY.fullmatch(key):
             refuse(self.path, f"asks for the storage {brief(key)}; torch numbers them. Do not use this file")
-        return self._region(f"data/{key}")
+        region = self._region(f"data/{key}")
+        if nbytes != region.nbytes:
+            refuse(
+                self.path,
+                f"is damaged: {region.label} has {region.nbytes} bytes, "
+                f"its pickle claims {nbytes // itemsize} elements of {itemsize}. {DOWNLOAD_AGAIN}",
+            )
+        return region
 
     def _content(self, name: str, max_bytes: int) -> bytes:
         region = self._region(name)
