@@ -17,10 +17,11 @@ from bad_inputs.harness import FILE_S, refused
 from flax import nnx
 from safetensors.numpy import load_file
 
+import bark_jax
 from bark_jax.config import BarkConfig, BarkGenerationConfig, EncodecConfig, read_json
 from bark_jax.errors import BarkError, CheckpointError, ConfigError, InputError, ModelNotFoundError
 from bark_jax.weights import NETWORKS, load_network, read_manifest, weight_file
-from converters import convert, engine, export_transformers
+from converters import convert, engine, export_transformers, hub
 from converters.arrays import StoredArray
 from converters.rules import Rule, Use, rule
 from converters.schemes import own_rules
@@ -262,6 +263,69 @@ def test_an_encodec_of_transformers_converts_alone(torch, tmp_path):
     convert(folder, tmp_path / "dst")
     assert EncodecConfig.from_dict(read_json(tmp_path / "dst" / "config.json")).num_filters == 4
     assert list(read_manifest(tmp_path / "dst").files) == ["codec_model.safetensors", "codec_model.torch.safetensors"]
+
+
+def assert_holds(codec, folder, dtype="float32"):
+    """Whether a codec is that of a model folder."""
+    expected = load_file(folder / "codec_model.safetensors")
+    found = {".".join(map(str, path)): each.get_value() for path, each in nnx.to_flat_state(nnx.state(codec))}
+    assert found.keys() == expected.keys()
+    for name, array in found.items():
+        assert array.dtype == dtype
+        np.testing.assert_array_equal(array, expected[name].astype(jnp.dtype(dtype)), err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def encodec(torch, tmp_path_factory):
+    """An EnCodec of transformers, and what it converts to; never written to."""
+    folder = tmp_path_factory.mktemp("encodec")
+    return checkpoints.make_encodec(folder / "theirs"), convert(folder / "theirs", folder / "ours")
+
+
+@pytest.mark.parametrize("dtype", [None, "float32", "bfloat16", jnp.float16])
+def test_a_codec_is_loaded_alone(encodec, dtype, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path))
+    for folder in encodec:
+        codec = bark_jax.EncodecModel.from_pretrained(str(folder), dtype=dtype)
+        assert codec.config.num_filters == 4 and codec.dtype == jnp.dtype(dtype or "float32")
+        assert_holds(codec, encodec[1], codec.dtype)
+
+
+def test_a_codec_is_loaded_out_of_a_bark(converted):
+    codec = bark_jax.EncodecModel.from_pretrained(converted)
+    assert codec.config.num_filters == 4
+    assert_holds(codec, converted)
+
+
+def test_a_codec_keeps_the_dtype_that_it_was_converted_to(encodec, tmp_path):
+    convert(encodec[0], tmp_path / "half", dtype="bfloat16")
+    assert bark_jax.EncodecModel.from_pretrained(tmp_path / "half").dtype == jnp.bfloat16
+
+
+def test_what_is_no_codec_is_not_loaded_as_one(suno, encodec, tmp_path):
+    load_codec = bark_jax.EncodecModel.from_pretrained
+    convert(suno / "text.pt", tmp_path / "text")
+    with pytest.raises(ModelNotFoundError, match=r"holds semantic\.safetensors, and no codec"):
+        load_codec(tmp_path / "text")
+    with pytest.raises(ModelNotFoundError, match="there is no model 'nowhere'"):
+        load_codec("nowhere")
+    for dtype in ("int8", "float64", 5):
+        with pytest.raises(InputError, match="dtype is"):
+            load_codec(encodec[1], dtype=dtype)
+    with pytest.raises(InputError, match="a revision is for Hub ids"):
+        load_codec(encodec[1], revision="main")
+    broken = shutil.copytree(encodec[1], tmp_path / "broken")
+    with open(broken / "codec_model.safetensors", "ab") as file:
+        file.write(b"x")
+    with pytest.raises(CheckpointError, match="bytes, expected"):
+        load_codec(broken)
+    edit_json(broken / "config.json", lambda values: values.update(num_filters=0))
+    with pytest.raises(ConfigError, match="num_filters is 0"):
+        load_codec(broken)
+
+
+def test_a_codec_in_the_cache_of_the_hub_is_whole(encodec):
+    assert hub.is_whole(encodec[1])
 
 
 @pytest.mark.parametrize(
