@@ -31,6 +31,7 @@ WEIGHT_PATTERNS = (
     ("pytorch_model.bin",),
     ("pytorch_model.bin.index.json", "pytorch_model-*.bin"),
     ("encodec_24khz-*.th",),
+    ("encodec_48khz-*.th",),
 )
 OTHER_PATTERNS = (CONFIG_FILE, GENERATION_CONFIG_FILE, *TOKENIZER_FILES, *VOICE_FILES)
 

@@ -23,6 +23,7 @@ from bark_jax.errors import BarkError, CheckpointError, ConfigError, InputError,
 from bark_jax.weights import NETWORKS, load_network, read_manifest, weight_file
 from converters import convert, engine, export_transformers, hub
 from converters.arrays import StoredArray
+from converters.layouts import open_source
 from converters.rules import Rule, Use, rule
 from converters.schemes import own_rules
 from converters.transforms import CONV, LINEAR, TRANSPOSED_CONV, UNCHANGED, SummedBiases, WeightNorm
@@ -404,6 +405,72 @@ def test_the_original_codec_with_group_norm_gives_the_same(torch, tmp_path):
     convert(folder, tmp_path / "a")
     convert(path, tmp_path / "b")
     assert_same_weights(tmp_path / "a", tmp_path / "b", ["codec_model"])
+
+
+@pytest.fixture(scope="session")
+def encodec_48khz(torch, tmp_path_factory):
+    """The codec of facebook/encodec_48khz, with random weights: transformers' folder, and the original's file.
+
+    The sizes are those of transformers' conversion script.
+    """
+    folder = tmp_path_factory.mktemp("encodec_48khz")
+    sizes = dict(audio_channels=2, norm_type="time_group_norm", use_causal_conv=False, sampling_rate=48_000)
+    sizes |= dict(target_bandwidths=[3.0, 6.0, 12.0, 24.0], normalize=True, chunk_length_s=1.0, overlap=0.01)
+    theirs = checkpoints.make_encodec(folder / "theirs", num_filters=32, hidden_size=128, codebook_dim=128, **sizes)
+    path = checkpoints.make_encodec_th(folder / "th" / "encodec_48khz-7e698e3e.th", theirs)
+    (path.parent / "config.json").unlink()
+    return theirs, path
+
+
+@pytest.mark.parametrize("name", ["encodec_48khz-7e698e3e.th", "mine.th", "encodec_24khz-d7cc33bc.th"])
+def test_the_original_48_khz_codec_is_known_without_a_config(encodec_48khz, tmp_path, name):
+    theirs, path = encodec_48khz
+    (tmp_path / "src").mkdir()
+    os.link(path, tmp_path / "src" / name)
+    convert(theirs, tmp_path / "a")
+    convert(tmp_path / "src" / name, tmp_path / "b")
+    convert(tmp_path / "src", tmp_path / "c")
+    for folder in ("b", "c"):
+        assert_same_weights(tmp_path / "a", tmp_path / folder, ["codec_model"])
+        assert read_json(tmp_path / "a" / "config.json") == read_json(tmp_path / folder / "config.json")
+    config = bark_jax.EncodecModel.from_pretrained(tmp_path / "b").config
+    assert (config.sampling_rate, config.audio_channels, config.num_quantizers) == (48_000, 2, 16)
+
+
+def test_the_original_24_khz_codec_is_known_under_any_name(torch, tmp_path):
+    theirs = checkpoints.make_encodec(
+        tmp_path / "theirs",
+        num_filters=32,
+        hidden_size=128,
+        codebook_dim=128,
+        target_bandwidths=[1.5, 3.0, 6.0, 12.0, 24.0],
+    )
+    path = checkpoints.make_encodec_th(tmp_path / "th" / "encodec_48khz.th", theirs)
+    (path.parent / "config.json").unlink()
+    convert(theirs, tmp_path / "a")
+    convert(path, tmp_path / "b")
+    assert_same_weights(tmp_path / "a", tmp_path / "b", ["codec_model"])
+
+
+def test_the_name_tells_the_size_where_the_arrays_do_not(torch, tmp_path):
+    for name, codebooks in (("encodec_48khz-7e698e3e.th", 16), ("encodec_24khz-d7cc33bc.th", 32)):
+        torch.save({"x": torch.ones(1)}, tmp_path / name)
+        with pytest.raises(CheckpointError, match=rf"{name} does not hold the codec_model network .* missing"):
+            convert(tmp_path / name, tmp_path / "dst")
+        config = open_source(tmp_path / name).config
+        assert config.num_quantizers == codebooks
+
+
+def test_a_folder_of_two_codecs_names_them(torch, tmp_path):
+    for name in ("encodec_48khz-7e698e3e.th", "encodec_24khz-d7cc33bc.th"):
+        torch.save({"x": torch.ones(1)}, tmp_path / name)
+    with pytest.raises(ModelNotFoundError, match=r"several codecs, encodec_24khz-d7cc33bc\.th, encodec_48khz"):
+        convert(tmp_path, tmp_path / "dst")
+
+
+def test_a_48_khz_codec_is_not_taken_for_suno_s_files(suno, encodec_48khz, tmp_path):
+    with pytest.raises(CheckpointError, match="a codec of 48,000 Hz, and Suno's Bark has codes of 24,000 Hz"):
+        convert(suno, tmp_path / "dst", codec=encodec_48khz[1])
 
 
 # What is not a Bark is refused, by name
