@@ -16,8 +16,8 @@ from converters.suno import FILES, has_suno_files, open_single, open_suno
 from converters.transformers_folder import open_transformers
 
 LAYOUTS = (
-    "a transformers folder (config.json and weights), Suno's text.pt, coarse.pt and fine.pt, "
-    "an EnCodec's .th file, or a folder that this program wrote"
+    "a transformers folder (config.json and weights) of a Bark or of one of its networks, Suno's text.pt, "
+    "coarse.pt and fine.pt, an EnCodec's .th file, or a folder that this program wrote"
 )
 CODEC_PATTERN = "encodec_24khz-*.th"
 CODEC_HINT = "give one by codec (--codec), for instance --codec facebook/encodec_24khz"
