@@ -35,6 +35,7 @@ _MODULE_BY_NAME = {
     "InputError": "errors",
     "LongClip": "long_text",
     "ModelNotFoundError": "errors",
+    "OddVoiceWarning": "voices",
     "UnsupportedError": "errors",
     "Voice": "voices",
     "VoiceError": "errors",

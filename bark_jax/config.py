@@ -231,6 +231,12 @@ class BarkFineConfig(BarkSubModelConfig):
         )
 
 
+# By the model_type in their files, which is the name of the network.
+TRANSFORMER_CONFIGS: Mapping[str, type[BarkSubModelConfig]] = {
+    config.model_type: config for config in (BarkSemanticConfig, BarkCoarseConfig, BarkFineConfig)
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class EncodecConfig(JsonConfig):
     """Size of an EnCodec: SEANet encoder and decoder around a residual vector quantiser.

@@ -19,14 +19,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors
-import safetensors.numpy
 from flax import nnx
 
 from bark_jax.errors import CheckpointError, InputError, ModelNotFoundError
 from bark_jax.folders import told_as_output_error, write_whole
 from bark_jax.hub import shown
 from bark_jax.own_jax_config import under_own_config
-from bark_jax.weights import NETWORKS, check_shapes, list_names, parameter_shapes, read_manifest, weight_file
+from bark_jax.weights import (
+    NETWORKS,
+    check_header_size,
+    check_shapes,
+    list_names,
+    parameter_shapes,
+    read_manifest,
+    safetensors_header,
+    weight_file,
+)
 
 # Layers of a block. A target names every kernel of which it is the end: "mlp.up" is blocks.0.mlp.up.kernel and so on.
 DEFAULT_TARGETS = ("attention.qkv", "attention.out", "mlp.up", "mlp.down")
@@ -139,6 +147,8 @@ def base_of(folder: str | os.PathLike, name: str | None = None) -> Base:
 def save_lora(path: str | os.PathLike, loras: Mapping[str, Lora], *, base: Base | None = None) -> None:
     """Writes the changes of one or several networks as one safetensors file, whole or not at all.
 
+    The same changes make the same bytes, in whichever order they are given.
+
     Args:
       loras: by network, "semantic", "coarse_acoustics" or "fine_acoustics".
       base: the model they were trained on; `load_lora` refuses another.
@@ -149,17 +159,25 @@ def save_lora(path: str | os.PathLike, loras: Mapping[str, Lora], *, base: Base 
     if not loras or any(network not in NETWORKS for network in loras):
         raise InputError(f"loras are of {list(loras)}, expected one or more of {', '.join(NETWORKS)}")
     arrays, about = {}, {}
-    for network, lora in loras.items():
+    networks = [network for network in NETWORKS if network in loras]
+    for network in networks:
+        lora = loras[network]
         about[network] = {"rank": lora.rank, "alpha": float(lora.alpha)}
         for letter in "ab":
             for name, array in getattr(lora, letter).items():
                 arrays[f"{network}.{name}.{letter}"] = np.asarray(array, np.float32)
     metadata = {"format": FORMAT, "version": str(VERSION), "networks": json.dumps(about)}
     if base is not None:
-        digests = {network: base.sha256[network] for network in loras if network in base.sha256}
+        digests = {network: base.sha256[network] for network in networks if network in base.sha256}
         metadata |= {"base": base.name, "base_sha256": json.dumps(digests)}
     with told_as_output_error(path):
-        write_whole(path, safetensors.numpy.save(arrays, metadata))
+        write_whole(path, _serialized(dict(sorted(arrays.items())), metadata))
+
+
+def _serialized(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file in the order of its arguments; the library's own writer has no order for metadata."""
+    data = (np.ascontiguousarray(array).tobytes() for array in arrays.values())
+    return b"".join([safetensors_header(arrays, metadata), *data])
 
 
 def load_lora(path: str | os.PathLike, *, base: Base | None = None) -> dict[str, Lora]:
@@ -178,6 +196,7 @@ def load_lora(path: str | os.PathLike, *, base: Base | None = None) -> dict[str,
     if not os.path.isfile(path):  # also for a name that no system takes
         raise ModelNotFoundError(f"there is no LoRA file {shown(str(path), 400)}; training writes lora.safetensors")
     try:
+        check_header_size(path)
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict

@@ -22,7 +22,10 @@ from bark_jax.config import (
     GENERATION_CONFIG_FILE,
     BarkConfig,
     BarkGenerationConfig,
+    EncodecConfig,
+    parse_config,
     read_config,
+    read_json,
     save_json,
 )
 from bark_jax.errors import InputError, ModelNotFoundError, OutputError, UnsupportedError
@@ -187,6 +190,21 @@ def load_networks(
             quantize(network)
         networks[name] = network
     return networks
+
+
+def load_codec(folder: Path, *, dtype: Any = None) -> EncodecModel:
+    """The codec of a model folder, which may hold nothing else; arguments as for `EncodecModel.from_pretrained`."""
+    values = read_json(folder / CONFIG_FILE)
+    is_alone = isinstance(values, dict) and values.get("model_type") == EncodecConfig.model_type
+    config = parse_config(folder / CONFIG_FILE, EncodecConfig if is_alone else BarkConfig, values)
+    config = config if is_alone else config.codec_config
+    manifest = read_manifest(folder)
+    if weight_file("codec_model") not in manifest.files:
+        raise ModelNotFoundError(f"{folder} holds {', '.join(manifest.files)}, and no codec; name the folder of one")
+    dtype = parse_dtype(manifest.dtype if dtype is None else dtype)
+    if dtype == jnp.int8:
+        raise InputError("dtype is 'int8', expected float32, bfloat16 or float16: a codec has no weights of eight bits")
+    return load_network(folder, "codec_model", module_maker("codec_model", config), dtype, config=config)
 
 
 def module_maker(network: str, config: Any, attn_implementation: str = "auto") -> Callable[[Any], nnx.Module]:

@@ -1,4 +1,4 @@
-"""Arrays of integers in .npy and .npz files that may be damaged or hostile.
+"""Arrays of whole numbers in .npy and .npz files that may be damaged or hostile.
 
 Nothing is unpickled, and no more than MAX_BYTES of one array are ever held, whatever a header or an archive claims.
 """
@@ -8,7 +8,7 @@ import math
 import os
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,17 +20,21 @@ from bark_jax.hub import shown
 # All codes of a quarter of an hour as int64. The published voices have under 0.1 MB for up to 15 s.
 MAX_BYTES = 4 * 2**20
 
+# Kinds of numpy's dtypes. Whether floats are whole numbers is for the caller to see.
+INTEGERS, NUMBERS = "iu", "iuf"
+
 _NPY_START = b"\x93NUMPY"
-_PLAIN_MEMBER = re.compile(r"[\w-]+\.npy", re.ASCII)
+# Absolute paths and ".." on any system: nobody's notes, but an attack on whoever unpacks the archive.
+_LEADS_OUT = re.compile(r"^[/\\]|^[A-Za-z]:[/\\]|(^|[/\\])\.\.([/\\]|$)")
 
 
-def read_npy(path: str | os.PathLike) -> np.ndarray:
-    """The array of integers in a .npy file. Raises VoiceError or VoiceNotFoundError with the path."""
-    return _parse_npy(_read_bytes(path), str(path))
+def read_npy(path: str | os.PathLike, kinds: str = INTEGERS) -> np.ndarray:
+    """The array in a .npy file, of one of `kinds`. Raises VoiceError or VoiceNotFoundError with the path."""
+    return _parse_npy(_read_bytes(path), str(path), kinds)
 
 
-def read_npz(path: str | os.PathLike, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """The arrays `names` of a .npz file, stored or deflated. Other arrays are neither read nor refused.
+def read_npz(path: str | os.PathLike, names: Collection[str]) -> dict[str, np.ndarray]:
+    """The arrays `names` of a .npz file, stored or deflated, of NUMBERS. Its other members are not read.
 
     Raises:
       VoiceError: the file is damaged, is something else, or holds what a voice does not.
@@ -41,7 +45,7 @@ def read_npz(path: str | os.PathLike, names: Iterable[str]) -> dict[str, np.ndar
         raise VoiceError(f"{path} is no .npz archive: {_what_it_is(data)}")
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            members = _members(archive, path)
+            members = _members(archive, names, path)
             return {name: _read_member(archive, members, name, path) for name in names}
     except VoiceError:
         raise
@@ -81,32 +85,36 @@ def _read_bytes(path: str | os.PathLike) -> bytes:
     return data
 
 
-def _members(archive: zipfile.ZipFile, path: str | os.PathLike) -> dict[str, zipfile.ZipInfo]:
-    """An archive's members by name. numpy writes plain names only, each once."""
+def _members(archive: zipfile.ZipFile, names: Collection[str], path: str | os.PathLike) -> dict[str, zipfile.ZipInfo]:
+    """The members that hold `names`, by name. Others may be called and hold what they like, short of an attack."""
     members = {}
     for info in archive.infolist():
-        if not _PLAIN_MEMBER.fullmatch(info.filename):
-            raise VoiceError(f"{path} holds {shown(info.filename)}, which numpy does not write; do not trust the file")
-        if info.filename in members:
-            raise VoiceError(f"{path} holds {info.filename!r} twice; do not trust the file")
-        members[info.filename] = info
+        member = info.orig_filename  # zipfile cuts its own name short at a NUL
+        if _LEADS_OUT.search(member):
+            raise VoiceError(f"{path} holds {shown(member)}, which leads out of its folder; do not trust the file")
+        name = member.removesuffix(".npy")
+        if name == member or name not in names:
+            continue
+        if name in members:
+            raise VoiceError(f"{path} holds {member!r} twice; do not trust the file")
+        members[name] = info
     return members
 
 
 def _read_member(
     archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], name: str, path: str | os.PathLike
 ) -> np.ndarray:
-    info = members.get(f"{name}.npy")
+    info = members.get(name)
     if info is None:
-        has = ", ".join(sorted(member.removesuffix(".npy") for member in members)) or "nothing"
+        has = ", ".join(sorted(member.removesuffix(".npy") for member in archive.namelist())) or "nothing"
         raise VoiceError(f"{path} has no {name!r}: it holds {shown(has, 200)}")
     if info.file_size > MAX_BYTES:
         raise VoiceError(f"{path}: {name} claims {info.file_size:,} bytes, more than the {MAX_BYTES:,} of any voice")
     with archive.open(info) as file:
-        return _parse_npy(file.read(), f"{path}: {name}")  # zipfile stops at file_size and checks the CRC
+        return _parse_npy(file.read(), f"{path}: {name}", NUMBERS)  # zipfile stops at file_size and checks the CRC
 
 
-def _parse_npy(data: bytes, what: str) -> np.ndarray:
+def _parse_npy(data: bytes, what: str, kinds: str) -> np.ndarray:
     if not data.startswith(_NPY_START):
         raise VoiceError(f"{what} is no .npy array: {_what_it_is(data)}")
     stream = io.BytesIO(data)
@@ -114,7 +122,7 @@ def _parse_npy(data: bytes, what: str) -> np.ndarray:
         shape, is_fortran, dtype = _read_header(stream)
     except Exception as error:  # numpy's header parser lets tokenizer and parser errors through
         raise VoiceError(f"{what} has a damaged header ({shown(str(error), 200)}); fetch or save it again") from error
-    if dtype.kind not in "iu":
+    if dtype.kind not in kinds:
         raise VoiceError(f"{what} holds {shown(str(dtype))}, expected integers")
     n_bytes = math.prod(shape) * dtype.itemsize
     is_possible = all(size >= 0 for size in shape) and math.prod(max(size, 1) for size in shape) <= MAX_BYTES

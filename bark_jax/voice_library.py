@@ -10,7 +10,7 @@ from bark_jax.config import read_json
 from bark_jax.errors import BarkError, InputError, ModelNotFoundError, VoiceError, VoiceNotFoundError
 from bark_jax.hub import Source, UnreachableError, is_inner_path, shown
 from bark_jax.tokens import TokenSpaces
-from bark_jax.voice_files import read_npy
+from bark_jax.voice_files import NUMBERS, read_npy
 from bark_jax.voices import BARK_SPACES, PROMPT_KEYS, Voice, as_voice, check_voice
 
 SPEAKER_EMBEDDINGS_FILE = "speaker_embeddings_path.json"
@@ -107,7 +107,7 @@ class VoiceLibrary:
             raise self._not_found(name)
         try:
             if name not in self._read:
-                arrays = {key: read_npy(self._find(name, path)) for key, path in self._paths(name).items()}
+                arrays = {key: read_npy(self._find(name, path), NUMBERS) for key, path in self._paths(name).items()}
                 self._read[name] = dataclasses.replace(Voice.from_dict(arrays, spaces=None), name=name)
             return check_voice(self._read[name], spaces)
         except VoiceError as error:

@@ -187,8 +187,17 @@ class Entry(NamedTuple):
     start: int
 
 
+def check_header_size(path: str | os.PathLike) -> None:
+    """Raises CheckpointError for a safetensors file whose header is longer than any Bark's, before it is parsed."""
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+    if MAX_HEADER_BYTES < size <= os.path.getsize(path):  # the library refuses one that is longer than its file
+        raise CheckpointError(f"{path} has a header of {size} bytes, more than the {MAX_HEADER_BYTES} of any Bark's")
+
+
 def _read_entries(path: Path) -> dict[str, Entry]:
     """The header of a safetensors file, once the library has found the file sound."""
+    check_header_size(path)
     try:
         with safetensors.safe_open(path, framework="numpy"):
             pass
@@ -196,10 +205,6 @@ def _read_entries(path: Path) -> dict[str, Entry]:
         raise CheckpointError(f"{path} cannot be read: {error}. Convert or download the model again.") from error
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
-        if size > MAX_HEADER_BYTES:
-            raise CheckpointError(
-                f"{path} has a header of {size} bytes, more than the {MAX_HEADER_BYTES} of any Bark's"
-            )
         header = json.loads(file.read(size))
     header.pop("__metadata__", None)
     if unknown := {entry["dtype"] for entry in header.values()} - FLOAT_DTYPES.keys():
@@ -293,7 +298,7 @@ def write_network(
 
 
 def _chunks(shapes: Mapping[str, Any], arrays: Iterable[tuple[str, np.ndarray]]) -> Iterable[Any]:
-    yield _header(shapes)
+    yield safetensors_header(shapes, {"format": "pt"})
     for (name, expected), (given_name, array) in zip(shapes.items(), arrays, strict=True):
         given = (given_name, tuple(array.shape), array.dtype)
         if given != (name, tuple(expected.shape), expected.dtype):
@@ -302,8 +307,10 @@ def _chunks(shapes: Mapping[str, Any], arrays: Iterable[tuple[str, np.ndarray]])
         yield np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
-def _header(shapes: Mapping[str, Any]) -> bytes:
-    entries, start = {"__metadata__": {"format": "pt"}}, 0
+def safetensors_header(shapes: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
+    """What a safetensors file of these arrays begins with; their bytes follow in the order of `shapes`."""
+    entries: dict[str, Any] = {"__metadata__": metadata}
+    start = 0
     for name, expected in shapes.items():
         dtype = np.dtype(expected.dtype)
         stop = start + math.prod(expected.shape) * dtype.itemsize

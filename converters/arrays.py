@@ -24,6 +24,8 @@ from bark_jax.errors import BarkError, CheckpointError, ModelNotFoundError
 
 # The directory of a weight file (names, shapes, offsets). A Bark's has 0.1 MB; parsed, one takes up to 20 times that.
 MAX_DIRECTORY_BYTES = 4 * 2**20
+# What torch pickles besides values. A Bark's has 0.3 MB with its optimizer state.
+MAX_PICKLE_BYTES = 16 * 2**20
 MAX_DIMENSIONS = 32
 MAX_ELEMENTS = 2**40
 CRC_CHUNK_BYTES = 2**20

@@ -20,7 +20,7 @@ from bark_jax.hub import (
     progress_that_gives_up,
     shown,
 )
-from bark_jax.weights import MANIFEST_FILE, is_model_folder, read_manifest
+from bark_jax.weights import MANIFEST_FILE, NETWORKS, is_model_folder, read_manifest, weight_file
 from converters.extras import TOKENIZER_FILES, VOICE_FILES
 from converters.suno import FILES
 
@@ -32,6 +32,7 @@ WEIGHT_PATTERNS = (
     ("pytorch_model.bin",),
     ("pytorch_model.bin.index.json", "pytorch_model-*.bin"),
     ("encodec_24khz-*.th",),
+    ("encodec_48khz-*.th",),
 )
 OTHER_PATTERNS = (CONFIG_FILE, GENERATION_CONFIG_FILE, *TOKENIZER_FILES, *VOICE_FILES)
 
@@ -132,7 +133,9 @@ def is_whole(folder: Path) -> bool:
     if not is_model_folder(folder):
         return False
     files = read_manifest(folder).files
-    has_configs = all((folder / name).is_file() for name in (CONFIG_FILE, GENERATION_CONFIG_FILE))
+    is_bark = all(weight_file(network) in files for network in NETWORKS)
+    configs = (CONFIG_FILE, GENERATION_CONFIG_FILE) if is_bark else (CONFIG_FILE,)
+    has_configs = all((folder / name).is_file() for name in configs)
     return has_configs and all(
         (folder / name).is_file() and (folder / name).stat().st_size == record.bytes for name, record in files.items()
     )

@@ -3,10 +3,10 @@
 import os
 from pathlib import Path
 
-from bark_jax.config import CONFIG_FILE
+from bark_jax.config import CONFIG_FILE, BarkGenerationConfig
 from bark_jax.errors import CheckpointError, InputError, ModelNotFoundError
 from bark_jax.hub import shown
-from bark_jax.weights import is_model_folder
+from bark_jax.weights import is_model_folder, list_names
 from converters import hub
 from converters.encodec_original import open_encodec_file
 from converters.engine import NetworkSource
@@ -16,8 +16,8 @@ from converters.suno import FILES, has_suno_files, open_single, open_suno
 from converters.transformers_folder import open_transformers
 
 LAYOUTS = (
-    "a transformers folder (config.json and weights), Suno's text.pt, coarse.pt and fine.pt, "
-    "an EnCodec's .th file, or a folder that this program wrote"
+    "a transformers folder (config.json and weights) of a Bark or of one of its networks, Suno's text.pt, "
+    "coarse.pt and fine.pt, an EnCodec's .th file, or a folder that this program wrote"
 )
 CODEC_PATTERN = "encodec_24khz-*.th"
 CODEC_HINT = "give one by codec (--codec), for instance --codec facebook/encodec_24khz"
@@ -80,6 +80,9 @@ def _open_folder(folder: Path, label: str) -> Source:
     codecs = sorted(folder.glob("*.th"))
     if len(codecs) == 1:
         return open_encodec_file(codecs[0], label)
+    if codecs:
+        names = list_names(path.name for path in codecs)
+        raise ModelNotFoundError(f"{folder} holds several codecs, {names}; give the path of one of them")
     raise ModelNotFoundError(f"{folder} holds no model that is known here. Expected {LAYOUTS}")
 
 
@@ -103,4 +106,9 @@ def _open_codec(folder: Path, codec: str | os.PathLike | None) -> NetworkSource:
     networks = open_source(codec).networks
     if "codec_model" not in networks:
         raise CheckpointError(f"{codec} holds no codec but {', '.join(networks)}; {CODEC_HINT}")
+    rate, expected = networks["codec_model"].config.sampling_rate, BarkGenerationConfig.suno().sample_rate
+    if rate != expected:
+        raise CheckpointError(
+            f"{codec} is a codec of {rate:,} Hz, and Suno's Bark has codes of {expected:,} Hz; {CODEC_HINT}"
+        )
     return networks["codec_model"]

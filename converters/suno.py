@@ -10,15 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bark_jax.config import (
-    BarkCoarseConfig,
-    BarkConfig,
-    BarkFineConfig,
-    BarkGenerationConfig,
-    BarkSemanticConfig,
-    BarkSubModelConfig,
-    parse_config,
-)
+from bark_jax.config import TRANSFORMER_CONFIGS, BarkConfig, BarkGenerationConfig, parse_config
 from bark_jax.errors import CheckpointError, InputError, ModelNotFoundError
 from bark_jax.weights import NETWORKS, list_names
 from converters.arrays import StoredArray
@@ -32,11 +24,6 @@ FILES = {
     "large": {"semantic": "text_2.pt", "coarse_acoustics": "coarse_2.pt", "fine_acoustics": "fine_2.pt"},
 }
 NETWORKS_BY_FILE = {name: network for files in FILES.values() for network, name in files.items()}
-CONFIGS: Mapping[str, type[BarkSubModelConfig]] = {
-    "semantic": BarkSemanticConfig,
-    "coarse_acoustics": BarkCoarseConfig,
-    "fine_acoustics": BarkFineConfig,
-}
 FIELDS = {
     "n_layer": "num_layers",
     "n_head": "num_heads",
@@ -97,7 +84,7 @@ def open_suno_file(path: Path, network: str | None) -> NetworkSource:
     sizes = _read_sizes(path, checkpoint["model_args"])
     network = network or NETWORKS_BY_FILE.get(path.name) or _guess_network(sizes)
     _check_kind(path, network, sizes)
-    config = parse_config(path, CONFIGS[network], {FIELDS[name]: value for name, value in sizes.items()})
+    config = parse_config(path, TRANSFORMER_CONFIGS[network], {FIELDS[name]: value for name, value in sizes.items()})
     arrays = _without_prefix(path, check_arrays(path, checkpoint["model"]))
     return NetworkSource(network, str(path), config, arrays, suno_rules(network))
 

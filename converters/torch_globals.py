@@ -52,10 +52,12 @@ class StorageType:
 
 @dataclasses.dataclass(frozen=True)
 class Storage:
-    """A record of the archive, and what its bytes are."""
+    """A storage, or a part of one: `nbytes` bytes of a region from `start` on, and what they are."""
 
     region: FileRegion
     dtype: np.dtype | None
+    start: int
+    nbytes: int
 
 
 def _rebuild_tensor(storage: Storage, offset: int, size: tuple, stride: tuple, *, dtype=None) -> StoredArray:
@@ -65,8 +67,8 @@ def _rebuild_tensor(storage: Storage, offset: int, size: tuple, stride: tuple, *
     dtype = dtype or storage.dtype
     if dtype is None:
         raise TypeError("a tensor without a dtype")
-    _check_view(storage.region.nbytes // dtype.itemsize, offset, size, stride)
-    offset_bytes = offset * dtype.itemsize
+    _check_view(storage.nbytes // dtype.itemsize, offset, size, stride)
+    offset_bytes = storage.start + offset * dtype.itemsize
     strides = tuple(step * dtype.itemsize for step in stride)
     return StoredArray(size, dtype, lambda: storage.region.read(size, dtype, offset_bytes, strides))
 
@@ -152,5 +154,6 @@ GLOBALS: dict[str, Function | StorageType | np.dtype] = {
     "torch.storage.UntypedStorage": StorageType(None),
     "torch.UntypedStorage": StorageType(None),
     **{f"torch.{name}": StorageType(TORCH_DTYPES[dtype]) for name, dtype in STORAGES.items()},
+    **{f"torch.cuda.{name}": StorageType(TORCH_DTYPES[dtype]) for name, dtype in STORAGES.items()},  # before torch 0.4
     **{f"torch.{name}": dtype for name, dtype in TORCH_DTYPES.items()},
 }

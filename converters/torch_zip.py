@@ -4,7 +4,8 @@
     <root>/data/<key>    one storage: the values of one tensor or of several that share them
     <root>/byteorder     "little" (since torch 2.1)
 
-torch stores records uncompressed, so a storage can be mapped where it lies. Records besides these are left unread.
+torch stores records uncompressed, so a storage can be mapped where it lies. Records besides these are left unread. A
+record has a CRC-32 that is checked when it is read, unless the file was written without them.
 
 Source: PyTorch, caffe2/serialize/inline_container.cc and torch/serialization.py, `_save`; the zip format's APPNOTE.TXT.
 """
@@ -18,10 +19,17 @@ from typing import BinaryIO
 
 import numpy as np
 
-from converters.arrays import DOWNLOAD_AGAIN, MAX_DIRECTORY_BYTES, FileRegion, brief, refuse, size_of, version_of
+from converters.arrays import (
+    DOWNLOAD_AGAIN,
+    MAX_DIRECTORY_BYTES,
+    MAX_PICKLE_BYTES,
+    FileRegion,
+    brief,
+    refuse,
+    size_of,
+    version_of,
+)
 
-# A Bark's has 0.3 MB with its optimizer state.
-MAX_PICKLE_BYTES = 16 * 2**20
 STORAGE_KEY = re.compile(r"[A-Za-z0-9_]{1,64}", re.ASCII)
 
 END_RECORD = struct.Struct("<4s4H2LH")
@@ -29,6 +37,8 @@ END_RECORD_64 = struct.Struct("<4sQ2H2L4Q")
 LOCATOR_64 = struct.Struct("<4sLQL")
 LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 ENCRYPTED = 0x1 | 0x40
+HAS_DESCRIPTOR = 0x8  # the CRC-32 stands after the member's bytes, not before them
+DESCRIPTOR = b"PK\x07\x08"
 
 
 class TorchZip:
@@ -45,14 +55,21 @@ class TorchZip:
             refuse(path, "holds big-endian numbers. Save it again on a little-endian machine")
 
     def pickle(self) -> bytes:
-        """The content of data.pkl, its CRC-32 checked."""
+        """The content of data.pkl; its CRC-32, if it has one, is checked."""
         return self._content("data.pkl", MAX_PICKLE_BYTES)
 
-    def storage(self, key: str) -> FileRegion:
-        """Where the storage that the pickle calls `key` lies."""
+    def storage(self, key: str, nbytes: int, itemsize: int) -> FileRegion:
+        """Where the storage that the pickle calls `key` lies, if it has the size that the pickle claims."""
         if not STORAGE_KEY.fullmatch(key):
             refuse(self.path, f"asks for the storage {brief(key)}; torch numbers them. Do not use this file")
-        return self._region(f"data/{key}")
+        region = self._region(f"data/{key}")
+        if nbytes != region.nbytes:
+            refuse(
+                self.path,
+                f"is damaged: {region.label} has {region.nbytes} bytes, "
+                f"its pickle claims {nbytes // itemsize} elements of {itemsize}. {DOWNLOAD_AGAIN}",
+            )
+        return region
 
     def _content(self, name: str, max_bytes: int) -> bytes:
         region = self._region(name)
@@ -70,15 +87,25 @@ class TorchZip:
         start = self._data_start(member)
         if member.file_size != member.compress_size or start + member.file_size > self._ends[member.filename]:
             refuse(self.path, f"is damaged: its {label} reaches beyond its place in the file. {DOWNLOAD_AGAIN}")
-        return FileRegion(self.path, version_of(self._file), label, start, member.file_size, member.CRC)
+        crc32 = member.CRC or self._own_crc(member, start)
+        return FileRegion(self.path, version_of(self._file), label, start, member.file_size, crc32)
+
+    def _own_crc(self, member: zipfile.ZipInfo, start: int) -> int | None:
+        """The CRC-32 beside the member's bytes, for a member to which the directory gives 0; None for 0 there too.
+
+        torch writes 0 into both where it makes no checksum (`torch.serialization.set_crc32_options(False)`,
+        `skip_data`). Where only the directory has 0, the directory is what is damaged.
+        """
+        header = self._local_header(member)
+        if not member.flag_bits & HAS_DESCRIPTOR:
+            return header[6] or None
+        self._file.seek(start + member.file_size)
+        descriptor = self._file.read(8).removeprefix(DESCRIPTOR)  # its signature may be left out
+        return int.from_bytes(descriptor[:4], "little") or None
 
     def _data_start(self, member: zipfile.ZipInfo) -> int:
         """Where the member's bytes begin: after its local header, whose length the directory does not tell."""
-        self._file.seek(member.header_offset)
-        header = self._file.read(LOCAL_HEADER.size)
-        if len(header) < LOCAL_HEADER.size or not header.startswith(zipfile.stringFileHeader):
-            refuse(self.path, f"is damaged: no record begins where {brief(member.filename)} should. {DOWNLOAD_AGAIN}")
-        *_, name_bytes, extra_bytes = LOCAL_HEADER.unpack(header)
+        *_, name_bytes, extra_bytes = self._local_header(member)
         name = self._file.read(name_bytes)
         if name != member.orig_filename.encode("utf-8" if member.flag_bits & 0x800 else "cp437"):
             refuse(
@@ -86,6 +113,14 @@ class TorchZip:
                 f"is damaged: {brief(member.filename)} is called {brief(name)} in its own header. {DOWNLOAD_AGAIN}",
             )
         return member.header_offset + LOCAL_HEADER.size + name_bytes + extra_bytes
+
+    def _local_header(self, member: zipfile.ZipInfo) -> tuple:
+        """The fields of the header before the member's bytes; the file is left where its name begins."""
+        self._file.seek(member.header_offset)
+        header = self._file.read(LOCAL_HEADER.size)
+        if len(header) < LOCAL_HEADER.size or not header.startswith(zipfile.stringFileHeader):
+            refuse(self.path, f"is damaged: no record begins where {brief(member.filename)} should. {DOWNLOAD_AGAIN}")
+        return LOCAL_HEADER.unpack(header)
 
     def _check_extents(self) -> dict[str, int]:
         """Where each member must end: at the next one. Raises CheckpointError where two share bytes."""

@@ -1,4 +1,4 @@
-"""Checkpoints of transformers: a Bark, or an EnCodec alone."""
+"""Checkpoints of transformers: a Bark, one of its networks alone, or an EnCodec alone."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -7,6 +7,7 @@ from pathlib import Path
 from bark_jax.config import (
     CONFIG_FILE,
     GENERATION_CONFIG_FILE,
+    TRANSFORMER_CONFIGS,
     BarkConfig,
     BarkGenerationConfig,
     EncodecConfig,
@@ -35,8 +36,11 @@ WEIGHT_FILES = {
 def open_transformers(folder: Path, label: str) -> Source:
     """Opens a folder with config.json and weights."""
     values = read_json(folder / CONFIG_FILE)
-    if isinstance(values, Mapping) and values.get("model_type") == EncodecConfig.model_type:
+    model_type = values.get("model_type") if isinstance(values, Mapping) else None
+    if model_type == EncodecConfig.model_type:
         return _open_encodec(folder, label, values)
+    if isinstance(model_type, str) and model_type in TRANSFORMER_CONFIGS:
+        return _open_transformer(folder, label, model_type, values)
     config = parse_config(folder / CONFIG_FILE, BarkConfig, values)
     generation = _read_generation(folder)
     path, arrays = _read_weights(folder)
@@ -59,6 +63,14 @@ def _open_encodec(folder: Path, label: str, values: Mapping) -> Source:
     path, arrays = _read_weights(folder)
     rules = transformers_rules("codec_model", config)
     return Source(label, config, None, {"codec_model": NetworkSource("codec_model", str(path), config, arrays, rules)})
+
+
+def _open_transformer(folder: Path, label: str, network: str, values: Mapping) -> Source:
+    """One of a Bark's transformers, as its class saves it alone: without the network's prefix to its arrays."""
+    config = parse_config(folder / CONFIG_FILE, TRANSFORMER_CONFIGS[network], values)
+    path, arrays = _read_weights(folder)
+    source = NetworkSource(network, str(path), config, arrays, transformers_rules(network, config))
+    return Source(label, BarkConfig(**{NETWORKS[network].config_field: config}), None, {network: source})
 
 
 def _read_generation(folder: Path) -> BarkGenerationConfig:

@@ -7,6 +7,7 @@ imported. Any other file is refused with the name of what it asked for.
 Source: CPython, Lib/pickletools.py; PyTorch, torch/serialization.py, `persistent_id` in `_save`.
 """
 
+import itertools
 import pickle
 import pickletools
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from bark_jax.errors import BarkError
+from bark_jax.errors import CheckpointError
 from converters.arrays import DOWNLOAD_AGAIN, FileRegion, StoredArray, are_counts, brief, refuse
 from converters.torch_globals import GLOBALS, Function, Storage, StorageType
 
@@ -26,6 +27,7 @@ MAX_ARRAYS = 2**16
 MAX_STRING_BYTES = 2**20
 MAX_NAME_BYTES = 256
 MAX_DEPTH = 64
+MAX_SHOWN_KEYS = 4
 # Up to here an int is its own hash, so that a dict cannot be filled with keys that collide.
 MAX_INT_KEY = 2**60
 
@@ -41,12 +43,13 @@ INHERITED_INSTRUCTIONS = (
 class WeightsUnpickler(pickle._Unpickler):
     """Gives the dicts, lists, tuples, strings, numbers and StoredArrays that a checkpoint's pickle describes.
 
-    open_storage finds the record of a storage by its key.
+    open_storage finds the place of a storage by its key, its bytes and the bytes of an element.
+    `position` is where the pickle begins in `data`, and then where it ends.
     """
 
-    def __init__(self, data: bytes, path: Path, open_storage: Callable[[str], FileRegion]):
+    def __init__(self, data: bytes, path: Path, open_storage: Callable[[str, int, int], FileRegion], position: int = 0):
         self._data = data
-        self._position = 0
+        self.position = position
         self._path = path
         self._open_storage = open_storage
         self._storages: dict[str, FileRegion] = {}
@@ -58,17 +61,17 @@ class WeightsUnpickler(pickle._Unpickler):
 
     def load(self) -> Any:
         for _ in range(MAX_INSTRUCTIONS):
-            start = self._position
+            start = self.position
             code = self.read(1)[0]
-            if code not in self.dispatch and code != pickle.STOP[0]:
-                name = INSTRUCTIONS.get(code, f"0x{code:02x}")
-                self._refuse(f"uses the instruction {name}, which no weights need")
             try:
+                if code not in self.dispatch and code != pickle.STOP[0]:
+                    name = INSTRUCTIONS.get(code, f"0x{code:02x}")
+                    self._refuse(f"uses the instruction {name}, which no weights need")
                 if code == pickle.STOP[0]:
                     return self._checked(self.stack.pop())
                 self.dispatch[code](self)
-            except BarkError:
-                raise
+            except CheckpointError as error:
+                raise CheckpointError(f"{error}{self._place()}") from error
             except (
                 pickle.UnpicklingError,
                 TypeError,
@@ -77,23 +80,24 @@ class WeightsUnpickler(pickle._Unpickler):
                 AttributeError,
                 ArithmeticError,
             ) as error:
-                refuse(self._path, f"is damaged: byte {start} of its pickle ({INSTRUCTIONS[code]}): {error}")
+                step = f"byte {start} of its pickle, {INSTRUCTIONS[code]}"
+                refuse(self._path, f"is damaged: {error} ({step}){self._place()}")
         self._refuse(f"takes more than {MAX_INSTRUCTIONS} instructions, which no weights need")
 
     def read(self, nbytes: int) -> bytes:
-        left = len(self._data) - self._position
+        left = len(self._data) - self.position
         if nbytes > left:
             refuse(self._path, f"is damaged: its pickle claims {nbytes} bytes where {left} are left. {DOWNLOAD_AGAIN}")
         if nbytes > MAX_STRING_BYTES:
             self._refuse(f"holds a string of {nbytes} bytes, more than {MAX_STRING_BYTES}")
-        self._position += nbytes
-        return self._data[self._position - nbytes : self._position]
+        self.position += nbytes
+        return self._data[self.position - nbytes : self.position]
 
     def readline(self) -> bytes:
-        end = self._data.find(b"\n", self._position, self._position + MAX_NAME_BYTES)
+        end = self._data.find(b"\n", self.position, self.position + MAX_NAME_BYTES)
         if end < 0:
             self._refuse(f"asks for a name without an end, or one of more than {MAX_NAME_BYTES} bytes")
-        return self.read(end + 1 - self._position)
+        return self.read(end + 1 - self.position)
 
     def find_class(self, module: str, name: str) -> Any:
         """What a name stands for here."""
@@ -105,23 +109,35 @@ class WeightsUnpickler(pickle._Unpickler):
         return GLOBALS[full_name]
 
     def persistent_load(self, pid: Any) -> Storage:
-        """The storage that ("storage", type, key, device, number of elements) names."""
-        if type(pid) is not tuple or len(pid) != 5 or pid[0] != "storage":
+        """The storage that ("storage", type, key, device, number of elements) names.
+
+        A stream's has one part more: None, or (key, begin, number of elements) of a part of the storage.
+        """
+        if type(pid) is not tuple or len(pid) not in (5, 6) or pid[0] != "storage":
             self._refuse("names a storage in a way that torch does not")
-        _, storage_type, key, _, numel = pid
+        _, storage_type, key, _, numel, view = (*pid, None)[:6]
         if type(storage_type) is not StorageType or type(key) is not str or not are_counts((numel,)):
             self._refuse("names a storage in a way that torch does not")
+        itemsize = 1 if storage_type.dtype is None else storage_type.dtype.itemsize
         if key not in self._storages:
-            self._storages[key] = self._open_storage(key)
-        storage = Storage(self._storages[key], storage_type.dtype)
-        itemsize = 1 if storage.dtype is None else storage.dtype.itemsize
-        if numel * itemsize != storage.region.nbytes:
+            self._storages[key] = self._open_storage(key, numel * itemsize, itemsize)
+        region = self._storages[key]
+        if numel * itemsize != region.nbytes:
             refuse(
                 self._path,
-                f"is damaged: {storage.region.label} has {storage.region.nbytes} bytes, "
+                f"is damaged: {region.label} has {region.nbytes} bytes, "
                 f"its pickle claims {numel} elements of {itemsize}. {DOWNLOAD_AGAIN}",
             )
-        return storage
+        start, numel = self._part(view, numel)
+        return Storage(region, storage_type.dtype, start * itemsize, numel * itemsize)
+
+    def _part(self, view: Any, numel: int) -> tuple[int, int]:
+        """Where a part of a storage of `numel` elements begins, and its number of elements."""
+        if view is None:
+            return 0, numel
+        if type(view) is not tuple or len(view) != 3 or not are_counts(view[1:]) or view[1] + view[2] > numel:
+            self._refuse(f"takes the part {brief(view)} of a storage of {numel} elements")
+        return view[1:]
 
     def load_frame(self) -> None:
         self.read(8)  # frames help those who read from a stream
@@ -207,6 +223,17 @@ class WeightsUnpickler(pickle._Unpickler):
             items = value.values() if isinstance(value, dict) else value
             waiting += [(item, depth + 1) for item in items]
         return root
+
+    def _place(self) -> str:
+        """The keys of the dicts that are being filled, for a message: " (at 'model' > 'w')"; nothing outside of any."""
+        frames = [*self.metastack, self.stack]
+        keys = []
+        for below, frame in zip([[], *frames], frames, strict=False):
+            if below and type(below[-1]) is dict:  # keys and values in turn, since a mark
+                keys += frame[(len(frame) - 1) // 2 * 2 :][:1]
+            keys += [key for holder, key in itertools.pairwise(frame) if type(holder) is dict and type(key) is str]
+        names = [brief(key) for key in keys if type(key) is str][:MAX_SHOWN_KEYS]
+        return f" (at {' > '.join(names)})" if names else ""
 
     def _refuse(self, what: str) -> NoReturn:
         refuse(

@@ -17,11 +17,13 @@ from bad_inputs.harness import ALL_NETWORKS_CALLS, FOLDER_CALLS, NETWORK_CALLS, 
 from flax import nnx
 from safetensors.numpy import load_file
 
+import bark_jax
 from bark_jax.config import BarkConfig, BarkGenerationConfig, EncodecConfig, read_json
 from bark_jax.errors import BarkError, CheckpointError, ConfigError, InputError, ModelNotFoundError
 from bark_jax.weights import NETWORKS, load_network, read_manifest, weight_file
-from converters import convert, engine, export_transformers
+from converters import convert, engine, export_transformers, hub
 from converters.arrays import StoredArray
+from converters.layouts import open_source
 from converters.rules import Rule, Use, rule
 from converters.schemes import own_rules
 from converters.transforms import CONV, LINEAR, TRANSPOSED_CONV, UNCHANGED, SummedBiases, WeightNorm
@@ -264,6 +266,69 @@ def test_an_encodec_of_transformers_converts_alone(torch, tmp_path):
     assert list(read_manifest(tmp_path / "dst").files) == ["codec_model.safetensors", "codec_model.torch.safetensors"]
 
 
+def assert_holds(codec, folder, dtype="float32"):
+    """Whether a codec is that of a model folder."""
+    expected = load_file(folder / "codec_model.safetensors")
+    found = {".".join(map(str, path)): each.get_value() for path, each in nnx.to_flat_state(nnx.state(codec))}
+    assert found.keys() == expected.keys()
+    for name, array in found.items():
+        assert array.dtype == dtype
+        np.testing.assert_array_equal(array, expected[name].astype(jnp.dtype(dtype)), err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def encodec(torch, tmp_path_factory):
+    """An EnCodec of transformers, and what it converts to; never written to."""
+    folder = tmp_path_factory.mktemp("encodec")
+    return checkpoints.make_encodec(folder / "theirs"), convert(folder / "theirs", folder / "ours")
+
+
+@pytest.mark.parametrize("dtype", [None, "float32", "bfloat16", jnp.float16])
+def test_a_codec_is_loaded_alone(encodec, dtype, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path))
+    for folder in encodec:
+        codec = bark_jax.EncodecModel.from_pretrained(str(folder), dtype=dtype)
+        assert codec.config.num_filters == 4 and codec.dtype == jnp.dtype(dtype or "float32")
+        assert_holds(codec, encodec[1], codec.dtype)
+
+
+def test_a_codec_is_loaded_out_of_a_bark(converted):
+    codec = bark_jax.EncodecModel.from_pretrained(converted)
+    assert codec.config.num_filters == 4
+    assert_holds(codec, converted)
+
+
+def test_a_codec_keeps_the_dtype_that_it_was_converted_to(encodec, tmp_path):
+    convert(encodec[0], tmp_path / "half", dtype="bfloat16")
+    assert bark_jax.EncodecModel.from_pretrained(tmp_path / "half").dtype == jnp.bfloat16
+
+
+def test_what_is_no_codec_is_not_loaded_as_one(suno, encodec, tmp_path):
+    load_codec = bark_jax.EncodecModel.from_pretrained
+    convert(suno / "text.pt", tmp_path / "text")
+    with pytest.raises(ModelNotFoundError, match=r"holds semantic\.safetensors, and no codec"):
+        load_codec(tmp_path / "text")
+    with pytest.raises(ModelNotFoundError, match="there is no model 'nowhere'"):
+        load_codec("nowhere")
+    for dtype in ("int8", "float64", 5):
+        with pytest.raises(InputError, match="dtype is"):
+            load_codec(encodec[1], dtype=dtype)
+    with pytest.raises(InputError, match="a revision is for Hub ids"):
+        load_codec(encodec[1], revision="main")
+    broken = shutil.copytree(encodec[1], tmp_path / "broken")
+    with open(broken / "codec_model.safetensors", "ab") as file:
+        file.write(b"x")
+    with pytest.raises(CheckpointError, match="bytes, expected"):
+        load_codec(broken)
+    edit_json(broken / "config.json", lambda values: values.update(num_filters=0))
+    with pytest.raises(ConfigError, match="num_filters is 0"):
+        load_codec(broken)
+
+
+def test_a_codec_in_the_cache_of_the_hub_is_whole(encodec):
+    assert hub.is_whole(encodec[1])
+
+
 @pytest.mark.parametrize(
     ("file", "network"), [("text", "semantic"), ("coarse", "coarse_acoustics"), ("fine", "fine_acoustics")]
 )
@@ -272,6 +337,45 @@ def test_one_of_sunos_files_converts_alone(suno, converted, tmp_path, file, netw
     assert list(read_manifest(tmp_path / "dst").files) == [weight_file(network)]
     assert_same_weights(tmp_path / "dst", converted, [network])
     load(tmp_path / "dst", network)
+
+
+SUNO_NETWORKS = {"text": "semantic", "coarse": "coarse_acoustics", "fine": "fine_acoustics"}
+
+
+@pytest.mark.parametrize(("file", "network"), SUNO_NETWORKS.items())
+def test_a_network_of_transformers_converts_alone_like_sunos_file(torch_bark, suno, tmp_path, file, network):
+    getattr(torch_bark, network).save_pretrained(tmp_path / "src")
+    assert read_json(tmp_path / "src" / "config.json")["model_type"] == network
+    convert(tmp_path / "src", tmp_path / "dst")
+    convert(suno / f"{file}.pt", tmp_path / "expected")
+    assert list(read_manifest(tmp_path / "dst").files) == [weight_file(network)]
+    assert_same_weights(tmp_path / "dst", tmp_path / "expected", [network])
+    ours, expected = (read_json(tmp_path / folder / "config.json") for folder in ("dst", "expected"))
+    ours[f"{network}_config"].pop("initializer_range"), expected[f"{network}_config"].pop("initializer_range")
+    assert ours == expected  # apart from what Suno's file does not say
+    assert not (tmp_path / "dst" / "generation_config.json").exists()
+    load(tmp_path / "dst", network)
+
+
+def test_a_network_of_an_older_transformers_converts_alone(torch, torch_bark, converted, bark, tmp_path):
+    """With the masks and the tied heads that it kept, in a pickle."""
+    torch_bark.fine_acoustics.save_pretrained(tmp_path / "src")
+    arrays = checkpoints.with_heads(checkpoints.read_arrays(bark))
+    held = {name.removeprefix("fine_acoustics."): each for name, each in arrays.items() if name.startswith("fine_")}
+    assert "lm_heads.0.weight" in held
+    checkpoints.write_pickle(tmp_path / "src", held)
+    convert(tmp_path / "src", tmp_path / "dst")
+    assert_same_weights(tmp_path / "dst", converted, ["fine_acoustics"])
+
+
+def test_a_network_under_the_model_type_of_another_is_refused(torch_bark, tmp_path):
+    torch_bark.coarse_acoustics.save_pretrained(tmp_path / "src")
+    edit_json(tmp_path / "src" / "config.json", lambda values: values.update(model_type="fine_acoustics"))
+    with pytest.raises(CheckpointError, match="does not hold the fine_acoustics network"):
+        convert(tmp_path / "src", tmp_path / "dst")
+    edit_json(tmp_path / "src" / "config.json", lambda values: values.update(model_type="semantics"))
+    with pytest.raises(ConfigError, match="model_type is 'semantics', expected 'bark'"):
+        convert(tmp_path / "src", tmp_path / "dst")
 
 
 @pytest.mark.parametrize("file", ["text", "coarse", "fine"])
@@ -340,6 +444,72 @@ def test_the_original_codec_with_group_norm_gives_the_same(torch, tmp_path):
     convert(folder, tmp_path / "a")
     convert(path, tmp_path / "b")
     assert_same_weights(tmp_path / "a", tmp_path / "b", ["codec_model"])
+
+
+@pytest.fixture(scope="session")
+def encodec_48khz(torch, tmp_path_factory):
+    """The codec of facebook/encodec_48khz, with random weights: transformers' folder, and the original's file.
+
+    The sizes are those of transformers' conversion script.
+    """
+    folder = tmp_path_factory.mktemp("encodec_48khz")
+    sizes = dict(audio_channels=2, norm_type="time_group_norm", use_causal_conv=False, sampling_rate=48_000)
+    sizes |= dict(target_bandwidths=[3.0, 6.0, 12.0, 24.0], normalize=True, chunk_length_s=1.0, overlap=0.01)
+    theirs = checkpoints.make_encodec(folder / "theirs", num_filters=32, hidden_size=128, codebook_dim=128, **sizes)
+    path = checkpoints.make_encodec_th(folder / "th" / "encodec_48khz-7e698e3e.th", theirs)
+    (path.parent / "config.json").unlink()
+    return theirs, path
+
+
+@pytest.mark.parametrize("name", ["encodec_48khz-7e698e3e.th", "mine.th", "encodec_24khz-d7cc33bc.th"])
+def test_the_original_48_khz_codec_is_known_without_a_config(encodec_48khz, tmp_path, name):
+    theirs, path = encodec_48khz
+    (tmp_path / "src").mkdir()
+    os.link(path, tmp_path / "src" / name)
+    convert(theirs, tmp_path / "a")
+    convert(tmp_path / "src" / name, tmp_path / "b")
+    convert(tmp_path / "src", tmp_path / "c")
+    for folder in ("b", "c"):
+        assert_same_weights(tmp_path / "a", tmp_path / folder, ["codec_model"])
+        assert read_json(tmp_path / "a" / "config.json") == read_json(tmp_path / folder / "config.json")
+    config = bark_jax.EncodecModel.from_pretrained(tmp_path / "b").config
+    assert (config.sampling_rate, config.audio_channels, config.num_quantizers) == (48_000, 2, 16)
+
+
+def test_the_original_24_khz_codec_is_known_under_any_name(torch, tmp_path):
+    theirs = checkpoints.make_encodec(
+        tmp_path / "theirs",
+        num_filters=32,
+        hidden_size=128,
+        codebook_dim=128,
+        target_bandwidths=[1.5, 3.0, 6.0, 12.0, 24.0],
+    )
+    path = checkpoints.make_encodec_th(tmp_path / "th" / "encodec_48khz.th", theirs)
+    (path.parent / "config.json").unlink()
+    convert(theirs, tmp_path / "a")
+    convert(path, tmp_path / "b")
+    assert_same_weights(tmp_path / "a", tmp_path / "b", ["codec_model"])
+
+
+def test_the_name_tells_the_size_where_the_arrays_do_not(torch, tmp_path):
+    for name, codebooks in (("encodec_48khz-7e698e3e.th", 16), ("encodec_24khz-d7cc33bc.th", 32)):
+        torch.save({"x": torch.ones(1)}, tmp_path / name)
+        with pytest.raises(CheckpointError, match=rf"{name} does not hold the codec_model network .* missing"):
+            convert(tmp_path / name, tmp_path / "dst")
+        config = open_source(tmp_path / name).config
+        assert config.num_quantizers == codebooks
+
+
+def test_a_folder_of_two_codecs_names_them(torch, tmp_path):
+    for name in ("encodec_48khz-7e698e3e.th", "encodec_24khz-d7cc33bc.th"):
+        torch.save({"x": torch.ones(1)}, tmp_path / name)
+    with pytest.raises(ModelNotFoundError, match=r"several codecs, encodec_24khz-d7cc33bc\.th, encodec_48khz"):
+        convert(tmp_path, tmp_path / "dst")
+
+
+def test_a_48_khz_codec_is_not_taken_for_suno_s_files(suno, encodec_48khz, tmp_path):
+    with pytest.raises(CheckpointError, match="a codec of 48,000 Hz, and Suno's Bark has codes of 24,000 Hz"):
+        convert(suno, tmp_path / "dst", codec=encodec_48khz[1])
 
 
 # What is not a Bark is refused, by name

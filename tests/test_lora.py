@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 import safetensors.numpy
 from click.testing import CliRunner
 
+from bark_jax import weights
 from bark_jax.cli import main
 from bark_jax.errors import CheckpointError, InputError, ModelNotFoundError
 from bark_jax.lora import Base, Lora, base_of, init_lora, load_lora, merge, save_lora
@@ -127,6 +129,37 @@ def test_a_file_gives_back_what_was_saved(loras, tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
     save_lora(path, {"semantic": loras["semantic"]})
     assert list(load_lora(path)) == ["semantic"]
+
+
+def test_the_same_changes_have_the_same_bytes(loras, tmp_path):
+    """In whatever order they are given; the library's writer has another order of metadata at each call."""
+    base = {"semantic": "0" * 64, "coarse_acoustics": "1" * 64}
+    turned = {
+        name: Lora(dict(reversed(lora.a.items())), dict(reversed(lora.b.items())), lora.alpha)
+        for name, lora in reversed(loras.items())
+    }
+    found = set()
+    for changes, base_of_them in [(loras, base), (turned, dict(reversed(base.items())))] * 4:
+        save_lora(tmp_path / "a.safetensors", changes, base=Base("tiny", base_of_them))
+        found.add((tmp_path / "a.safetensors").read_bytes())
+    assert len(found) == 1
+    with safetensors.safe_open(tmp_path / "a.safetensors", framework="numpy") as file:
+        assert file.metadata()["base"] == "tiny" and len(file.metadata()) == 5
+
+
+@pytest.mark.parametrize("read", [load_lora, weights.check_header_size])
+def test_a_header_without_bound_is_refused_before_it_is_parsed(read, tmp_path, monkeypatch):
+    path, size = tmp_path / "a.safetensors", 2**26
+    with open(path, "wb") as file:
+        file.write(size.to_bytes(8, "little") + b"{")
+        file.truncate(8 + size)
+    monkeypatch.setattr(safetensors, "safe_open", None)
+    tracemalloc.start()
+    with pytest.raises(CheckpointError, match=r"a\.safetensors has a header of 67108864 bytes, more than the 4194304"):
+        read(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20
 
 
 def test_a_save_that_fails_leaves_the_old_file(loras, tmp_path, monkeypatch):

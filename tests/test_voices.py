@@ -6,6 +6,8 @@ import os
 import pickle
 import subprocess
 import sys
+import tracemalloc
+import types
 import warnings
 import zipfile
 from pathlib import Path
@@ -19,7 +21,7 @@ from bark_jax.errors import BarkError, InputError, ModelNotFoundError, VoiceErro
 from bark_jax.hub import Source, UnreachableError, is_inner_path, shown
 from bark_jax.tokens import TokenSpaces
 from bark_jax.voice_library import LANGUAGES, PRESET_NAMES, VoiceLibrary, fits_published, resolve_voice
-from bark_jax.voices import PROMPT_KEYS, Voice, as_voice, check_voice
+from bark_jax.voices import PROMPT_KEYS, OddVoiceWarning, Voice, as_voice, check_voice
 
 ROOT = Path(__file__).parents[1]
 SPACES = TokenSpaces()
@@ -93,9 +95,6 @@ BAD_ARRAYS = {
     "V38": (lambda a: a | {"semantic_prompt": np.full(100, np.nan)}, "float64"),
     "V41": (lambda a: {k: v.astype(str) for k, v in a.items()}, "expected integers"),
     "V42": (lambda a: {k: v.astype(complex) for k, v in a.items()}, "complex128"),
-    "V45": (lambda a: a | {k: a[k][:, :10] for k in PROMPT_KEYS[1:]}, "10 frames and 100 semantic"),
-    "V46": (lambda a: a | {"fine_prompt": a["fine_prompt"][:, :10]}, "150 frames, its fine 10"),
-    "V47": (lambda a: a | {"coarse_prompt": (a["coarse_prompt"] + 1) % 1024}, "differs from the first 2 rows"),
     "V49": (lambda a: {k: v.tolist() for k, v in a.items()}, "expected an array"),
     "V50": (lambda a: a | {"semantic_prompt": None}, "semantic is None"),
     "V51": (lambda a: changed("semantic_prompt", 3, 2**32 + 5), "holds 4294967301"),
@@ -108,8 +107,75 @@ BAD_ARRAYS = {
     "scalar": (lambda a: a | {"semantic_prompt": np.int64(5)}, r"shape \(\)"),
     "batched": (lambda a: {k: v[None] for k, v in a.items()}, r"shape \(1, 100\)"),
     "uint64": (lambda a: a | {"semantic_prompt": np.full(100, 2**64 - 1, np.uint64)}, "18446744073709551615"),
-    "too long": (lambda a: a | {"semantic_prompt": a["semantic_prompt"][:20]}, "150 frames and 20 semantic"),
 }
+
+
+# What suno's or transformers' code takes, and this project with a warning.
+ODD_ARRAYS = {
+    "V45": (lambda a: a | {k: a[k][:, :10] for k in PROMPT_KEYS[1:]}, "10 frames and 100 semantic"),
+    "V46": (lambda a: a | {"fine_prompt": a["fine_prompt"][:, :10]}, "150 frames, its fine 10"),
+    "V47": (lambda a: a | {"coarse_prompt": (a["coarse_prompt"] + 1) % 1024}, "differs from the first 2 rows"),
+    "too long": (lambda a: a | {"semantic_prompt": a["semantic_prompt"][:20]}, "150 frames and 20 semantic"),
+    "coarse shorter": (lambda a: a | {"coarse_prompt": a["coarse_prompt"][:, 2:]}, "148 frames, its fine 150"),
+    "600 and 300": (lambda a: make_arrays(600, 300), "300 frames and 600 semantic tokens, which take about 902"),
+    "all odd": (lambda a: make_arrays(600, 300) | {"fine_prompt": a["fine_prompt"]}, "its fine 150; it has 300 frames"),
+    "ten times as many frames": (lambda a: a | {k: np.tile(a[k], 10) for k in PROMPT_KEYS[1:]}, "1500 frames"),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), ODD_ARRAYS.values(), ids=ODD_ARRAYS)
+def test_odd_voices_are_taken_with_a_warning(make, message, tmp_path):
+    arrays = make(make_arrays())
+    np.savez(tmp_path / "odd.npz", **arrays)
+    with pytest.warns(OddVoiceWarning, match=f"^a voice may sound odd.* different clips.*{message}"):
+        voice = Voice.from_dict(arrays)
+    with pytest.warns(OddVoiceWarning, match=rf"^the voice .*odd\.npz may sound odd.*{message}"):
+        assert Voice.load(tmp_path / "odd.npz") == voice
+    with pytest.warns(OddVoiceWarning, match=r"^the voice 'anna' may"):
+        VoiceLibrary.of([dataclasses.replace(voice, name="anna")]).load("anna")
+    for key, array in voice.to_dict().items():
+        np.testing.assert_array_equal(array, arrays[key])
+
+
+@pytest.mark.parametrize("make", [case[0] for case in ODD_ARRAYS.values()], ids=ODD_ARRAYS)
+def test_an_odd_voice_conditions_the_coarse_stage_as_in_transformers(make):
+    torch = pytest.importorskip("torch")
+    from transformers.models.bark.modeling_bark import BarkCoarseModel
+
+    from bark_jax.stages.coarse import trim_history
+
+    arrays = make(make_arrays())
+    expected = BarkCoarseModel.preprocess_histories(
+        None,
+        max_coarse_history=SPACES.n_coarse_history,
+        semantic_to_coarse_ratio=75 / 49.9 * 2,
+        batch_size=1,
+        semantic_generation_config=types.SimpleNamespace(semantic_vocab_size=SPACES.semantic_vocab),
+        codebook_size=SPACES.codebook_size,
+        history_prompt={key: torch.from_numpy(array) for key, array in arrays.items()},
+    )
+    voice = Voice(*arrays.values())
+    for ours, theirs in zip(trim_history(voice.semantic, voice.coarse, SPACES), expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs[0].numpy())
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "longdouble", ">f4"])
+def test_floats_that_are_whole_numbers_become_int32(dtype, tmp_path):
+    arrays = make_arrays() | {"semantic_prompt": np.arange(0, 9_999, 100)}
+    floats = {key: array.astype(np.float16 if key != "fine_prompt" else dtype) for key, array in arrays.items()}
+    floats["semantic_prompt"] = arrays["semantic_prompt"].astype(np.float32 if dtype == "float16" else dtype)
+    np.savez(tmp_path / "a.npz", **floats)
+    for key, array in floats.items():
+        np.save(tmp_path / f"{key}.npy", array)
+    assert Voice.load(tmp_path / "a.npz") == Voice.load([tmp_path / f"{key}.npy" for key in PROMPT_KEYS])
+    assert Voice.load(tmp_path / "a.npz") == Voice.from_dict(floats) == Voice.from_dict(arrays)
+    assert Voice.from_dict(floats).fine.dtype == np.int32
+
+
+@pytest.mark.parametrize("value", [3.7, np.nan, np.inf, -1.0, 2.0**40, -0.5, 1e300])
+def test_floats_that_are_no_tokens_are_refused(value):
+    with pytest.raises(VoiceError, match="the voice's semantic holds"):
+        Voice.from_dict(make_arrays() | {"semantic_prompt": np.array([value, 1.0])})
 
 
 @pytest.mark.parametrize("dtype", GOOD_DTYPES)
@@ -165,9 +231,13 @@ def test_a_voice_is_a_frozen_value():
 
 def test_a_voice_is_checked_against_its_model():
     voice = Voice.from_dict(make_arrays())
-    with pytest.raises(VoiceError, match="expected 0 to 122"):
+    n_most = f"{voice.semantic.max():,}"
+    told = f"expected 0 to 122: this voice has semantic tokens up to {n_most} and the model knows 123: it is another"
+    with pytest.raises(VoiceError, match=told):
         check_voice(voice, dataclasses.replace(SPACES, semantic_vocab=123))
-    with pytest.raises(VoiceError, match="3 coarse codebooks"):
+    with pytest.raises(VoiceError, match=r"has codes up to 1,02\d and the model knows 256: it is another model's"):
+        check_voice(voice, dataclasses.replace(SPACES, codebook_size=256))
+    with pytest.raises(VoiceError, match="3 coarse codebooks, and the voice is another model's"):
         check_voice(voice, dataclasses.replace(SPACES, n_coarse=3))
     assert check_voice(voice, SPACES) is voice
 
@@ -199,6 +269,37 @@ def test_compressed_and_fortran_files_are_read(tmp_path):
     assert Voice.load(tmp_path / "a.npz") == Voice.from_dict(arrays)
 
 
+FURTHER = {
+    "a note": [("my note.npy", npy_bytes(np.array("by Anna")))],
+    "of any letters": [("заметка: 5/8?.npy", b"\0"), ("note", b""), (".npy", b""), ("a..b", b""), ("x\ty", b"")],
+    "a file": [("README.txt", b"hello"), ("docs/", b""), ("docs/x.npy", b"hello")],
+    "names like the needed": [("semantic_prompt", b"x"), ("SEMANTIC_PROMPT.npy", b"x"), ("v/semantic_prompt.npy", b"")],
+    "the same name twice": [("note.npy", b"a"), ("note.npy", b"b")],
+    "objects": [("meta.npy", npy_bytes(np.array([{"a": 1}], object)))],
+    "a bomb": [("note.npy", bytes(2**26))],
+}
+
+
+@pytest.mark.parametrize("members", FURTHER.values(), ids=FURTHER)
+def test_what_else_a_file_holds_is_not_looked_at(members, tmp_path):
+    (tmp_path / "a.npz").write_bytes(zip_bytes([*members, *voice_members()]))
+    tracemalloc.start()
+    assert Voice.load(tmp_path / "a.npz") == Voice.from_dict(make_arrays())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**23
+
+
+def test_a_further_member_that_is_damaged_or_encrypted_is_not_looked_at(tmp_path):
+    note = npy_bytes(np.arange(5))
+    data = bytearray(npz_bytes({"my note": np.arange(5), **make_arrays()}))
+    data[data.index(note)] ^= 1
+    entry = data.rindex(b"my note.npy") - 46
+    data[entry + 8] |= 1  # encrypted
+    (tmp_path / "a.npz").write_bytes(data)
+    assert Voice.load(tmp_path / "a.npz") == Voice.from_dict(make_arrays())
+
+
 def test_three_npy_files_make_a_voice(tmp_path):
     paths = [tmp_path / f"x_{key}.npy" for key in PROMPT_KEYS]
     for path, array in zip(paths, make_arrays().values(), strict=True):
@@ -228,6 +329,54 @@ def test_a_failed_save_leaves_what_was_there(tmp_path, monkeypatch):
 def test_a_voice_is_saved_under_its_ending(tmp_path):
     with pytest.raises(InputError, match=r"does not end in \.npz"):
         Voice.from_dict(make_arrays()).save(tmp_path / "a.wav")
+
+
+SUNO_REFUSES = {
+    "V45": (ODD_ARRAYS["V45"][0], "0.10 frames a token, expected 1.5"),
+    "600 and 300": (ODD_ARRAYS["600 and 300"][0], "0.50 frames a token"),
+    "a clip of three tokens": (lambda a: make_arrays(3, 4), "1.33 frames a token"),
+    "a clip of one token": (lambda a: make_arrays(1, 1), "1.00 frames a token"),
+    "three coarse codebooks": (lambda a: a | {"coarse_prompt": a["fine_prompt"][:3]}, "coarse has shape"),
+    "four fine codebooks": (lambda a: a | {"fine_prompt": a["fine_prompt"][:4]}, "fine has shape"),
+    "a token too high": (lambda a: changed("semantic_prompt", 3, 10_000), "is 10000, expected 0 to 9999"),
+    "a code too high": (lambda a: changed("coarse_prompt", (1, 3), 1024), "is 1024, expected 0 to 1023"),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), SUNO_REFUSES.values(), ids=SUNO_REFUSES)
+def test_a_voice_that_suno_does_not_take_is_not_saved(make, message, tmp_path):
+    voice = Voice(*make(make_arrays()).values())
+    with pytest.raises(VoiceError, match=f"^Suno's code would not take this voice, so it is not saved: .*{message}"):
+        voice.save(tmp_path / "a.npz")
+    assert os.listdir(tmp_path) == []
+    voice.save(tmp_path / "a.npz", spaces=None)
+    assert Voice.load(tmp_path / "a.npz", spaces=None) == voice
+
+
+@pytest.mark.parametrize("n_semantic", [2, 4, 11, 100, 499, 731])
+def test_what_is_saved_passes_the_assertions_of_suno(n_semantic, tmp_path):
+    """Those of bark/generation.py."""
+    arrays = make_arrays(n_semantic, SPACES.n_frames(n_semantic))
+    Voice.from_dict({key: array.astype(np.float64) for key, array in arrays.items()}).save(tmp_path / "a.npz")
+    saved = np.load(tmp_path / "a.npz")
+    semantic, coarse, fine = (saved[key] for key in PROMPT_KEYS)
+    assert semantic.ndim == 1 and len(semantic) > 0 and semantic.min() >= 0 and semantic.max() <= 9_999
+    assert coarse.ndim == 2 and coarse.shape[0] == 2 and coarse.min() >= 0 and coarse.max() <= 1023
+    assert round(coarse.shape[-1] / len(semantic), 1) == round(75 / 49.9, 1)
+    assert fine.ndim == 2 and fine.shape[0] == 8 and fine.shape[1] >= 0 and fine.min() >= 0 and fine.max() <= 1023
+    assert {array.dtype for array in (semantic, coarse, fine)} == {np.dtype(np.int32)}
+
+
+@pytest.mark.skipif("BARK_JAX_REAL_DATA" not in os.environ, reason="BARK_JAX_REAL_DATA is not set")
+def test_all_published_voices_load_and_are_saved(tmp_path):
+    paths = sorted(Path(os.environ["BARK_JAX_REAL_DATA"], "voices", "prompts").rglob("*.npz"))
+    assert len(paths) >= 261
+    for path in paths:
+        voice = Voice.load(path)
+        voice.save(tmp_path / "again.npz")
+        assert Voice.load(tmp_path / "again.npz") == voice
+        with np.load(path) as file:
+            assert all(np.array_equal(file[key], array) for key, array in voice.to_dict().items())
 
 
 def _object_npz(canary):
@@ -294,7 +443,7 @@ BAD_FILES = {
     "text": (lambda canary: zip_bytes([("semantic_prompt.npy", b"hello"), *voice_members()[1:]]), "no .npy array"),
     "large": (lambda canary: bytes(5 * 2**20), "4,194,304 bytes"),
     "V27": (lambda canary: npz_bytes(BAD_ARRAYS["V27"][0](None)), r"semantic\[3\] is 10005"),
-    "V45": (lambda canary: npz_bytes(BAD_ARRAYS["V45"][0](make_arrays())), "different clips"),
+    "V37": (lambda canary: npz_bytes(BAD_ARRAYS["V37"][0](make_arrays())), "expected whole numbers"),
 }
 
 
@@ -310,6 +459,17 @@ def test_random_damage_never_leaks_another_error(tmp_path):
             Voice.load(path)
         except VoiceError as error:
             assert str(path) in str(error)
+
+
+def test_many_members_take_little_memory(tmp_path):
+    path = tmp_path / "many.npz"
+    path.write_bytes(zip_bytes((f"a{i}", b"") for i in range(40_000)))
+    tracemalloc.start()
+    with pytest.raises(VoiceError, match="has no 'semantic_prompt': it holds 'a0, a1"):
+        Voice.load(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**26
 
 
 @pytest.mark.parametrize("path", ["missing.npz", "a\0b.npz", "\ud800.npz", "x" * 5000 + ".npz", "/dev/null", "/"])

@@ -6,28 +6,27 @@ import shutil
 
 import numpy as np
 import pytest
-from test_voices import BAD_ARRAYS, BAD_FILES, GOOD_DTYPES, npz_bytes, zip_bytes
+from test_voices import BAD_ARRAYS, BAD_FILES, GOOD_DTYPES, npz_bytes, voice_members, zip_bytes
 from voice_cases import BAD_ENTRIES, BAD_NAMES, make_arrays, make_folder, npy_bytes, outside
 
 from bad_inputs.harness import by_id, refused
 from bark_jax.errors import InputError, VoiceError, VoiceNotFoundError
 from bark_jax.processor import BarkProcessor
-from bark_jax.voices import PROMPT_KEYS, Voice
+from bark_jax.voices import Voice
 
 MORE_ARRAYS = {
     "a key that is misspelt": (lambda a: {k.replace("prompt", "promt"): v for k, v in a.items()}, "no semantic_prompt"),
     "no keys": (lambda a: {}, "no semantic_prompt and no coarse_prompt"),
     "fine of 16 rows": (lambda a: a | {"fine_prompt": np.concatenate([a["fine_prompt"]] * 2)}, "fine has shape"),
-    "codes transposed": (lambda a: {k: v.T for k, v in a.items()}, "frames"),
-    "floats that are whole": (lambda a: {k: v.astype(np.float32) for k, v in a.items()}, "float32"),
+    "codes transposed": (lambda a: {k: v.T for k, v in a.items()}, r"coarse has shape \(150, 2\)"),
+    "floats, one of them not whole": (lambda a: a | {"fine_prompt": a["fine_prompt"] + np.eye(8, 150) / 2}, "float64"),
     "timedelta": (lambda a: a | {"semantic_prompt": a["semantic_prompt"].astype("m8[s]")}, "timedelta64"),
     "bytes": (lambda a: a | {"semantic_prompt": b"\1\2"}, "expected an array of integers"),
     "one number": (lambda a: a | {"semantic_prompt": 5}, "semantic is 5"),
     "text": (lambda a: a | {"coarse_prompt": "codes"}, "coarse is 'codes'"),
     "negative": (lambda a: a | {"semantic_prompt": -a["semantic_prompt"] - 1}, "is no token; tokens start at 0"),
     "the end token": (lambda a: a | {"semantic_prompt": np.append(a["semantic_prompt"], 10_000)}, "is 10000, expected"),
-    "the pad of the fine stage": (lambda a: a | {"fine_prompt": np.full((8, 150), 1024)}, "differs from|padding"),
-    "ten times as many frames": (lambda a: a | {k: np.tile(a[k], 10) for k in PROMPT_KEYS[1:]}, "1500 frames"),
+    "the pad of the fine stage": (lambda a: a | {"fine_prompt": np.full((8, 150), 1024)}, "padding"),
 }
 
 NO_VOICES = [5, 1.5, True, b"en_speaker_0", {1, 2}, object(), [1, 2, 3], ["a.npy", "b.npy"], (None, None, None), str]
@@ -43,8 +42,17 @@ MORE_FILES = {
     "npy under an npz name": (lambda canary: npy_bytes(np.arange(9)), "is no .npz archive"),
     "safetensors": (lambda canary: b"\2\0\0\0\0\0\0\0{}", "begins with"),
     "web page": (lambda canary: b"<!DOCTYPE html><html>Sign in</html>", "begins with.*fetch or save it again"),
-    "archive in an archive": (lambda canary: zip_bytes([("voice.npz", npz_bytes(make_arrays()))]), "do not trust"),
-    "a folder member": (lambda canary: zip_bytes([("semantic_prompt.npy/", b"")]), "do not trust"),
+    "archive in an archive": (
+        lambda canary: zip_bytes([("voice.npz", npz_bytes(make_arrays()))]),
+        "no 'semantic_prompt'",
+    ),
+    "a folder member": (lambda canary: zip_bytes([("semantic_prompt.npy/", b"")]), "no 'semantic_prompt'"),
+    "a name cut short by NUL": (
+        lambda canary: zip_bytes([("semantic_prompt_npy|x", b"")]).replace(b"_npy|x", b".npy\0x"),
+        "no 'semantic_prompt'",
+    ),
+    "a backslash that leads out": (lambda canary: zip_bytes([*voice_members(), ("..\\x", b"")]), "leads out of"),
+    "a drive": (lambda canary: zip_bytes([*voice_members(), ("C:/x", b"")]), "leads out of"),
     "format 3": (lambda canary: zip_bytes([("semantic_prompt.npy", b"\x93NUMPY\3\0" + bytes(99))]), "damaged header"),
     "format 255": (lambda canary: zip_bytes([("semantic_prompt.npy", b"\x93NUMPY\xff\0")]), "damaged header"),
     "header cut": (lambda canary: zip_bytes([("semantic_prompt.npy", b"\x93NUMPY\1\0\xff\xff{")]), "damaged header"),

@@ -6,8 +6,9 @@ Compression, https://arxiv.org/abs/2210.13438.
 
 import dataclasses
 import math
+import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +57,27 @@ class EncodecModel(nnx.Module):
         self.encoder = Encoder(config, dtype=self.dtype, rngs=rngs)
         self.decoder = Decoder(config, dtype=self.dtype, rngs=rngs)
         self.quantizer = Quantizer(config, dtype=self.dtype, rngs=rngs)
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_folder: str | os.PathLike, *, dtype: Any = None, revision: str | None = None
+    ) -> Self:
+        """Loads a codec: a folder, a Hub id such as "facebook/encodec_24khz"; of a whole Bark its codec.
+
+        A PyTorch checkpoint is converted on first use and cached by repository and revision.
+
+        Args:
+          dtype: "float32", "bfloat16" or "float16"; None keeps what the checkpoint has.
+          revision: a branch, tag or commit of the Hub repository.
+
+        Raises:
+          ModelNotFoundError: neither here nor to be had, or it has no codec.
+          CheckpointError, ConfigError: the files are damaged or are not those of an EnCodec.
+          InputError: a dtype or a name that cannot be.
+        """
+        from bark_jax import pretrained  # which loads this class
+
+        return pretrained.load_codec(pretrained.find_model(name_or_folder, revision=revision), dtype=dtype)
 
     def decode(
         self, codes_BQT: jax.Array, lengths_B: jax.Array | None = None, *, scale_B: jax.Array | None = None
