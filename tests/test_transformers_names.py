@@ -2,11 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 
 import bark_jax
 from bark_jax.config import BarkCoarseConfig, BarkFineConfig, BarkSemanticConfig
 from bark_jax.errors import ConfigError
+from bark_jax.voices import PROMPT_KEYS, Voice
 
 SUB_CONFIGS = (BarkSemanticConfig, BarkCoarseConfig, BarkFineConfig)
 GENERATION_CONFIG = bark_jax.BarkGenerationConfig.suno()
@@ -61,3 +63,17 @@ def test_configs_are_made_of_their_parts():
 def test_the_files_of_transformers_read_as_before():
     values = json.loads(json.dumps({"num_hidden_layers": 2, "vocab_size": 10, "torch_dtype": "float32"}))
     assert BarkSemanticConfig.from_dict(values) == BarkSemanticConfig(num_layers=2, input_vocab_size=10)
+
+
+def test_a_voice_reads_like_transformers_history_prompt(voice):
+    assert voice["semantic_prompt"] is voice.semantic and voice["fine_prompt"] is voice.fine
+    assert voice.get("coarse_prompt") is voice.coarse and voice.get("other", 1) == 1
+    assert "fine_prompt" in voice and "fine" not in voice and 0 not in voice
+    assert list(voice) == list(voice.keys()) == list(PROMPT_KEYS) and len(voice) == 3
+    for (key, array), other in zip(voice.items(), voice.values(), strict=True):
+        assert array is other is voice[key] and not array.flags.writeable
+    assert Voice.from_dict(dict(voice)) == Voice.from_dict({**voice}) == voice
+    with pytest.raises(KeyError, match="semantic"):
+        voice["semantic"]
+    with pytest.raises(TypeError, match="assignment"):
+        voice["semantic_prompt"] = np.zeros(3)
