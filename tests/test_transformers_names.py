@@ -1,13 +1,18 @@
 """Names and arguments that code written for transformers uses: configs, loading, voices, networks, stages."""
 
+import functools
 import json
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 import bark_jax
 from bark_jax.config import BarkCoarseConfig, BarkFineConfig, BarkSemanticConfig
-from bark_jax.errors import ConfigError
+from bark_jax.errors import ConfigError, InputError
+from bark_jax.models.fine_gpt import BarkFineModel
+from bark_jax.models.gpt import BarkCausalModel
 from bark_jax.voices import PROMPT_KEYS, Voice
 
 SUB_CONFIGS = (BarkSemanticConfig, BarkCoarseConfig, BarkFineConfig)
@@ -77,3 +82,108 @@ def test_a_voice_reads_like_transformers_history_prompt(voice):
         voice["semantic"]
     with pytest.raises(TypeError, match="assignment"):
         voice["semantic_prompt"] = np.zeros(3)
+
+
+SIZES = dict(vocab_size=33, output_vocab_size=33, hidden_size=16, num_layers=2, num_heads=2, window_size=64)
+HIDDEN = np.array([[0, 1, 1, 0, 1, 1], [1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]])  # an attention_mask
+
+
+@pytest.fixture(scope="module")
+def networks(toy_model):
+    """A causal and a fine network."""
+    return toy_model.semantic, toy_model.fine_acoustics
+
+
+@pytest.mark.parametrize(
+    ("network_class", "config_class"), [(BarkCausalModel, BarkSemanticConfig), (BarkFineModel, BarkFineConfig)]
+)
+def test_a_network_is_made_of_its_config_alone(network_class, config_class):
+    network = nnx.eval_shape(lambda: network_class(config_class(**SIZES)))
+    assert network.config == config_class(**SIZES)
+    assert network.get_input_embeddings() is not None
+
+
+@jax.jit
+def masked_logits(network, ids, mask):
+    return network(ids, attention_mask=mask)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def masked_fine_logits(network, codebook, ids, mask):
+    return network(codebook, ids, attention_mask=mask)
+
+
+@jax.jit
+def causal(network, ids, mask, embeds):
+    """Logits of ids as they are, with a mask, as embeddings, and as embeddings with a mask."""
+    return (
+        network(ids),
+        network(input_ids=ids, attention_mask=mask),
+        network(input_embeds=embeds),
+        network(inputs_embeds=embeds, attention_mask=mask),
+    )
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def fine(network, codebook, ids, mask, embeds):
+    return (
+        network(codebook, ids),
+        network(codebook_idx=codebook, input_ids=ids, attention_mask=mask),
+        network(codebook, input_embeds=embeds),
+        network(codebook, inputs_embeds=embeds, attention_mask=mask),
+    )
+
+
+def test_a_causal_network_takes_a_mask_and_embeddings(networks, rng):
+    network, ids = networks[0], rng.integers(0, 250, (3, 6))
+    embeds = np.asarray(network.get_input_embeddings().embedding)[ids]
+    plain, masked, embedded, both = causal(network, ids, HIDDEN, embeds)
+    np.testing.assert_array_equal(plain, embedded)
+    np.testing.assert_array_equal(masked, both)
+    assert np.isfinite(masked).all() and masked.shape == (3, 6, 128)
+    np.testing.assert_allclose(masked[2], plain[2], atol=1e-5)
+    np.testing.assert_allclose(masked[1, :4], plain[1, :4], atol=1e-5)
+    assert np.abs(masked[1, 4:] - plain[1, 4:]).max() > 1e-4
+
+
+def test_the_fine_network_takes_a_mask_and_embeddings(networks, rng):
+    network, ids = networks[1], rng.integers(0, 256, (3, 6, 8))
+    tables = network.get_input_embeddings()
+    embeds = sum(np.asarray(tables[q].embedding)[ids[:, :, q]] for q in range(4))
+    plain, masked, embedded, both = fine(network, 3, ids, HIDDEN, embeds)
+    np.testing.assert_allclose(plain, embedded, atol=1e-5)
+    np.testing.assert_allclose(masked, both, atol=1e-5)
+    np.testing.assert_allclose(masked[2], plain[2], atol=1e-5)
+    assert np.abs(masked[1, 0] - plain[1, 0]).max() > 1e-4
+
+
+def test_masked_logits_equal_transformers(twins, rng):
+    import torch
+
+    ids_BT, codes_BTQ = rng.integers(0, 10_000, (3, 6)), rng.integers(0, 1024, (3, 6, 8))
+    theirs, ours = twins.theirs, twins.ours
+    mask = torch.from_numpy(HIDDEN)
+    with torch.no_grad():
+        their_semantic = theirs.semantic(torch.from_numpy(ids_BT), attention_mask=mask).logits.numpy()
+        their_fine = theirs.fine_acoustics(3, torch.from_numpy(codes_BTQ), attention_mask=mask).logits.numpy()
+    our_semantic = np.asarray(masked_logits(ours.semantic, ids_BT, HIDDEN))
+    our_fine = masked_fine_logits(ours.fine_acoustics, 3, codes_BTQ, HIDDEN)
+    sees_some = np.cumsum(HIDDEN, axis=1) > 0
+    np.testing.assert_allclose(our_semantic[sees_some], their_semantic[sees_some], atol=1e-4)
+    np.testing.assert_allclose(our_fine, their_fine, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(), "either input_ids or inputs_embeds"),
+        (dict(input_ids=np.ones((1, 3), int), input_embeds=np.ones((1, 3, 16))), "either input_ids or inputs_embeds"),
+        (dict(input_embeds=np.ones((1, 3, 16)), inputs_embeds=np.ones((1, 3, 16))), "two names of one argument"),
+        (dict(input_embeds=np.ones((1, 3, 16)), attention_mask=np.ones((1, 4))), r"attention_mask has shape \(1, 4\)"),
+    ],
+)
+def test_inputs_that_contradict_each_other_are_refused(arguments, message, networks):
+    with pytest.raises(InputError, match=message):
+        networks[0](**arguments)
+    with pytest.raises(InputError, match=message):
+        networks[1](1, **{name: v[..., None] if name == "input_ids" else v for name, v in arguments.items()})

@@ -10,7 +10,15 @@ from bark_jax.config import BarkCoarseConfig, BarkSemanticConfig, BarkSubModelCo
 from bark_jax.errors import InputError
 from bark_jax.models.attention import GPU_BACKENDS, KVCache, resolve
 from bark_jax.models.linear import multiply
-from bark_jax.models.transformer import Block, check_size, make_embedding, make_norm
+from bark_jax.models.transformer import (
+    Block,
+    Embedding,
+    as_seen,
+    check_size,
+    choose_embeds,
+    make_embedding,
+    make_norm,
+)
 
 
 class BarkCausalModel(nnx.Module):
@@ -22,7 +30,7 @@ class BarkCausalModel(nnx.Module):
       config: the network's size.
       dtype: of parameters and activations. LayerNorm statistics, softmax and logits are float32 whatever it is.
       attn_implementation: "xla", "cudnn" or "auto"; see `attention.resolve`.
-      rngs: draws the parameters, normal with `initializer_range`.
+      rngs: draws the parameters, normal with `initializer_range`; nnx.Rngs(0) if None.
     """
 
     config_class: type[BarkSubModelConfig] = BarkSubModelConfig
@@ -33,8 +41,9 @@ class BarkCausalModel(nnx.Module):
         *,
         dtype: jnp.dtype = jnp.float32,
         attn_implementation: str = "auto",
-        rngs: nnx.Rngs,
+        rngs: nnx.Rngs | None = None,
     ):
+        rngs = nnx.Rngs(0) if rngs is None else rngs
         self.config = config
         self.token_embedding = make_embedding(config, config.input_vocab_size, dtype, rngs)
         self.position_embedding = make_embedding(config, config.block_size, dtype, rngs)
@@ -65,26 +74,36 @@ class BarkCausalModel(nnx.Module):
         self,
         input_ids: jax.Array | None = None,
         *,
+        input_embeds: jax.Array | None = None,
         inputs_embeds: jax.Array | None = None,
+        attention_mask: jax.Array | None = None,
         output_hidden_states: bool = False,
     ) -> jax.Array | tuple[jax.Array, tuple[jax.Array, ...]]:
         """Logits of every position.
 
         Args:
           input_ids: tokens [B, T] in [0, input_vocab_size); JAX does not check the range, an id outside it gives NaN.
-          inputs_embeds: instead of ids, their embeddings [B, T, D] without positions, as the semantic prompt needs.
+          input_embeds: instead of ids, their embeddings [B, T, D] without positions, as the semantic prompt needs.
+          inputs_embeds: the same, under the name that transformers 5 has for it.
+          attention_mask: [B, T], 0 where no position attends to; None attends to all. Positions count from 0 whatever
+            it is, as in transformers. What the logits of a position are that sees none means nothing.
           output_hidden_states: also return what entered each layer, and the last after its norm: num_layers + 1
             arrays [B, T, D].
 
         Returns:
           logits_BTV in float32; with `output_hidden_states` a pair.
         """
-        if (input_ids is None) == (inputs_embeds is None):
+        embeds_BTD = choose_embeds(input_embeds, inputs_embeds)
+        if (input_ids is None) == (embeds_BTD is None):
             raise InputError("give either input_ids or inputs_embeds")
-        embeds_BTD = self.embed(input_ids) if inputs_embeds is None else inputs_embeds
-        hidden, _, _ = self._read(embeds_BTD)
+        embeds_BTD = self.embed(input_ids) if embeds_BTD is None else embeds_BTD
+        hidden, _, _ = self._read(embeds_BTD, as_seen(attention_mask, embeds_BTD))
         logits_BTV = self.logits(hidden[-1])
         return (logits_BTV, hidden) if output_hidden_states else logits_BTV
+
+    def get_input_embeddings(self) -> Embedding:
+        """transformers' name of the table that `embed` reads."""
+        return self.token_embedding
 
     def embed(self, tokens_BT: jax.Array) -> jax.Array:
         """Token embeddings [B, T, D], without positions."""
@@ -141,14 +160,16 @@ class BarkCausalModel(nnx.Module):
             values.append(layer_values)
         return self.final_norm(x_RD)[:B], KVCache(tuple(keys), tuple(values), cache.length_B + 1)
 
-    def _read(self, embeds_BTD: jax.Array) -> tuple[tuple[jax.Array, ...], list[jax.Array], list[jax.Array]]:
+    def _read(
+        self, embeds_BTD: jax.Array, is_seen_BT: jax.Array | None = None
+    ) -> tuple[tuple[jax.Array, ...], list[jax.Array], list[jax.Array]]:
         """Runs all layers over whole sequences: the hidden states before, between and after them, keys and values."""
         check_size(embeds_BTD, self.config, "positions")
         x_BTD = embeds_BTD + self.position_embedding(jnp.arange(embeds_BTD.shape[1])[None])
         hidden, keys, values = [], [], []
         for block in self.blocks:
             hidden.append(x_BTD)
-            x_BTD, k_BTNH, v_BTNH = block(x_BTD)
+            x_BTD, k_BTNH, v_BTNH = block(x_BTD, is_seen_BT)
             keys.append(k_BTNH)
             values.append(v_BTNH)
         return (*hidden, self.final_norm(x_BTD)), keys, values
