@@ -13,6 +13,7 @@ from bark_jax.lazy import lazy_names
 __version__ = "0.1.0"
 
 _MODULE_BY_NAME = {
+    "AttentionNameWarning": "models.attention",
     "Bark": "pipeline",
     "BarkCausalModel": "models.gpt",
     "BarkCoarseConfig": "config",

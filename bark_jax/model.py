@@ -15,6 +15,7 @@ from bark_jax.config import BarkConfig, BarkGenerationConfig
 from bark_jax.devices import told_with_stage
 from bark_jax.errors import BarkError, InputError
 from bark_jax.hub import shown
+from bark_jax.loading_options import MODEL_IGNORED, MODEL_REFUSED, check_options
 from bark_jax.models.codec.encodec import EncodecModel
 from bark_jax.models.fine_gpt import BarkFineModel
 from bark_jax.models.gpt import BarkCoarseModel, BarkSemanticModel
@@ -74,29 +75,46 @@ class BarkModel:
     @classmethod
     def from_pretrained(
         cls,
-        name_or_folder: str,
+        pretrained_model_name_or_path: str | os.PathLike,
         *,
         dtype: Any = None,
+        torch_dtype: Any = None,
         attn_implementation: str = "auto",
         revision: str | None = None,
         lora: str | os.PathLike | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+        **options: Any,
     ) -> Self:
         """Loads a model: a folder, a Hub id such as "suno/bark-small", or "tiny", which is built in.
 
         A PyTorch checkpoint is converted on first use and cached by repository and revision.
 
         Args:
-          dtype: "float32", "bfloat16" or "float16" for all networks; None keeps what the checkpoint has. "int8" rounds
-            the transformers' weights to eight bits (`models.int8`), for speed on a CPU.
-          attn_implementation: "auto", "xla" or "cudnn"; see `models.attention`.
+          dtype: "float32", "bfloat16" or "float16" for all networks, or torch's object of that name; None and "auto"
+            keep what the checkpoint has. "int8" rounds the transformers' weights to eight bits (`models.int8`), for
+            speed on a CPU.
+          torch_dtype: the same, under transformers' older name.
+          attn_implementation: "auto", "xla" or "cudnn"; see `models.attention`. transformers' "eager", "sdpa" and
+            "flash_attention_2" are taken as "auto", with an AttentionNameWarning.
           revision: a branch, tag or commit of the Hub repository.
           lora: a file of changes to these networks (`bark_jax.lora`), which are added to them.
+          token, cache_dir, local_files_only, force_download: see `pretrained.find_model`.
+          options: other arguments of transformers', which are ignored or refused; see `loading_options`.
 
         Raises:
+          InputError: an argument that would have no effect here, or is unknown.
           ModelNotFoundError: neither here nor to be had; the message names the repository, the cache and the way out.
           CheckpointError, ConfigError: the files are damaged or are not those of a Bark.
         """
-        folder = pretrained.find_model(name_or_folder, revision=revision)
+        check_options(options, cls.from_pretrained, MODEL_IGNORED, MODEL_REFUSED)
+        dtype = pretrained.choose_dtype(dtype, torch_dtype)
+        hub_options = dict(token=token, cache_dir=cache_dir, local_files_only=local_files_only)
+        folder = pretrained.find_model(
+            pretrained_model_name_or_path, revision=revision, force_download=force_download, **hub_options
+        )
         networks = pretrained.load_networks(folder, dtype=dtype, attn_implementation=attn_implementation, lora=lora)
         return cls(*pretrained.read_configs(folder), **networks)
 

@@ -52,18 +52,20 @@ class Bark:
         revision: str | None = None,
         lora: str | os.PathLike | None = None,
         tokenizer: Any = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        local_files_only: bool = False,
     ) -> Self:
         """Loads networks, tokenizer and voices; arguments and errors as for `BarkModel.from_pretrained`.
 
         Args:
           tokenizer: a tokenizer file, folder or `tokenizers.Tokenizer`, for checkpoints that bring none.
         """
+        source = dict(revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
         model = BarkModel.from_pretrained(
-            name_or_folder, dtype=dtype, attn_implementation=attn_implementation, revision=revision, lora=lora
+            name_or_folder, dtype=dtype, attn_implementation=attn_implementation, lora=lora, **source
         )
-        processor = BarkProcessor.from_pretrained(
-            name_or_folder, revision=revision, tokenizer=tokenizer, spaces=model.spaces
-        )
+        processor = BarkProcessor.from_pretrained(name_or_folder, tokenizer=tokenizer, spaces=model.spaces, **source)
         return cls(model, processor)
 
     def save_pretrained(self, folder: str | os.PathLike, *, overwrite: bool = False) -> None:

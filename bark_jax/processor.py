@@ -19,6 +19,14 @@ from bark_jax.config import GENERATION_CONFIG_FILE, BarkGenerationConfig, read_c
 from bark_jax.errors import ConfigError, InputError, UnsupportedError, VoiceError, VoiceNotFoundError
 from bark_jax.folders import as_path, naming, told_as_output_error, write_whole
 from bark_jax.hub import Source, UnreachableError, is_inner_path, shown
+from bark_jax.loading_options import (
+    CONTROL_TOKEN_LISTS,
+    CONTROL_TOKENS,
+    PROCESSOR_IGNORED,
+    PROCESSOR_REFUSED,
+    check_options,
+    control_tokens,
+)
 from bark_jax.long_text import prompt_budget, split_text
 from bark_jax.settings import check_count
 from bark_jax.texts import check_texts
@@ -27,9 +35,11 @@ from bark_jax.tokenizer import (
     TOKENIZER_CONFIG_FILE,
     TOKENIZER_FILE,
     as_tokenizer,
+    count_text_tokens,
     find_tokenizer,
     told_as_config_error,
     transformers_config,
+    with_control_tokens,
 )
 from bark_jax.tokens import TokenSpaces
 from bark_jax.vocabulary import WORDS_FILE, UnknownWordsWarning, read_words, unknown_words
@@ -98,7 +108,7 @@ class BarkProcessor:
         added = self.tokenizer.get_added_tokens_decoder().values()
         self._control_tokens = {*SPECIAL_TOKENS.values(), *(token.content for token in added if token.special)}
         self._pad_id = self.tokenizer.token_to_id(SPECIAL_TOKENS["pad_token"]) or 0
-        n_tokens, n_fitting = self.tokenizer.get_vocab_size(), spaces.text_pad - spaces.text_offset
+        n_tokens, n_fitting = count_text_tokens(self.tokenizer), spaces.text_pad - spaces.text_offset
         if n_tokens > n_fitting:
             raise ConfigError(
                 f"the tokenizer has {n_tokens:,} tokens, the model room for {n_fitting:,}: it is another model's"
@@ -107,15 +117,18 @@ class BarkProcessor:
     @classmethod
     def from_pretrained(
         cls,
-        name_or_folder: str | os.PathLike,
+        pretrained_processor_name_or_path: str | os.PathLike | None = None,
         speaker_embeddings_dict_path: str | None = SPEAKER_EMBEDDINGS_FILE,
         *,
+        pretrained_model_name_or_path: str | os.PathLike | None = None,
         revision: str | None = None,
         tokenizer: Any = None,
         spaces: TokenSpaces | None = None,
         token: str | bool | None = None,
         cache_dir: str | os.PathLike | None = None,
         local_files_only: bool = False,
+        force_download: bool = False,
+        **options: Any,
     ) -> Self:
         """Loads a model's tokenizer and the list of its voices; a voice itself is read when it is first used.
 
@@ -123,23 +136,32 @@ class BarkProcessor:
         tokenizer gets Bark's, from the Hub.
 
         Args:
-          name_or_folder: a folder, a Hub id or "tiny".
+          pretrained_processor_name_or_path: a folder, a Hub id or "tiny".
+          pretrained_model_name_or_path: the same, under the name that AutoProcessor has for it.
           speaker_embeddings_dict_path: the JSON file that lists the voices; None for no voices.
           tokenizer: instead of the model's: a `tokenizers.Tokenizer`, or the path of its file or folder.
           spaces: the model's token spaces, when they are known; else they are read from its generation_config.json.
-          revision, token, cache_dir, local_files_only: as in huggingface_hub.
+          revision, token, cache_dir, local_files_only, force_download: as in huggingface_hub.
+          options: bos_token, eos_token, sep_token, cls_token, mask_token or additional_special_tokens, names of tokens
+            that no text may hold and the tokenizer gets where it lacks them; other arguments of transformers' are
+            ignored or refused, see `loading_options`.
 
         Raises:
+          InputError: an argument that would have no effect here, or is unknown.
           ModelNotFoundError: no such model, or no tokenizer to be had.
           ConfigError, VoiceError: a damaged file, named.
         """
+        name = _only_name(pretrained_processor_name_or_path, pretrained_model_name_or_path)
+        control = {key: options.pop(key) for key in (*CONTROL_TOKENS, *CONTROL_TOKEN_LISTS) if key in options}
+        check_options(options, cls.from_pretrained, PROCESSOR_IGNORED, PROCESSOR_REFUSED, CONTROL_TOKENS)
         hub_options = dict(token=token, cache_dir=cache_dir, local_files_only=local_files_only)
-        source = Source(name_or_folder, revision=revision, **hub_options)
+        source = Source(name, revision=revision, force_download=force_download, **hub_options)
         spaces = _find_spaces(source) if spaces is None else spaces
         library = VoiceLibrary({})
         if speaker_embeddings_dict_path is not None:
             library = _find_library(source, speaker_embeddings_dict_path, spaces, hub_options)
         tokenizer = find_tokenizer(source) if tokenizer is None else tokenizer
+        tokenizer = with_control_tokens(tokenizer, control_tokens(control))
         return cls(tokenizer, library, spaces=spaces, words=read_words(source))
 
     @property
@@ -340,6 +362,13 @@ class BarkProcessor:
         if len(voice_preset) != len(text):
             raise InputError(f"voice_preset has {len(voice_preset)} voices for {len(text)} texts; give one a text")
         return [resolve_voice(each, self.library, self.spaces) for each in voice_preset]
+
+
+def _only_name(processor_name: Any, model_name: Any) -> Any:
+    """What was given under either of the two names."""
+    if (processor_name is None) == (model_name is None):
+        raise InputError("give one name, a folder or a Hub id, as pretrained_processor_name_or_path")
+    return model_name if processor_name is None else processor_name
 
 
 def _find_spaces(source: Source) -> TokenSpaces:

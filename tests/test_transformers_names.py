@@ -1,5 +1,6 @@
 """Names and arguments that code written for transformers uses: configs, loading, voices, networks, stages."""
 
+import dataclasses
 import functools
 import json
 
@@ -187,3 +188,117 @@ def test_inputs_that_contradict_each_other_are_refused(arguments, message, netwo
         networks[0](**arguments)
     with pytest.raises(InputError, match=message):
         networks[1](1, **{name: v[..., None] if name == "input_ids" else v for name, v in arguments.items()})
+
+
+MODEL, PROCESSOR = bark_jax.BarkModel.from_pretrained, bark_jax.BarkProcessor.from_pretrained
+
+
+def dtype_of(model):
+    return model.semantic.head.kernel.dtype
+
+
+def test_models_and_processors_are_named_by_transformers_keywords(toy_folder):
+    assert MODEL(pretrained_model_name_or_path=toy_folder).sample_rate == 24_000
+    for keyword in ("pretrained_processor_name_or_path", "pretrained_model_name_or_path"):
+        processor = PROCESSOR(**{keyword: toy_folder}, speaker_embeddings_dict_path=None)
+        assert processor("hush").input_ids.shape == (1, 96)
+    with pytest.raises(InputError, match="give one name"):
+        PROCESSOR()
+
+
+class TorchDtype:
+    """Prints as torch's dtypes do, and is found in a module of that name."""
+
+    __module__ = "torch"
+
+    def __init__(self, name):
+        self.name = name
+
+    def __repr__(self):
+        return f"torch.{self.name}"
+
+
+@pytest.mark.parametrize("dtype", ["float16", "torch.float16", "half", TorchDtype("float16"), np.float16])
+def test_a_dtype_goes_under_transformers_names_too(dtype, toy_folder):
+    assert dtype_of(MODEL(toy_folder, torch_dtype=dtype)) == np.float16
+
+
+def test_torchs_own_dtypes_are_taken(toy_folder):
+    torch = pytest.importorskip("torch")
+    assert dtype_of(MODEL(toy_folder, torch_dtype=torch.bfloat16)) == "bfloat16"
+    assert dtype_of(MODEL(toy_folder, dtype=torch.float16, torch_dtype="float16")) == np.float16
+    with pytest.raises(InputError, match="dtype is 'float64'"):
+        MODEL(toy_folder, torch_dtype=torch.float64)
+
+
+def test_auto_keeps_the_checkpoints_dtype_and_two_dtypes_are_refused(toy_folder):
+    assert dtype_of(MODEL(toy_folder, torch_dtype="auto")) == np.float32
+    with pytest.raises(InputError, match="dtype is 'float32' and torch_dtype 'float16'; give one"):
+        MODEL(toy_folder, dtype="float32", torch_dtype="float16")
+
+
+@pytest.mark.parametrize("name", ["eager", "sdpa", "flash_attention_2"])
+def test_attention_of_transformers_is_one_warning_a_model(name, toy_folder):
+    with pytest.warns(bark_jax.AttentionNameWarning) as warnings:
+        MODEL(toy_folder, attn_implementation=name)
+    (warning,) = warnings
+    assert warning.filename == __file__
+
+
+def test_arguments_without_an_effect_are_ignored(toy_folder):
+    nothing = dict(local_files_only=True, token="hf_secret", cache_dir="nowhere", force_download=True)
+    nothing |= dict(trust_remote_code=True, resume_download=None, subfolder="", proxies=None)
+    MODEL(toy_folder, low_cpu_mem_usage=True, use_safetensors=False, device_map="auto", load_in_8bit=False, **nothing)
+    PROCESSOR(toy_folder, use_fast=True, padding_side="right", model_max_length=512, **nothing)
+
+
+@pytest.mark.parametrize(
+    ("load", "arguments", "message"),
+    [
+        (MODEL, dict(device_map="cuda:1"), "takes no device_map \\('cuda:1'\\) here: .*jax.default_device"),
+        (MODEL, dict(load_in_8bit=True), "it is dtype='int8'"),
+        (MODEL, dict(config=bark_jax.BarkConfig.small()), "takes no config"),
+        (MODEL, dict(output_loading_info=True), "is an error here"),
+        (MODEL, dict(proxies={"https": "localhost"}), "HTTPS_PROXY"),
+        (MODEL, dict(atn_implementation="xla"), "did you mean attn_implementation"),
+        (PROCESSOR, dict(padding_side="left"), "padded on the right"),
+        (PROCESSOR, dict(do_lower_case=True), "tokenizer_config.json says it"),
+        (PROCESSOR, dict(bos_tokn="(BOS)"), "did you mean bos_token"),
+        (PROCESSOR, dict(bos_token=3), "bos_token is 3, expected the text of a token"),
+    ],
+)
+def test_arguments_that_would_be_missed_are_refused_by_name(load, arguments, message, toy_folder):
+    with pytest.raises(InputError, match=message):
+        load(toy_folder, **arguments)
+
+
+def test_control_tokens_are_added_as_transformers_adds_them(toy_folder, tmp_path):
+    plain = PROCESSOR(toy_folder)
+    named = PROCESSOR(toy_folder, bos_token="(BOS)", eos_token="(EOS)", additional_special_tokens=["(s)"])
+    n_tokens = plain.tokenizer.get_vocab_size()
+    added = {"(BOS)": n_tokens, "(EOS)": n_tokens + 1, "(s)": n_tokens + 2}
+    assert named.tokenizer.get_vocab() == plain.tokenizer.get_vocab() | added
+    with pytest.raises(InputError, match=r"names the tokenizer's own \(BOS\)"):
+        named("hush (BOS)")
+    np.testing.assert_array_equal(named("hush").input_ids, plain("hush").input_ids)
+    named.save_pretrained(tmp_path)
+    assert PROCESSOR(tmp_path).tokenizer.get_vocab() == named.tokenizer.get_vocab()
+
+
+def test_control_tokens_get_transformers_ids(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abc", *(f"##{letter}" for letter in "abc")]
+    (tmp_path / "vocab.txt").write_text("\n".join(names) + "\n")
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer", "do_lower_case": false}')
+    (tmp_path / "config.json").write_text('{"model_type": "bark"}')
+    control = dict(bos_token="(BOS)", eos_token="(EOS)", cls_token="[CLS]")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path, **control)
+    ours = PROCESSOR(tmp_path, **control)
+    assert ours.tokenizer.get_vocab() == theirs.get_vocab()
+
+
+def test_control_tokens_take_no_room_of_the_models_texts(toy_folder):
+    spaces = PROCESSOR(toy_folder).spaces
+    n_tokens = PROCESSOR(toy_folder).tokenizer.get_vocab_size()
+    tight = dataclasses.replace(spaces, text_pad=spaces.text_offset + n_tokens)
+    assert PROCESSOR(toy_folder, spaces=tight, bos_token="(BOS)")("hush").input_ids.max() < n_tokens

@@ -13,6 +13,7 @@ reads the live slots of a cache [B, S, N, H].
 import concurrent.futures
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -26,9 +27,14 @@ from bark_jax.hub import shown
 from bark_jax.models.linear import make_linear, multiply
 
 IMPLEMENTATIONS = ("auto", "xla", "cudnn")
+TRANSFORMERS_IMPLEMENTATIONS = ("eager", "sdpa", "flash_attention_2")  # taken as "auto"
 FUSED_DTYPES = (jnp.bfloat16, jnp.float16)
 GPU_BACKENDS = ("gpu", "cuda", "rocm")
 CAUSAL_QUERIES = 256  # of a whole sequence on a CPU that attend together
+
+
+class AttentionNameWarning(UserWarning):
+    """An attn_implementation of transformers, which was taken as "auto"."""
 
 
 class Implementations(NamedTuple):
@@ -252,13 +258,23 @@ def write_slot_by_head(cache_MSH: jax.Array, new_BNH: jax.Array, slot_B: jax.Arr
     )
 
 
+def known_implementation(name: Any) -> Any:
+    """The name of one of IMPLEMENTATIONS for one of transformers', with an AttentionNameWarning; others as they are."""
+    if not isinstance(name, str) or name not in TRANSFORMERS_IMPLEMENTATIONS:
+        return name
+    message = f"attn_implementation {name!r} is transformers' and is taken as 'auto'; here there are 'xla' and 'cudnn'"
+    warnings.warn(AttentionNameWarning(message), stacklevel=4)
+    return "auto"
+
+
 def resolve(name: str, dtype: jnp.dtype, head_size: int) -> Implementations:
-    """Turns attn_implementation "auto", "xla" or "cudnn" into how a network attends.
+    """Turns attn_implementation "auto", "xla", "cudnn" or a name of transformers' into how a network attends.
 
     Raises:
       InputError: the name is none of the three.
       UnsupportedError: "cudnn" was asked for by name and cannot work here; the message has the reason.
     """
+    name = known_implementation(name)
     if name not in IMPLEMENTATIONS:
         raise InputError(f"attn_implementation is {shown(name)}, expected one of {', '.join(IMPLEMENTATIONS)}")
     if name == "xla":
