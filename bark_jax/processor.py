@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from bark_jax.config import GENERATION_CONFIG_FILE, BarkGenerationConfig, read_config
-from bark_jax.errors import ConfigError, InputError, UnsupportedError, VoiceError, VoiceNotFoundError
+from bark_jax.errors import ConfigError, InputError, UnsupportedError, VoiceError
 from bark_jax.folders import as_path, naming, told_as_output_error, write_whole
 from bark_jax.hub import Source, UnreachableError, is_inner_path, shown
 from bark_jax.loading_options import (
@@ -44,7 +44,7 @@ from bark_jax.tokenizer import (
 from bark_jax.tokens import TokenSpaces
 from bark_jax.vocabulary import WORDS_FILE, UnknownWordsWarning, read_words, unknown_words
 from bark_jax.voice_files import write_npy
-from bark_jax.voice_library import SPEAKER_EMBEDDINGS_FILE, VoiceLibrary, fits_published, resolve_voice
+from bark_jax.voice_library import SPEAKER_EMBEDDINGS_FILE, VoiceLibrary, resolve_voice
 from bark_jax.voices import BARK_SPACES, Voice
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class BarkProcessor:
         spaces = _find_spaces(source) if spaces is None else spaces
         library = VoiceLibrary({})
         if speaker_embeddings_dict_path is not None:
-            library = _find_library(source, speaker_embeddings_dict_path, spaces, hub_options)
+            library = VoiceLibrary.find(source, speaker_embeddings_dict_path, spaces)
         tokenizer = find_tokenizer(source) if tokenizer is None else tokenizer
         tokenizer = with_control_tokens(tokenizer, control_tokens(control))
         return cls(tokenizer, library, spaces=spaces, words=read_words(source))
@@ -378,17 +378,6 @@ def _find_spaces(source: Source) -> TokenSpaces:
     except UnreachableError:
         file = None
     return BARK_SPACES if file is None else TokenSpaces.from_config(read_config(file, BarkGenerationConfig))
-
-
-def _find_library(source: Source, path: str, spaces: TokenSpaces, hub_options: dict[str, Any]) -> VoiceLibrary:
-    """A model's own voices, or Suno's if the model has none and its tokens are Bark's."""
-    try:
-        library = VoiceLibrary.open(source, path)
-    except VoiceNotFoundError:  # a Hub model whose list is not on this machine; Suno's voices may be
-        library = None
-    if library is not None:
-        return library
-    return VoiceLibrary.published(**hub_options) if fits_published(spaces) else VoiceLibrary({})
 
 
 def _array_maker(return_tensors: str | None) -> Any:

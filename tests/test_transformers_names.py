@@ -14,6 +14,7 @@ from bark_jax.config import BarkCoarseConfig, BarkFineConfig, BarkSemanticConfig
 from bark_jax.errors import ConfigError, InputError
 from bark_jax.models.fine_gpt import BarkFineModel
 from bark_jax.models.gpt import BarkCausalModel
+from bark_jax.voice_library import VoiceLibrary
 from bark_jax.voices import PROMPT_KEYS, Voice
 
 SUB_CONFIGS = (BarkSemanticConfig, BarkCoarseConfig, BarkFineConfig)
@@ -302,3 +303,82 @@ def test_control_tokens_take_no_room_of_the_models_texts(toy_folder):
     n_tokens = PROCESSOR(toy_folder).tokenizer.get_vocab_size()
     tight = dataclasses.replace(spaces, text_pad=spaces.text_offset + n_tokens)
     assert PROCESSOR(toy_folder, spaces=tight, bos_token="(BOS)")("hush").input_ids.max() < n_tokens
+
+
+@pytest.fixture(scope="module")
+def folder_with_voices(toy_folder, tmp_path_factory):
+    """A toy with two voices of its own."""
+    rng, folder = np.random.default_rng(1), tmp_path_factory.mktemp("voices") / "toy"
+    bark = bark_jax.Bark.from_pretrained(toy_folder)
+    voices = []
+    for name in ("anna", "v2/ben"):
+        fine = rng.integers(0, 256, (8, 60))
+        voices.append(Voice(semantic=rng.integers(0, 123, 40), coarse=fine[:2], fine=fine, name=name))
+    bark.processor.library = VoiceLibrary.of(voices)
+    bark.save_pretrained(folder)
+    return folder
+
+
+class Asked(Exception):
+    """What generate would have run, instead of running it."""
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    def generate_rows(self, rows):
+        raise Asked(rows)
+
+    monkeypatch.setattr(bark_jax.BarkModel, "generate_rows", generate_rows)
+
+    def ask(model, **arguments):
+        with pytest.raises(Asked) as caught:
+            model.generate(np.array([[5, 6], [7, 8]]), seed=0, **arguments)
+        return caught.value.args[0]
+
+    return ask
+
+
+def test_a_voice_of_the_models_folder_goes_by_its_name(folder_with_voices, asked, tmp_path):
+    model, processor = MODEL(folder_with_voices), PROCESSOR(folder_with_voices)
+    anna = processor("hush", voice_preset="anna")["history_prompt"]
+    assert [row.voice.name for row in asked(model, history_prompt="anna")] == ["anna", "anna"]
+    first, second = asked(model, history_prompt=[None, "v2/ben"])
+    assert first.voice is None and second.voice.name == "v2/ben"
+    anna.save(tmp_path / "anna.npz")
+    for path in (tmp_path / "anna.npz", str(tmp_path / "anna.npz")):
+        assert asked(model, history_prompt=[dict(anna), path])[1].voice == anna
+    with pytest.raises(bark_jax.VoiceNotFoundError, match="no voice is called 'ana'; the nearest of 2 names: anna"):
+        model.generate([[5, 6]], history_prompt="ana")
+
+
+def test_a_model_without_a_folder_knows_no_names(toy_model):
+    model = dataclasses.replace(toy_model)
+    with pytest.raises(bark_jax.VoiceNotFoundError, match="made of its networks, without a folder of voices"):
+        model.generate([[5, 6]], history_prompt="anna")
+    with pytest.raises(bark_jax.VoiceNotFoundError, match="this model has no voices of its own"):
+        toy_model.generate([[5, 6]], history_prompt="anna")
+
+
+def test_settings_at_values_that_do_nothing_are_taken(toy_model, asked):
+    nothing = dict(num_beams=1, semantic_num_beams=1, penalty_alpha=None, repetition_penalty=1.0, use_cache=True)
+    nothing |= dict(pad_token_id=123, semantic_pad_token_id=123, return_dict_in_generate=False, coarse_max_length=None)
+    plain, with_nothing = asked(toy_model), asked(toy_model, **nothing)
+    assert [row.settings for row in plain] == [row.settings for row in with_nothing]
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ({"num_beams": 4}, "num_beams is not a setting of generate: beam search is not part of Bark"),
+        ({"coarse_num_beams": 2}, "coarse_num_beams is not .*beam search"),
+        ({"num_beams": [1, 1]}, "beam search"),
+        ({"penalty_alpha": 0.6}, "contrastive search is not part of Bark"),
+        ({"use_cache": False}, "the cache is always on"),
+        ({"pad_token_id": 0}, "no setting 'pad_token_id'"),
+        ({"return_dict_in_generate": True}, "Bark.generate gives the tokens"),
+        ({"logits_processor": [len]}, "compiled as a whole"),
+    ],
+)
+def test_settings_that_are_not_here_are_refused_by_name(setting, reason, toy_model):
+    with pytest.raises(InputError, match=reason):
+        toy_model.generate([[5, 6]], **setting)

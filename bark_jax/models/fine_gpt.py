@@ -1,5 +1,8 @@
 """The bidirectional transformer of the fine stage: the codes of the lower codebooks in, those of the next one out."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -90,6 +93,50 @@ class BarkFineModel(nnx.Module):
     def get_input_embeddings(self) -> nnx.List:
         """transformers' name of the tables, one a codebook."""
         return self.token_embeddings
+
+    def generate(
+        self,
+        coarse_output: Any,
+        semantic_generation_config: Any = None,
+        coarse_generation_config: Any = None,
+        fine_generation_config: Any = None,
+        codebook_size: int = 1024,
+        history_prompt: Any = None,
+        *,
+        seed: int | Sequence[int] | None = None,
+        key: jax.Array | None = None,
+        **settings: Any,
+    ) -> jax.Array:
+        """The fine stage on arrays, with the arguments of transformers' method of this name.
+
+        Args:
+          coarse_output: the stream [B, T] as `BarkCoarseModel.generate` gives it.
+          semantic_generation_config, coarse_generation_config, fine_generation_config: parts of
+            model.generation_config.
+          codebook_size: that of model.generation_config.
+          history_prompt, seed, key: as for `BarkSemanticModel.generate`.
+          settings: temperature and do_sample, as the fine ones of `settings.resolve_settings`.
+
+        Returns:
+          codes, int32 [B, n_fine, T], coarse codebooks first, and codebook_size past a row's end.
+
+        Raises:
+          InputError, ConfigError, VoiceError: before the network runs.
+        """
+        from bark_jax.network_calls import generate_fine  # it stands above the networks and imports this module
+
+        return generate_fine(
+            self,
+            coarse_output,
+            semantic_generation_config,
+            coarse_generation_config,
+            fine_generation_config,
+            codebook_size,
+            history_prompt,
+            seed,
+            key,
+            settings,
+        )
 
     def hidden(self, embeds_BTD: jax.Array) -> jax.Array:
         """Hidden states [B, T, D] of whole windows, from the summed embeddings of the codebooks that are read."""

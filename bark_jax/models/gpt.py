@@ -1,6 +1,7 @@
 """The causal transformer of the semantic and coarse stages: a GPT-2 with learned positions and an untied head."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -192,8 +193,88 @@ class BarkSemanticModel(BarkCausalModel):
         """
         return self.embed(text_BT) + self.embed(history_BT)
 
+    def generate(
+        self,
+        input_ids: Any,
+        semantic_generation_config: Any = None,
+        history_prompt: Any = None,
+        attention_mask: Any = None,
+        *,
+        seed: int | Sequence[int] | None = None,
+        key: jax.Array | None = None,
+        **settings: Any,
+    ) -> jax.Array:
+        """The semantic stage on arrays, with the arguments of transformers' method of this name.
+
+        Args:
+          input_ids: tokenizer ids [B, T], as `BarkProcessor` gives them.
+          semantic_generation_config: model.generation_config.semantic_config, or another; a dict or transformers' class
+            is read as well.
+          history_prompt: a Voice, or a dict of the three arrays, for all rows; or a list of one or None a row.
+          attention_mask: [B, T] of 0 and 1; without it every id is text.
+          seed, key: as for `BarkModel.generate`, whose tokens these are.
+          settings: the semantic ones of `settings.resolve_settings`, without a prefix.
+
+        Returns:
+          tokens, int32 [B, T]: a row's semantic tokens, and end tokens past its end. A longest row that ended by itself
+          has one too.
+
+        Raises:
+          InputError, ConfigError, VoiceError: before the network runs.
+        """
+        from bark_jax.network_calls import generate_semantic  # it stands above the networks and imports this module
+
+        return generate_semantic(
+            self, input_ids, semantic_generation_config, history_prompt, attention_mask, seed, key, settings
+        )
+
 
 class BarkCoarseModel(BarkCausalModel):
     """Semantic tokens and the coarse codes so far in; the next coarse code out."""
 
     config_class = BarkCoarseConfig
+
+    def generate(
+        self,
+        semantic_output: Any,
+        semantic_generation_config: Any = None,
+        coarse_generation_config: Any = None,
+        codebook_size: int = 1024,
+        history_prompt: Any = None,
+        return_output_lengths: bool | None = None,
+        *,
+        seed: int | Sequence[int] | None = None,
+        key: jax.Array | None = None,
+        **settings: Any,
+    ) -> jax.Array | tuple[jax.Array, jax.Array]:
+        """The coarse stage on arrays, with the arguments of transformers' method of this name.
+
+        Args:
+          semantic_output: tokens [B, T] as `BarkSemanticModel.generate` gives them; it is not changed.
+          semantic_generation_config, coarse_generation_config: parts of model.generation_config.
+          codebook_size: that of model.generation_config.
+          return_output_lengths: also give each row's number of tokens.
+          history_prompt, seed, key: as for `BarkSemanticModel.generate`.
+          settings: the coarse ones of `settings.resolve_settings`, without a prefix.
+
+        Returns:
+          The stream of coarse codes, int32 [B, T], frame by frame in the coarse vocabulary, and past a row's end
+          coarse_semantic_pad_token; with `return_output_lengths` a pair with int32 [B].
+
+        Raises:
+          InputError, ConfigError, VoiceError: before the network runs.
+        """
+        from bark_jax.network_calls import generate_coarse  # it stands above the networks and imports this module
+
+        return generate_coarse(
+            self,
+            semantic_output,
+            semantic_generation_config,
+            coarse_generation_config,
+            codebook_size,
+            history_prompt,
+            return_output_lengths,
+            seed,
+            key,
+            settings,
+        )
