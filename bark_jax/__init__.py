@@ -13,18 +13,22 @@ from bark_jax.lazy import lazy_names
 __version__ = "0.1.0"
 
 _MODULE_BY_NAME = {
+    "AttentionNameWarning": "models.attention",
     "Bark": "pipeline",
     "BarkCausalModel": "models.gpt",
     "BarkCoarseConfig": "config",
+    "BarkCoarseGenerationConfig": "config",
     "BarkCoarseModel": "models.gpt",
     "BarkConfig": "config",
     "BarkError": "errors",
     "BarkFineConfig": "config",
+    "BarkFineGenerationConfig": "config",
     "BarkFineModel": "models.fine_gpt",
     "BarkGenerationConfig": "config",
     "BarkModel": "model",
     "BarkProcessor": "processor",
     "BarkSemanticConfig": "config",
+    "BarkSemanticGenerationConfig": "config",
     "BarkSemanticModel": "models.gpt",
     "CheckpointError": "errors",
     "Clip": "clip",

@@ -12,12 +12,13 @@ models/encodec/configuration_encodec.py.
 """
 
 import dataclasses
+import functools
 import json
 import math
 import os
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -38,9 +39,16 @@ MAX_TOP_K = 2**31 - 1
 MAX_BANDWIDTH = 10**6
 MAX_CHUNK_S = 86_400
 
+# Every config of transformers takes these. No network reads them; the stages have those of the generation config.
+UNREAD_IDS = frozenset({"bos_token_id", "eos_token_id", "pad_token_id"})
+
 
 class JsonConfig:
-    """What all configs share: checked construction from a dict, and back."""
+    """What all configs share: checked construction from a dict, and back.
+
+    Fields can also be read as those of a dict, `config["temperature"]` and `**config`: transformers keeps the parts of
+    its generation config as dicts. They cannot be set: `dataclasses.replace` makes a config with other values.
+    """
 
     model_type: ClassVar[str]
     old_names: ClassVar[Mapping[str, str]] = {}
@@ -51,6 +59,38 @@ class JsonConfig:
 
     def check(self) -> None:
         """Raises ConfigError where a field's value cannot work."""
+
+    def __getitem__(self, name: str) -> Any:
+        """The field's value. Raises KeyError where there is no such field."""
+        return self._as_dict()[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._as_dict()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._as_dict())
+
+    def __len__(self) -> int:
+        return len(dataclasses.fields(self))
+
+    def keys(self) -> KeysView[str]:
+        """The names of the fields, as the config's class takes them."""
+        return self._as_dict().keys()
+
+    def values(self) -> ValuesView[Any]:
+        """The values of the fields, in the order of `keys`."""
+        return self._as_dict().values()
+
+    def items(self) -> ItemsView[str, Any]:
+        """The fields' names and values."""
+        return self._as_dict().items()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The field's value, or `default` where there is no such field."""
+        return self._as_dict().get(name, default)
+
+    def _as_dict(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -80,10 +120,25 @@ class JsonConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The config as transformers writes it, `model_type` included."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {"model_type": self.model_type} | {
-            name: value.to_dict() if isinstance(value, JsonConfig) else value for name, value in values.items()
+            name: value.to_dict() if isinstance(value, JsonConfig) else value for name, value in self.items()
         }
+
+
+Config = typing.TypeVar("Config", bound=JsonConfig)
+
+
+def with_old_names(cls: type[Config]) -> type[Config]:
+    """Lets the class be made with the `old_names` of its fields too: BarkSemanticConfig(num_hidden_layers=2)."""
+    make = cls.__init__
+
+    @functools.wraps(make)
+    def init(self: Config, *args: Any, **values: Any) -> None:
+        values = {name: value for name, value in values.items() if name not in UNREAD_IDS}
+        make(self, *args, **cls._with_current_names(values))
+
+    cls.__init__ = init
+    return cls
 
 
 def _frozen(value: Any) -> Any:
@@ -139,6 +194,7 @@ def _require_between(config: JsonConfig, field: str, low: float, high: float) ->
     require(config, low <= getattr(config, field) <= high, field, f"a number from {low} to {high}")
 
 
+@with_old_names
 @dataclasses.dataclass(frozen=True)
 class BarkSubModelConfig(JsonConfig):
     """Size of one transformer.
@@ -170,6 +226,26 @@ class BarkSubModelConfig(JsonConfig):
     def head_size(self) -> int:
         return self.hidden_size // self.num_heads
 
+    @property
+    def num_attention_heads(self) -> int:
+        """transformers' other name of num_heads."""
+        return self.num_heads
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """transformers' other name of num_layers."""
+        return self.num_layers
+
+    @property
+    def vocab_size(self) -> int:
+        """transformers' other name of input_vocab_size."""
+        return self.input_vocab_size
+
+    @property
+    def window_size(self) -> int:
+        """transformers' other name of block_size."""
+        return self.block_size
+
     def check(self) -> None:
         _require_between(self, "num_layers", 1, MAX_LAYERS)
         _require_between(self, "hidden_size", 1, MAX_WIDTH)
@@ -186,6 +262,7 @@ class BarkSubModelConfig(JsonConfig):
         require(self, self.initializer_range >= 0, "initializer_range", "a standard deviation, 0 or more")
 
 
+@with_old_names
 @dataclasses.dataclass(frozen=True)
 class BarkSemanticConfig(BarkSubModelConfig):
     """Size of the semantic model: text tokens in, semantic tokens out."""
@@ -193,6 +270,7 @@ class BarkSemanticConfig(BarkSubModelConfig):
     model_type: ClassVar[str] = "semantic"
 
 
+@with_old_names
 @dataclasses.dataclass(frozen=True)
 class BarkCoarseConfig(BarkSubModelConfig):
     """Size of the coarse model: semantic tokens in, coarse codes out."""
@@ -200,6 +278,7 @@ class BarkCoarseConfig(BarkSubModelConfig):
     model_type: ClassVar[str] = "coarse_acoustics"
 
 
+@with_old_names
 @dataclasses.dataclass(frozen=True)
 class BarkFineConfig(BarkSubModelConfig):
     """Size of the fine model: coarse codes in, the codes of all n_codes_total codebooks out.
@@ -387,6 +466,18 @@ class BarkConfig(JsonConfig):
         return super().from_dict(_with_parts(values, cls._parts))
 
     @classmethod
+    def from_sub_model_configs(
+        cls,
+        semantic_config: BarkSemanticConfig,
+        coarse_acoustics_config: BarkCoarseConfig,
+        fine_acoustics_config: BarkFineConfig,
+        codec_config: EncodecConfig,
+        **others: Any,
+    ) -> Self:
+        """The config of these networks; `others` is initializer_range."""
+        return cls(semantic_config, coarse_acoustics_config, fine_acoustics_config, codec_config, **others)
+
+    @classmethod
     def small(cls) -> Self:
         """The sizes of suno/bark-small: 389.6 M parameters without the codec."""
         return cls._sized(num_layers=12, num_heads=12, hidden_size=768)
@@ -550,6 +641,17 @@ class BarkGenerationConfig(JsonConfig):
                 "Copy the file from suno/bark, or write the defaults: save_json(BarkGenerationConfig(), path)."
             )
         return super().from_dict(_with_parts(values, cls._parts))
+
+    @classmethod
+    def from_sub_model_configs(
+        cls,
+        semantic_config: BarkSemanticGenerationConfig,
+        coarse_acoustics_config: BarkCoarseGenerationConfig,
+        fine_acoustics_config: BarkFineGenerationConfig,
+        **others: Any,
+    ) -> Self:
+        """The config of these parts; `others` are sample_rate and codebook_size."""
+        return cls(semantic_config, coarse_acoustics_config, fine_acoustics_config, **others)
 
     @classmethod
     def suno(cls) -> Self:

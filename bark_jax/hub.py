@@ -68,6 +68,7 @@ class Source:
     token: str | bool | None = dataclasses.field(default=None, repr=False)
     cache_dir: str | os.PathLike | None = None
     local_files_only: bool = False
+    force_download: bool = False
 
     def __post_init__(self):
         check_revision(self.revision)
@@ -110,18 +111,23 @@ class Source:
         return file
 
     def _download(self, path: str) -> Path | None:
-        """The file from the Hub's cache, if it is there, without asking whether the Hub has a newer one."""
+        """The file from the Hub's cache, if it is there, without asking whether the Hub has a newer one.
+
+        With force_download it comes from the Hub where that can be asked.
+        """
         from huggingface_hub import hf_hub_download, try_to_load_from_cache
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
         where = dict(revision=self.revision, cache_dir=self.cache_dir)
-        cached = try_to_load_from_cache(self.name, path, **where)
+        is_local = self.local_files_only or (self.force_download and not can_reach_hub())
+        is_forced = self.force_download and not is_local
+        cached = None if is_forced else try_to_load_from_cache(self.name, path, **where)
         if isinstance(cached, str):
             check_download(Path(cached))
             return Path(cached)
         if cached is not None:  # the Hub has said that there is no such file
             return None
-        is_local = self.local_files_only or not can_reach_hub()
+        is_local = is_local or not (is_forced or can_reach_hub())
         check_answers()
         try:
             file = hf_hub_download(
@@ -129,6 +135,7 @@ class Source:
                 path,
                 token=self.token,
                 local_files_only=is_local,
+                force_download=is_forced,
                 tqdm_class=progress_that_gives_up(),
                 **where,
             )

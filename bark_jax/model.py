@@ -13,8 +13,9 @@ import numpy as np
 from bark_jax import pretrained
 from bark_jax.config import BarkConfig, BarkGenerationConfig
 from bark_jax.devices import told_with_stage
-from bark_jax.errors import BarkError, InputError
-from bark_jax.hub import shown
+from bark_jax.errors import BarkError, InputError, VoiceNotFoundError
+from bark_jax.hub import Source, shown
+from bark_jax.loading_options import MODEL_IGNORED, MODEL_REFUSED, check_options
 from bark_jax.models.codec.encodec import EncodecModel
 from bark_jax.models.fine_gpt import BarkFineModel
 from bark_jax.models.gpt import BarkCoarseModel, BarkSemanticModel
@@ -23,8 +24,10 @@ from bark_jax.seeds import CANDIDATE, derive_keys
 from bark_jax.settings import RowSettings, StageSettings, check_count, check_flag, resolve_settings
 from bark_jax.stages import coarse, fine, semantic
 from bark_jax.stages.codec import decode_codes
+from bark_jax.stages.padding import check_codes, pad_audio
 from bark_jax.stages.sampling import KEY_IMPLEMENTATION, Sampling, key_data
 from bark_jax.tokens import TokenSpaces, check_fit, text_tokens
+from bark_jax.voice_library import SPEAKER_EMBEDDINGS_FILE, VoiceLibrary, resolve_voice
 from bark_jax.voices import Voice, as_voice, check_voice
 
 OnStage = Callable[[str], None]
@@ -71,39 +74,60 @@ class BarkModel:
         check_fit(self.config, self.generation_config)
         self.spaces = TokenSpaces.from_config(self.generation_config)
         self._accelerator: jax.Device | None = None  # where networks go one at a time, if they are offloaded
+        self._source: Source | None = None  # where the voices are that the model knows by name
+        self._library: VoiceLibrary | None = None  # these voices, once one was asked for
 
     @classmethod
     def from_pretrained(
         cls,
-        name_or_folder: str,
+        pretrained_model_name_or_path: str | os.PathLike,
         *,
         dtype: Any = None,
+        torch_dtype: Any = None,
         attn_implementation: str = "auto",
         revision: str | None = None,
         lora: str | os.PathLike | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+        **options: Any,
     ) -> Self:
         """Loads a model: a folder, a Hub id such as "suno/bark-small", or "tiny", which is built in.
 
         A PyTorch checkpoint is converted on first use and cached by repository and revision.
 
         Args:
-          dtype: "float32", "bfloat16" or "float16" for all networks; None keeps what the checkpoint has. "int8" rounds
-            the transformers' weights to eight bits (`models.int8`), for speed on a CPU.
-          attn_implementation: "auto", "xla" or "cudnn"; see `models.attention`.
+          dtype: "float32", "bfloat16" or "float16" for all networks, or torch's object of that name; None and "auto"
+            keep what the checkpoint has. "int8" rounds the transformers' weights to eight bits (`models.int8`), for
+            speed on a CPU.
+          torch_dtype: the same, under transformers' older name.
+          attn_implementation: "auto", "xla" or "cudnn"; see `models.attention`. transformers' "eager", "sdpa" and
+            "flash_attention_2" are taken as "auto", with an AttentionNameWarning.
           revision: a branch, tag or commit of the Hub repository.
           lora: a file of changes to these networks (`bark_jax.lora`), which are added to them.
+          token, cache_dir, local_files_only, force_download: see `pretrained.find_model`.
+          options: other arguments of transformers', which are ignored or refused; see `loading_options`.
 
         Raises:
+          InputError: an argument that would have no effect here, or is unknown.
           ModelNotFoundError: neither here nor to be had; the message names the repository, the cache and the way out.
           CheckpointError, ConfigError: the files are damaged or are not those of a Bark.
         """
-        folder = pretrained.find_model(name_or_folder, revision=revision)
+        check_options(options, cls.from_pretrained, MODEL_IGNORED, MODEL_REFUSED)
+        dtype = pretrained.choose_dtype(dtype, torch_dtype)
+        hub_options = dict(token=token, cache_dir=cache_dir, local_files_only=local_files_only)
+        folder = pretrained.find_model(
+            pretrained_model_name_or_path, revision=revision, force_download=force_download, **hub_options
+        )
         config, generation_config = pretrained.read_configs(folder)
         check_fit(config, generation_config)  # which does not wait for the weights
         networks = pretrained.load_networks(
             folder, dtype=dtype, attn_implementation=attn_implementation, config=config, lora=lora
         )
-        return cls(config, generation_config, **networks)
+        model = cls(config, generation_config, **networks)
+        model._source = Source(pretrained_model_name_or_path, revision=revision, **hub_options)
+        return model
 
     @under_own_config
     def save_pretrained(self, folder: str, *, overwrite: bool = False) -> None:
@@ -136,6 +160,18 @@ class BarkModel:
         return network if self._accelerator is None else jax.device_put(network, self._accelerator)
 
     @property
+    def device(self) -> jax.Device:
+        """Where the networks run: the device of their parameters, the first of several, or `enable_cpu_offload`'s."""
+        if self._accelerator is not None:
+            return self._accelerator
+        return min(jax.tree.leaves(self.semantic)[0].devices(), key=lambda device: device.id)
+
+    @classmethod
+    def can_generate(cls) -> bool:
+        """True: transformers asks this of every model."""
+        return True
+
+    @property
     def sample_rate(self) -> int:
         """Audio samples a second."""
         return self.generation_config.sample_rate
@@ -160,7 +196,8 @@ class BarkModel:
         Args:
           input_ids: tokenizer ids [B, T], as `BarkProcessor` gives them.
           attention_mask: [B, T] of 0 and 1; without it every id is text.
-          history_prompt: a voice (Voice, or a dict of the three arrays) for all rows, or a list of one or None a row.
+          history_prompt: a voice for all rows, or a list of one or None a row: a Voice, a dict of the three arrays, a
+            .npz file, or the name of a voice of the folder or repository that the model was loaded from.
           seed: an int for all rows, or one a row. A row's draws depend on its seed alone, so rows of equal text, voice
             and seed are equal. None draws one a row.
           key: instead of seed, one JAX key, or an array of one a row.
@@ -173,12 +210,13 @@ class BarkModel:
           audio, float32 [B, A], zeros past a row's end; with `return_output_lengths` a pair with a list of lengths.
 
         Raises:
-          InputError, VoiceError: before any network runs.
+          InputError, VoiceError, VoiceNotFoundError: before any network runs.
         """
-        ids_BT, mask_BT = self._check_ids(input_ids, attention_mask)
+        n_vocab = self.config.semantic_config.input_vocab_size
+        ids_BT, mask_BT = check_ids(input_ids, attention_mask, self.spaces, n_vocab)
         B = len(ids_BT)
         n_each = check_count("num_return_sequences", num_return_sequences)
-        _check_rows(B * n_each)
+        check_rows(B * n_each)
         check_flag("return_output_lengths", return_output_lengths)
         texts = [text_tokens(ids_T, mask_T, self.spaces) for ids_T, mask_T in zip(ids_BT, mask_BT, strict=True)]
         voices = self._check_voices(history_prompt, B)
@@ -191,11 +229,30 @@ class BarkModel:
         ]
         utterances = self.generate_rows(rows)
         lengths = [len(utterance.samples) for utterance in utterances]
-        room = [
-            [(0, max(lengths) - n), *[(0, 0)] * (u.samples.ndim - 1)] for u, n in zip(utterances, lengths, strict=True)
-        ]
-        audio = jnp.asarray(np.stack([np.pad(u.samples, r) for u, r in zip(utterances, room, strict=True)]))
+        audio = jnp.asarray(pad_audio([utterance.samples for utterance in utterances], max(lengths)))
         return (audio, lengths) if return_output_lengths else audio
+
+    @under_own_config
+    def codec_decode(self, fine_output: Any, output_lengths: Any = None) -> jax.Array | list[jax.Array]:
+        """Turns codes into audio, each row as if it were alone.
+
+        Args:
+          fine_output: codes [B, Q, T], coarse codebook first, as `fine_acoustics.generate` gives them. Past a row's end
+            they are the codebook's size.
+          output_lengths: frames of each row, integers [B]; None takes the rows to their ends.
+
+        Returns:
+          audio, float32 [B, A], zeros past a row's end; with `output_lengths` a list of each row's [A].
+
+        Raises:
+          InputError: what is given is no codes of this model.
+        """
+        codes_BQT = as_integers("fine_output", fine_output, "[rows, codebooks, frames]")
+        codes = check_codes(codes_BQT, output_lengths, self.spaces.codebook_size, self.config.codec_config)
+        audio = self._run_codec(codes)
+        if output_lengths is not None:
+            return [jnp.asarray(samples) for samples in audio]
+        return jnp.asarray(pad_audio(audio, codes_BQT.shape[2] * self.config.codec_config.hop_length))
 
     @under_own_config
     def generate_rows(self, rows: Sequence[Row], on_stage: OnStage | None = None) -> list[Utterance]:
@@ -229,116 +286,161 @@ class BarkModel:
 
     def run_semantic(self, rows: Sequence[Row]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Semantic tokens and their log-probabilities."""
-        idle = semantic.SemanticRow(_NOTHING, _NOTHING, max_tokens=0)
-        prompt = semantic.make_prompt(_fill([as_semantic_row(row) for row in rows], idle), self.spaces)
-        sampling = sampling_of(rows, "semantic")
-        with told_with_stage("semantic", self.semantic, len(rows)):
-            out = jax.device_get(
-                semantic.generate_semantic(self.on_accelerator(self.semantic), prompt, sampling, spaces=self.spaces)
-            )
-        require_finite(out.logprob_BT, "semantic")
-        return [(out.tokens_BT[b, :n], out.logprob_BT[b, :n]) for b, n in enumerate(out.length_B[: len(rows)].tolist())]
+        return run_semantic(self.semantic, rows, self.spaces, self.on_accelerator)
 
     def run_coarse(self, rows: Sequence[Row], tokens: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Coarse codes and their log-probabilities."""
-        spaces = self.coarse_spaces(rows)
-        voices = [coarse_voice(row) for row in rows]
-        prompt = coarse.make_prompt(_fill(tokens, _NOTHING), _fill(voices, None), spaces)
-        sampling = sampling_of(rows, "coarse")
-        with told_with_stage("coarse", self.coarse_acoustics, len(rows)):
-            out = jax.device_get(
-                coarse.generate_coarse(self.on_accelerator(self.coarse_acoustics), prompt, sampling, spaces=spaces)
-            )
-        require_finite(out.logprob_BQT, "coarse")
-        return [
-            (out.codes_BQT[b, :, :n], out.logprob_BQT[b, :, :n])
-            for b, n in enumerate(out.length_B[: len(rows)].tolist())
-        ]
+        return run_coarse(self.coarse_acoustics, rows, tokens, self.spaces, self.on_accelerator)
 
     def coarse_spaces(self, rows: Sequence[Row]) -> TokenSpaces:
         """The token spaces with the coarse windows that the rows, which agree in them, ask for."""
-        settings = rows[0].settings
-        return dataclasses.replace(
-            self.spaces, n_coarse_history=settings.n_coarse_history, coarse_window=settings.coarse_window
-        )
+        return coarse_spaces(rows, self.spaces)
 
     def run_fine(self, rows: Sequence[Row], codes: list[np.ndarray]) -> list[np.ndarray]:
         """All codes."""
-        histories = [None if row.voice is None else row.voice.fine for row in rows]
-        idle = np.zeros((self.spaces.n_coarse, 0), np.int32)
-        prompt = fine.make_prompt(_fill(codes, idle), _fill(histories, None), self.spaces)
-        sampling = sampling_of(rows, "fine")
-        with told_with_stage("fine", self.fine_acoustics, len(rows)):
-            codes_BQT = np.asarray(
-                fine.generate_fine(self.on_accelerator(self.fine_acoustics), prompt, sampling, spaces=self.spaces)
-            )
-        filled = [codes_BQT[b, :, : coarse_QT.shape[1]] for b, coarse_QT in enumerate(codes)]
-        for codes_QT in filled:
-            require_finite(codes_QT, "fine")
-        return filled
+        return run_fine(self.fine_acoustics, rows, codes, self.spaces, self.on_accelerator)
 
     def _run_codec(self, codes: list[np.ndarray]) -> list[np.ndarray]:
         """Audio samples."""
-        idle = np.zeros((self.spaces.n_fine, 0), np.int32)
+        idle = np.zeros((len(codes[0]), 0), np.int32)
         with told_with_stage("codec", self.codec_model, len(codes)):
             audio = decode_codes(self.on_accelerator(self.codec_model), _fill(codes, idle))[: len(codes)]
         for samples in audio:
             require_finite(samples, "codec")
         return audio
 
-    def _check_ids(self, input_ids: Any, attention_mask: Any) -> tuple[np.ndarray, np.ndarray]:
-        ids_BT = _as_integers("input_ids", input_ids)
-        if ids_BT.ndim != 2 or 0 in ids_BT.shape:
-            raise InputError(f"input_ids has shape {ids_BT.shape}, expected [rows, tokens] with at least one of each")
-        _check_rows(len(ids_BT))
-        if ids_BT.shape[1] > self.spaces.n_text:
-            raise InputError(
-                f"input_ids has {ids_BT.shape[1]} tokens a row, and the prompt has room for {self.spaces.n_text}; "
-                "split the text or cut it"
-            )
-        mask_BT = np.ones_like(ids_BT) if attention_mask is None else _as_integers("attention_mask", attention_mask)
-        if mask_BT.shape != ids_BT.shape or not np.isin(mask_BT, (0, 1)).all():
-            raise InputError(
-                f"attention_mask has shape {mask_BT.shape} and values {np.unique(mask_BT)[:5].tolist()}, expected "
-                f"0 and 1 in the shape of input_ids, {ids_BT.shape}"
-            )
-        if not mask_BT.any(1).all():
-            raise InputError(f"attention_mask is all 0 in row {mask_BT.any(1).argmin()}: there is nothing to speak")
-        if attention_mask is None and (ids_BT == 0).any():
-            raise InputError(
-                "input_ids has padding (id 0) and there is no attention_mask, so the padding would be read as text; "
-                "pass the mask that the processor gives"
-            )
-        n_ids = self.config.semantic_config.input_vocab_size - self.spaces.text_offset
-        unmasked = ids_BT[mask_BT == 1]
-        if unmasked.size and not ((unmasked >= 0) & (unmasked < n_ids)).all():
-            wrong = unmasked[(unmasked < 0) | (unmasked >= n_ids)][0]
-            raise InputError(f"input_ids holds {wrong}, expected tokenizer ids from 0 to {n_ids - 1}")
-        return ids_BT, mask_BT
-
     def _check_voices(self, history_prompt: Any, n_rows: int) -> list[Voice | None]:
-        if not isinstance(history_prompt, (list, tuple)):
-            history_prompt = [history_prompt] * n_rows
-        if len(history_prompt) != n_rows:
-            raise InputError(
-                f"history_prompt has {len(history_prompt)} voices for {n_rows} rows; give one or None a row"
+        return [self._check_voice(prompt) for prompt in spread_prompts(history_prompt, n_rows)]
+
+    def _check_voice(self, prompt: Any) -> Voice | None:
+        if not isinstance(prompt, (str, os.PathLike)):
+            return None if prompt is None else check_voice(as_voice(prompt), self.spaces)
+        is_file = isinstance(prompt, os.PathLike) or prompt.endswith(".npz")
+        if not is_file and self._source is None:
+            raise VoiceNotFoundError(
+                f"history_prompt is {shown(prompt)}, and this model was made of its networks, without a folder of "
+                "voices; give the Voice itself, such as processor(text, voice_preset=...) finds by its name"
             )
-        voices = [None if prompt is None else as_voice(prompt) for prompt in history_prompt]
-        for voice in voices:
-            if voice is not None:
-                check_voice(voice, self.spaces)
-        return voices
+        if self._library is None and not is_file:
+            self._library = VoiceLibrary.find(self._source, SPEAKER_EMBEDDINGS_FILE, self.spaces)
+        return resolve_voice(prompt, self._library or VoiceLibrary({}), self.spaces)
 
 
 _NOTHING = np.zeros(0, np.int32)
 
 
-def _check_rows(n_rows: int) -> None:
+Place = Callable[[Any], Any]  # a network -> the network where its stage runs
+
+
+def run_semantic(
+    network: BarkSemanticModel, rows: Sequence[Row], spaces: TokenSpaces, place: Place = lambda network: network
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The semantic stage of each row: tokens and their log-probabilities. Errors as for `BarkModel.generate_rows`."""
+    idle = semantic.SemanticRow(_NOTHING, _NOTHING, max_tokens=0)
+    prompt = semantic.make_prompt(_fill([as_semantic_row(row) for row in rows], idle), spaces)
+    sampling = sampling_of(rows, "semantic")
+    with told_with_stage("semantic", network, len(rows)):
+        out = jax.device_get(semantic.generate_semantic(place(network), prompt, sampling, spaces=spaces))
+    require_finite(out.logprob_BT, "semantic")
+    return [(out.tokens_BT[b, :n], out.logprob_BT[b, :n]) for b, n in enumerate(out.length_B[: len(rows)].tolist())]
+
+
+def run_coarse(
+    network: BarkCoarseModel,
+    rows: Sequence[Row],
+    tokens: list[np.ndarray],
+    spaces: TokenSpaces,
+    place: Place = lambda network: network,
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The coarse stage of each row's semantic tokens: codes [n_coarse, T] and their log-probabilities."""
+    spaces = coarse_spaces(rows, spaces)
+    voices = [coarse_voice(row) for row in rows]
+    prompt = coarse.make_prompt(_fill(tokens, _NOTHING), _fill(voices, None), spaces)
+    sampling = sampling_of(rows, "coarse")
+    with told_with_stage("coarse", network, len(rows)):
+        out = jax.device_get(coarse.generate_coarse(place(network), prompt, sampling, spaces=spaces))
+    require_finite(out.logprob_BQT, "coarse")
+    return [
+        (out.codes_BQT[b, :, :n], out.logprob_BQT[b, :, :n]) for b, n in enumerate(out.length_B[: len(rows)].tolist())
+    ]
+
+
+def coarse_spaces(rows: Sequence[Row], spaces: TokenSpaces) -> TokenSpaces:
+    """The token spaces with the coarse windows that the rows, which agree in them, ask for."""
+    settings = rows[0].settings
+    return dataclasses.replace(spaces, n_coarse_history=settings.n_coarse_history, coarse_window=settings.coarse_window)
+
+
+def run_fine(
+    network: BarkFineModel,
+    rows: Sequence[Row],
+    codes: list[np.ndarray],
+    spaces: TokenSpaces,
+    place: Place = lambda network: network,
+) -> list[np.ndarray]:
+    """The fine stage of each row's coarse codes: all codes [n_fine, T]."""
+    histories = [None if row.voice is None else row.voice.fine for row in rows]
+    idle = np.zeros((spaces.n_coarse, 0), np.int32)
+    prompt = fine.make_prompt(_fill(codes, idle), _fill(histories, None), spaces)
+    sampling = sampling_of(rows, "fine")
+    with told_with_stage("fine", network, len(rows)):
+        codes_BQT = np.asarray(fine.generate_fine(place(network), prompt, sampling, spaces=spaces))
+    filled = [codes_BQT[b, :, : coarse_QT.shape[1]] for b, coarse_QT in enumerate(codes)]
+    for codes_QT in filled:
+        require_finite(codes_QT, "fine")
+    return filled
+
+
+def check_rows(n_rows: int) -> None:
+    """Raises InputError for more rows than a call takes."""
     if n_rows > MOST_ROWS:
         raise InputError(
             f"that is {n_rows:,} rows at once, and a call takes {MOST_ROWS:,}; make several calls, or hand texts by "
             "the thousand to bark_jax.batch"
         )
+
+
+def check_ids(
+    input_ids: Any, attention_mask: Any, spaces: TokenSpaces, input_vocab_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tokenizer ids and their mask, integers [B, T]. Raises InputError where they are no texts for such a model."""
+    ids_BT = as_integers("input_ids", input_ids)
+    if ids_BT.ndim != 2 or 0 in ids_BT.shape:
+        raise InputError(f"input_ids has shape {ids_BT.shape}, expected [rows, tokens] with at least one of each")
+    check_rows(len(ids_BT))
+    if ids_BT.shape[1] > spaces.n_text:
+        raise InputError(
+            f"input_ids has {ids_BT.shape[1]} tokens a row, and the prompt has room for {spaces.n_text}; "
+            "split the text or cut it"
+        )
+    mask_BT = np.ones_like(ids_BT) if attention_mask is None else as_integers("attention_mask", attention_mask)
+    if mask_BT.shape != ids_BT.shape or not np.isin(mask_BT, (0, 1)).all():
+        raise InputError(
+            f"attention_mask has shape {mask_BT.shape} and values {np.unique(mask_BT)[:5].tolist()}, expected "
+            f"0 and 1 in the shape of input_ids, {ids_BT.shape}"
+        )
+    if not mask_BT.any(1).all():
+        raise InputError(f"attention_mask is all 0 in row {mask_BT.any(1).argmin()}: there is nothing to speak")
+    if attention_mask is None and (ids_BT == 0).any():
+        raise InputError(
+            "input_ids has padding (id 0) and there is no attention_mask, so the padding would be read as text; "
+            "pass the mask that the processor gives"
+        )
+    n_ids = input_vocab_size - spaces.text_offset
+    unmasked = ids_BT[mask_BT == 1]
+    if unmasked.size and not ((unmasked >= 0) & (unmasked < n_ids)).all():
+        wrong = unmasked[(unmasked < 0) | (unmasked >= n_ids)][0]
+        raise InputError(f"input_ids holds {wrong}, expected tokenizer ids from 0 to {n_ids - 1}")
+    return ids_BT, mask_BT
+
+
+def spread_prompts(history_prompt: Any, n_rows: int) -> Sequence[Any]:
+    """One history_prompt a row from one for all or a list. Raises InputError for a list of another length."""
+    if not isinstance(history_prompt, (list, tuple)):
+        return [history_prompt] * n_rows
+    if len(history_prompt) != n_rows:
+        raise InputError(f"history_prompt has {len(history_prompt)} voices for {n_rows} rows; give one or None a row")
+    return history_prompt
 
 
 def as_on_stage(on_stage: OnStage | None) -> OnStage:
@@ -431,10 +533,11 @@ def _as_numpy(name: str, values: Any, what: str = "") -> np.ndarray:
         raise InputError(f"{name} is no array{what}: {shown(str(error), 200)}") from error
 
 
-def _as_integers(name: str, values: Any) -> np.ndarray:
+def as_integers(name: str, values: Any, axes: str = "[rows, tokens]") -> np.ndarray:
+    """The values as int64. Raises InputError, naming them, where they are no array of integers; `axes` says of what."""
     if values is None:
-        raise InputError(f"{name} is None, expected integers [rows, tokens]")
-    array = _as_numpy(name, values, " of integers [rows, tokens], all rows of one length")
+        raise InputError(f"{name} is None, expected integers {axes}")
+    array = _as_numpy(name, values, f" of integers {axes}, all rows of one length")
     if array.dtype.kind not in "iub":
         raise InputError(f"{name} has dtype {array.dtype}, expected integers")
     return array.astype(np.int64)

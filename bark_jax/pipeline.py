@@ -52,18 +52,22 @@ class Bark:
         revision: str | None = None,
         lora: str | os.PathLike | None = None,
         tokenizer: Any = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        local_files_only: bool = False,
     ) -> Self:
         """Loads networks, tokenizer and voices; arguments and errors as for `BarkModel.from_pretrained`.
 
         Args:
           tokenizer: a tokenizer file, folder or `tokenizers.Tokenizer`, for checkpoints that bring none.
         """
+        source = dict(revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
         # The small files first: what is wrong with them is told before gigabytes of weights are read.
-        _, generation_config = pretrained.read_configs(pretrained.find_model(name_or_folder, revision=revision))
+        _, generation_config = pretrained.read_configs(pretrained.find_model(name_or_folder, **source))
         spaces = TokenSpaces.from_config(generation_config)
-        processor = BarkProcessor.from_pretrained(name_or_folder, revision=revision, tokenizer=tokenizer, spaces=spaces)
+        processor = BarkProcessor.from_pretrained(name_or_folder, tokenizer=tokenizer, spaces=spaces, **source)
         model = BarkModel.from_pretrained(
-            name_or_folder, dtype=dtype, attn_implementation=attn_implementation, revision=revision, lora=lora
+            name_or_folder, dtype=dtype, attn_implementation=attn_implementation, lora=lora, **source
         )
         return cls(model, processor)
 

@@ -32,6 +32,7 @@ from bark_jax.errors import InputError, ModelNotFoundError, OutputError, Unsuppo
 from bark_jax.folders import remove_abandoned, whole_folder
 from bark_jax.hub import shown
 from bark_jax.lora import base_of, load_lora, merge
+from bark_jax.models.attention import known_implementation
 from bark_jax.models.codec.encodec import EncodecModel
 from bark_jax.models.int8 import is_quantized, quantize
 from bark_jax.own_jax_config import under_own_config
@@ -59,12 +60,24 @@ def cache_folder() -> Path:
     return Path(constants.HF_HOME, "bark_jax")
 
 
-def find_model(name_or_folder: str | os.PathLike, *, revision: str | None = None, update: bool = False) -> Path:
+def find_model(
+    name_or_folder: str | os.PathLike,
+    *,
+    revision: str | None = None,
+    update: bool = False,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+) -> Path:
     """The folder, in this project's own form, of a model that is named by folder, by Hub id or as "tiny".
 
     Args:
       revision: of a Hub id: a branch, a tag or a commit.
       update: ask the Hub whether it has a newer one than the cache. Without it, what is in the cache opens no socket.
+      token, local_files_only: as in huggingface_hub.
+      cache_dir: the folder of downloads, and of what they are converted to, instead of those below HF_HOME.
+      force_download: download what is in the cache once more. A commit that was converted is not converted again.
 
     Raises:
       ModelNotFoundError: it is neither here nor to be had; the message names the cache and the way out.
@@ -77,31 +90,43 @@ def find_model(name_or_folder: str | os.PathLike, *, revision: str | None = None
     if os.path.isdir(name):
         if revision is not None:
             raise InputError(f"{name} is a folder on this machine; a revision is for Hub ids")
-        return _own_form(Path(name), f"folder--{_safe(Path(name).resolve().name)}--{_fingerprint(Path(name))}")
+        cache_name = f"folder--{_safe(Path(name).resolve().name)}--{_fingerprint(Path(name))}"
+        return _own_form(Path(name), cache_name, cache_dir)
     from converters import hub
 
     if not hub.is_hub_id(name):
         raise ModelNotFoundError(
             f"there is no model {shown(name)}: no such folder, no Hub id such as suno/bark-small, and not {tiny.NAME!r}"
         )
-    found = None if update else _find_cached(name, revision)
+    found = None if update or force_download else _find_cached(name, revision, cache_dir)
     if found is not None:
         return found
-    snapshot = hub.fetch(name, revision=revision)
-    return _own_form(snapshot, _cache_name(name, snapshot))
+    snapshot = hub.fetch(
+        name,
+        revision=revision,
+        token=token,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+        force_download=force_download,
+    )
+    return _own_form(snapshot, _cache_name(name, snapshot), cache_dir)
 
 
-def _find_cached(repository: str, revision: str | None) -> Path | None:
+def _find_cached(repository: str, revision: str | None, cache_dir: str | os.PathLike | None) -> Path | None:
     """A model of the Hub in this project's form, if all of it is on this machine."""
     from converters import hub
 
-    snapshot = hub.find_snapshot(repository, revision=revision)
+    snapshot = hub.find_snapshot(repository, revision=revision, cache_dir=cache_dir)
     if snapshot is None:
         return None
     if is_model_folder(snapshot):
         return snapshot if hub.is_whole(snapshot) else None
-    converted = cache_folder() / _cache_name(repository, snapshot)
+    converted = _converted_folder(cache_dir) / _cache_name(repository, snapshot)
     return converted if is_model_folder(converted) else None
+
+
+def _converted_folder(cache_dir: str | os.PathLike | None) -> Path:
+    return cache_folder() if cache_dir is None else Path(cache_dir, "bark_jax")
 
 
 def _cache_name(repository: str, snapshot: Path) -> str:
@@ -109,7 +134,7 @@ def _cache_name(repository: str, snapshot: Path) -> str:
     return f"models--{_safe(repository.replace('/', '--'))}--{snapshot.name}"
 
 
-def _own_form(folder: Path, cache_name: str) -> Path:
+def _own_form(folder: Path, cache_name: str, cache_dir: str | os.PathLike | None = None) -> Path:
     """The folder itself if it is of this project's form, else what it converts to."""
     if is_model_folder(folder):
         return folder
@@ -120,7 +145,7 @@ def _own_form(folder: Path, cache_name: str) -> Path:
         logger.warning("converting %s, once, into %s", folder, target)
         convert(folder, target)
 
-    return _once(cache_folder() / cache_name, convert)
+    return _once(_converted_folder(cache_dir) / cache_name, convert)
 
 
 def _once(target: Path, make: Callable[[Path], None]) -> Path:
@@ -173,7 +198,9 @@ def load_networks(
     """All four networks of a model folder; arguments as for `BarkModel.from_pretrained`."""
     if config is None:
         config, _ = read_configs(folder)
-    dtype = parse_dtype(read_manifest(folder).dtype if dtype is None else dtype)
+    attn_implementation = known_implementation(attn_implementation)
+    dtype = parse_dtype(dtype)
+    dtype = parse_dtype(read_manifest(folder).dtype) if dtype is None else dtype
     is_int8 = dtype == jnp.int8
     if is_int8:
         dtype = jnp.dtype("float32" if jax.default_backend() == "cpu" else "bfloat16")
@@ -214,10 +241,23 @@ def module_maker(network: str, config: Any, attn_implementation: str = "auto") -
     return lambda dtype: module_class(config, dtype=dtype, rngs=nnx.Rngs(0), **options)
 
 
+def choose_dtype(dtype: Any, torch_dtype: Any) -> jnp.dtype | None:
+    """What was given under either of transformers' two names. Raises InputError where the two differ."""
+    given, other = parse_dtype(dtype), parse_dtype(torch_dtype)
+    if given is not None and other is not None and given != other:
+        raise InputError(f"dtype is {shown(given.name)} and torch_dtype {shown(other.name)}; give one of them")
+    return other if given is None else given
+
+
 def parse_dtype(dtype: Any) -> jnp.dtype | None:
-    """A dtype from its name or itself; None stays None. Raises InputError for any but DTYPES."""
-    if dtype is None:
+    """A dtype from its name or itself, JAX's or torch's; None for None and "auto".
+
+    Raises InputError for any but DTYPES.
+    """
+    if dtype is None or (isinstance(dtype, str) and dtype == "auto"):
         return None
+    is_torchs = type(dtype).__module__ == "torch" or isinstance(dtype, str)
+    dtype = str(dtype).removeprefix("torch.") if is_torchs else dtype  # torch.float16 without importing torch
     try:
         name = jnp.dtype(dtype).name
     except TypeError:

@@ -17,9 +17,17 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from bark_jax.config import GENERATION_CONFIG_FILE, BarkGenerationConfig, read_config
-from bark_jax.errors import ConfigError, InputError, UnsupportedError, VoiceError, VoiceNotFoundError
+from bark_jax.errors import ConfigError, InputError, UnsupportedError, VoiceError
 from bark_jax.folders import as_path, naming, told_as_output_error, write_whole
 from bark_jax.hub import Source, UnreachableError, is_inner_path, shown
+from bark_jax.loading_options import (
+    CONTROL_TOKEN_LISTS,
+    CONTROL_TOKENS,
+    PROCESSOR_IGNORED,
+    PROCESSOR_REFUSED,
+    check_options,
+    control_tokens,
+)
 from bark_jax.long_text import prompt_budget, split_text
 from bark_jax.settings import check_count
 from bark_jax.texts import as_nfc, check_texts
@@ -28,14 +36,16 @@ from bark_jax.tokenizer import (
     TOKENIZER_CONFIG_FILE,
     TOKENIZER_FILE,
     as_tokenizer,
+    count_text_tokens,
     find_tokenizer,
     told_as_config_error,
     transformers_config,
+    with_control_tokens,
 )
 from bark_jax.tokens import TokenSpaces
 from bark_jax.vocabulary import SHOWN_WORDS, WORDS_FILE, UnknownWordsWarning, read_words, unknown_words
 from bark_jax.voice_files import write_npy
-from bark_jax.voice_library import SPEAKER_EMBEDDINGS_FILE, VoiceLibrary, fits_published, resolve_voice
+from bark_jax.voice_library import SPEAKER_EMBEDDINGS_FILE, VoiceLibrary, resolve_voice
 from bark_jax.voices import BARK_SPACES, Voice
 
 if TYPE_CHECKING:
@@ -115,7 +125,7 @@ class BarkProcessor:
         added = self.tokenizer.get_added_tokens_decoder().values()
         self._control_tokens = {*SPECIAL_TOKENS.values(), *(token.content for token in added if token.special)}
         self._pad_id = self.tokenizer.token_to_id(SPECIAL_TOKENS["pad_token"]) or 0
-        n_tokens, n_fitting = self.tokenizer.get_vocab_size(), spaces.text_pad - spaces.text_offset
+        n_tokens, n_fitting = count_text_tokens(self.tokenizer), spaces.text_pad - spaces.text_offset
         if n_tokens > n_fitting:
             raise ConfigError(
                 f"the tokenizer has {n_tokens:,} tokens, the model room for {n_fitting:,}: it is another model's"
@@ -124,15 +134,18 @@ class BarkProcessor:
     @classmethod
     def from_pretrained(
         cls,
-        name_or_folder: str | os.PathLike,
+        pretrained_processor_name_or_path: str | os.PathLike | None = None,
         speaker_embeddings_dict_path: str | None = SPEAKER_EMBEDDINGS_FILE,
         *,
+        pretrained_model_name_or_path: str | os.PathLike | None = None,
         revision: str | None = None,
         tokenizer: Any = None,
         spaces: TokenSpaces | None = None,
         token: str | bool | None = None,
         cache_dir: str | os.PathLike | None = None,
         local_files_only: bool = False,
+        force_download: bool = False,
+        **options: Any,
     ) -> Self:
         """Loads a model's tokenizer and the list of its voices; a voice itself is read when it is first used.
 
@@ -140,23 +153,32 @@ class BarkProcessor:
         tokenizer gets Bark's, from the Hub.
 
         Args:
-          name_or_folder: a folder, a Hub id or "tiny".
+          pretrained_processor_name_or_path: a folder, a Hub id or "tiny".
+          pretrained_model_name_or_path: the same, under the name that AutoProcessor has for it.
           speaker_embeddings_dict_path: the JSON file that lists the voices; None for no voices.
           tokenizer: instead of the model's: a `tokenizers.Tokenizer`, or the path of its file or folder.
           spaces: the model's token spaces, when they are known; else they are read from its generation_config.json.
-          revision, token, cache_dir, local_files_only: as in huggingface_hub.
+          revision, token, cache_dir, local_files_only, force_download: as in huggingface_hub.
+          options: bos_token, eos_token, sep_token, cls_token, mask_token or additional_special_tokens, names of tokens
+            that no text may hold and the tokenizer gets where it lacks them; other arguments of transformers' are
+            ignored or refused, see `loading_options`.
 
         Raises:
+          InputError: an argument that would have no effect here, or is unknown.
           ModelNotFoundError: no such model, or no tokenizer to be had.
           ConfigError, VoiceError: a damaged file, named.
         """
+        name = _only_name(pretrained_processor_name_or_path, pretrained_model_name_or_path)
+        control = {key: options.pop(key) for key in (*CONTROL_TOKENS, *CONTROL_TOKEN_LISTS) if key in options}
+        check_options(options, cls.from_pretrained, PROCESSOR_IGNORED, PROCESSOR_REFUSED, CONTROL_TOKENS)
         hub_options = dict(token=token, cache_dir=cache_dir, local_files_only=local_files_only)
-        source = Source(name_or_folder, revision=revision, **hub_options)
+        source = Source(name, revision=revision, force_download=force_download, **hub_options)
         spaces = _find_spaces(source) if spaces is None else spaces
         library = VoiceLibrary({})
         if speaker_embeddings_dict_path is not None:
-            library = _find_library(source, speaker_embeddings_dict_path, spaces, hub_options)
+            library = VoiceLibrary.find(source, speaker_embeddings_dict_path, spaces)
         tokenizer = find_tokenizer(source) if tokenizer is None else tokenizer
+        tokenizer = with_control_tokens(tokenizer, control_tokens(control))
         return cls(tokenizer, library, spaces=spaces, words=read_words(source))
 
     @property
@@ -385,6 +407,13 @@ class BarkProcessor:
         return [resolve_voice(each, self.library, self.spaces) for each in voice_preset]
 
 
+def _only_name(processor_name: Any, model_name: Any) -> Any:
+    """What was given under either of the two names."""
+    if (processor_name is None) == (model_name is None):
+        raise InputError("give one name, a folder or a Hub id, as pretrained_processor_name_or_path")
+    return model_name if processor_name is None else processor_name
+
+
 def _find_spaces(source: Source) -> TokenSpaces:
     """A model's token spaces; Bark's where no generation_config.json says otherwise."""
     try:
@@ -392,17 +421,6 @@ def _find_spaces(source: Source) -> TokenSpaces:
     except UnreachableError:
         file = None
     return BARK_SPACES if file is None else TokenSpaces.from_config(read_config(file, BarkGenerationConfig))
-
-
-def _find_library(source: Source, path: str, spaces: TokenSpaces, hub_options: dict[str, Any]) -> VoiceLibrary:
-    """A model's own voices, or Suno's if the model has none and its tokens are Bark's."""
-    try:
-        library = VoiceLibrary.open(source, path)
-    except VoiceNotFoundError:  # a Hub model whose list is not on this machine; Suno's voices may be
-        library = None
-    if library is not None:
-        return library
-    return VoiceLibrary.published(**hub_options) if fits_published(spaces) else VoiceLibrary({})
 
 
 def _array_maker(return_tensors: str | None) -> Any:

@@ -70,9 +70,12 @@ def resolve_settings(
                             program of its own
         sliding_window_len  tokens that a coarse window generates, whole frames; one value for all rows likewise
 
+        Settings of transformers that do nothing at the value given, such as num_beams=1, are taken and do nothing.
+
     Raises:
       InputError: names the setting, its value and what is expected; for an unknown name the nearest ones.
     """
+    given = {name: value for name, value in given.items() if not _is_idle(name, value, config)}
     for name in given:
         _check_name(name)
     by_row = {name: _spread(name, value, n_rows) for name, value in given.items()}
@@ -82,6 +85,28 @@ def resolve_settings(
     if len({(row.n_coarse_history, row.coarse_window) for row in rows}) > 1:
         raise InputError("max_coarse_history and sliding_window_len differ between rows, expected one value for all")
     return rows
+
+
+def resolve_stage(
+    stage: str, given: Mapping[str, Any], n_rows: int, config: BarkGenerationConfig, spaces: TokenSpaces
+) -> list[RowSettings]:
+    """`resolve_settings` for one of STAGES, whose settings have no prefix here.
+
+    With do_sample=False the temperature and what cuts the distribution are left out, as transformers' networks do.
+
+    Raises:
+      InputError: also for a setting of another stage.
+    """
+    given = {name: value for name, value in given.items() if not _is_idle(name, value, config)}
+    for name in given:
+        if name not in _NAMES_BY_STAGE[stage]:
+            _check_name(name)
+            raise InputError(
+                f"{name} is no setting of the {stage} stage, which has {', '.join(_NAMES_BY_STAGE[stage])}"
+            )
+    if given.get("do_sample") is False:
+        given = {name: value for name, value in given.items() if name not in ("temperature", "top_k", "top_p")}
+    return resolve_settings({f"{stage}_{name}": value for name, value in given.items()}, n_rows, config, spaces)
 
 
 def _row_settings(given: Mapping[str, Any], config: BarkGenerationConfig, spaces: TokenSpaces) -> RowSettings:
@@ -279,22 +304,66 @@ SETTING_NAMES: frozenset[str] = frozenset(
     name for stage, names in _NAMES_BY_STAGE.items() for short in names for name in (short, f"{stage}_{short}")
 )
 
+_BEAMS = "beam search is not part of Bark"
+_OUTPUTS = "Bark.generate gives the tokens of every stage and their log-probabilities"
+_HIDDEN = "a network gives its hidden states where it is called with output_hidden_states=True"
+
 # Settings of transformers' `generate` that people try, and why they are not here.
 _REFUSED: Mapping[str, str] = {
-    "num_beams": "beam search is not part of Bark",
+    "num_beams": _BEAMS,
+    "num_beam_groups": _BEAMS,
+    "penalty_alpha": "contrastive search is not part of Bark",
     "repetition_penalty": "in transformers it penalises a placeholder, not the tokens",
     "coarse_max_new_tokens": "the coarse stage's length follows from the semantic tokens",
     "cache_implementation": "the cache is always static here",
     "use_cache": "the cache is always on",
     "max_length": "use max_new_tokens or max_seconds",
+    "generation_config": "give its settings by name",
+    "logits_processor": "the stages are compiled as a whole; change the tokens between them instead",
+    "stopping_criteria": "the stages are compiled as a whole; max_new_tokens and min_eos_p say when a row ends",
+    "return_dict_in_generate": _OUTPUTS,
+    "output_attentions": _HIDDEN,
+    "output_hidden_states": _HIDDEN,
+    "output_logits": _OUTPUTS,
+    "output_scores": _OUTPUTS,
 }
+# The values, beside None, at which some of transformers' do nothing. They are taken, as many scripts give them.
+_IDLE: Mapping[str, tuple[Any, ...]] = {
+    "num_beams": (1,),
+    "num_beam_groups": (1,),
+    "penalty_alpha": (0.0,),
+    "repetition_penalty": (1.0,),
+    "cache_implementation": (),
+    "use_cache": (True,),
+    "max_length": (),
+    "return_dict_in_generate": (False,),
+    "output_attentions": (False,),
+    "output_hidden_states": (False,),
+    "output_logits": (False,),
+    "output_scores": (False,),
+}
+
+
+def _without_prefix(name: str) -> str:
+    """The name without that of a stage, unless the two are one of _REFUSED together."""
+    prefix, _, short = name.partition("_")
+    return short if prefix in STAGES and name not in _REFUSED else name
+
+
+def _is_idle(name: str, value: Any, config: BarkGenerationConfig) -> bool:
+    """Whether it is a setting of transformers at a value that does nothing, such as the end token that pads anyway."""
+    end = config.semantic_config.eos_token_id
+    values = (_IDLE | {"pad_token_id": (end,), "eos_token_id": (end,)}).get(_without_prefix(name))
+    if values is None or not (value is None or isinstance(value, (bool, int, float))):
+        return False
+    return value is None or value in values
 
 
 def _check_name(name: str) -> None:
     if name in SETTING_NAMES:
         return
-    if name in _REFUSED:
-        raise InputError(f"{name} is not a setting of generate: {_REFUSED[name]}")
+    if (short := _without_prefix(name)) in _REFUSED:
+        raise InputError(f"{name} is not a setting of generate: {_REFUSED[short]}")
     nearest = difflib.get_close_matches(name[:64], sorted(SETTING_NAMES), n=3)
     hint = (
         f"did you mean {' or '.join(nearest)}?" if nearest else f"the settings are {', '.join(sorted(SETTING_NAMES))}"

@@ -5,7 +5,7 @@ Source: transformers 5.23, models/bert/tokenization_bert.py (how its files are r
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +75,23 @@ def as_tokenizer(tokenizer: Any) -> "Tokenizer":
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
+
+
+def with_control_tokens(tokenizer: Any, names: Sequence[str]) -> "Tokenizer":
+    """The tokenizer with these control tokens too; those that it lacks get ids past its own. The given one stays."""
+    tokenizer = as_tokenizer(tokenizer)
+    if not names:
+        return tokenizer
+    tokenizer = type(tokenizer).from_str(tokenizer.to_str())
+    tokenizer.add_special_tokens(list(names))
+    return tokenizer
+
+
+def count_text_tokens(tokenizer: "Tokenizer") -> int:
+    """Tokens that a text can become: all but control tokens that are no word pieces, as no text may hold them."""
+    pieces = tokenizer.get_vocab(with_added_tokens=False)
+    added = tokenizer.get_added_tokens_decoder().values()
+    return len(pieces) + sum(not token.special and token.content not in pieces for token in added)
 
 
 def transformers_config(tokenizer: "Tokenizer") -> dict[str, Any]:

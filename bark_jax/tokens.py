@@ -136,12 +136,14 @@ def deinterleave(stream_T: np.ndarray, spaces: TokenSpaces) -> np.ndarray:
 
 def check_fit(config: BarkConfig, generation: BarkGenerationConfig) -> None:
     """Raises ConfigError, naming the field, where the networks cannot hold the tokens of the stages."""
-    _check_semantic(config, generation)
-    _check_coarse(config, generation)
-    _check_fine(config, generation)
+    check_semantic_fit(config, generation)
+    check_coarse_fit(config, generation)
+    check_fine_fit(config, generation)
+    _check_codec(config, generation)
 
 
-def _check_semantic(config: BarkConfig, generation: BarkGenerationConfig) -> None:
+def check_semantic_fit(config: BarkConfig, generation: BarkGenerationConfig) -> None:
+    """`check_fit` of the semantic network alone."""
     network, stage = config.semantic_config, generation.semantic_config
     n_prompt = stage.max_input_semantic_length + 1
     require(
@@ -177,7 +179,8 @@ def _check_semantic(config: BarkConfig, generation: BarkGenerationConfig) -> Non
     )
 
 
-def _check_coarse(config: BarkConfig, generation: BarkGenerationConfig) -> None:
+def check_coarse_fit(config: BarkConfig, generation: BarkGenerationConfig) -> None:
+    """`check_fit` of the coarse network alone."""
     network, stage = config.coarse_acoustics_config, generation.coarse_acoustics_config
     n_ids = generation.semantic_config.semantic_vocab_size + stage.n_coarse_codebooks * generation.codebook_size
     for vocabulary in ("input_vocab_size", "output_vocab_size"):
@@ -219,8 +222,9 @@ def _check_coarse(config: BarkConfig, generation: BarkGenerationConfig) -> None:
     )
 
 
-def _check_fine(config: BarkConfig, generation: BarkGenerationConfig) -> None:
-    network, stage, codec = config.fine_acoustics_config, generation.fine_acoustics_config, config.codec_config
+def check_fine_fit(config: BarkConfig, generation: BarkGenerationConfig) -> None:
+    """`check_fit` of the fine network alone."""
+    network, stage = config.fine_acoustics_config, generation.fine_acoustics_config
     n_coarse = generation.coarse_acoustics_config.n_coarse_codebooks
     require(
         network,
@@ -241,6 +245,10 @@ def _check_fine(config: BarkConfig, generation: BarkGenerationConfig) -> None:
         "max_fine_input_length",
         f"at most the fine network's block_size {network.block_size}",
     )
+
+
+def _check_codec(config: BarkConfig, generation: BarkGenerationConfig) -> None:
+    stage, codec = generation.fine_acoustics_config, config.codec_config
     require(
         codec,
         codec.num_quantizers >= stage.n_fine_codebooks,

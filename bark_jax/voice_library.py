@@ -57,6 +57,22 @@ class VoiceLibrary:
         return cls(entries, source, is_own=False)
 
     @classmethod
+    def find(cls, source: Source, path: str, spaces: TokenSpaces) -> Self:
+        """A model's own voices, or Suno's if the model has none and its tokens are Bark's; else none.
+
+        Raises:
+          VoiceError: the list at `path` is damaged.
+        """
+        try:
+            library = cls.open(source, path)
+        except VoiceNotFoundError:  # a Hub model whose list is not on this machine; Suno's voices may be
+            library = None
+        if library is not None:
+            return library
+        hub_options = {name: getattr(source, name) for name in ("token", "cache_dir", "local_files_only")}
+        return cls.published(**hub_options) if fits_published(spaces) else cls({})
+
+    @classmethod
     def open(cls, source: Source, path: str = SPEAKER_EMBEDDINGS_FILE) -> Self | None:
         """The voices that a model lists in its JSON file; None where it has no such file."""
         try:

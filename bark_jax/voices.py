@@ -9,7 +9,7 @@ import dataclasses
 import math
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
 from typing import Any, Self
 
 import numpy as np
@@ -37,6 +37,8 @@ class OddVoiceWarning(UserWarning):
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Voice:
     """A voice. Arrays of whole numbers of any type are taken and kept as read-only int32 copies.
+
+    The arrays can also be read as those of transformers' `history_prompt`, by PROMPT_KEYS: voice["semantic_prompt"].
 
     Checked here is what holds for every model; `check_voice` knows a model's vocabularies. Two voices are equal where
     their arrays are, whatever their names.
@@ -100,6 +102,35 @@ class Voice:
     def to_dict(self) -> dict[str, np.ndarray]:
         """The arrays under suno's and transformers' names."""
         return dict(zip(PROMPT_KEYS, (self.semantic, self.coarse, self.fine), strict=True))
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        """The array under one of PROMPT_KEYS. Raises KeyError for any other."""
+        return self.to_dict()[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in PROMPT_KEYS
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(PROMPT_KEYS)
+
+    def __len__(self) -> int:
+        return len(PROMPT_KEYS)
+
+    def keys(self) -> KeysView[str]:
+        """PROMPT_KEYS."""
+        return self.to_dict().keys()
+
+    def values(self) -> ValuesView[np.ndarray]:
+        """The arrays, in the order of PROMPT_KEYS."""
+        return self.to_dict().values()
+
+    def items(self) -> ItemsView[str, np.ndarray]:
+        """The arrays under PROMPT_KEYS."""
+        return self.to_dict().items()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The array under one of PROMPT_KEYS, or `default` for any other key."""
+        return self.to_dict().get(key, default)
 
     def save(self, path: str | os.PathLike, spaces: TokenSpaces | None = BARK_SPACES) -> None:
         """Writes suno's .npz, whole or not at all; bark and transformers read it.

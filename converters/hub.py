@@ -44,11 +44,21 @@ def is_hub_id(name: str) -> bool:
     return _HUB_ID.fullmatch(name) is not None
 
 
-def fetch(repository: str, *, revision: str | None = None, size: str | None = None) -> Path:
+def fetch(
+    repository: str,
+    *,
+    revision: str | None = None,
+    size: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+) -> Path:
     """The folder in the cache that holds the repository's model, fetched where it is not there yet.
 
     Args:
       size: fetch Suno's own files of this size instead of transformers' weights.
+      token, cache_dir, local_files_only, force_download: as in huggingface_hub.
 
     Raises:
       ModelNotFoundError: it is not in the cache and cannot be fetched; the message says how to fetch it.
@@ -57,30 +67,41 @@ def fetch(repository: str, *, revision: str | None = None, size: str | None = No
     from huggingface_hub import errors, snapshot_download
 
     check_revision(revision)
-    reason = "it cannot be reached"
-    if can_reach_hub():
+    reason = "it is not asked (local_files_only)" if local_files_only else "it cannot be reached"
+    if not local_files_only and can_reach_hub():
         try:
-            folder = _download(repository, revision, size)
+            folder = _download(
+                repository, revision, size, token=token, cache_dir=cache_dir, force_download=force_download
+            )
             if is_model_folder(folder):  # others are checked when they are opened
                 check_blobs(folder, remove=True)
             return folder
         except BarkError:
             raise
         except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
-            raise _not_found(repository, f"it has none of this name, or not for you: {_first_line(error)}") from error
+            reason = f"it has none of this name, or not for you: {_first_line(error)}"
+            raise _not_found(repository, reason, cache_dir) from error
         except Exception as error:  # a broken connection, in the words of the client or of the HTTP library below it
             reason = _first_line(error)
     try:
-        return Path(snapshot_download(repository, revision=revision, local_files_only=True))
+        return Path(snapshot_download(repository, revision=revision, cache_dir=cache_dir, local_files_only=True))
     except errors.LocalEntryNotFoundError as error:
-        raise _not_found(repository, reason) from error
+        raise _not_found(repository, reason, cache_dir) from error
 
 
-def _download(repository: str, revision: str | None, size: str | None) -> Path:
+def _download(
+    repository: str,
+    revision: str | None,
+    size: str | None,
+    *,
+    token: str | bool | None,
+    cache_dir: str | os.PathLike | None,
+    force_download: bool,
+) -> Path:
     from huggingface_hub import HfApi, constants, snapshot_download
 
     check_answers()
-    about = HfApi().model_info(repository, revision=revision)
+    about = HfApi(token=token).model_info(repository, revision=revision)
     if not COMMIT.fullmatch(about.sha or ""):  # it becomes a part of paths, which the client does not check
         raise ModelNotFoundError(f"{constants.ENDPOINT} names no commit of {repository} but {shown(about.sha)}")
     names = [file.rfilename for file in about.siblings or ()]
@@ -89,42 +110,46 @@ def _download(repository: str, revision: str | None, size: str | None) -> Path:
         revision=about.sha,
         allow_patterns=wanted_files(names, size),
         tqdm_class=progress_that_gives_up(),
+        token=token,
+        cache_dir=cache_dir,
+        force_download=force_download,
     )
     if Path(folder).name != about.sha:  # a client that asked once more, and a server that answered otherwise
         raise ModelNotFoundError(f"{constants.ENDPOINT} names two commits of {repository}: {about.sha} and {folder}")
     if revision != about.sha:
-        _note_commit(repository, revision, about.sha)
+        _note_commit(_reference(repository, revision, cache_dir), about.sha)
     return Path(folder)
 
 
-def _note_commit(repository: str, revision: str | None, commit: str) -> None:
+def _note_commit(reference: Path, commit: str) -> None:
     """Notes in the cache which commit a branch or a tag is, as the client does."""
-    reference = _reference(repository, revision)
     reference.parent.mkdir(parents=True, exist_ok=True)
     write_whole(reference, commit.encode())
 
 
-def _reference(repository: str, revision: str | None) -> Path:
+def _reference(repository: str, revision: str | None, cache_dir: str | os.PathLike | None) -> Path:
     from huggingface_hub import constants
 
-    return _home(repository) / "refs" / (revision or constants.DEFAULT_REVISION)
+    return _home(repository, cache_dir) / "refs" / (revision or constants.DEFAULT_REVISION)
 
 
-def _home(repository: str) -> Path:
+def _home(repository: str, cache_dir: str | os.PathLike | None) -> Path:
     from huggingface_hub import constants
 
-    return Path(constants.HF_HUB_CACHE, f"models--{repository.replace('/', '--')}")
+    return Path(cache_dir or constants.HF_HUB_CACHE, f"models--{repository.replace('/', '--')}")
 
 
-def find_snapshot(repository: str, *, revision: str | None = None) -> Path | None:
+def find_snapshot(
+    repository: str, *, revision: str | None = None, cache_dir: str | os.PathLike | None = None
+) -> Path | None:
     """The folder in the cache that holds the repository's model, as it was when it was last fetched; None if none is.
 
     No network is asked. The folder may hold a part of the model only.
     """
     check_revision(revision)
-    reference = _reference(repository, revision)
+    reference = _reference(repository, revision, cache_dir)
     commit = reference.read_text(errors="replace").strip() if reference.is_file() else revision or ""
-    folder = _home(repository) / "snapshots" / commit
+    folder = _home(repository, cache_dir) / "snapshots" / commit
     return folder if COMMIT.fullmatch(commit) and folder.is_dir() else None
 
 
@@ -141,11 +166,12 @@ def is_whole(folder: Path) -> bool:
     )
 
 
-def _not_found(repository: str, reason: str) -> ModelNotFoundError:
+def _not_found(repository: str, reason: str, cache_dir: str | os.PathLike | None) -> ModelNotFoundError:
     from huggingface_hub import constants
 
+    cache = cache_dir or constants.HF_HUB_CACHE
     return ModelNotFoundError(
-        f"{repository} is no folder here and not in the cache {constants.HF_HUB_CACHE}; of the Hub: {reason}. "
+        f"{repository} is no folder here and not in the cache {cache}; of the Hub: {reason}. "
         f"With a connection to the Hub this command fetches it; {tiny.NAME} is built in and needs none: -m {tiny.NAME}"
     )
 

@@ -38,6 +38,7 @@ class Hub:
         self.takes_ranges = True
         self.is_portal = False
         self.asked: list[str] = []
+        self.tokens: set[str | None] = set()  # what came as Authorization
 
     def entry(self, name: str) -> dict:
         data = self.files[name]
@@ -65,6 +66,7 @@ class Handler(BaseHTTPRequestHandler):
     def _answer(self, has_body: bool) -> None:
         path = self.path.partition("?")[0]
         self.hub.asked.append(f"{self.command} {path}")
+        self.hub.tokens.add(self.headers.get("Authorization"))
         if self.hub.is_portal:
             self._send(200, b"<html>Sign in to go on</html>", {"Content-Type": "text/html"}, has_body)
         elif re.fullmatch(rf"/api/models/{REPOSITORY}(/revision/[^/]+)?", path):

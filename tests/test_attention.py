@@ -12,7 +12,7 @@ from networks import in_numpy, jit, normal
 from bark_jax.config import BarkFineConfig, BarkSemanticConfig
 from bark_jax.errors import InputError, UnsupportedError
 from bark_jax.models import attention
-from bark_jax.models.attention import resolve
+from bark_jax.models.attention import TRANSFORMERS_IMPLEMENTATIONS, AttentionNameWarning, resolve
 from bark_jax.models.fine_gpt import BarkFineModel
 from bark_jax.models.gpt import BarkCausalModel
 
@@ -29,8 +29,14 @@ def test_auto_takes_xla_where_there_is_no_gpu():
 
 
 def test_an_unknown_name_is_refused():
-    with pytest.raises(InputError, match="attn_implementation is 'sdpa', expected one of auto, xla, cudnn"):
-        resolve("sdpa", jnp.float32, 64)
+    with pytest.raises(InputError, match="attn_implementation is 'flex', expected one of auto, xla, cudnn"):
+        resolve("flex", jnp.float32, 64)
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS_IMPLEMENTATIONS)
+def test_names_of_transformers_are_taken_as_auto_with_a_line_that_says_so(name):
+    with pytest.warns(AttentionNameWarning, match=f"'{name}' is transformers' and is taken as 'auto'"):
+        assert resolve(name, jnp.float32, 64) == resolve("auto", jnp.float32, 64)
 
 
 @pytest.mark.parametrize(("dtype", "reason"), [(jnp.float32, "not float32"), (jnp.bfloat16, "needs an NVIDIA GPU")])

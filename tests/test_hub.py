@@ -87,6 +87,33 @@ def test_an_update_asks_the_hub_and_a_plain_call_does_not(hub):
     assert find_model(REPOSITORY, revision=COMMIT) == first
 
 
+def test_a_token_and_a_cache_of_ones_own_are_used(hub, tmp_path, no_sockets):
+    options = dict(token="hf_secret", cache_dir=tmp_path / "elsewhere")
+    folder = find_model(REPOSITORY, **options)
+    assert is_model_folder(folder) and folder.is_relative_to(tmp_path / "elsewhere")
+    assert not (tmp_path / "home").exists() and hub.tokens == {"Bearer hf_secret"}
+    assert BarkProcessor.from_pretrained(REPOSITORY, **options).spaces.n_text == 96
+    no_sockets()
+    assert find_model(REPOSITORY, **options) == find_model(REPOSITORY, local_files_only=True, **options) == folder
+
+
+def test_local_files_only_asks_nobody(hub):
+    with pytest.raises(ModelNotFoundError, match="it is not asked \\(local_files_only\\)"):
+        find_model(REPOSITORY, local_files_only=True)
+    assert not hub.asked
+
+
+def test_a_forced_download_takes_what_is_in_the_cache_again(hub):
+    folder = find_model(REPOSITORY)
+    weights = f"GET /{REPOSITORY}/resolve/{COMMIT}/model.safetensors"
+    assert hub.asked.count(weights) == 1
+    assert find_model(REPOSITORY, force_download=True) == folder and hub.asked.count(weights) == 2
+    hub.asked.clear()
+    for force_download in (False, True, False):
+        BarkProcessor.from_pretrained(REPOSITORY, force_download=force_download, revision=COMMIT)
+    assert sum("GET" in line and line.endswith("tokenizer.json") for line in hub.asked) == 1
+
+
 def test_a_model_of_our_own_form_is_used_where_it_lies(hub, toy_folder, no_sockets):
     hub.files = files_of(toy_folder)
     folder = find_model(REPOSITORY)

@@ -19,6 +19,7 @@ from checkpoints import read_arrays
 from golden.checkpoint import FILE, voice_arrays, write_checkpoint
 from safetensors.numpy import save_file
 
+from bark_jax import AttentionNameWarning
 from bark_jax.tokenizer import SPECIAL_TOKENS
 from bark_jax.voices import PROMPT_KEYS
 
@@ -31,12 +32,12 @@ RULES = (
     (r"\bAutoProcessor\b", "BarkProcessor"),
     (r"import torch\n", ""),
     # Dtypes go by name.
-    (r"torch_dtype=torch\.(\w+)", r'dtype="\1"'),
+    (r"\b(?:torch_)?dtype=torch\.(\w+)", r'dtype="\1"'),
     # JAX has put everything on its default device.
     (r"device = .*torch\.cuda.*\n", ""),
-    (r"\.to\(device\)", ""),
+    (r"\.to\((?:model\.)?device\)", ""),
     # A jax.Array has no .cpu() and no .numpy(): numpy takes it as it is.
-    (r"(\w+(?:\[[^]]*\])?)\.cpu\(\)\.numpy\(\)", r"np.asarray(\1)"),
+    (r"(\w+(?:\[[^]]*\])?|\w[\w.]*\([^()]*\))\.cpu\(\)\.numpy\(\)", r"np.asarray(\1)"),
 )
 
 CHANGED_LINES = """\
@@ -70,10 +71,44 @@ WAVES = ("greedy.wav", "drawn.wav", "row_0.wav", "row_1.wav", "half.wav")
 N_SAMPLES = 24 * 320  # 16 semantic tokens at 50 a second are 24 frames at 75
 
 
-def as_ours(script: str) -> str:
+# What the page shows of speed: half precision with fused attention, in the forms that it had over the years.
+OPTIMIZED = {
+    "fused attention": """\
+import torch
+from transformers import AutoProcessor, BarkModel
+device = "cuda" if torch.cuda.is_available() else "cpu"
+model = BarkModel.from_pretrained(
+    "suno/bark-small", torch_dtype=torch.float16, attn_implementation="flash_attention_2"
+).to(device)
+""",
+    "fused attention, with offload": """\
+import torch
+from transformers import AutoProcessor, BarkModel
+device = "cuda" if torch.cuda.is_available() else "cpu"
+model = BarkModel.from_pretrained(
+    "suno/bark-small", dtype=torch.float16, attn_implementation="flash_attention_2"
+).to(device)
+model.enable_cpu_offload()
+""",
+    "fused attention, placed by itself": """\
+from transformers import AutoProcessor, BarkModel
+model = BarkModel.from_pretrained(
+    "suno/bark-small", dtype="float16", attn_implementation="flash_attention_2", device_map="auto"
+)
+model.enable_cpu_offload()
+""",
+}
+SPEAK = """\
+import numpy as np
+inputs = AutoProcessor.from_pretrained("suno/bark-small")("Hello, my dog is cute").to(model.device)
+half = model.generate(**inputs, semantic_max_new_tokens=16).cpu().numpy().squeeze().astype(np.float32)
+"""
+
+
+def as_ours(script: str, must_change: bool = True) -> str:
     for pattern, replacement in RULES:
         script, n_changes = re.subn(pattern, replacement, script)
-        assert n_changes, f"nothing in the script is changed by the rule for {pattern}"
+        assert n_changes or not must_change, f"nothing in the script is changed by the rule for {pattern}"
     return script
 
 
@@ -119,13 +154,23 @@ def write_preset(folder: Path, name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def ours(published, tmp_path_factory):
-    """What the changed script leaves: its variables, and its files by name."""
-    script = tmp_path_factory.mktemp("ours") / "bark_jax_script.py"
-    script.write_text(as_ours(SCRIPT.read_text()))
+def own_folder(tmp_path_factory):
+    """Where the changed scripts lie, and what the checkpoint is converted to."""
+    return tmp_path_factory.mktemp("ours")
+
+
+def run_ours(script: str, own_folder: Path, published: Path) -> tuple[dict, dict]:
+    path = own_folder / "bark_jax_script.py"
+    path.write_text(script)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bark_jax.pretrained.cache_folder", lambda: script.parent / "cache")
-        return run(script, published, patch)
+        patch.setattr("bark_jax.pretrained.cache_folder", lambda: own_folder / "cache")
+        return run(path, published, patch)
+
+
+@pytest.fixture(scope="module")
+def ours(published, own_folder):
+    """What the changed script leaves: its variables, and its files by name."""
+    return run_ours(as_ours(SCRIPT.read_text()), own_folder, published)
 
 
 @pytest.fixture(scope="module")
@@ -184,3 +229,24 @@ def test_both_make_the_same_greedy_audio(ours, theirs):
 def test_a_setting_and_a_voice_change_the_audio(ours):
     _, waves = ours
     assert np.abs(waves["greedy.wav"][1] - waves["drawn.wav"][1]).max() > 0.01
+
+
+@pytest.mark.parametrize("name", OPTIMIZED)
+def test_what_the_page_shows_of_speed_runs_and_sounds_the_same(name, ours, own_folder, published):
+    script = as_ours(OPTIMIZED[name] + SPEAK, must_change=False).replace("=16)", "=16, seed=0)")
+    with pytest.warns(AttentionNameWarning, match="'flash_attention_2' is transformers' and is taken as 'auto'"):
+        variables, _ = run_ours(script, own_folder, published)
+    model, half = variables["model"], variables["half"]
+    assert model.is_offloaded == ("offload" in script)
+    assert half.shape == (N_SAMPLES,) and half.dtype == np.float32 and np.abs(half).max() > 0.01
+    assert {array.dtype for array in jax.tree.leaves(model.coarse_acoustics)} == {np.dtype(np.float16)}
+    plain = ours[0]["model"].generate(**variables["inputs"], semantic_max_new_tokens=16, seed=0)
+    np.testing.assert_array_equal(half, np.asarray(plain)[0].astype(np.float32))
+
+
+def test_torch_may_stay_in_the_script(own_folder, published):
+    pytest.importorskip("torch")
+    kept = OPTIMIZED["fused attention"].replace("transformers", "bark_jax").replace("Auto", "Bark")
+    with pytest.warns(AttentionNameWarning):
+        variables, _ = run_ours(kept.replace(".to(device)", ""), own_folder, published)
+    assert variables["model"].semantic.head.kernel.dtype == np.float16

@@ -13,6 +13,7 @@ reads the live slots of a cache [B, S, N, H].
 import concurrent.futures
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -26,9 +27,14 @@ from bark_jax.hub import shown
 from bark_jax.models.linear import make_linear, multiply
 
 IMPLEMENTATIONS = ("auto", "xla", "cudnn")
+TRANSFORMERS_IMPLEMENTATIONS = ("eager", "sdpa", "flash_attention_2")  # taken as "auto"
 FUSED_DTYPES = (jnp.bfloat16, jnp.float16)
 GPU_BACKENDS = ("gpu", "cuda", "rocm")
 CAUSAL_QUERIES = 256  # of a whole sequence on a CPU that attend together
+
+
+class AttentionNameWarning(UserWarning):
+    """An attn_implementation of transformers, which was taken as "auto"."""
 
 
 class Implementations(NamedTuple):
@@ -81,11 +87,18 @@ class SelfAttention(nnx.Module):
         self.qkv = make_linear(config, D, 3 * D, dtype, rngs)
         self.out = make_linear(config, D, D, dtype, rngs)
 
-    def __call__(self, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Attends within `x_BTD`. Returns the output and the keys and values [B, T, N, H] that it made."""
+    def __call__(self, x_BTD: jax.Array, is_seen_BT: jax.Array | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Attends within `x_BTD`, to the positions that `is_seen_BT` names, or to all.
+
+        Returns:
+          The output and the keys and values [B, T, N, H] that it made.
+        """
         q_BTNH, k_BTNH, v_BTNH = split_heads(self.qkv(x_BTD), self.n_heads)
         qkv = (x.astype(self.sequence_dtype or x.dtype) for x in (q_BTNH, k_BTNH, v_BTNH))
-        y_BTNH = attend(*qkv, self.implementations.whole, is_causal=self.is_causal)
+        if is_seen_BT is None:
+            y_BTNH = attend(*qkv, self.implementations.whole, is_causal=self.is_causal)
+        else:
+            y_BTNH = attend_masked(*qkv, is_seen_BT, is_causal=self.is_causal)
         return self.out(y_BTNH.reshape(x_BTD.shape).astype(x_BTD.dtype)), k_BTNH, v_BTNH
 
     def empty_cache(self, n_rows: int, n_slots: int) -> jax.Array:
@@ -141,6 +154,20 @@ def attend(q_BTNH: jax.Array, k_BSNH: jax.Array, v_BSNH: jax.Array, implementati
     if by_head:
         return _attend_by_head(q_BTNH, k_BSNH, v_BSNH, **options).astype(dtype)
     y_BTNH = jax.nn.dot_product_attention(q_BTNH, k_BSNH, v_BSNH, implementation=implementation, **options)
+    return y_BTNH.astype(dtype)
+
+
+def attend_masked(
+    q_BTNH: jax.Array, k_BSNH: jax.Array, v_BSNH: jax.Array, is_seen_BS: jax.Array, *, is_causal: bool
+) -> jax.Array:
+    """`attend` to some positions only, by XLA everywhere. A position that sees none gives finite numbers."""
+    dtype = q_BTNH.dtype
+    if dtype == jnp.float16 and jax.default_backend() not in GPU_BACKENDS:
+        q_BTNH, k_BSNH, v_BSNH = (x.astype(jnp.float32) for x in (q_BTNH, k_BSNH, v_BSNH))
+    mask_B11S = is_seen_BS[:, None, None, :]
+    y_BTNH = jax.nn.dot_product_attention(
+        q_BTNH, k_BSNH, v_BSNH, mask=mask_B11S, is_causal=is_causal, implementation="xla"
+    )
     return y_BTNH.astype(dtype)
 
 
@@ -231,13 +258,23 @@ def write_slot_by_head(cache_MSH: jax.Array, new_BNH: jax.Array, slot_B: jax.Arr
     )
 
 
+def known_implementation(name: Any) -> Any:
+    """The name of one of IMPLEMENTATIONS for one of transformers', with an AttentionNameWarning; others as they are."""
+    if not isinstance(name, str) or name not in TRANSFORMERS_IMPLEMENTATIONS:
+        return name
+    message = f"attn_implementation {name!r} is transformers' and is taken as 'auto'; here there are 'xla' and 'cudnn'"
+    warnings.warn(AttentionNameWarning(message), stacklevel=4)
+    return "auto"
+
+
 def resolve(name: str, dtype: jnp.dtype, head_size: int) -> Implementations:
-    """Turns attn_implementation "auto", "xla" or "cudnn" into how a network attends.
+    """Turns attn_implementation "auto", "xla", "cudnn" or a name of transformers' into how a network attends.
 
     Raises:
       InputError: the name is none of the three.
       UnsupportedError: "cudnn" was asked for by name and cannot work here; the message has the reason.
     """
+    name = known_implementation(name)
     if name not in IMPLEMENTATIONS:
         raise InputError(f"attn_implementation is {shown(name)}, expected one of {', '.join(IMPLEMENTATIONS)}")
     if name == "xla":

@@ -1,5 +1,8 @@
 """The bidirectional transformer of the fine stage: the codes of the lower codebooks in, those of the next one out."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -8,7 +11,7 @@ from bark_jax.config import BarkFineConfig
 from bark_jax.errors import InputError
 from bark_jax.models.attention import resolve
 from bark_jax.models.linear import multiply
-from bark_jax.models.transformer import Block, check_size, make_embedding, make_norm
+from bark_jax.models.transformer import Block, as_seen, check_size, choose_embeds, make_embedding, make_norm
 
 
 class BarkFineModel(nnx.Module):
@@ -25,8 +28,9 @@ class BarkFineModel(nnx.Module):
         *,
         dtype: jnp.dtype = jnp.float32,
         attn_implementation: str = "auto",
-        rngs: nnx.Rngs,
+        rngs: nnx.Rngs | None = None,
     ):
+        rngs = nnx.Rngs(0) if rngs is None else rngs
         self.config = config
         self.token_embeddings = nnx.List(
             make_embedding(config, config.input_vocab_size, dtype, rngs) for _ in range(config.n_codes_total)
@@ -47,7 +51,14 @@ class BarkFineModel(nnx.Module):
         self.final_norm = make_norm(config, has_bias=True, dtype=dtype, rngs=rngs)
 
     def __call__(
-        self, codebook_idx: int, input_ids: jax.Array, *, output_hidden_states: bool = False
+        self,
+        codebook_idx: int,
+        input_ids: jax.Array | None = None,
+        *,
+        input_embeds: jax.Array | None = None,
+        inputs_embeds: jax.Array | None = None,
+        attention_mask: jax.Array | None = None,
+        output_hidden_states: bool = False,
     ) -> jax.Array | tuple[jax.Array, tuple[jax.Array, ...]]:
         """Logits of every frame's code in one codebook.
 
@@ -56,6 +67,9 @@ class BarkFineModel(nnx.Module):
             Codebook 0 has no head: it comes from the coarse stage.
           input_ids: codes [B, T, n_codes_total]. Codebooks 0 to codebook_idx are read: the predicted one's own
             present content as well, which is the pad id where nothing is known yet. Higher ones are not looked at.
+          input_embeds: instead of ids, the sum of the embeddings that are read [B, T, D], without positions.
+          inputs_embeds: the same, under the name that transformers 5 has for it.
+          attention_mask: [B, T], 0 where no frame attends to; None attends to all.
           output_hidden_states: also return what entered each layer, and the last after its norm.
 
         Returns:
@@ -66,21 +80,74 @@ class BarkFineModel(nnx.Module):
                 f"codebook_idx is {codebook_idx}, expected 1 to {self.config.n_codes_total - 1}; "
                 "codebook 0 is predicted by the coarse model"
             )
-        hidden = self._read(sum(self.token_embeddings[q](input_ids[:, :, q]) for q in range(codebook_idx + 1)))
+        embeds_BTD = choose_embeds(input_embeds, inputs_embeds)
+        if (input_ids is None) == (embeds_BTD is None):
+            raise InputError("give either input_ids or inputs_embeds")
+        if embeds_BTD is None:
+            embeds_BTD = sum(self.token_embeddings[q](input_ids[:, :, q]) for q in range(codebook_idx + 1))
+        hidden = self._read(embeds_BTD, as_seen(attention_mask, embeds_BTD))
         table_VD = self.token_embeddings[codebook_idx].embedding[...]
         logits_BTV = multiply(hidden[-1], table_VD, 1, jnp.float32)
         return (logits_BTV, hidden) if output_hidden_states else logits_BTV
+
+    def get_input_embeddings(self) -> nnx.List:
+        """transformers' name of the tables, one a codebook."""
+        return self.token_embeddings
+
+    def generate(
+        self,
+        coarse_output: Any,
+        semantic_generation_config: Any = None,
+        coarse_generation_config: Any = None,
+        fine_generation_config: Any = None,
+        codebook_size: int = 1024,
+        history_prompt: Any = None,
+        *,
+        seed: int | Sequence[int] | None = None,
+        key: jax.Array | None = None,
+        **settings: Any,
+    ) -> jax.Array:
+        """The fine stage on arrays, with the arguments of transformers' method of this name.
+
+        Args:
+          coarse_output: the stream [B, T] as `BarkCoarseModel.generate` gives it.
+          semantic_generation_config, coarse_generation_config, fine_generation_config: parts of
+            model.generation_config.
+          codebook_size: that of model.generation_config.
+          history_prompt, seed, key: as for `BarkSemanticModel.generate`.
+          settings: temperature and do_sample, as the fine ones of `settings.resolve_settings`.
+
+        Returns:
+          codes, int32 [B, n_fine, T], coarse codebooks first, and codebook_size past a row's end.
+
+        Raises:
+          InputError, ConfigError, VoiceError: before the network runs.
+        """
+        from bark_jax.network_calls import generate_fine  # it stands above the networks and imports this module
+
+        return generate_fine(
+            self,
+            coarse_output,
+            semantic_generation_config,
+            coarse_generation_config,
+            fine_generation_config,
+            codebook_size,
+            history_prompt,
+            seed,
+            key,
+            settings,
+        )
 
     def hidden(self, embeds_BTD: jax.Array) -> jax.Array:
         """Hidden states [B, T, D] of whole windows, from the summed embeddings of the codebooks that are read."""
         return self._read(embeds_BTD)[-1]
 
-    def _read(self, embeds_BTD: jax.Array) -> tuple[jax.Array, ...]:
+    def _read(self, embeds_BTD: jax.Array, is_seen_BT: jax.Array | None = None) -> tuple[jax.Array, ...]:
         """Runs all layers: the hidden states before, between and after them."""
         check_size(embeds_BTD, self.config, "frames")
         x_BTD = embeds_BTD + self.position_embedding(jnp.arange(embeds_BTD.shape[1])[None])
         hidden = []
         for block in self.blocks:
             hidden.append(x_BTD)
-            x_BTD, _, _ = block(x_BTD)
+            x_BTD, _, _ = block(x_BTD, is_seen_BT)
         return (*hidden, self.final_norm(x_BTD))

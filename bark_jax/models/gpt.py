@@ -1,6 +1,7 @@
 """The causal transformer of the semantic and coarse stages: a GPT-2 with learned positions and an untied head."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,15 @@ from bark_jax.config import BarkCoarseConfig, BarkSemanticConfig, BarkSubModelCo
 from bark_jax.errors import InputError
 from bark_jax.models.attention import GPU_BACKENDS, KVCache, resolve
 from bark_jax.models.linear import multiply
-from bark_jax.models.transformer import Block, check_size, make_embedding, make_norm
+from bark_jax.models.transformer import (
+    Block,
+    Embedding,
+    as_seen,
+    check_size,
+    choose_embeds,
+    make_embedding,
+    make_norm,
+)
 
 
 class BarkCausalModel(nnx.Module):
@@ -22,7 +31,7 @@ class BarkCausalModel(nnx.Module):
       config: the network's size.
       dtype: of parameters and activations. LayerNorm statistics, softmax and logits are float32 whatever it is.
       attn_implementation: "xla", "cudnn" or "auto"; see `attention.resolve`.
-      rngs: draws the parameters, normal with `initializer_range`.
+      rngs: draws the parameters, normal with `initializer_range`; nnx.Rngs(0) if None.
     """
 
     config_class: type[BarkSubModelConfig] = BarkSubModelConfig
@@ -33,8 +42,9 @@ class BarkCausalModel(nnx.Module):
         *,
         dtype: jnp.dtype = jnp.float32,
         attn_implementation: str = "auto",
-        rngs: nnx.Rngs,
+        rngs: nnx.Rngs | None = None,
     ):
+        rngs = nnx.Rngs(0) if rngs is None else rngs
         self.config = config
         self.token_embedding = make_embedding(config, config.input_vocab_size, dtype, rngs)
         self.position_embedding = make_embedding(config, config.block_size, dtype, rngs)
@@ -65,26 +75,36 @@ class BarkCausalModel(nnx.Module):
         self,
         input_ids: jax.Array | None = None,
         *,
+        input_embeds: jax.Array | None = None,
         inputs_embeds: jax.Array | None = None,
+        attention_mask: jax.Array | None = None,
         output_hidden_states: bool = False,
     ) -> jax.Array | tuple[jax.Array, tuple[jax.Array, ...]]:
         """Logits of every position.
 
         Args:
           input_ids: tokens [B, T] in [0, input_vocab_size); JAX does not check the range, an id outside it gives NaN.
-          inputs_embeds: instead of ids, their embeddings [B, T, D] without positions, as the semantic prompt needs.
+          input_embeds: instead of ids, their embeddings [B, T, D] without positions, as the semantic prompt needs.
+          inputs_embeds: the same, under the name that transformers 5 has for it.
+          attention_mask: [B, T], 0 where no position attends to; None attends to all. Positions count from 0 whatever
+            it is, as in transformers. What the logits of a position are that sees none means nothing.
           output_hidden_states: also return what entered each layer, and the last after its norm: num_layers + 1
             arrays [B, T, D].
 
         Returns:
           logits_BTV in float32; with `output_hidden_states` a pair.
         """
-        if (input_ids is None) == (inputs_embeds is None):
+        embeds_BTD = choose_embeds(input_embeds, inputs_embeds)
+        if (input_ids is None) == (embeds_BTD is None):
             raise InputError("give either input_ids or inputs_embeds")
-        embeds_BTD = self.embed(input_ids) if inputs_embeds is None else inputs_embeds
-        hidden, _, _ = self._read(embeds_BTD)
+        embeds_BTD = self.embed(input_ids) if embeds_BTD is None else embeds_BTD
+        hidden, _, _ = self._read(embeds_BTD, as_seen(attention_mask, embeds_BTD))
         logits_BTV = self.logits(hidden[-1])
         return (logits_BTV, hidden) if output_hidden_states else logits_BTV
+
+    def get_input_embeddings(self) -> Embedding:
+        """transformers' name of the table that `embed` reads."""
+        return self.token_embedding
 
     def embed(self, tokens_BT: jax.Array) -> jax.Array:
         """Token embeddings [B, T, D], without positions."""
@@ -141,14 +161,16 @@ class BarkCausalModel(nnx.Module):
             values.append(layer_values)
         return self.final_norm(x_RD)[:B], KVCache(tuple(keys), tuple(values), cache.length_B + 1)
 
-    def _read(self, embeds_BTD: jax.Array) -> tuple[tuple[jax.Array, ...], list[jax.Array], list[jax.Array]]:
+    def _read(
+        self, embeds_BTD: jax.Array, is_seen_BT: jax.Array | None = None
+    ) -> tuple[tuple[jax.Array, ...], list[jax.Array], list[jax.Array]]:
         """Runs all layers over whole sequences: the hidden states before, between and after them, keys and values."""
         check_size(embeds_BTD, self.config, "positions")
         x_BTD = embeds_BTD + self.position_embedding(jnp.arange(embeds_BTD.shape[1])[None])
         hidden, keys, values = [], [], []
         for block in self.blocks:
             hidden.append(x_BTD)
-            x_BTD, k_BTNH, v_BTNH = block(x_BTD)
+            x_BTD, k_BTNH, v_BTNH = block(x_BTD, is_seen_BT)
             keys.append(k_BTNH)
             values.append(v_BTNH)
         return (*hidden, self.final_norm(x_BTD)), keys, values
@@ -171,8 +193,88 @@ class BarkSemanticModel(BarkCausalModel):
         """
         return self.embed(text_BT) + self.embed(history_BT)
 
+    def generate(
+        self,
+        input_ids: Any,
+        semantic_generation_config: Any = None,
+        history_prompt: Any = None,
+        attention_mask: Any = None,
+        *,
+        seed: int | Sequence[int] | None = None,
+        key: jax.Array | None = None,
+        **settings: Any,
+    ) -> jax.Array:
+        """The semantic stage on arrays, with the arguments of transformers' method of this name.
+
+        Args:
+          input_ids: tokenizer ids [B, T], as `BarkProcessor` gives them.
+          semantic_generation_config: model.generation_config.semantic_config, or another; a dict or transformers' class
+            is read as well.
+          history_prompt: a Voice, or a dict of the three arrays, for all rows; or a list of one or None a row.
+          attention_mask: [B, T] of 0 and 1; without it every id is text.
+          seed, key: as for `BarkModel.generate`, whose tokens these are.
+          settings: the semantic ones of `settings.resolve_settings`, without a prefix.
+
+        Returns:
+          tokens, int32 [B, T]: a row's semantic tokens, and end tokens past its end. A longest row that ended by itself
+          has one too.
+
+        Raises:
+          InputError, ConfigError, VoiceError: before the network runs.
+        """
+        from bark_jax.network_calls import generate_semantic  # it stands above the networks and imports this module
+
+        return generate_semantic(
+            self, input_ids, semantic_generation_config, history_prompt, attention_mask, seed, key, settings
+        )
+
 
 class BarkCoarseModel(BarkCausalModel):
     """Semantic tokens and the coarse codes so far in; the next coarse code out."""
 
     config_class = BarkCoarseConfig
+
+    def generate(
+        self,
+        semantic_output: Any,
+        semantic_generation_config: Any = None,
+        coarse_generation_config: Any = None,
+        codebook_size: int = 1024,
+        history_prompt: Any = None,
+        return_output_lengths: bool | None = None,
+        *,
+        seed: int | Sequence[int] | None = None,
+        key: jax.Array | None = None,
+        **settings: Any,
+    ) -> jax.Array | tuple[jax.Array, jax.Array]:
+        """The coarse stage on arrays, with the arguments of transformers' method of this name.
+
+        Args:
+          semantic_output: tokens [B, T] as `BarkSemanticModel.generate` gives them; it is not changed.
+          semantic_generation_config, coarse_generation_config: parts of model.generation_config.
+          codebook_size: that of model.generation_config.
+          return_output_lengths: also give each row's number of tokens.
+          history_prompt, seed, key: as for `BarkSemanticModel.generate`.
+          settings: the coarse ones of `settings.resolve_settings`, without a prefix.
+
+        Returns:
+          The stream of coarse codes, int32 [B, T], frame by frame in the coarse vocabulary, and past a row's end
+          coarse_semantic_pad_token; with `return_output_lengths` a pair with int32 [B].
+
+        Raises:
+          InputError, ConfigError, VoiceError: before the network runs.
+        """
+        from bark_jax.network_calls import generate_coarse  # it stands above the networks and imports this module
+
+        return generate_coarse(
+            self,
+            semantic_output,
+            semantic_generation_config,
+            coarse_generation_config,
+            codebook_size,
+            history_prompt,
+            return_output_lengths,
+            seed,
+            key,
+            settings,
+        )

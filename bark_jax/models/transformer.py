@@ -34,6 +34,26 @@ def check_size(x_BTD: jax.Array, config: BarkSubModelConfig, unit: str) -> None:
         raise InputError(f"{T} {unit} were given, and the network has {config.block_size} (block_size)")
 
 
+def choose_embeds(input_embeds: jax.Array | None, inputs_embeds: jax.Array | None) -> jax.Array | None:
+    """What was given under either of the names that transformers 4 and 5 have for it; None where nothing was."""
+    if input_embeds is not None and inputs_embeds is not None:
+        raise InputError("input_embeds and inputs_embeds are two names of one argument; give one of them")
+    return inputs_embeds if input_embeds is None else input_embeds
+
+
+def as_seen(attention_mask: jax.Array | None, x_BTD: jax.Array) -> jax.Array | None:
+    """transformers' attention_mask as bool [B, T]; None stays None. Raises InputError for another shape."""
+    if attention_mask is None:
+        return None
+    mask_BT = jnp.asarray(attention_mask)
+    if mask_BT.shape != x_BTD.shape[:2]:
+        raise InputError(
+            f"attention_mask has shape {mask_BT.shape}, expected {x_BTD.shape[:2]}: 1 for a position that is attended "
+            "to, 0 for another"
+        )
+    return mask_BT != 0
+
+
 def make_embedding(config: BarkSubModelConfig, n_ids: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> Embedding:
     return Embedding(
         n_ids,
@@ -94,9 +114,9 @@ class Block(nnx.Module):
         self.mlp_norm = make_norm(config, has_bias=norm_has_bias, dtype=dtype, rngs=rngs)
         self.mlp = MLP(config, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Returns the output [B, T, D] and the layer's keys and values [B, T, N, H]."""
-        y_BTD, k_BTNH, v_BTNH = self.attention(self.attention_norm(x_BTD))
+    def __call__(self, x_BTD: jax.Array, is_seen_BT: jax.Array | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns the output [B, T, D] and the layer's keys and values [B, T, N, H]; see `SelfAttention`."""
+        y_BTD, k_BTNH, v_BTNH = self.attention(self.attention_norm(x_BTD), is_seen_BT)
         x_BTD = x_BTD + y_BTD
         return x_BTD + self.mlp(self.mlp_norm(x_BTD)), k_BTNH, v_BTNH
 
