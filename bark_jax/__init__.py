@@ -26,6 +26,7 @@ _MODULE_BY_NAME = {
     "BarkProcessor": "processor",
     "BarkSemanticConfig": "config",
     "BarkSemanticModel": "models.gpt",
+    "BarkWarning": "errors",
     "CheckpointError": "errors",
     "Clip": "clip",
     "ConfigError": "errors",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from bark_jax.config import GENERATION_CONFIG_FILE, BarkGenerationConfig, read_config
-from bark_jax.errors import ConfigError, InputError, UnsupportedError, VoiceError, VoiceNotFoundError
+from bark_jax.errors import BarkWarning, ConfigError, InputError, UnsupportedError, VoiceError, VoiceNotFoundError
 from bark_jax.folders import as_path, naming, told_as_output_error, write_whole
 from bark_jax.hub import Source, UnreachableError, is_inner_path, shown
 from bark_jax.long_text import prompt_budget, split_text
@@ -47,7 +47,7 @@ SHOWN_CUT_CHARACTERS = 200
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{1,8})*")
 
 
-class TextCutWarning(UserWarning):
+class TextCutWarning(BarkWarning):
     """The end of a text was cut off because it did not fit the prompt; `cut` is that end, whole."""
 
     def __init__(self, message: str, cut: str):

@@ -117,6 +117,13 @@ class Voice:
         mine, theirs = self.to_dict(), other.to_dict()
         return all(np.array_equal(mine[key], theirs[key]) for key in PROMPT_KEYS)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of a voice that was pickled or deep-copied: numpy makes arrays that can be written."""
+        for field, value in state.items():
+            if isinstance(value, np.ndarray):
+                value.setflags(write=False)
+            object.__setattr__(self, field, value)
+
     def __hash__(self) -> int:
         return hash((self.semantic.tobytes(), self.fine.tobytes()))
 
