@@ -7,12 +7,12 @@ vanish meanwhile, is copied to a temporary file first.
 import contextlib
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from bark_jax.errors import BarkError, InputError, UnsupportedError
+from bark_jax.folders import temporary_folder
 from bark_jax.hub import shown
 
 STDIN = "-"
@@ -34,11 +34,11 @@ def local_copy(source: str) -> Iterator[Path]:
     if path.is_file():
         yield path
         return
-    with tempfile.NamedTemporaryFile(prefix="bark-jax-rows-") as copy:
-        with _open(source) as stream:
-            shutil.copyfileobj(stream, copy)
-        copy.flush()
-        yield Path(copy.name)
+    with temporary_folder() as folder:
+        copy = folder / "rows"
+        with _open(source) as stream, open(copy, "wb") as file:
+            shutil.copyfileobj(stream, file)
+        yield copy
 
 
 def _open(source: str) -> contextlib.AbstractContextManager[BinaryIO]:
