@@ -30,6 +30,7 @@ _MODULE_BY_NAME = {
     "BarkSemanticConfig": "config",
     "BarkSemanticGenerationConfig": "config",
     "BarkSemanticModel": "models.gpt",
+    "BarkWarning": "errors",
     "CheckpointError": "errors",
     "Clip": "clip",
     "ConfigError": "errors",

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bark_jax.audio import write_audio, write_stream
-from bark_jax.errors import InputError, VoiceError
+from bark_jax.by_value import ByValue
+from bark_jax.errors import BarkWarning, InputError, VoiceError
 from bark_jax.hub import shown
 from bark_jax.voices import Voice
 
@@ -22,13 +23,13 @@ if TYPE_CHECKING:
 MAX_WAV_PLAYER_S = 60.0
 
 
-class EmptyClipWarning(UserWarning):
+class EmptyClipWarning(BarkWarning):
     """A text came back without audio because the semantic network ended at once."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Recording:
-    """Audio. In a notebook it shows a player."""
+class Recording(ByValue):
+    """Audio. In a notebook it shows a player. Two recordings are equal where their kind and their values are."""
 
     samples: np.ndarray  # float32 [A] audio samples in about -1..1, or [A, channels] of a stereo codec
     sample_rate: int  # audio samples a second

@@ -4,9 +4,34 @@ All of them are BarkError, so one `except` catches them; each is also the built-
 expect. A message names the value, what was expected and what to do about it.
 """
 
+from typing import Any
 
-class BarkError(Exception):
+
+class _Picklable(BaseException):
+    """An exception that pickles and copies with its message and attributes, whatever arguments its __init__ takes.
+
+    Python would call the class with the message alone. Where that fails, a `multiprocessing.Pool` waits for ever.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        _, arguments, *state = super().__reduce__()
+        return _rebuild, (type(self), arguments), *state
+
+
+def _rebuild(kind: type[BaseException], arguments: tuple[Any, ...]) -> BaseException:
+    """An exception of these `args`, made without the __init__ of its own class."""
+    error = kind.__new__(kind, *arguments)
+    builtin = next(base for base in kind.__mro__ if base.__module__ == "builtins")
+    builtin.__init__(error, *arguments)
+    return error
+
+
+class BarkError(_Picklable, Exception):
     """The base of all errors raised on purpose."""
+
+
+class BarkWarning(_Picklable, UserWarning):
+    """The base of all warnings given on purpose."""
 
 
 class ConfigError(BarkError, ValueError):

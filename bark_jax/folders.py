@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from bark_jax import stopping
 from bark_jax.errors import InputError, OutputError
 from bark_jax.hub import shown
 
@@ -97,19 +98,25 @@ def whole_folder(dst: str | os.PathLike, *, overwrite: bool = False, kind: str =
 @contextlib.contextmanager
 def _partial_folder(dst: Path, overwrite: bool) -> Iterator[Path]:
     partial = dst.with_name(f".{dst.name}.{secrets.token_hex(4)}.partial")
-    with naming(dst):
-        made_parents = _make_parents(dst)
-        partial.mkdir()
-    try:
-        yield partial
-        _sync_tree(partial)
-        _move_into_place(partial, dst, overwrite)
-    except BaseException:
+    made_parents: list[Path] = []
+
+    def clean_up() -> None:
         shutil.rmtree(partial, ignore_errors=True)
         for parent in made_parents:
-            with contextlib.suppress(OSError):  # somebody else put a file there
+            with contextlib.suppress(OSError):  # somebody else put a file there, or `dst` is in it
                 parent.rmdir()
-        raise
+
+    with stopping.cleaned_up(clean_up):
+        try:
+            with naming(dst):
+                made_parents += _make_parents(dst)
+                partial.mkdir()
+            yield partial
+            _sync_tree(partial)
+            _move_into_place(partial, dst, overwrite)
+        except BaseException:
+            clean_up()
+            raise
 
 
 def remove_abandoned(dst: str | os.PathLike, older_than_s: float = ABANDONED_S) -> None:
@@ -184,6 +191,15 @@ def sync(path: Path) -> None:
 
 def _move_into_place(partial: Path, dst: Path, overwrite: bool) -> None:
     """Renames `partial` to `dst`. A model that was there is moved aside first, and back if the renaming fails."""
+    with stopping.undisturbed():
+        old = _exchange(partial, dst, overwrite)
+    sync(dst.parent)
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(partial: Path, dst: Path, overwrite: bool) -> Path | None:
+    """Renames; returns where what was at `dst` is now."""
     old = None
     if overwrite and dst.exists() and os.listdir(dst):
         old = dst.with_name(f".{dst.name}.{secrets.token_hex(4)}.old")
@@ -196,9 +212,7 @@ def _move_into_place(partial: Path, dst: Path, overwrite: bool) -> None:
         if dst.exists():
             raise InputError(f"{dst} was made by somebody else in the meantime; it is left as it is") from error
         raise
-    sync(dst.parent)
-    if old is not None:
-        shutil.rmtree(old, ignore_errors=True)
+    return old
 
 
 @contextlib.contextmanager
@@ -206,18 +220,28 @@ def whole_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """Yields a new file beside `path`, which takes its name when the block ends and vanishes when it raises."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        with naming(path):
-            file = open(temporary, "xb")  # noqa: SIM115, it is closed below
-        with file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+    with stopping.cleaned_up(lambda: temporary.unlink(missing_ok=True)):
+        try:
+            with naming(path):
+                file = open(temporary, "xb")  # noqa: SIM115, it is closed below
+            with file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+
+
+@contextlib.contextmanager
+def temporary_folder(within: str | os.PathLike | None = None) -> Iterator[Path]:
+    """Yields a new folder, in `within` or where temporary files go; it is gone when the block or the process ends."""
+    with contextlib.ExitStack() as block:
+        folder = block.enter_context(tempfile.TemporaryDirectory(prefix="bark-jax-", dir=within))
+        block.enter_context(stopping.cleaned_up(lambda: shutil.rmtree(folder, ignore_errors=True)))
+        yield Path(folder)
 
 
 def write_whole(path: str | os.PathLike, data: bytes) -> None:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bark_jax import pretrained
+from bark_jax.by_value import ByValue
 from bark_jax.config import BarkConfig, BarkGenerationConfig
 from bark_jax.devices import told_with_stage
 from bark_jax.errors import BarkError, InputError, VoiceNotFoundError
@@ -44,8 +45,8 @@ class Row:
     settings: RowSettings
 
 
-@dataclasses.dataclass(frozen=True)
-class Utterance:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Utterance(ByValue):
     """What one row became. T frames; no frames at all where the semantic stage ended at once."""
 
     semantic: np.ndarray  # int32 [S] semantic tokens

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from bark_jax.config import GENERATION_CONFIG_FILE, BarkGenerationConfig, read_config
-from bark_jax.errors import ConfigError, InputError, UnsupportedError, VoiceError
+from bark_jax.errors import BarkWarning, ConfigError, InputError, UnsupportedError, VoiceError
 from bark_jax.folders import as_path, naming, told_as_output_error, write_whole
 from bark_jax.hub import Source, UnreachableError, is_inner_path, shown
 from bark_jax.loading_options import (
@@ -58,7 +58,7 @@ SHOWN_CUT_CHARACTERS = 200
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{1,8})*")
 
 
-class TextCutWarning(UserWarning):
+class TextCutWarning(BarkWarning):
     """The end of a text was cut off because it did not fit the prompt; `cut` is that end, whole."""
 
     def __init__(self, message: str, cut: str):
@@ -66,7 +66,7 @@ class TextCutWarning(UserWarning):
         self.cut = cut
 
 
-class UnknownCharactersWarning(UserWarning):
+class UnknownCharactersWarning(BarkWarning):
     """The tokenizer knows no character of some words, which reach the model as one unknown token; `words` are these."""
 
     def __init__(self, words: tuple[str, ...]):
@@ -77,9 +77,6 @@ class UnknownCharactersWarning(UserWarning):
             "Write it in letters, or take it out."
         )
         self.words = words
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.words,)
 
 
 class BarkInputs(dict):

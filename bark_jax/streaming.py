@@ -28,6 +28,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
+from bark_jax.by_value import ByValue
 from bark_jax.devices import told_with_stage
 from bark_jax.model import BarkModel, OnStage, Row, Utterance, as_on_stage, coarse_voice, require_finite, sampling_of
 from bark_jax.own_jax_config import under_own_config
@@ -44,8 +45,8 @@ N_HELD = 15
 _LATER_PART = 0x70617274  # "part"
 
 
-@dataclasses.dataclass(frozen=True)
-class StreamedPart:
+@dataclasses.dataclass(frozen=True, eq=False)
+class StreamedPart(ByValue):
     """Some frames of an utterance, and their audio."""
 
     samples: np.ndarray  # float32 [A] audio samples, or [A, channels] of a stereo codec

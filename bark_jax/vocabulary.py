@@ -7,7 +7,7 @@ one word a line, in lower case.
 import re
 from collections.abc import Callable, Collection, Iterable
 
-from bark_jax.errors import ConfigError
+from bark_jax.errors import BarkWarning, ConfigError
 from bark_jax.hub import Source, shown
 
 WORDS_FILE = "words.txt"
@@ -17,7 +17,7 @@ SHOWN_WORDS = 10
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 
 
-class UnknownWordsWarning(UserWarning):
+class UnknownWordsWarning(BarkWarning):
     """A text has words that the model was not trained on; `words` are these."""
 
     def __init__(self, words: tuple[str, ...], n_known: int):

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from bark_jax.errors import InputError, VoiceError
+from bark_jax.errors import BarkWarning, InputError, VoiceError
 from bark_jax.folders import as_path
 from bark_jax.hub import shown
 from bark_jax.tokens import TokenSpaces
@@ -30,7 +30,7 @@ MIN_FRAMES_RATIO = 0.5
 MAX_FRAMES_RATIO = 2.0
 
 
-class OddVoiceWarning(UserWarning):
+class OddVoiceWarning(BarkWarning):
     """A voice conditions the stages, but its three arrays do not belong together: it may sound odd."""
 
 
@@ -156,6 +156,13 @@ class Voice:
             return NotImplemented
         mine, theirs = self.to_dict(), other.to_dict()
         return all(np.array_equal(mine[key], theirs[key]) for key in PROMPT_KEYS)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of a voice that was pickled or deep-copied: numpy makes arrays that can be written."""
+        for field, value in state.items():
+            if isinstance(value, np.ndarray):
+                value.setflags(write=False)
+            object.__setattr__(self, field, value)
 
     def __hash__(self) -> int:
         return hash((self.semantic.tobytes(), self.fine.tobytes()))

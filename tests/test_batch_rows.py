@@ -7,9 +7,10 @@ import types
 
 import pytest
 
+from bark_jax.batch.forms import choose_format
 from bark_jax.batch.ids import Shard, check_id, derive_seed
 from bark_jax.batch.rows import MAX_LINE_BYTES, Fault, RowsError, TextRow, check_rows, read_rows
-from bark_jax.batch.sources import choose_format, local_copy
+from bark_jax.batch.sources import local_copy
 from bark_jax.errors import BarkError, InputError, UnsupportedError
 
 
@@ -164,8 +165,8 @@ def test_formats_are_told_by_ending_or_first_character(tmp_path):
     path = tmp_path / "rows"
     path.write_text('\n{"id": 1}')
     assert choose_format("-", path) == "jsonl"
-    assert [choose_format(f"s3://b/rows.{end}", path) for end in ("jsonl", "csv", "txt")] == ["jsonl", "csv", "lines"]
     path.write_text("Hi.")
+    assert [choose_format(f"s3://b/rows.{end}", path) for end in ("jsonl", "csv", "txt")] == ["jsonl", "csv", "lines"]
     assert choose_format("-", path) == "lines" and choose_format("-", path, "csv") == "csv"
     with pytest.raises(InputError, match="xml"):
         choose_format("-", path, "xml")

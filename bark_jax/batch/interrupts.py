@@ -5,29 +5,33 @@ import signal
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, Self
+from typing import Self
+
+from bark_jax import stopping
 
 
 class Interrupts:
     """Watches SIGINT (Ctrl-C) and SIGTERM, which schedulers send before they kill, while the block runs.
 
-    The first sets `received`; the second raises KeyboardInterrupt where the program is. Off the main thread, where
-    Python takes no signals, it watches nothing.
+    The first sets `received`. The second ends a command at once (`stopping`), and in other programs raises
+    KeyboardInterrupt where the program is. Off the main thread, where Python takes no signals, it watches nothing.
     """
 
     def __init__(self, tell: Callable[[], None] = lambda: None):
         self.received: int | None = None  # the signal's number
         self._tell = tell
-        self._before: dict[int, Any] = {}
+        self._block = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {each: signal.signal(each, self._receive) for each in (signal.SIGINT, signal.SIGTERM)}
+        if stopping.is_installed():
+            self._block.enter_context(stopping.first_signal(self._receive_first))
+        elif threading.current_thread() is threading.main_thread():
+            for each in (signal.SIGINT, signal.SIGTERM):
+                self._block.callback(signal.signal, each, signal.signal(each, self._receive))
         return self
 
     def __exit__(self, *_: object) -> None:
-        for each, handler in self._before.items():
-            signal.signal(each, handler)
+        self._block.close()
 
     def _receive(self, number: int, _: FrameType | None) -> None:
         if self.received is not None:
@@ -35,3 +39,8 @@ class Interrupts:
         self.received = number
         with contextlib.suppress(RuntimeError):  # the program was just writing to the same stream
             self._tell()
+
+    def _receive_first(self, number: int) -> None:
+        self.received = number
+        # On a thread of its own: to tell can take as long as nobody reads, and the second signal is not to wait for it.
+        threading.Thread(target=self._tell, daemon=True).start()

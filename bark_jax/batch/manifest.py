@@ -18,6 +18,7 @@ import numpy as np
 
 from bark_jax.batch.ids import digest
 from bark_jax.batch.rows import MAX_LINE_BYTES as MAX_ROW_BYTES
+from bark_jax.strict_json import check_depth
 
 MANIFEST_FILE = "manifest.jsonl"
 
@@ -93,10 +94,17 @@ def read_entries(path: str | os.PathLike) -> Iterator[Entry]:
                 continue
             entry = None
             if line.endswith(b"\n"):
-                with contextlib.suppress(ValueError, RecursionError):
-                    entry = json.loads(line)
+                with contextlib.suppress(ValueError):
+                    entry = read_entry(line)
             if isinstance(entry, dict) and isinstance(entry.get("id"), str):
                 yield entry
+
+
+def read_entry(line: bytes) -> Any:
+    """What a line holds. Raises ValueError for no JSON, or one that nests as no entry does."""
+    text = line.decode()
+    check_depth(text)
+    return json.loads(text)
 
 
 class Done(NamedTuple):

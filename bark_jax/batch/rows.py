@@ -1,10 +1,10 @@
-"""Lines to rows: JSON objects, CSV, or plain text, read one by one whatever their number.
+"""A file to rows: JSON objects, CSV, or plain text, read one by one whatever their number.
 
     {"id": "a1", "text": "Good morning.", "voice": "v2/en_speaker_6", "seed": 7, "settings": {"temperature": 0.6}}
 
 `text` is what a row needs. A setting of `generate` may also stand beside it, without "settings". Every other key is
 metadata, which comes back with the audio. A plain line is a text; it, and a line that cannot be read, is called by its
-number, "line-000000007".
+number, "line-000000007". The elements of a JSON array are numbered by their place.
 
 A row that cannot be spoken is a row with an `error`. Only an id is worth refusing the whole: it names the row's file.
 """
@@ -14,17 +14,19 @@ import csv
 import dataclasses
 import difflib
 import json
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
+from bark_jax.batch.forms import DELIMITERS
 from bark_jax.batch.ids import Shard, check_id, comparable, derive_seed, digest
+from bark_jax.batch.json_array import read_elements
 from bark_jax.errors import FaultsError, InputError
 from bark_jax.hub import shown
 from bark_jax.settings import SETTING_NAMES
+from bark_jax.strict_json import read_strict
 
 # A book has some 1 MB. Beyond this a file has lost its line ends, and its rows their names.
 MAX_LINE_BYTES = 2**24
@@ -38,7 +40,7 @@ KEYS = ("id", "text", "voice", "seed", "settings", "metadata")
 class TextRow:
     """One row of a batch: a text to speak. With an `error` it cannot be spoken, and its other fields may be empty."""
 
-    line: int  # where it starts; the first line is 1
+    line: int  # where it starts, or its place in a JSON array; the first is 1
     id: str
     text: str = ""
     voice: str | None = None  # a name or .npz file; None for the run's
@@ -46,6 +48,7 @@ class TextRow:
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     error: str | None = None
+    is_read: bool = True  # False where the line is not of the file's form, so that nothing is known of it
 
     @property
     def content(self) -> bytes:
@@ -58,9 +61,10 @@ class Fault(NamedTuple):
 
     line: int
     what: str
+    unit: str = "line"
 
     def __str__(self) -> str:
-        return f"line {self.line}: {self.what}"
+        return f"{self.unit} {self.line}: {self.what}"
 
 
 class RowsError(FaultsError):
@@ -75,8 +79,13 @@ class RowsError(FaultsError):
 
 
 def read_rows(path: Path, form: str) -> Iterator[TextRow | Fault]:
-    """The rows of a file one by one, blank lines left out. `form` is "jsonl", "csv" or "lines"."""
-    return {"jsonl": _read_jsonl, "csv": _read_csv, "lines": _read_lines}[form](path)
+    """The rows of a file one by one, blank lines left out. `form` is "jsonl", "json", "csv" or "lines"."""
+    return {"jsonl": _read_jsonl, "json": _read_array, "csv": _read_csv, "lines": _read_lines}[form](path)
+
+
+def unit_of(form: str) -> str:
+    """What the number of a row counts."""
+    return "row" if form == "json" else "line"
 
 
 class Counts(NamedTuple):
@@ -96,7 +105,7 @@ def check_rows(
       InputError: there are no rows, or none of the lines can be read.
     """
     digests, faults, n_faults = bytearray(), [], 0
-    n_mine, n_broken, broken = 0, 0, None
+    n_mine, n_unread, n_wrong, wrong = 0, 0, 0, None
     for row in read_rows(path, form):
         if isinstance(row, Fault):
             n_faults += 1
@@ -104,7 +113,7 @@ def check_rows(
                 faults.append(row)
             continue
         if row.error is not None:
-            n_broken, broken = n_broken + 1, broken or row
+            n_unread, n_wrong, wrong = n_unread + (not row.is_read), n_wrong + 1, wrong or row
         digests += digest(comparable(row.id, is_case_sensitive=is_case_sensitive))
         n_mine += shard is None or shard.has(row.id)
     repeated = _repeated(digests)
@@ -116,13 +125,21 @@ def check_rows(
         raise RowsError(source, faults, n_faults)
     n_rows = len(digests) // 16
     if not n_rows:
-        raise InputError(f"{source} has no rows, expected one a line")
-    if n_broken == n_rows:
-        raise InputError(
-            f"none of the {n_rows:,} rows of {source} can be read as {form}, beginning with line {broken.line}: "
-            f"{broken.error}; --input-format says how they are written"
-        )
+        raise InputError(f"{source} has no rows, expected one or more")
+    if n_wrong == n_rows:
+        raise InputError(_told_all_wrong(source, form, n_rows, wrong, is_unread=n_unread == n_rows))
     return Counts(n_rows, n_mine)
+
+
+def _told_all_wrong(source: str, form: str, n_rows: int, first: TextRow, *, is_unread: bool) -> str:
+    which = "the only row" if n_rows == 1 else f"none of the {n_rows:,} rows"
+    place = f"{unit_of(form)} {first.line}: {first.error}"
+    if not is_unread:
+        return f"{which} of {source} {'cannot' if n_rows == 1 else 'can'} be spoken. {place}"
+    return (
+        f"{which} of {source} {'cannot' if n_rows == 1 else 'can'} be read as {form}, beginning with {place}; "
+        "--input-format says how they are written, such as lines"
+    )
 
 
 def _repeated(digests: bytearray) -> set[bytes]:
@@ -134,6 +151,7 @@ def _repeated(digests: bytearray) -> set[bytes]:
 def _find_repeated(path: Path, form: str, repeated: set[bytes], is_case_sensitive: bool) -> tuple[list[Fault], int]:
     """The first faults of ids that come again, and the number of all."""
     first_lines: dict[bytes, int] = {}
+    unit = unit_of(form)
     faults, n_faults = [], 0
     for row in read_rows(path, form):
         if isinstance(row, Fault):
@@ -143,7 +161,7 @@ def _find_repeated(path: Path, form: str, repeated: set[bytes], is_case_sensitiv
             continue
         n_faults += 1
         if len(faults) < SHOWN_FAULTS:
-            faults.append(Fault(row.line, f"id {shown(row.id)} is that of line {first_lines[key]} too"))
+            faults.append(Fault(row.line, f"id {shown(row.id)} is that of {unit} {first_lines[key]} too", unit))
     return faults, n_faults
 
 
@@ -163,30 +181,38 @@ def _read_lines(path: Path) -> Iterator[TextRow]:
 
 def _read_jsonl(path: Path) -> Iterator[TextRow | Fault]:
     for number, line in _lines(path):
-        if line is None:
-            yield _broken(number, f"the line is longer than {MAX_LINE_BYTES:,} bytes")
-            continue
-        try:
-            fields = json.loads(line.decode(), **_STRICT)
-        except UnicodeDecodeError as error:
-            yield _broken(number, f"the line is not UTF-8 (byte {error.start})")
-        except json.JSONDecodeError as error:
-            yield _broken(number, f"the line is not JSON ({error.msg} at column {error.colno})")
-        except (RecursionError, ValueError) as error:  # ValueError: from _unique, or a number of thousands of digits
-            yield _broken(number, f"the line is not JSON ({shown(str(error), 200)})")
-        else:
-            if isinstance(fields, dict):
-                yield _row(number, fields)
-            else:
-                yield _broken(number, f"the line is {shown(fields)}, expected a JSON object")
+        yield _read_object(number, line, "line")
+
+
+def _read_array(path: Path) -> Iterator[TextRow | Fault]:
+    try:
+        for number, element in read_elements(path, MAX_LINE_BYTES):
+            found = _read_object(number, element, "row")
+            yield found._replace(unit="row") if isinstance(found, Fault) else found
+    except InputError as error:
+        raise InputError(f"the rows are no JSON array: {error}; mend the file, or give --input-format") from error
+
+
+def _read_object(number: int, data: bytes | None, what: str) -> TextRow | Fault:
+    """The row in a line, or in an element of an array; None for one that is too long."""
+    if data is None:
+        return _broken(number, f"the {what} is longer than {MAX_LINE_BYTES:,} bytes")
+    try:
+        fields = read_strict(data)
+    except InputError as error:
+        return _broken(number, f"the {what} is {error}")
+    if not isinstance(fields, dict):
+        return _broken(number, f"the {what} is {shown(fields)}, expected a JSON object")
+    return _row(number, fields)
 
 
 def _read_csv(path: Path) -> Iterator[TextRow | Fault]:
     """A first line with the names of the columns; a field may have line ends where it is quoted."""
     csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))
-    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file)
-        names = _column_names(reader)
+    names, delimiter = _read_header(path)
+    with _open_csv(path) as file:
+        reader = csv.reader(file, delimiter=delimiter)
+        next(reader)
         number = reader.line_num + 1
         while True:
             try:
@@ -205,17 +231,26 @@ def _read_csv(path: Path) -> Iterator[TextRow | Fault]:
             number = reader.line_num + 1
 
 
-def _column_names(reader: Any) -> list[str]:
-    try:
-        names = [name.strip() for name in next(reader, [])]
-    except csv.Error as error:
-        raise InputError(f"the first line is no CSV ({error}); expected the names of the columns") from error
-    if "text" not in names or len(set(names)) < len(names):
-        raise InputError(
-            f"the CSV's columns are {shown(names, 200)}, expected a first line with names that differ and have text "
-            "among them, such as id,text,voice,seed"
-        )
-    return names
+def _open_csv(path: Path) -> TextIO:
+    return open(path, encoding="utf-8-sig", errors="surrogateescape", newline="")
+
+
+def _read_header(path: Path) -> tuple[list[str], str]:
+    """The names of the columns and what stands between them: the first of DELIMITERS that parts off a name "text"."""
+    found = []
+    for delimiter in DELIMITERS:
+        with _open_csv(path) as file:
+            try:
+                names = [name.strip() for name in next(csv.reader(file, delimiter=delimiter), [])]
+            except csv.Error as error:
+                raise InputError(f"the first line is no CSV ({error}); expected the names of the columns") from error
+        if "text" in names and len(set(names)) == len(names):
+            return names, delimiter
+        found.append(names)
+    raise InputError(
+        f"the CSV's columns are {shown(max(found, key=len), 200)}, expected a first line with names that differ and "
+        "have text among them, such as id,text,voice,seed"
+    )
 
 
 def _typed(fields: dict[str, str]) -> dict[str, Any]:
@@ -224,8 +259,8 @@ def _typed(fields: dict[str, str]) -> dict[str, Any]:
     for name in fields:
         if name in SETTING_NAMES or name in ("seed", "settings", "metadata"):
             try:
-                typed[name] = json.loads(fields[name].strip().lower() if name in SETTING_NAMES else fields[name])
-            except (ValueError, RecursionError):
+                typed[name] = read_strict(fields[name].strip().lower() if name in SETTING_NAMES else fields[name])
+            except InputError:
                 continue  # the value is refused where it is used, by name
     return typed
 
@@ -253,6 +288,10 @@ def _checked(number: int, row_id: str, fields: dict[str, Any]) -> TextRow:
         raise InputError(f"seed is {shown(seed)}, expected a whole number from 0 to 2**64 - 1")
     settings, metadata = _object(fields, "settings"), _object(fields, "metadata")
     for name, value in fields.items():
+        if name in settings and name not in KEYS:
+            raise InputError(
+                f"{name} is {shown(value)} beside the text and {shown(settings[name])} in settings; give one"
+            )
         if name not in KEYS:
             (settings if _is_setting(name) else metadata)[name] = value
     if seed is None:
@@ -280,7 +319,7 @@ def _is_setting(name: str) -> bool:
 
 
 def _broken(number: int, error: str) -> TextRow:
-    return TextRow(number, _line_id(number), error=error)
+    return TextRow(number, _line_id(number), error=error, is_read=False)
 
 
 def _line_id(number: int) -> str:
@@ -301,20 +340,3 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
                 yield number, None
             elif line.strip():
                 yield number, line
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        raise ValueError("a key comes twice")
-    return fields
-
-
-def _finite(number: str) -> float:
-    if not math.isfinite(value := float(number)):
-        raise ValueError(f"{number} is no number of JSON, or too large")
-    return value
-
-
-# What Python reads and JSON has not would come back in a manifest that others cannot read.
-_STRICT = {"object_pairs_hook": _unique, "parse_float": _finite, "parse_constant": _finite}

@@ -19,6 +19,7 @@ from bark_jax.batch.manifest import MANIFEST_FILE
 from bark_jax.errors import BusyError, FaultsError, InputError, OutputError, UnsupportedError
 from bark_jax.folders import sync, told_as_output_error, write_whole
 from bark_jax.hub import shown
+from bark_jax.strict_json import read_strict
 
 RUN_FILE = "run.json"
 LOCK_FILE = ".lock"
@@ -104,11 +105,11 @@ def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str
 def read_run(folder: Path) -> dict[str, Any] | None:
     """What the folder was filled with; None for a new one."""
     try:
-        run = json.loads((folder / RUN_FILE).read_bytes())
+        run = read_strict((folder / RUN_FILE).read_bytes())
     except FileNotFoundError:
         return None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{folder / RUN_FILE} is no JSON ({error}); put it right or give another OUT") from error
+    except InputError as error:
+        raise InputError(f"{folder / RUN_FILE} is {error}; put it right or give another OUT") from error
     if not isinstance(run, dict):
         raise InputError(f"{folder / RUN_FILE} is {shown(run)}, expected an object; give another OUT")
     return run

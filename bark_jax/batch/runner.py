@@ -11,13 +11,14 @@ from typing import Any, Literal
 from bark_jax import __version__
 from bark_jax.audio import FORMATS
 from bark_jax.batch import files
+from bark_jax.batch.forms import choose_format
 from bark_jax.batch.ids import Shard
 from bark_jax.batch.interrupts import Interrupts
 from bark_jax.batch.manifest import MANIFEST_FILE, DoneRows, Entry, Manifest, read_entries
 from bark_jax.batch.parquet import DEFAULT_ROWS_PER_PART, Parts, find_unlisted, require_pyarrow
-from bark_jax.batch.rows import Counts, TextRow, check_rows, read_rows
+from bark_jax.batch.rows import Counts, TextRow, check_rows, read_rows, unit_of
 from bark_jax.batch.run_folder import check_run, choose_folder, is_case_sensitive, open_folder
-from bark_jax.batch.sources import choose_format, local_copy
+from bark_jax.batch.sources import local_copy
 from bark_jax.batch.speech import Speaks, Spoken
 from bark_jax.batch.tally import Event, Summary, Tally
 from bark_jax.batch.writer import DEFAULT_THREADS, Audio, Store, Writer, failed
@@ -83,7 +84,7 @@ def run_batch(
       model: its name, for the manifest.
       made_with: tells what, beside a row's own line, decides how it sounds, as JSON: model and settings. Called once
         the ids are right, as it may have to fetch the model.
-      form: "jsonl", "csv" or "lines"; None takes it from the name or the first character.
+      form: "jsonl", "json", "csv" or "lines"; None takes it from the first bytes and the name, see `forms`.
       on_event: told of "start", each "row", "stopping" and "end", as dictionaries.
 
     Returns:
@@ -212,7 +213,7 @@ def _find_todo(folder: Path, manifest: Manifest, path: Path, form: str, output: 
         n += is_todo
         n_failed += not is_todo and state.has_failed
     if changed and (output.form == "parquet" or not output.force):
-        raise FaultsError(_told_changes(folder, changed, output))
+        raise FaultsError(_told_changes(folder, changed, output, unit_of(form)))
 
     def rows() -> Iterator[TextRow]:
         return (row for row in _rows_of(path, form, output.shard) if _is_todo(row, done, output))
@@ -248,8 +249,8 @@ def _audio_finder(folder: Path, output: Output) -> Callable[[Entry], bool]:
     return is_there
 
 
-def _told_changes(folder: Path, changed: list[TextRow], output: Output) -> str:
-    lines = [f"  line {row.line}: id {shown(row.id)}" for row in changed[:SHOWN_CHANGES]]
+def _told_changes(folder: Path, changed: list[TextRow], output: Output, unit: str) -> str:
+    lines = [f"  {unit} {row.line}: id {shown(row.id)}" for row in changed[:SHOWN_CHANGES]]
     lines += ["  and more"] if len(changed) > SHOWN_CHANGES else []
     what = f"{folder} has audio of rows whose text, voice, seed or settings are others now:\n" + "\n".join(lines)
     if output.form == "parquet":

@@ -7,17 +7,15 @@ vanish meanwhile, is copied to a temporary file first.
 import contextlib
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from bark_jax.errors import BarkError, InputError, UnsupportedError
+from bark_jax.folders import temporary_folder
 from bark_jax.hub import shown
 
 STDIN = "-"
-FORMATS = ("jsonl", "csv", "lines")
-_FORMAT_BY_ENDING = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".txt": "lines"}
 
 
 @contextlib.contextmanager
@@ -36,24 +34,11 @@ def local_copy(source: str) -> Iterator[Path]:
     if path.is_file():
         yield path
         return
-    with tempfile.NamedTemporaryFile(prefix="bark-jax-rows-") as copy:
-        with _open(source) as stream:
-            shutil.copyfileobj(stream, copy)
-        copy.flush()
-        yield Path(copy.name)
-
-
-def choose_format(source: str, path: Path, given: str | None = None) -> str:
-    """How the lines are written: as given, as the source's ending says, else by the first character."""
-    if given is not None:
-        if given not in FORMATS:
-            raise InputError(f"the format of the rows is {shown(given)}, expected {', '.join(FORMATS)}")
-        return given
-    if (ending := Path(source).suffix.lower()) in _FORMAT_BY_ENDING:
-        return _FORMAT_BY_ENDING[ending]
-    with open(path, "rb") as file:
-        start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
-    return "jsonl" if start.startswith(b"{") else "lines"
+    with temporary_folder() as folder:
+        copy = folder / "rows"
+        with _open(source) as stream, open(copy, "wb") as file:
+            shutil.copyfileobj(stream, file)
+        yield copy
 
 
 def _open(source: str) -> contextlib.AbstractContextManager[BinaryIO]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from bark_jax.batch.rows import TextRow
+from bark_jax.by_value import ByValue
 from bark_jax.clip import Recording, join
 from bark_jax.errors import BarkError, InputError
 from bark_jax.settings import without_draws
@@ -31,8 +32,8 @@ _SETTINGS_OF_RUNS = frozenset(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Spoken:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Spoken(ByValue):
     """What a row became: audio, or an error."""
 
     row: TextRow

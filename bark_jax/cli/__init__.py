@@ -18,7 +18,7 @@ def main() -> None:
 
     \b
     Exit status: 0 done, 1 failure, 2 wrong usage, 3 model or voice not available,
-    4 some rows failed.
+    4 some rows failed, 130 stopped by Ctrl-C, 143 by SIGTERM.
     """
 
 

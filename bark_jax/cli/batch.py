@@ -71,7 +71,7 @@ class _BatchVerb(Verb):
 @model_option
 @revision_option
 @click.option("--voice", help="Of rows that name none: a voice's name or .npz file.")
-@click.option("--input-format", type=click.Choice(["jsonl", "csv", "lines"]), help="By default as IN's ending says.")
+@click.option("--input-format", type=click.Choice(["jsonl", "json", "csv", "lines"]), help="By default as IN shows.")
 @click.option("--format", "form", type=click.Choice(["files", "parquet"]), default="files", show_default=True)
 @click.option("--audio", type=click.Choice(["wav", "flac", "ogg", "opus", "mp3"]), default="wav", show_default=True)
 @click.option("--rows-per-part", type=click.IntRange(1), default=1000, show_default=True, help="Of --format parquet.")
@@ -97,7 +97,8 @@ class _BatchVerb(Verb):
 def command(rows: str, out: str, as_json: bool, is_quiet: bool, **options: Any) -> None:
     """Speak the rows of IN into the folder OUT; - is stdin. The same command again does what is not done.
 
-    IN has JSON objects (id, text; voice, seed, settings, metadata), CSV with such columns, or a text a line. A row that
+    IN has JSON objects (id, text; voice, seed, settings, metadata) a line or in an array, CSV or TSV with such columns,
+    or a text a line; other forms are refused. A row that
     cannot be spoken is an error in OUT/manifest.jsonl and stops nothing; the exit status is then 4. The first Ctrl-C
     finishes the rows that are being spoken, the second stops at once.
     """

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from bark_jax import stopping
 from bark_jax.errors import BarkError, FaultsError, InputError, ModelNotFoundError, VoiceNotFoundError
 
 EXIT_FAILURE, EXIT_USAGE, EXIT_NOT_FOUND, EXIT_SOME_FAILED = 1, 2, 3, 4
@@ -33,6 +34,11 @@ class Verbs(click.Group):
         settings = {"help_option_names": ["-h", "--help"], "token_normalize_func": _with_dashes}
         params = [*(params or []), _traceback_option()]
         super().__init__(*args, params=params, context_settings=settings, **kwargs)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The program, as a process of its own; tests and other programs call `main`."""
+        stopping.install()
+        return self.main(*args, **kwargs)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)

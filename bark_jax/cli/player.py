@@ -2,12 +2,12 @@
 
 import shutil
 import subprocess
-import tempfile
-from pathlib import Path
 
 import numpy as np
 
+from bark_jax import stopping
 from bark_jax.errors import UnsupportedError
+from bark_jax.folders import temporary_folder
 
 PLAYERS = {
     "ffplay": ("-nodisp", "-autoexit", "-loglevel", "error"),
@@ -30,9 +30,10 @@ def play(player: list[str], samples: np.ndarray, sample_rate: int) -> None:
     """Plays audio samples and waits until they have been heard."""
     from bark_jax.audio import write_audio
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "bark.wav")  # the one format that all of them know
+    with temporary_folder() as folder:
+        path = folder / "bark.wav"  # the one format that all of them know
         write_audio(path, samples, sample_rate)
-        done = subprocess.run([*player, str(path)], check=False)
-    if done.returncode:
-        raise UnsupportedError(f"{player[0]} could not play the audio (exit status {done.returncode}); use -o FILE")
+        with subprocess.Popen([*player, str(path)]) as running, stopping.cleaned_up(running.kill):
+            status = running.wait()
+    if status:
+        raise UnsupportedError(f"{player[0]} could not play the audio (exit status {status}); use -o FILE")

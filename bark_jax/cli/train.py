@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bark_jax import stopping
 from bark_jax.cli.group import Verb
 from bark_jax.cli.options import json_option, model_option, revision_option
 from bark_jax.cli.prepare import (
@@ -113,11 +114,8 @@ def command(data: str, run: str, as_json: bool, **options: Any) -> None:
     check_rows(plan["settings"].batch_size, getattr(plan["settings"], "accumulate", 1), plan["devices"])
     processor = open_processor(options["model"], options["revision"], options["tokenizer"])
     dataset = _open_data(data, Path(run), processor, options)
-    try:
+    with stopping.last_words(f"stopped; the same command goes on from the last checkpoint in {run}"):
         told = _train(networks, plan, dataset, Path(run), processor, options)
-    except KeyboardInterrupt:
-        click.echo(f"stopped; the same command goes on from the last checkpoint in {run}", err=True)
-        raise
     if options["codec_parts"] == "all":
         click.echo(
             "the codes of all audio are others now: prepare data anew, and train the transformers on it", err=True

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bark_jax.config import BarkSubModelConfig
-from bark_jax.errors import InputError, UnsupportedError
+from bark_jax.errors import BarkWarning, InputError, UnsupportedError
 from bark_jax.hub import shown
 from bark_jax.models.linear import make_linear, multiply
 
@@ -33,7 +33,7 @@ GPU_BACKENDS = ("gpu", "cuda", "rocm")
 CAUSAL_QUERIES = 256  # of a whole sequence on a CPU that attend together
 
 
-class AttentionNameWarning(UserWarning):
+class AttentionNameWarning(BarkWarning):
     """An attn_implementation of transformers, which was taken as "auto"."""
 
 

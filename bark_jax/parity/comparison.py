@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 
 from bark_jax.config import CONFIG_FILE
 from bark_jax.errors import InputError
+from bark_jax.folders import temporary_folder
 from bark_jax.model import BarkModel, Row, Utterance
 from bark_jax.own_jax_config import under_own_config
 from bark_jax.parity import rows
@@ -95,8 +95,8 @@ def _reference_folder(
         raise InputError(f"reference is {os.fspath(reference)!r}, expected a transformers folder, with a {CONFIG_FILE}")
     from converters import export_transformers
 
-    with tempfile.TemporaryDirectory() as temporary:
-        yield export_transformers(folder, Path(temporary, "exported"))
+    with temporary_folder() as temporary:
+        yield export_transformers(folder, temporary / "exported")
 
 
 def _snapshot(name: str, revision: str | None) -> Path | None:

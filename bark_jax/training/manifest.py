@@ -8,7 +8,6 @@ whoever keeps the manifest. Nothing else is taken.
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from bark_jax.errors import BarkError, InputError
 from bark_jax.hub import shown
 from bark_jax.processor import BarkProcessor
+from bark_jax.strict_json import read_strict
 from bark_jax.tokens import TokenSpaces
 from bark_jax.training.semantic_tokens import WHERE_FROM, check_semantic
 from bark_jax.voice_files import read_npy
@@ -187,13 +187,9 @@ def longest_s(spaces: TokenSpaces) -> float:
 
 def _parse(number: int, line: bytes, folder: Path) -> Entry:
     try:
-        fields = json.loads(line.decode(), object_pairs_hook=_unique)
-    except UnicodeDecodeError as error:
-        raise InputError(f"it is not UTF-8 (byte {error.start})") from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"it is not JSON ({error.msg} at column {error.colno})") from error
-    except (RecursionError, ValueError) as error:  # ValueError: a number of thousands of digits, or from _unique
-        raise InputError(f"it is not JSON ({shown(str(error), 200)})") from error
+        fields = read_strict(line)
+    except InputError as error:
+        raise InputError(f"it is {error}") from error
     if not isinstance(fields, dict):
         raise InputError(f"it is {shown(fields)}, expected a JSON object")
     if unknown := [key for key in fields if key not in KEYS]:
@@ -214,13 +210,6 @@ def _parse(number: int, line: bytes, folder: Path) -> Entry:
         _parse_semantic(fields.get("semantic"), folder),
         None if name is None else str(name),
     )
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        raise ValueError("a key comes twice")
-    return fields
 
 
 def _parse_semantic(value: Any, folder: Path) -> np.ndarray | Path | None:
