@@ -94,33 +94,36 @@ def test_configs_may_be_dicts_and_inputs_stay_as_they_are(toy_model, stages):
     np.testing.assert_array_equal(tokens, stages[0])
 
 
-def test_stages_equal_transformers_greedy(twins, voice, rng):
+def test_stages_equal_transformers_greedy(twins, toy_voice, rng):
     import torch
     from reference import as_torch
 
     ours, theirs, configs = twins.ours, twins.theirs, twins.configs()
-    ids, mask = rng.integers(1, 119_000, (1, 256)), (np.arange(256)[None] < 20).astype(np.int64)
+    ids, mask = rng.integers(1, 120, (1, 96)), (np.arange(96)[None] < 20).astype(np.int64)
     names = ("semantic_generation_config", "coarse_generation_config", "fine_generation_config")
     configs = dict(zip(names, configs, strict=True))
+    size = dict(codebook_size=ours.spaces.codebook_size)
     with torch.no_grad():
         semantic = theirs.semantic.generate(
             torch.from_numpy(ids),
             attention_mask=torch.from_numpy(mask),
             semantic_generation_config=configs[names[0]],
-            history_prompt=as_torch(voice),
+            history_prompt=as_torch(toy_voice),
             max_new_tokens=12,
         )
         coarse = theirs.coarse_acoustics.generate(
-            semantic.clone(), **{name: configs[name] for name in names[:2]}, history_prompt=as_torch(voice)
+            semantic.clone(), **{name: configs[name] for name in names[:2]}, history_prompt=as_torch(toy_voice), **size
         )
-        fine = theirs.fine_acoustics.generate(coarse, **configs, history_prompt=as_torch(voice), temperature=None)
+        fine = theirs.fine_acoustics.generate(
+            coarse, **configs, history_prompt=as_torch(toy_voice), temperature=None, **size
+        )
         audio = theirs.codec_decode(fine)
     same = dict(do_sample=False, temperature=1.0)
-    our_semantic = ours.semantic.generate(ids, configs[names[0]], voice, mask, max_new_tokens=12, **same)
+    our_semantic = ours.semantic.generate(ids, configs[names[0]], toy_voice, mask, max_new_tokens=12, **same)
     our_coarse = ours.coarse_acoustics.generate(
-        our_semantic, **{name: configs[name] for name in names[:2]}, history_prompt=voice, **same
+        our_semantic, **{name: configs[name] for name in names[:2]}, history_prompt=toy_voice, **same, **size
     )
-    our_fine = ours.fine_acoustics.generate(our_coarse, **configs, history_prompt=voice, temperature=None)
+    our_fine = ours.fine_acoustics.generate(our_coarse, **configs, history_prompt=toy_voice, temperature=None, **size)
     np.testing.assert_array_equal(our_semantic, semantic)
     np.testing.assert_array_equal(our_coarse, coarse)
     np.testing.assert_array_equal(our_fine, fine)

@@ -263,7 +263,7 @@ def known_implementation(name: Any) -> Any:
     if not isinstance(name, str) or name not in TRANSFORMERS_IMPLEMENTATIONS:
         return name
     message = f"attn_implementation {name!r} is transformers' and is taken as 'auto'; here there are 'xla' and 'cudnn'"
-    warnings.warn(AttentionNameWarning(message), stacklevel=4)
+    warnings.warn(AttentionNameWarning(message), stacklevel=5)
     return "auto"
 
 
