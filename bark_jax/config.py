@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from bark_jax.errors import ConfigError, ModelNotFoundError
-from bark_jax.hub import shown
+from bark_jax.hub import Source, shown
 
 CONFIG_FILE = "config.json"
 GENERATION_CONFIG_FILE = "generation_config.json"
@@ -51,6 +51,7 @@ class JsonConfig:
     """
 
     model_type: ClassVar[str]
+    file_name: ClassVar[str] = CONFIG_FILE  # in a model's folder
     old_names: ClassVar[Mapping[str, str]] = {}
 
     def __post_init__(self):
@@ -117,6 +118,60 @@ class JsonConfig:
                 )
             current[field] = value
         return current
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        local_files_only: bool = False,
+    ) -> Self:
+        """The config of a model's folder or Hub repository; that of one network also from a whole Bark's.
+
+        Args:
+          revision, token, cache_dir, local_files_only: as in huggingface_hub.
+
+        Raises:
+          ModelNotFoundError: no such model, or it has no such file.
+          ConfigError: the file is damaged, or another model's.
+        """
+        source = Source(
+            pretrained_model_name_or_path,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
+        file = source.find(cls.file_name)
+        if file is None:
+            raise ModelNotFoundError(f"{source.name} has no {cls.file_name}")
+        values = read_json(file)
+        whole = BarkGenerationConfig if cls.file_name == GENERATION_CONFIG_FILE else BarkConfig
+        part = next((name for name, part_class in whole._parts.items() if part_class is cls), None)
+        if isinstance(values, Mapping) and part in values:
+            values = _or_empty(values[part])
+        return parse_config(file, cls, values)
+
+    def save_pretrained(self, save_directory: str | os.PathLike) -> None:
+        """Writes the config's file into a folder, which is made where it is missing."""
+        Path(save_directory).mkdir(parents=True, exist_ok=True)
+        save_json(self, Path(save_directory, self.file_name))
+
+    @classmethod
+    def from_json_file(cls, json_file: str | os.PathLike) -> Self:
+        """The config from its file. Raises ConfigError or ModelNotFoundError with the path."""
+        return read_config(json_file, cls)
+
+    def to_json_file(self, json_file_path: str | os.PathLike) -> None:
+        """Writes the config's file."""
+        save_json(self, json_file_path)
+
+    def to_json_string(self) -> str:
+        """The text of the config's file."""
+        return json.dumps(self.to_dict(), indent=2) + "\n"
 
     def to_dict(self) -> dict[str, Any]:
         """The config as transformers writes it, `model_type` included."""
@@ -510,6 +565,7 @@ class SamplingConfig(JsonConfig):
     """How the next token is chosen: the most likely one, or a draw after temperature, then top_k, then top_p."""
 
     model_type: ClassVar[str] = "sampling"
+    file_name: ClassVar[str] = GENERATION_CONFIG_FILE
 
     do_sample: bool = False
     temperature: float | None = 1.0
@@ -599,6 +655,7 @@ class BarkFineGenerationConfig(JsonConfig):
     """
 
     model_type: ClassVar[str] = "fine_acoustics"
+    file_name: ClassVar[str] = GENERATION_CONFIG_FILE
 
     temperature: float | None = 1.0
     max_fine_history_length: int = 512
@@ -622,6 +679,7 @@ class BarkGenerationConfig(JsonConfig):
     """Tokens and settings of all stages, as in `generation_config.json`. sample_rate is in audio samples a second."""
 
     model_type: ClassVar[str] = "bark"
+    file_name: ClassVar[str] = GENERATION_CONFIG_FILE
 
     semantic_config: BarkSemanticGenerationConfig = BarkSemanticGenerationConfig()
     coarse_acoustics_config: BarkCoarseGenerationConfig = BarkCoarseGenerationConfig()
@@ -723,4 +781,4 @@ def parse_config(where: Any, config_class: type[JsonConfig], values: Any) -> Any
 
 def save_json(config: JsonConfig, path: str | os.PathLike) -> None:
     """Writes the config's JSON file."""
-    Path(path).write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
+    Path(path).write_text(config.to_json_string(), encoding="utf-8")

@@ -67,6 +67,40 @@ def test_configs_are_made_of_their_parts():
     assert bark_jax.BarkConfig.from_sub_model_configs(*sizes) == small
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        BarkFineConfig(hidden_size=48),
+        bark_jax.EncodecConfig(hidden_size=37),
+        bark_jax.BarkConfig.small(),
+        GENERATION_CONFIG,
+        GENERATION_CONFIG.semantic_config,
+        GENERATION_CONFIG.fine_acoustics_config,
+    ],
+    ids=lambda config: type(config).__name__,
+)
+def test_a_config_comes_back_from_its_file(config, tmp_path):
+    config.to_json_file(tmp_path / "one.json")
+    assert type(config).from_json_file(tmp_path / "one.json") == config
+    assert type(config).from_dict(json.loads(config.to_json_string())) == config
+    config.save_pretrained(tmp_path / "folder")
+    assert type(config).from_pretrained(tmp_path / "folder") == config
+
+
+def test_the_config_of_a_network_is_read_from_the_whole_models(toy_folder, tmp_path):
+    config = bark_jax.BarkConfig.from_pretrained(toy_folder)
+    assert BarkCoarseConfig.from_pretrained(toy_folder) == config.coarse_acoustics_config
+    assert bark_jax.EncodecConfig.from_pretrained(toy_folder) == config.codec_config
+    generation_config = bark_jax.BarkGenerationConfig.from_pretrained(pretrained_model_name_or_path=toy_folder)
+    part = bark_jax.BarkSemanticGenerationConfig.from_pretrained(toy_folder)
+    assert part == generation_config.semantic_config
+    with pytest.raises(bark_jax.ModelNotFoundError, match=r"has no config\.json"):
+        BarkCoarseConfig.from_pretrained(tmp_path)
+    config.semantic_config.save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="model_type is 'semantic', expected 'coarse_acoustics'"):
+        BarkCoarseConfig.from_pretrained(tmp_path)
+
+
 def test_the_files_of_transformers_read_as_before():
     values = json.loads(json.dumps({"num_hidden_layers": 2, "vocab_size": 10, "torch_dtype": "float32"}))
     assert BarkSemanticConfig.from_dict(values) == BarkSemanticConfig(num_layers=2, input_vocab_size=10)
