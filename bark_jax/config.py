@@ -34,6 +34,11 @@ MAX_LAYERS = 256
 MAX_WIDTH = 2**16
 MAX_VOCABULARY = 2**22
 MAX_POSITIONS = 2**20
+# Attention compares every position with every other in each head: 2**24 pairs in a large Bark, 64 MiB as float32.
+MAX_BLOCK = 2**13
+MAX_HEADS = 256
+MAX_ATTENTION_PAIRS = 2**28
+MAX_REACH = 2**16  # audio samples, or what takes their place further in, that a residual layer looks back
 MAX_RATE_HZ = 10_000
 MAX_TOP_K = 2**31 - 1
 MAX_BANDWIDTH = 10**6
@@ -304,7 +309,6 @@ class BarkSubModelConfig(JsonConfig):
     def check(self) -> None:
         _require_between(self, "num_layers", 1, MAX_LAYERS)
         _require_between(self, "hidden_size", 1, MAX_WIDTH)
-        _require_between(self, "block_size", 1, MAX_POSITIONS)
         _require_between(self, "input_vocab_size", 1, MAX_VOCABULARY)
         _require_between(self, "output_vocab_size", 1, MAX_VOCABULARY)
         require(
@@ -312,6 +316,14 @@ class BarkSubModelConfig(JsonConfig):
             self.num_heads >= 1 and self.hidden_size % self.num_heads == 0,
             "num_heads",
             f"a divisor of hidden_size {self.hidden_size}",
+        )
+        _require_between(self, "num_heads", 1, MAX_HEADS)
+        most = min(MAX_BLOCK, math.isqrt(MAX_ATTENTION_PAIRS // self.num_heads))
+        require(
+            self,
+            1 <= self.block_size <= most,
+            "block_size",
+            f"a number from 1 to {most}: attention in {self.num_heads} heads takes memory with its square",
         )
         require(self, 0 <= self.dropout < 1, "dropout", "a probability in [0, 1)")
         require(self, self.initializer_range >= 0, "initializer_range", "a standard deviation, 0 or more")
@@ -443,10 +455,18 @@ class EncodecConfig(JsonConfig):
     def check(self) -> None:
         for field in ("sampling_rate", "hidden_size", "num_filters", "kernel_size", "last_kernel_size"):
             _require_between(self, field, 1, MAX_POSITIONS)
-        for field in ("residual_kernel_size", "dilation_growth_rate", "compress"):
+        for field in ("dilation_growth_rate", "compress"):
             _require_between(self, field, 1, MAX_POSITIONS)
+        _require_between(self, "residual_kernel_size", 1, MAX_REACH)
         _require_between(self, "audio_channels", 1, 2)
         _require_between(self, "num_residual_layers", 0, 64)
+        dilation = self.dilation_growth_rate ** max(0, self.num_residual_layers - 1)
+        require(
+            self,
+            self.num_residual_layers == 0 or (self.residual_kernel_size - 1) * dilation <= MAX_REACH,
+            "dilation_growth_rate",
+            f"a rate at which the last of {self.num_residual_layers} residual layers looks back at most {MAX_REACH}",
+        )
         _require_between(self, "num_lstm_layers", 1, 64)
         _require_between(self, "codebook_size", 2, MAX_VOCABULARY)
         require(self, self.codebook_size & (self.codebook_size - 1) == 0, "codebook_size", "a power of two")
@@ -610,12 +630,16 @@ class BarkSemanticGenerationConfig(SamplingConfig):
             _require_between(self, field, 0, MAX_VOCABULARY)
         _require_between(self, "semantic_rate_hz", 1 / MAX_RATE_HZ, MAX_RATE_HZ)
         require(self, self.min_eos_p is None or 0 < self.min_eos_p <= 1, "min_eos_p", "a probability in (0, 1] or null")
-        require(
-            self,
-            self.eos_token_id >= self.semantic_vocab_size,
-            "eos_token_id",
-            f"an id past the {self.semantic_vocab_size} semantic tokens",
-        )
+        self._check_end()
+
+    def _check_end(self) -> None:
+        """Raises ConfigError, naming whichever seems to be wrong, where the end token is a semantic token."""
+        is_right = self.eos_token_id >= self.semantic_vocab_size
+        is_usual_end = self.eos_token_id == type(self).eos_token_id
+        if is_usual_end or self.semantic_vocab_size > self.text_encoding_offset:
+            end = f"at most eos_token_id {self.eos_token_id}, which is the first id that is no semantic token"
+            require(self, is_right, "semantic_vocab_size", end)
+        require(self, is_right, "eos_token_id", f"an id past the {self.semantic_vocab_size} semantic tokens")
 
 
 @dataclasses.dataclass(frozen=True)

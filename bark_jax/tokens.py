@@ -136,16 +136,56 @@ def deinterleave(stream_T: np.ndarray, spaces: TokenSpaces) -> np.ndarray:
 
 def check_fit(config: BarkConfig, generation: BarkGenerationConfig) -> None:
     """Raises ConfigError, naming the field, where the networks cannot hold the tokens of the stages."""
+    _check_vocabularies(config, generation)
     check_semantic_fit(config, generation)
     check_coarse_fit(config, generation)
     check_fine_fit(config, generation)
     _check_codec(config, generation)
 
 
+def _check_vocabularies(config: BarkConfig, generation: BarkGenerationConfig) -> None:
+    """Before what is added up of them, so that a message names the one that is wrong and not the sum."""
+    n_codes, fine, codec = generation.codebook_size, config.fine_acoustics_config, config.codec_config
+    _check_semantic_vocabulary(config, generation)
+    require(
+        generation,
+        n_codes < fine.input_vocab_size,
+        "codebook_size",
+        f"fewer codes than the fine network's {fine.input_vocab_size} ids: one more stands for an unknown code",
+    )
+    require(
+        codec,
+        n_codes <= codec.codebook_size,
+        "codebook_size",
+        f"at least the {n_codes} codes that the stages draw from",
+    )
+
+
+def _check_semantic_vocabulary(config: BarkConfig, generation: BarkGenerationConfig) -> None:
+    network, semantic = config.semantic_config, generation.semantic_config
+    for field in ("semantic_vocab_size", "eos_token_id"):
+        require(
+            semantic,
+            getattr(semantic, field) + (field == "eos_token_id") <= network.output_vocab_size,
+            field,
+            f"{'an id below' if field == 'eos_token_id' else 'at most'} the semantic network's output_vocab_size "
+            f"{network.output_vocab_size}",
+        )
+
+
 def check_semantic_fit(config: BarkConfig, generation: BarkGenerationConfig) -> None:
     """`check_fit` of the semantic network alone."""
+    _check_semantic_vocabulary(config, generation)
     network, stage = config.semantic_config, generation.semantic_config
     n_prompt = stage.max_input_semantic_length + 1
+    if stage.max_input_semantic_length > type(stage).max_input_semantic_length:
+        require(
+            stage,
+            n_prompt <= network.block_size,
+            "max_input_semantic_length",
+            f"at most {network.block_size - 1}: the semantic prompt takes one more, {n_prompt} of the network's "
+            f"{network.block_size} positions (block_size)",
+        )
     require(
         network,
         network.block_size >= n_prompt,
@@ -171,26 +211,30 @@ def check_semantic_fit(config: BarkConfig, generation: BarkGenerationConfig) -> 
             field,
             f"an id below the semantic network's input_vocab_size {network.input_vocab_size}",
         )
-    require(
-        stage,
-        stage.eos_token_id < network.output_vocab_size,
-        "eos_token_id",
-        f"an id below the semantic network's output_vocab_size {network.output_vocab_size}",
+
+
+def _check_coarse_vocabulary(config: BarkConfig, generation: BarkGenerationConfig) -> int:
+    """The ids of semantic tokens and codes, once they are known to fit the coarse network."""
+    network, stage = config.coarse_acoustics_config, generation.coarse_acoustics_config
+    n_semantic, n_codes = generation.semantic_config.semantic_vocab_size, generation.codebook_size
+    n_ids = n_semantic + stage.n_coarse_codebooks * n_codes
+    parts = (
+        f"semantic tokens and codes take {n_ids} ids (semantic_vocab_size is {n_semantic}, n_coarse_codebooks is "
+        f"{stage.n_coarse_codebooks}, codebook_size is {n_codes})"
     )
+    for vocabulary in ("input_vocab_size", "output_vocab_size"):
+        n_held = getattr(network, vocabulary)
+        if stage.n_coarse_codebooks > type(stage).n_coarse_codebooks:
+            most = f"at most {(n_held - n_semantic) // n_codes}, which fit the coarse network's {vocabulary} {n_held}"
+            require(stage, n_ids <= n_held, "n_coarse_codebooks", f"{most}; {parts}")
+        require(network, n_ids <= n_held, vocabulary, f"at least {n_ids}: {parts}")
+    return n_ids
 
 
 def check_coarse_fit(config: BarkConfig, generation: BarkGenerationConfig) -> None:
     """`check_fit` of the coarse network alone."""
     network, stage = config.coarse_acoustics_config, generation.coarse_acoustics_config
-    n_ids = generation.semantic_config.semantic_vocab_size + stage.n_coarse_codebooks * generation.codebook_size
-    for vocabulary in ("input_vocab_size", "output_vocab_size"):
-        require(
-            stage,
-            n_ids <= getattr(network, vocabulary),
-            "n_coarse_codebooks",
-            f"codebooks that fit the coarse network's {vocabulary} {getattr(network, vocabulary)}; "
-            f"semantic tokens and codes take {n_ids} ids",
-        )
+    n_ids = _check_coarse_vocabulary(config, generation)
     for field in ("coarse_semantic_pad_token", "coarse_infer_token"):
         require(
             stage,
@@ -199,6 +243,11 @@ def check_coarse_fit(config: BarkConfig, generation: BarkGenerationConfig) -> No
             f"an id from {n_ids}, past the codes, to {network.input_vocab_size - 1}",
         )
     n_prompt = stage.max_coarse_input_length + 1 + stage.max_coarse_history
+    for field in ("max_coarse_input_length", "max_coarse_history", "sliding_window_len"):
+        if getattr(stage, field) > getattr(type(stage), field):
+            excess = n_prompt + stage.sliding_window_len - 1 - network.block_size
+            most = f"at most {getattr(stage, field) - excess}, with which prompt and window take the"
+            require(stage, excess <= 0, field, f"{most} {network.block_size} positions that there are (block_size)")
     require(
         network,
         n_prompt + stage.sliding_window_len - 1 <= network.block_size,
@@ -226,6 +275,9 @@ def check_fine_fit(config: BarkConfig, generation: BarkGenerationConfig) -> None
     """`check_fit` of the fine network alone."""
     network, stage = config.fine_acoustics_config, generation.fine_acoustics_config
     n_coarse = generation.coarse_acoustics_config.n_coarse_codebooks
+    if network.n_codes_total == type(network).n_codes_total:
+        is_same = stage.n_fine_codebooks == network.n_codes_total
+        require(stage, is_same, "n_fine_codebooks", f"the fine network's n_codes_total {network.n_codes_total}")
     require(
         network,
         network.n_codes_total == stage.n_fine_codebooks,
@@ -233,12 +285,6 @@ def check_fine_fit(config: BarkConfig, generation: BarkGenerationConfig) -> None
         f"the fine stage's n_fine_codebooks {stage.n_fine_codebooks}",
     )
     require(stage, stage.n_fine_codebooks >= n_coarse, "n_fine_codebooks", f"at least the {n_coarse} coarse codebooks")
-    require(
-        generation,
-        generation.codebook_size < network.input_vocab_size,
-        "codebook_size",
-        f"fewer codes than the fine network's {network.input_vocab_size} ids: one more stands for an unknown code",
-    )
     require(
         stage,
         stage.max_fine_input_length <= network.block_size,
@@ -254,10 +300,4 @@ def _check_codec(config: BarkConfig, generation: BarkGenerationConfig) -> None:
         codec.num_quantizers >= stage.n_fine_codebooks,
         "target_bandwidths",
         f"a codec with at least {stage.n_fine_codebooks} codebooks; these bandwidths give {codec.num_quantizers}",
-    )
-    require(
-        codec,
-        codec.codebook_size >= generation.codebook_size,
-        "codebook_size",
-        f"at least the {generation.codebook_size} codes that the stages draw from",
     )

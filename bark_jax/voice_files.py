@@ -121,18 +121,30 @@ def _parse_npy(data: bytes, what: str, kinds: str) -> np.ndarray:
     try:
         shape, is_fortran, dtype = _read_header(stream)
     except Exception as error:  # numpy's header parser lets tokenizer and parser errors through
-        raise VoiceError(f"{what} has a damaged header ({shown(str(error), 200)}); fetch or save it again") from error
+        raise VoiceError(
+            f"{what} has a damaged header, {shown(_header_text(data), 200)}, expected a dict of descr, fortran_order "
+            "and shape; fetch or save it again"
+        ) from error
     if dtype.kind not in kinds:
         raise VoiceError(f"{what} holds {shown(str(dtype))}, expected integers")
-    n_bytes = math.prod(shape) * dtype.itemsize
-    is_possible = all(size >= 0 for size in shape) and math.prod(max(size, 1) for size in shape) <= MAX_BYTES
-    if not is_possible or n_bytes != len(data) - stream.tell():
+    is_possible = (
+        all(type(size) is int and size >= 0 for size in shape)
+        and math.prod(max(size, 1) for size in shape) <= MAX_BYTES
+    )
+    if not is_possible or math.prod(shape) * dtype.itemsize != len(data) - stream.tell():
         raise VoiceError(
             f"{what} claims shape {shown(shape)} of {dtype}, but {len(data) - stream.tell():,} bytes follow its "
             "header; fetch or save it again"
         )
     flat = np.frombuffer(data, dtype, offset=stream.tell())
     return flat.reshape(shape, order="F" if is_fortran else "C")
+
+
+def _header_text(data: bytes) -> str:
+    """The header of a .npy file of any version as it stands there."""
+    start = 10 if data[6:7] == b"\1" else 12
+    size = int.from_bytes(data[8:start], "little")
+    return data[start : start + size].decode("latin-1").strip()
 
 
 def _read_header(stream: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype]:

@@ -216,13 +216,18 @@ def are_counts(values: Sequence[Any]) -> bool:
     return all(type(value) is int and 0 <= value < 2**63 for value in values)
 
 
-def is_shape(values: Sequence[Any]) -> bool:
-    """Whether numpy can make an array of these sizes: an empty one, too, overflows where its other sizes are absurd."""
-    return (
-        len(values) <= MAX_DIMENSIONS
-        and are_counts(values)
-        and math.prod(max(size, 1) for size in values) <= MAX_ELEMENTS
-    )
+def shape_fault(values: Sequence[Any]) -> str | None:
+    """Why numpy can make no array of these sizes, for a message; None if it can.
+
+    An empty array, too, overflows where its other sizes are absurd.
+    """
+    if not are_counts(values):
+        return "a size that is no whole number, 0 or more"
+    if len(values) > MAX_DIMENSIONS:
+        return f"{len(values)} sizes, more than {MAX_DIMENSIONS}"
+    if math.prod(max(size, 1) for size in values) > MAX_ELEMENTS:
+        return f"more than {MAX_ELEMENTS:,} elements"
+    return None
 
 
 def parse_json(path: str | os.PathLike, text: bytes, part: str) -> dict[str, Any]:

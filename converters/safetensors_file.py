@@ -23,18 +23,17 @@ from safetensors import SafetensorError, safe_open
 from bark_jax.errors import CheckpointError
 from converters.arrays import (
     DOWNLOAD_AGAIN,
-    MAX_DIMENSIONS,
     MAX_DIRECTORY_BYTES,
     FileRegion,
     StoredArray,
     are_counts,
     brief,
-    is_shape,
     looks_like,
     open_file,
     parse_json,
     refuse,
     refuse_pointers,
+    shape_fault,
     size_of,
     version_of,
 )
@@ -99,8 +98,10 @@ def _array(file: BinaryIO, path: Path, name: str, entry: Any, data_start: int) -
     if not isinstance(entry["dtype"], str) or entry["dtype"] not in DTYPES:
         refuse(path, f"holds {brief(name)} in dtype {brief(entry['dtype'])}, expected one of {', '.join(DTYPES)}")
     dtype = DTYPES[entry["dtype"]]
-    if not isinstance(shape, list) or not is_shape(shape):
-        refuse(path, f"holds {brief(name)} in shape {brief(shape)}, expected at most {MAX_DIMENSIONS} sizes, 0 or more")
+    if not isinstance(shape, list):
+        refuse(path, f"holds {brief(name)} in shape {brief(shape)}, expected a list of sizes. {DOWNLOAD_AGAIN}")
+    if fault := shape_fault(shape):
+        refuse(path, f"holds {brief(name)} in shape {brief(shape)}, which has {fault}. {DOWNLOAD_AGAIN}")
     if not isinstance(offsets, list) or len(offsets) != 2 or not are_counts(offsets) or offsets[0] > offsets[1]:
         refuse(path, f"holds {brief(name)} at offsets {brief(offsets)}, expected its begin and end. {DOWNLOAD_AGAIN}")
     nbytes = offsets[1] - offsets[0]

@@ -79,14 +79,26 @@ def open_single(path: Path, label: str) -> Source:
 def open_suno_file(path: Path, network: str | None) -> NetworkSource:
     """Opens one file; `network` None: of whichever network it seems to be. Raises CheckpointError for another one."""
     checkpoint = read_torch(path)
-    if not isinstance(checkpoint, Mapping) or not {"model", "model_args"} <= checkpoint.keys():
-        raise CheckpointError(f"{path} is not a checkpoint of Suno's Bark: it has no model and model_args")
+    _check_keys(path, checkpoint)
     sizes = _read_sizes(path, checkpoint["model_args"])
     network = network or NETWORKS_BY_FILE.get(path.name) or _guess_network(sizes)
     _check_kind(path, network, sizes)
     config = parse_config(path, TRANSFORMER_CONFIGS[network], {FIELDS[name]: value for name, value in sizes.items()})
     arrays = _without_prefix(path, check_arrays(path, checkpoint["model"]))
     return NetworkSource(network, str(path), config, arrays, suno_rules(network))
+
+
+def _check_keys(path: Path, checkpoint: Any) -> None:
+    if not isinstance(checkpoint, Mapping):
+        raise CheckpointError(
+            f"{path} is not a checkpoint of Suno's Bark: it holds a {type(checkpoint).__name__}, expected a dict of "
+            "model and model_args"
+        )
+    if missing := [key for key in ("model", "model_args") if key not in checkpoint]:
+        raise CheckpointError(
+            f"{path} is not a checkpoint of Suno's Bark: it has no {' and no '.join(missing)} but "
+            f"{list_names(checkpoint) or 'nothing'}, expected model and model_args"
+        )
 
 
 def _read_sizes(path: Path, model_args: Any) -> dict[str, Any]:

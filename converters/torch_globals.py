@@ -12,7 +12,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from converters.arrays import FileRegion, StoredArray, are_counts, brief, is_shape
+from converters.arrays import FileRegion, StoredArray, are_counts, brief, shape_fault
 
 # latin1 strings stand for the bytes of numpy scalars alone.
 MAX_ENCODED_BYTES = 16
@@ -78,8 +78,11 @@ def _check_view(storage_numel: int, offset: int, size: tuple, stride: tuple) -> 
     view = f"offset {brief(offset)}, size {brief(size)}, stride {brief(stride)}, storage of {storage_numel} elements"
     if type(size) is not tuple or type(stride) is not tuple or len(size) != len(stride):
         raise ValueError(f"{view}: expected two tuples of equal length")
-    if not (is_shape(size) and are_counts((offset, *stride))):
-        raise ValueError(f"{view}: expected counts, 0 or more")
+    fault = shape_fault(size)
+    if fault is None and not are_counts((offset, *stride)):
+        fault = "an offset or a stride that is no whole number, 0 or more"
+    if fault is not None:
+        raise ValueError(f"{view}: it has {fault}; expected counts, 0 or more")
     if math.prod(size) == 0:
         return
     reach = 0  # of the dimensions with smaller steps
@@ -114,7 +117,7 @@ def _ordered_dict() -> dict:
 
 
 def _size(sizes: tuple) -> tuple:
-    if type(sizes) is not tuple or not is_shape(sizes):
+    if type(sizes) is not tuple or shape_fault(sizes):
         raise ValueError(f"torch.Size of {brief(sizes)}")
     return sizes
 

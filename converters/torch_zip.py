@@ -164,7 +164,8 @@ def _check_end_record(file: BinaryIO, path: Path) -> int:
     if (locator := _tail(file, locator_start)).startswith(zipfile.stringEndArchive64Locator):
         directory_end = locator_start - END_RECORD_64.size
         end_64 = _tail(file, directory_end)[: END_RECORD_64.size]
-        if LOCATOR_64.unpack(locator[: LOCATOR_64.size])[2] != directory_end:
+        place = LOCATOR_64.unpack(locator[: LOCATOR_64.size])[2]
+        if place != directory_end or not end_64.startswith(zipfile.stringEndArchive64):  # zipfile reads on without it
             refuse(path, f"is damaged: the end of its zip archive does not hold together. {DOWNLOAD_AGAIN}")
         *_, nbytes, start = END_RECORD_64.unpack(end_64)
     if start + nbytes != directory_end:

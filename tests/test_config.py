@@ -7,6 +7,7 @@ import pytest
 from bad_inputs.harness import FILE_CALLS, refused
 
 from bark_jax.config import (
+    BarkCoarseConfig,
     BarkCoarseGenerationConfig,
     BarkConfig,
     BarkFineConfig,
@@ -92,6 +93,12 @@ VALUES = [
     (BarkSemanticConfig, {"hidden_size": 2**20, "num_heads": 1}, "hidden_size is 1048576"),
     (BarkSemanticConfig, {"hidden_size": -16}, "hidden_size is -16"),
     (BarkSemanticConfig, {"block_size": 0}, "block_size is 0"),
+    (BarkSemanticConfig, {"block_size": 131_072}, "block_size is 131072, expected a number from 1 to 4729: attention"),
+    (BarkFineConfig, {"block_size": 4097, "num_heads": 16}, "block_size is 4097, expected a number from 1 to 4096"),
+    (BarkCoarseConfig, {"block_size": 8193, "num_heads": 1}, "block_size is 8193, expected a number from 1 to 8192"),
+    (BarkCoarseConfig, {"num_heads": 768}, "num_heads is 768, expected a number from 1 to 256"),
+    (EncodecConfig, {"dilation_growth_rate": 2**20, "num_residual_layers": 64}, "dilation_growth_rate is 1048576"),
+    (EncodecConfig, {"residual_kernel_size": 2**20}, "residual_kernel_size is 1048576, expected a number from 1"),
     (BarkSemanticConfig, {"num_heads": -12}, "num_heads is -12"),
     (BarkSemanticConfig, {"output_vocab_size": 0}, "output_vocab_size is 0"),
     (BarkSemanticConfig, {"bias": "no"}, "bias is 'no', expected bool"),

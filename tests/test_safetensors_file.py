@@ -129,6 +129,11 @@ DAMAGED = {
     "shape whose product wraps around to fit": (file_of({"w": entry(shape=(2**62, 4, 4))}, b""), "'w' in shape"),
     "empty, other sizes absurd": (file_of({"w": entry(shape=(0, 2**62), offsets=(0, 0))}, b""), "'w' in shape"),
     "negative shape": (file_of({"w": entry(shape=(-4,))}), "'w' in shape [-4]"),
+    "a product too large": (
+        file_of({"w": entry(shape=(2**40, 2**40))}),
+        "776], which has more than 1,099,511,627",
+    ),
+    "99 sizes": (file_of({"w": entry(shape=(1,) * 99)}), "which has 99 sizes, more than 32"),
     "two negative sizes": (file_of({"w": entry(shape=(-2, -2))}), "'w' in shape [-2, -2]"),
     "shape of a float": (file_of({"w": entry(shape=(4.0,))}), "'w' in shape [4.0]"),
     "shape of a bool": (file_of({"w": entry(shape=(True, 4))}), "'w' in shape [True, 4]"),

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from bark_jax.config import BarkConfig, BarkGenerationConfig
+from bark_jax.config import BarkConfig, BarkGenerationConfig, BarkSemanticGenerationConfig
 from bark_jax.errors import ConfigError
 from bark_jax.tokens import TokenSpaces, check_fit, deinterleave, interleave, text_tokens
 
@@ -76,7 +76,7 @@ def change(config, part, **values):
         ("semantic_config", {"block_size": 1000}, "max_new_tokens is 768"),
         ("semantic_config", {"input_vocab_size": 1000}, "text_encoding_offset is 10048"),
         ("semantic_config", {"output_vocab_size": 10_000}, "eos_token_id is 10000"),
-        ("coarse_acoustics_config", {"output_vocab_size": 12_000}, "n_coarse_codebooks is 2"),
+        ("coarse_acoustics_config", {"output_vocab_size": 12_000}, "BarkCoarseConfig.output_vocab_size is 12000"),
         ("coarse_acoustics_config", {"input_vocab_size": 12_050}, "coarse_infer_token is 12050"),
         ("coarse_acoustics_config", {"block_size": 900}, "block_size is 900"),
         ("fine_acoustics_config", {"n_codes_total": 9}, "n_codes_total is 9"),
@@ -100,12 +100,46 @@ def test_networks_that_cannot_hold_the_tokens_are_refused_by_field(part, values,
         ("semantic_config", {"max_new_tokens": 2000}, "max_new_tokens is 2000"),
         ("semantic_config", {"text_encoding_offset": 9_000}, "text_encoding_offset is 9000"),
         ("coarse_acoustics_config", {"coarse_semantic_pad_token": 11_000}, "coarse_semantic_pad_token is 11000"),
+        (
+            "semantic_config",
+            {"max_input_semantic_length": 60_000},
+            "max_input_semantic_length is 60000, expected",
+        ),
+        ("semantic_config", {"eos_token_id": 20_000}, "eos_token_id is 20000, expected an id below"),
+        ("semantic_config", {"semantic_vocab_size": 10_048, "eos_token_id": 10_048}, "eos_token_id is 10048, expected"),
+        ("coarse_acoustics_config", {"max_coarse_history": 2000}, "max_coarse_history is 2000, expected at most 708"),
+        ("coarse_acoustics_config", {"sliding_window_len": 600}, "sliding_window_len is 600, expected at most 138"),
+        ("fine_acoustics_config", {"n_fine_codebooks": 9}, "n_fine_codebooks is 9, expected the fine network's"),
+        ("fine_acoustics_config", {"n_fine_codebooks": 7}, "n_fine_codebooks is 7, expected the fine network's"),
     ],
 )
 def test_stages_that_ask_for_too_much_are_refused_by_field(part, values, named):
     with pytest.raises(ConfigError) as caught:
         check_fit(BarkConfig.small(), change(BarkGenerationConfig(), part, **values))
     assert named in str(caught.value)
+
+
+def test_a_codebook_size_that_no_network_has_is_named():
+    generation = dataclasses.replace(BarkGenerationConfig(), codebook_size=2048)
+    with pytest.raises(ConfigError, match=r"BarkGenerationConfig\.codebook_size is 2048, expected fewer codes than"):
+        check_fit(BarkConfig.small(), generation)
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"semantic_vocab_size": 20_000}, "semantic_vocab_size is 20000, expected at most eos_token_id 10000"),
+        ({"semantic_vocab_size": 10_001}, "semantic_vocab_size is 10001, expected at most eos_token_id 10000"),
+        ({"eos_token_id": 9_999}, "eos_token_id is 9999, expected an id past the 10000 semantic tokens"),
+        (
+            {"eos_token_id": 123, "text_encoding_offset": 128, "semantic_vocab_size": 200},
+            "semantic_vocab_size is 200, expected at most eos_token_id 123",
+        ),
+    ],
+)
+def test_of_the_end_and_the_vocabulary_the_wrong_one_is_named(values, named):
+    with pytest.raises(ConfigError, match=named):
+        BarkSemanticGenerationConfig(**values)
 
 
 # (network's field, a value that just fits, the stage's change, what the message says one below it)

@@ -683,9 +683,9 @@ ABSURD = {
     "size as a list": (call(name(LOADED), storage(), number(0), b"]", b"]", b"\x89", b"}"), "two tuples"),
     "stride 0 seen as 10**12 elements": (tensor((10**6, 10**6), (0, 0)), "elements twice"),
     "overlapping rows": (tensor((4, 4), (1, 1)), "elements twice"),
-    "sizes whose product overflows": (tensor((2**40, 2**40), (1, 1)), "expected counts"),
+    "sizes whose product overflows": (tensor((2**40, 2**40), (1, 1)), "it has more than 1,099,511,627,776 elements"),
     "empty, other sizes absurd": (tensor((0, 2**62, 2**62), (1, 1, 1)), "expected counts"),
-    "more dimensions than numpy has": (tensor((1,) * 99, (1,) * 99), "expected counts"),
+    "more dimensions than numpy has": (tensor((1,) * 99, (1,) * 99), "it has 99 sizes, more than 32"),
     "stride missing": (tensor((4, 4), (1,)), "equal length"),
     "a negated view": (tensor(more=[mapping(neg=b"\x88")]), "negated"),
     "a tensor of no storage": (tensor(source=text("0")), "expected a storage"),
@@ -870,6 +870,10 @@ BROKEN = {
         lambda data: data[:-22] + bytes(2**24) + end_record(2**24, len(data) - 22),
         "a zip directory of 16777216 bytes",
     ),
+    "a zip64 end record without its signature": (
+        lambda data: with_zip64_end(data).replace(b"PK\6\6", b"PK\0\0"),
+        "the end of its zip archive does not hold together",
+    ),
     "a zip64 directory of 16 MiB": (lambda data: with_zip64_end(data, 2**24), "directory is not where"),
     "an empty archive": (lambda data: b"PK\3\4" + end_record(0, 4), "no data.pkl"),
 }
@@ -879,6 +883,16 @@ BROKEN = {
 def test_a_damaged_archive_is_refused(path, breaking, offence):
     path.write_bytes(breaking(write_zip(path, GOOD).read_bytes()))
     assert offence in refusal(path)
+
+
+def test_a_directory_without_bound_is_never_parsed(path, monkeypatch):
+    """Its size stands in the short end record; zipfile takes that where a zip64 one has no signature."""
+    directory = struct.pack("<4s6H3L5H2L", b"PK\1\2", *[0] * 16) * 10**5
+    end = struct.pack("<4sQ2H2L4Q", b"PK\0\0", 44, 45, 45, 0, 0, 1, 1, 0, 4 + len(directory))
+    end += struct.pack("<4sLQL", b"PK\6\7", 0, 4 + len(directory), 1)
+    path.write_bytes(b"PK\3\4" + directory + end + end_record(len(directory), 4))
+    monkeypatch.setattr(zipfile, "ZipFile", None)
+    assert "does not hold together" in refusal(path)
 
 
 def test_one_bit_of_a_storage_is_noticed_when_it_is_read(path):

@@ -141,6 +141,10 @@ def corpus(tmp_path, spaces):
     soundfile.write(tmp_path / "loud.wav", a * 32768, 24_000, "FLOAT")
     make_wav(tmp_path / "whole.flac", subtype="PCM_16")
     (tmp_path / "cut.flac").write_bytes((tmp_path / "whole.flac").read_bytes()[:20_000])
+    make_wav(tmp_path / "ten.wav", seconds=10)
+    (tmp_path / "cut.wav").write_bytes(
+        (tmp_path / "ten.wav").read_bytes()[: (tmp_path / "ten.wav").stat().st_size // 10]
+    )
     (tmp_path / "text.wav").write_text("not audio at all")
     (tmp_path / "nothing.wav").write_bytes(b"")
     (tmp_path / "x.raw").write_bytes(bytes(100))
@@ -163,6 +167,7 @@ def bad_lines(spaces):
         "nothing.wav": "cannot be read",
         "x.raw": "cannot be read",
         "cut.flac": "cannot be read",
+        "cut.wav": "claims 10.00 s and holds 1.00 s: the file was cut",
         "empty.wav": "has 0.00 s",
         "short.wav": "has 0.05 s",
         "long.wav": "has 40.00 s, at most",
@@ -272,6 +277,30 @@ def test_a_manifest_with_nothing_in_it_and_one_that_is_not_there_are_refused(tmp
             check_manifest(path, spaces=spaces, processor=processor)
     with pytest.raises(InputError, match="does not exist"):
         list(read_entries(tmp_path / "none.jsonl"))
+
+
+@pytest.mark.parametrize("form", ["WAV", "WAVEX", "AIFF", "W64", "RF64", "AU", "MP3"])
+def test_a_file_that_is_shorter_than_its_header_says_is_refused(tmp_path, form):
+    samples = make_wav(tmp_path / "whole.wav", seconds=10)
+    path = tmp_path / f"cut.{form.lower()}"
+    soundfile.write(path, samples, 24_000, format=form)
+    assert len(read_mono(path, min_s=0.1, max_s=15)[0]) == pytest.approx(240_000, abs=2000)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 10])
+    with pytest.raises(InputError, match=r"claims (10.0|9.9)\d s and holds (1.0|0.8)\d s: the file was cut"):
+        read_mono(path, min_s=0.1, max_s=15)
+
+
+@pytest.mark.parametrize("claim", [0xFFFFFFFF, 0xFFFFFFFF - 36, 0x7FFFFFFF, 0x7FFFF000, 95_000])
+def test_a_size_that_was_not_known_or_is_too_small_is_no_cut(tmp_path, claim):
+    """As of programs that write into a pipe."""
+    path = tmp_path / "a.wav"
+    make_wav(path)
+    data = bytearray(path.read_bytes())
+    place = data.index(b"data") + 4
+    data[place : place + 4] = claim.to_bytes(4, "little")
+    path.write_bytes(data)
+    assert len(read_mono(path, min_s=0.1, max_s=15)[0]) >= 23_700
 
 
 def test_of_a_file_that_is_too_long_only_the_header_is_read(tmp_path, monkeypatch):

@@ -425,7 +425,11 @@ BAD_FILES = {
     "minus": (_with_header("{'descr': '<i8', 'fortran_order': False, 'shape': (-1, -8), }"), "shape"),
     "V06": (
         _with_header("{'descr': '<i8', 'fortran_order': False, 'shape': (__import__('os').getpid(),), }"),
-        "header",
+        r"damaged header, .*__import__\('os'\)\.getpid\(\).*, expected a dict of descr",
+    ),
+    "a bool among the sizes": (
+        _with_header("{'descr': '<i8', 'fortran_order': False, 'shape': (True, 8), }"),
+        r"claims shape \(True, 8\) of int64, but 64 bytes follow",
     ),
     "nested": (_with_header("(" * 100), "damaged header"),
     "dtype": (_with_header("{'descr': [('a', '<i8')], 'fortran_order': False, 'shape': (8,), }"), "expected integers"),

@@ -9,6 +9,7 @@ whoever keeps the manifest. Nothing else is taken.
 
 import dataclasses
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +35,11 @@ MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 8_000, 192_000  # lower is a telephone's at b
 SILENCE = 1e-4  # -80 dB: the loudest audio sample of a clip with nothing on it
 MAX_LOUDNESS = 4.0  # floats beyond -1..1 happen; whole numbers written as floats go to 32,768
 
+# Of the seconds that a header claims: sizes in bytes may be off by a few, and those of an MP3 are an estimate.
+MIN_HELD, MIN_DECODED = 0.98, 0.9
+UNKNOWN_BYTES = 2**31 - 2**20  # programs that write into a pipe claim a size of about 2**31 or 2**32
+
+_WRONG_SIZE = re.compile(r": (\d{1,20}) \(should be (\d{1,20})\)")
 _BLOCK = 2**16  # positions of a file that are read at once
 
 
@@ -165,16 +171,15 @@ def read_mono(path: str | os.PathLike, *, min_s: float, max_s: float) -> tuple[n
     try:
         with soundfile.SoundFile(path) as sound:
             rate, n_claimed = sound.samplerate, sound.frames
+            _check_not_cut(_claimed_s(sound.extra_info, n_claimed / rate), n_claimed / rate, MIN_HELD)
             _check_header(rate, n_claimed / rate, min_s, max_s)
-            blocks = [
-                block.mean(axis=1, dtype=np.float32)
-                for block in sound.blocks(_BLOCK, frames=n_claimed, dtype="float32", always_2d=True)
-            ]
+            blocks = list(_mono_blocks(sound, n_claimed))
     except InputError:
         raise
     except Exception as error:  # of soundfile, of libsndfile, and a TypeError for a name that ends in .raw
         raise InputError(f"the audio cannot be read ({shown(str(error), 200)})") from error
     samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+    _check_not_cut(n_claimed / rate, len(samples) / rate, MIN_DECODED)
     _check_header(rate, len(samples) / rate, min_s, max_s)  # the file may be shorter than its header says
     _check_loudness(samples)
     return samples, rate
@@ -255,6 +260,34 @@ def _check_header(rate: int, duration_s: float, min_s: float, max_s: float) -> N
     if duration_s > max_s:
         raise InputError(
             f"the audio has {duration_s:.2f} s, at most {max_s:.2f} s can be learnt; cut it where the speaker pauses"
+        )
+
+
+def _mono_blocks(sound: Any, n_claimed: int) -> Iterator[np.ndarray]:
+    """The audio samples that there are, up to n_claimed; `sound.blocks` repeats old ones past the end of a cut file."""
+    while n_claimed > 0:
+        block = sound.read(min(_BLOCK, n_claimed), dtype="float32", always_2d=True)
+        if not len(block):
+            return
+        n_claimed -= len(block)
+        yield block.mean(axis=1, dtype=np.float32)
+
+
+def _claimed_s(log: str, held_s: float) -> float:
+    """Seconds that an audio file's header claims; the library reports those that the file has room for.
+
+    Args:
+      log: libsndfile's, with a line such as "data : 480000 (should be 48000)" of each size that is wrong.
+    """
+    sizes = [(int(claimed), int(held)) for claimed, held in _WRONG_SIZE.findall(log)]
+    shares = [claimed / held for claimed, held in sizes if 0 < held and claimed < UNKNOWN_BYTES]
+    return held_s * max([1.0, *shares])
+
+
+def _check_not_cut(claimed_s: float, held_s: float, least: float) -> None:
+    if held_s < least * claimed_s:
+        raise InputError(
+            f"the audio claims {claimed_s:.2f} s and holds {held_s:.2f} s: the file was cut; copy or record it again"
         )
 
 

@@ -268,7 +268,9 @@ def suno(**fields):
 
 SUNO = {
     "L31": (suno(model_args=mapping(n_layer=call(SYSTEM, text("touch canary")))), "asks for 'posix.system'"),
-    "no model": (mapping(model_args=mapping()), "no model and model_args"),
+    "no model": (mapping(model_args=mapping()), "it has no model but model_args, expected model and model_args"),
+    "no model_args": (mapping(model=mapping()), "it has no model_args but model, expected"),
+    "weights alone": (mapping(w=tensor()), "it has no model and no model_args but w, expected"),
     "a list": (b"](" + tensor() + b"e", "not a checkpoint of Suno's"),
     "a tensor": (tensor(), "not a checkpoint of Suno's"),
     "a number": (number(5), "not a checkpoint of Suno's"),

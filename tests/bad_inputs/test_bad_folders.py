@@ -98,7 +98,7 @@ CONFIGS = {
     "text over the semantic tokens": (GENERATION, at("semantic_config", "text_encoding_offset", value=5), "is 5, ex"),
     "more codes than ids": (GENERATION, at("codebook_size", value=2048), "2048|codebooks that fit"),
     "a prompt of a million": (GENERATION, at("semantic_config", "max_input_semantic_length", value=10**6), "1000001"),
-    "9 fine codebooks": (GENERATION, at("fine_acoustics_config", "n_fine_codebooks", value=9), "n_fine_codebooks 9"),
+    "9 fine codebooks": (GENERATION, at("fine_acoustics_config", "n_fine_codebooks", value=9), "n_fine_codebooks is 9"),
     "no coarse config": (CONFIG, at("coarse_acoustics_config", value=[]), "expected a JSON object, got list"),
 }  # fmt: skip
 
