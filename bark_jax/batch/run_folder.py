@@ -17,16 +17,17 @@ from typing import Any
 from bark_jax.batch.ids import Shard
 from bark_jax.batch.manifest import MANIFEST_FILE
 from bark_jax.errors import BusyError, FaultsError, InputError, OutputError, UnsupportedError
-from bark_jax.folders import sync, told_as_output_error, write_whole
+from bark_jax.folders import open_regular, read_regular, sync, told_as_output_error, write_whole
 from bark_jax.hub import shown
 from bark_jax.strict_json import read_strict
 
 RUN_FILE = "run.json"
 LOCK_FILE = ".lock"
 AUDIO_FOLDER = "audio"
+MAX_RUN_BYTES = 2**24
 
 # Said of the run, and not a reason to refuse another: they change nothing of a row.
-_NOT_COMPARED = ("source", "rows", "rows_of_all_shards", "version")
+_NOT_COMPARED = ("source", "input", "rows", "rows_of_all_shards", "version")
 
 
 def choose_folder(out: str | os.PathLike, shard: Shard | None) -> Path:
@@ -53,9 +54,13 @@ def open_folder(path: str | os.PathLike) -> Iterator[Path]:
         raise InputError(f"OUT is {shown(str(path))}, a file; give the name of a folder")
     if (folder / MANIFEST_FILE).exists() and not (folder / RUN_FILE).exists():
         raise InputError(f"OUT has a {MANIFEST_FILE} and no {RUN_FILE}, so it is no batch's; give another folder")
+    if (folder / AUDIO_FOLDER).is_symlink():
+        raise InputError(
+            f"{folder / AUDIO_FOLDER} is a link, expected a folder or nothing; make OUT itself a link, or remove it"
+        )
     try:
         (folder / AUDIO_FOLDER).mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        descriptor = open_regular(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise OutputError(f"the folder {folder} cannot be written to ({error.strerror}); give another OUT") from error
     try:
@@ -105,9 +110,12 @@ def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str
 def read_run(folder: Path) -> dict[str, Any] | None:
     """What the folder was filled with; None for a new one."""
     try:
-        run = read_strict((folder / RUN_FILE).read_bytes())
+        with read_regular(folder / RUN_FILE) as file:
+            data = file.read(MAX_RUN_BYTES)
     except FileNotFoundError:
         return None
+    try:
+        run = read_strict(data)
     except InputError as error:
         raise InputError(f"{folder / RUN_FILE} is {error}; put it right or give another OUT") from error
     if not isinstance(run, dict):
@@ -130,6 +138,8 @@ def _lock(descriptor: int, folder: Path) -> None:
         ) from error
     except OSError as error:
         raise OutputError(f"{folder} has no file locks ({error.strerror}); give a folder that has") from error
+    if (found := os.pread(descriptor, 200, 0)) and not found.startswith(b"process "):  # also of another name's file
+        raise InputError(f"{folder / LOCK_FILE} has {shown(found)} in it, so it is no batch's; remove it")
     with contextlib.suppress(OSError):  # for whoever finds the lock taken; a full disk is told of where it matters
         told = f"process {os.getpid()} on {socket.gethostname()}\n".encode()
         os.ftruncate(descriptor, os.pwrite(descriptor, told, 0))
