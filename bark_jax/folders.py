@@ -29,7 +29,7 @@ ABANDONED_S = 86_400.0
 
 # What a place that takes no more files says. Other errors are about what the caller does.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EIO)
+CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO)
 
 
 def as_path(path: Any, what: str) -> Path:
