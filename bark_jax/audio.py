@@ -2,8 +2,9 @@
 
 import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -62,6 +63,7 @@ def write_stream(
 
     Raises:
       InputError: a kind that takes no empty audio, or not this sample rate or number of channels.
+      OSError: the stream takes no more.
     """
     import soundfile
 
@@ -69,15 +71,49 @@ def write_stream(
         kind = coding if container == "OGG" else container
         raise InputError(f"the audio is empty, which no {kind} file can be; .wav and .ogg can")
     n_channels = 1 if samples.ndim == 1 else samples.shape[1]
+    watched = _Watched(file)
     try:
-        sound = soundfile.SoundFile(file, "w", sample_rate, n_channels, format=container, subtype=coding)
-    except soundfile.LibsndfileError as error:
+        with soundfile.SoundFile(watched, "w", sample_rate, n_channels, format=container, subtype=coding) as sound:
+            for start in range(0, len(samples), _BLOCK):
+                sound.write(samples[start : start + _BLOCK])
+    except Exception as error:  # AssertionError and others, where the file took no more
+        if watched.error is not None:
+            raise watched.error from error
+        if not isinstance(error, soundfile.LibsndfileError):
+            raise
         raise InputError(
             f"{coding} does not take {n_channels} channel(s) at {sample_rate} Hz ({error.error_string}); .wav does"
         ) from error
-    with sound:
-        for start in range(0, len(samples), _BLOCK):
-            sound.write(samples[start : start + _BLOCK])
+    if watched.error is not None:
+        raise watched.error
+
+
+class _Watched:
+    """A file that libsndfile writes to, through callbacks in which Python drops errors; `error` is the first."""
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self.error: Exception | None = None
+
+    def write(self, data: bytes) -> int:
+        return self._tried(self._file.write, data)
+
+    def read(self, n: int = -1) -> bytes:
+        return self._tried(self._file.read, n) or b""
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._tried(self._file.seek, offset, whence)
+
+    def tell(self) -> int:
+        return self._tried(self._file.tell)
+
+    def _tried(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        if self.error is None:
+            try:
+                return function(*arguments)
+            except Exception as error:
+                self.error = error
+        return 0
 
 
 def open_wav(sample_rate: int) -> bytes:

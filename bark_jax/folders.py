@@ -6,6 +6,7 @@ import glob
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ ABANDONED_S = 86_400.0
 
 # What a place that takes no more files says. Other errors are about what the caller does.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EIO)
+CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO)
 
 
 def as_path(path: Any, what: str) -> Path:
@@ -242,6 +243,32 @@ def temporary_folder(within: str | os.PathLike | None = None) -> Iterator[Path]:
         folder = block.enter_context(tempfile.TemporaryDirectory(prefix="bark-jax-", dir=within))
         block.enter_context(stopping.cleaned_up(lambda: shutil.rmtree(folder, ignore_errors=True)))
         yield Path(folder)
+
+
+def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
+    """A descriptor of a file that is one itself: not what a link leads to, nor a pipe that waits for its other end.
+
+    Raises:
+      InputError: it is a link, a folder, a pipe or a device.
+      OSError: the system does not open it.
+    """
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise
+        kind = {errno.ELOOP: "a link", errno.EISDIR: "a folder", errno.ENXIO: "a pipe"}[error.errno]
+    else:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return descriptor
+        os.close(descriptor)
+        kind = "a folder, a pipe or a device"
+    raise InputError(f"{path} is {kind}, expected a file; nothing is read or written through it, so remove it")
+
+
+def read_regular(path: Path) -> BinaryIO:
+    """A file opened as `open_regular` does."""
+    return open(open_regular(path), "rb")
 
 
 def write_whole(path: str | os.PathLike, data: bytes) -> None:

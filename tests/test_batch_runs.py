@@ -77,7 +77,7 @@ def test_what_is_not_whole_is_done_again(rows, tmp_path):
     run_stub(rows, out)
     (out / "audio" / "row-1.wav").unlink()
     (out / "audio" / "row-2.wav").write_bytes(b"half")
-    (out / "audio" / ".row-3.wav.0011.partial").write_bytes(b"half")
+    (out / "audio" / ".row-3.wav.00110011.partial").write_bytes(b"half")
     assert run_stub(rows, out).finished == 2
     soundfile.read(out / "audio" / "row-2.wav")
     assert not list((out / "audio").glob("*.partial"))

@@ -118,7 +118,7 @@ COMMANDS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n_before", [1, 3, 8, 20])
+@pytest.mark.parametrize("n_before", [1, 2, 4])
 @pytest.mark.parametrize("what", COMMANDS)
 def test_a_command_ends_while_it_loads_or_compiles(tmp_path, what, n_before):
     """As often as there are programs to compile: `n_before` of them have begun."""

@@ -1,11 +1,13 @@
 """One audio file a row, `audio/<id>.<ending>`. A file has its name once its last byte is on the disk."""
 
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
 from bark_jax.batch.manifest import Entry
 from bark_jax.batch.run_folder import AUDIO_FOLDER
 from bark_jax.folders import sync, write_whole
+from bark_jax.hub import is_inner_path
 
 
 class Files:
@@ -32,6 +34,7 @@ class Files:
 def is_there(folder: Path, entry: Entry) -> bool:
     """Whether an entry's file is there, of the size that it was written with."""
     try:
-        return (folder / entry["file"]).stat().st_size == entry["bytes"]
-    except (OSError, KeyError, TypeError):
+        status = (folder / entry["file"]).lstat()
+        return is_inner_path(entry["file"]) and stat.S_ISREG(status.st_mode) and status.st_size == entry["bytes"]
+    except (OSError, KeyError, TypeError, ValueError):
         return False

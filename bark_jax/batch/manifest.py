@@ -12,12 +12,14 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from bark_jax.batch.ids import digest
 from bark_jax.batch.rows import MAX_LINE_BYTES as MAX_ROW_BYTES
+from bark_jax.folders import open_regular, read_regular
 from bark_jax.strict_json import check_depth
 
 MANIFEST_FILE = "manifest.jsonl"
@@ -40,7 +42,7 @@ class Manifest:
     @classmethod
     def open(cls, path: str | os.PathLike) -> Self:
         """Opens or makes the file; half a line at its end is taken off."""
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        descriptor = open_regular(Path(path), os.O_RDWR | os.O_CREAT)
         try:
             os.ftruncate(descriptor, _end_of_lines(descriptor))
         except BaseException:
@@ -85,7 +87,7 @@ def read_entries(path: str | os.PathLike) -> Iterator[Entry]:
 
     Such a line is the half of one at the end, or damage, as is one of more than MAX_LINE_BYTES; its row is done again.
     """
-    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+    with contextlib.suppress(FileNotFoundError), read_regular(Path(path)) as file:
         # What is too long comes in pieces, of which the last, with the line's end, could pass for an entry.
         is_inside = False
         while line := file.readline(MAX_LINE_BYTES):

@@ -14,10 +14,11 @@ from bark_jax.batch.manifest import MANIFEST_FILE, Entry, read_entries, to_line
 from bark_jax.batch.parquet import read_digests
 from bark_jax.batch.run_folder import RUN_FILE, differences, open_folder, read_run
 from bark_jax.errors import FaultsError, InputError
-from bark_jax.folders import sync, told_as_output_error, whole_file, write_whole
-from bark_jax.hub import shown
+from bark_jax.folders import read_regular, sync, told_as_output_error, whole_file, write_whole
+from bark_jax.hub import is_inner_path, shown
 
-_SHARD_FOLDER = re.compile(r"shard-\d+-of-\d+")
+_SHARD_FOLDER = re.compile(r"shard-\d{1,9}-of-\d{1,9}")
+_SHARD_OF_FOLDER = re.compile(r"shard-(\d+)-of-(\d+)")
 SHOWN_FAULTS = 50
 
 
@@ -69,10 +70,30 @@ def _find_parts(folder: Path) -> list[_Part]:
     parts = []
     for path in sorted(folder.glob("shard-*")):
         if path.is_dir() and _SHARD_FOLDER.fullmatch(path.name) and (run := read_run(path)) is not None:
-            parts.append(_Part(path, Shard.parse(str(run.get("shard"))), run))
+            parts.append(_Part(path, _shard_of(path, run), run))
     if not parts:
         raise InputError(f"{folder} has no shards, expected folders such as {Shard(0, 8).folder}; see batch --shard")
     return parts
+
+
+def _shard_of(folder: Path, run: dict[str, Any]) -> Shard:
+    """The shard that a folder's run.json tells of. Raises InputError where it tells of none."""
+    for name in ("rows", "rows_of_all_shards"):
+        if not isinstance(run.get(name), int) or run[name] < 0:
+            raise InputError(
+                f"{folder / RUN_FILE} has {shown(run.get(name))} as its {name}, expected a number; run the shard again"
+            )
+    try:
+        return Shard.parse(str(run.get("shard")))
+    except InputError as error:
+        raise InputError(
+            f"{folder / RUN_FILE} has {shown(run.get('shard'))} as its shard, expected I/N, such as "
+            f"{_SHARD_OF_FOLDER.sub(_as_shard, folder.name)}; run the shard again"
+        ) from error
+
+
+def _as_shard(found: re.Match[str]) -> str:
+    return f"{int(found[1])}/{int(found[2])}"
 
 
 def _check_runs(parts: list[_Part]) -> list[str]:
@@ -121,6 +142,8 @@ def _check_rows(part: _Part, seen: dict[str, int], *, verify: bool) -> list[str]
 
 def _has_audio(part: _Part, entry: Entry, digests: dict[str, dict[str, str]], *, verify: bool) -> bool:
     """Whether the audio is there. `digests` keeps those of a Parquet part from one of its rows to the next."""
+    if not is_inner_path(entry.get("file")):
+        return False
     if part.run.get("format") == "parquet":
         file = str(entry.get("file"))
         if file not in digests:
@@ -131,7 +154,7 @@ def _has_audio(part: _Part, entry: Entry, digests: dict[str, dict[str, str]], *,
         return False
     if not verify:
         return True
-    with open(part.folder / entry["file"], "rb") as file:
+    with read_regular(part.folder / entry["file"]) as file:
         return hashlib.file_digest(file, "sha256").hexdigest() == entry.get("sha256")
 
 
@@ -152,7 +175,8 @@ def _join(folder: Path, parts: list[_Part]) -> Merged:
             for entry in _latest(part.folder):
                 n_rows += 1
                 n_failed += "error" in entry
-                audio_s += entry.get("seconds", 0.0)
+                seconds = entry.get("seconds")
+                audio_s += seconds if isinstance(seconds, (int, float)) else 0.0
                 if entry.get("file"):
                     entry["file"] = f"{part.folder.name}/{entry['file']}"
                 file.write(to_line(entry))

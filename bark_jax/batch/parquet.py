@@ -14,8 +14,8 @@ from typing import Any
 
 from bark_jax.batch.manifest import MANIFEST_FILE, Entry, read_entries
 from bark_jax.batch.run_folder import AUDIO_FOLDER
-from bark_jax.errors import CheckpointError, UnsupportedError
-from bark_jax.folders import sync, whole_file
+from bark_jax.errors import CheckpointError, InputError, UnsupportedError
+from bark_jax.folders import read_regular, sync, whole_file
 
 DEFAULT_ROWS_PER_PART = 1000
 MAX_PART_BYTES = 2**28
@@ -128,9 +128,9 @@ def find_unlisted(folder: Path) -> list[Entry]:
         if n_listed[file] == _count_rows(path):
             continue
         listed = {entry["id"] for entry in read_entries(folder / MANIFEST_FILE) if entry.get("file") == file}
-        for values in read_table(path, columns=list(_COLUMNS)).to_pylist():
-            if values["id"] not in listed:
-                found.append(_entry(values) | {"file": file})
+        with read_regular(path) as part:
+            table = read_table(part, columns=list(_COLUMNS))
+        found += [_entry(values) | {"file": file} for values in table.to_pylist() if values["id"] not in listed]
     return found
 
 
@@ -138,7 +138,9 @@ def read_digests(path: Path, *, of_audio: bool) -> dict[str, str]:
     """The SHA-256 of each row of a part, by id: as the part says, or of its audio. Of an unreadable part, no rows."""
     columns = ["id", "audio" if of_audio else "sha256"]
     try:
-        rows = require_pyarrow().parquet.read_table(path, columns=columns).to_pylist()
+        read_table = require_pyarrow().parquet.read_table
+        with read_regular(path) as part:
+            rows = read_table(part, columns=columns).to_pylist()
     except UnsupportedError:
         raise
     except Exception:  # pyarrow's own kinds
@@ -150,7 +152,10 @@ def read_digests(path: Path, *, of_audio: bool) -> dict[str, str]:
 
 def _count_rows(path: Path) -> int:
     try:
-        return require_pyarrow().parquet.read_metadata(path).num_rows
+        with read_regular(path) as part:
+            return require_pyarrow().parquet.read_metadata(part).num_rows
+    except InputError:
+        raise
     except Exception as error:  # pyarrow's own kinds
         raise CheckpointError(
             f"{path} cannot be read ({error}); delete it, and its rows are generated again"

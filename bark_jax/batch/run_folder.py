@@ -9,6 +9,7 @@ OUT/.lock            held while a process writes; the system lets go of it when 
 import contextlib
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,16 +18,21 @@ from typing import Any
 from bark_jax.batch.ids import Shard
 from bark_jax.batch.manifest import MANIFEST_FILE
 from bark_jax.errors import BusyError, FaultsError, InputError, OutputError, UnsupportedError
-from bark_jax.folders import sync, told_as_output_error, write_whole
+from bark_jax.folders import as_path, open_regular, read_regular, sync, told_as_output_error, write_whole
 from bark_jax.hub import shown
 from bark_jax.strict_json import read_strict
 
 RUN_FILE = "run.json"
 LOCK_FILE = ".lock"
 AUDIO_FOLDER = "audio"
+MAX_RUN_BYTES = 2**24
+
+# As `folders.whole_file` calls what is not yet whole.
+_PARTIAL = re.compile(r"\..+\.[0-9a-f]{8}\.partial", re.DOTALL)
+_OWN_PARTIALS = (f".{RUN_FILE}.", f".{MANIFEST_FILE}.")
 
 # Said of the run, and not a reason to refuse another: they change nothing of a row.
-_NOT_COMPARED = ("source", "rows", "rows_of_all_shards", "version")
+_NOT_COMPARED = ("source", "input", "rows", "rows_of_all_shards", "version")
 
 
 def choose_folder(out: str | os.PathLike, shard: Shard | None) -> Path:
@@ -36,7 +42,8 @@ def choose_folder(out: str | os.PathLike, shard: Shard | None) -> Path:
             f"OUT is {shown(str(out))}, an address, which has no renaming and no locks; give a folder of a file "
             "system, and copy it when it is done"
         )
-    return Path(out) if shard is None else Path(out, shard.folder)
+    folder = as_path(out, "OUT")
+    return folder if shard is None else folder / shard.folder
 
 
 @contextlib.contextmanager
@@ -53,23 +60,36 @@ def open_folder(path: str | os.PathLike) -> Iterator[Path]:
         raise InputError(f"OUT is {shown(str(path))}, a file; give the name of a folder")
     if (folder / MANIFEST_FILE).exists() and not (folder / RUN_FILE).exists():
         raise InputError(f"OUT has a {MANIFEST_FILE} and no {RUN_FILE}, so it is no batch's; give another folder")
+    if (folder / AUDIO_FOLDER).is_symlink():
+        raise InputError(
+            f"{folder / AUDIO_FOLDER} is a link, expected a folder or nothing; make OUT itself a link, or remove it"
+        )
     try:
         (folder / AUDIO_FOLDER).mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        descriptor = open_regular(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise OutputError(f"the folder {folder} cannot be written to ({error.strerror}); give another OUT") from error
     try:
         _lock(descriptor, folder)
-        for partial in (folder / AUDIO_FOLDER).glob(".*.partial"):
-            partial.unlink(missing_ok=True)
+        _clear_partial(folder)
         yield folder
     finally:
         os.close(descriptor)
 
 
+def _clear_partial(folder: Path) -> None:
+    """Removes what killed processes were writing here. The lock is held, so nobody is writing now."""
+    for path in [*folder.glob(".*.partial"), *(folder / AUDIO_FOLDER).glob(".*.partial")]:
+        is_ours = _PARTIAL.fullmatch(path.name) and (path.parent != folder or path.name.startswith(_OWN_PARTIALS))
+        if is_ours and (path.is_file() or path.is_symlink()):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
 def is_case_sensitive(folder: str | os.PathLike) -> bool:
     """Whether names that differ in case alone are two files, where the folder is or will be."""
-    place = next(path for path in (Path(folder).resolve(), *Path(folder).resolve().parents) if path.exists())
+    real = Path(os.path.realpath(folder))  # Path.resolve raises RuntimeError for links in a circle
+    place = next(path for path in (real, *real.parents) if path.exists())
     other = place.with_name(place.name.swapcase()) if place.name else place
     return other == place or not other.exists() or not other.samefile(place)
 
@@ -105,9 +125,12 @@ def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str
 def read_run(folder: Path) -> dict[str, Any] | None:
     """What the folder was filled with; None for a new one."""
     try:
-        run = read_strict((folder / RUN_FILE).read_bytes())
+        with read_regular(folder / RUN_FILE) as file:
+            data = file.read(MAX_RUN_BYTES)
     except FileNotFoundError:
         return None
+    try:
+        run = read_strict(data)
     except InputError as error:
         raise InputError(f"{folder / RUN_FILE} is {error}; put it right or give another OUT") from error
     if not isinstance(run, dict):
@@ -130,6 +153,8 @@ def _lock(descriptor: int, folder: Path) -> None:
         ) from error
     except OSError as error:
         raise OutputError(f"{folder} has no file locks ({error.strerror}); give a folder that has") from error
+    if (found := os.pread(descriptor, 200, 0)) and not found.startswith(b"process "):  # also of another name's file
+        raise InputError(f"{folder / LOCK_FILE} has {shown(found)} in it, so it is no batch's; remove it")
     with contextlib.suppress(OSError):  # for whoever finds the lock taken; a full disk is told of where it matters
         told = f"process {os.getpid()} on {socket.gethostname()}\n".encode()
         os.ftruncate(descriptor, os.pwrite(descriptor, told, 0))

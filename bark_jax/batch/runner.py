@@ -18,11 +18,11 @@ from bark_jax.batch.manifest import MANIFEST_FILE, DoneRows, Entry, Manifest, re
 from bark_jax.batch.parquet import DEFAULT_ROWS_PER_PART, Parts, find_unlisted, require_pyarrow
 from bark_jax.batch.rows import Counts, TextRow, check_rows, read_rows, unit_of
 from bark_jax.batch.run_folder import check_run, choose_folder, is_case_sensitive, open_folder
-from bark_jax.batch.sources import local_copy
+from bark_jax.batch.sources import Input, local_copy
 from bark_jax.batch.speech import Speaks, Spoken
 from bark_jax.batch.tally import Event, Summary, Tally
 from bark_jax.batch.writer import DEFAULT_THREADS, Audio, Store, Writer, failed
-from bark_jax.errors import FaultsError, InputError
+from bark_jax.errors import BarkError, FaultsError, InputError
 from bark_jax.folders import told_as_output_error
 from bark_jax.hub import shown
 from bark_jax.settings import check_count
@@ -94,18 +94,23 @@ def run_batch(
       RowsError, InputError: ids that cannot be used, other settings, edited rows: before anything is written.
       BusyError: another process writes to the folder.
       OutputError: the place takes no more; what is in the manifest is whole.
+      BarkError: the rows changed while the run was at work; the rows that were being spoken are finished.
     """
     output = output or Output()
     folder = choose_folder(out, output.shard)
     with local_copy(source) as path:
         form = choose_format(source, path, form)
+        rows_in = Input(source, path)
         sensitive = is_case_sensitive(out)
         counts = check_rows(path, form, source=source, shard=output.shard, is_case_sensitive=sensitive)
-        wanted = _description(made_with(), output) | _about(source, counts)
+        rows_in.check()
+        wanted = _description(made_with(), output) | _about(rows_in, counts)
         with open_folder(folder) as folder:
             check_run(folder, wanted, force=output.force)
             with _open_manifest(folder) as manifest:
                 todo = _find_todo(folder, manifest, path, form, output)
+                rows_in.check()
+                todo = dataclasses.replace(todo, check_input=rows_in.check)
                 return _speak(todo, folder, manifest, open_speaker, model, counts, output, on_event)
 
 
@@ -130,7 +135,10 @@ def _speak(
             with Writer(
                 folder, store, manifest, ending=output.audio, on_settled=tally.add, n_threads=output.n_threads
             ) as writer:
-                speaker.speak(_until_told(todo.rows(), interrupts), lambda spoken: writer.put(*_result(spoken, model)))
+                rows = _Rows(todo, interrupts)
+                speaker.speak(iter(rows), lambda spoken: writer.put(*_result(spoken, model)))
+            if rows.change is not None:
+                raise rows.change
         summary = tally.summary(str(folder), interrupts.received)
     on_event({"event": "end", **dataclasses.asdict(summary)})
     return summary
@@ -141,11 +149,25 @@ def _open_manifest(folder: Path) -> Manifest:
         return Manifest.open(folder / MANIFEST_FILE)
 
 
-def _until_told(rows: Iterator[TextRow], interrupts: Interrupts) -> Iterator[TextRow]:
-    for row in rows:
-        if interrupts.received is not None:
-            return
-        yield row
+class _Rows:
+    """The rows to speak, until the run is told to stop or their file changes, which is then `change`."""
+
+    def __init__(self, todo: "_Todo", interrupts: Interrupts):
+        self._todo, self._interrupts = todo, interrupts
+        self.change: BarkError | None = None
+
+    def __iter__(self) -> Iterator[TextRow]:
+        rows = self._todo.rows()
+        while True:
+            try:
+                row = next(rows, None)
+                self._todo.check_input()  # after the row was read, and before it is spoken
+            except BarkError as error:
+                self.change = error
+                return
+            if row is None or self._interrupts.received is not None:
+                return
+            yield row
 
 
 def _result(spoken: Spoken, model: str) -> tuple[Entry, Audio | None]:
@@ -179,9 +201,10 @@ def _description(made_with: Mapping[str, Any], output: Output) -> dict[str, Any]
     return {"format": output.form, "audio": output.audio, "shard": shard, **made_with}
 
 
-def _about(source: str, counts: Counts) -> dict[str, Any]:
+def _about(rows_in: Input, counts: Counts) -> dict[str, Any]:
     return {
-        "source": source,
+        "source": rows_in.source,
+        "input": {"bytes": rows_in.n_bytes, "sha256": rows_in.sha256},
         "rows": counts.mine,
         "rows_of_all_shards": counts.total,
         "version": __version__,
@@ -195,6 +218,7 @@ class _Todo:
     rows: Callable[[], Iterator[TextRow]]
     n: int
     n_failed: int  # rows that are not, as they have failed before
+    check_input: Callable[[], None] = lambda: None  # raises BarkError where the rows are others now
 
 
 def _find_todo(folder: Path, manifest: Manifest, path: Path, form: str, output: Output) -> _Todo:

@@ -5,6 +5,8 @@ vanish meanwhile, is copied to a temporary file first.
 """
 
 import contextlib
+import hashlib
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -39,6 +41,40 @@ def local_copy(source: str) -> Iterator[Path]:
         with _open(source) as stream, open(copy, "wb") as file:
             shutil.copyfileobj(stream, file)
         yield copy
+
+
+class Input:
+    """A file of rows as it was when a run began; `check` says whether it still is."""
+
+    def __init__(self, source: str, path: Path):
+        self.source, self.path = source, path
+        self._state, self.sha256 = _state(path), _sha256(path)
+        self.n_bytes = self._state[0]
+        self.check()
+
+    def check(self) -> None:
+        """Raises BarkError where the file has other bytes now. Costs a look at the folder while nothing is written."""
+        try:
+            state = _state(self.path)
+            is_same = state == self._state or _sha256(self.path) == self.sha256
+        except OSError as error:
+            raise BarkError(f"{self._told()} and cannot be read now ({error.strerror}); run the same again") from error
+        if not is_same:
+            raise BarkError(f"{self._told()} and is another file now, of {state[0]:,}; run the same again to go on")
+        self._state = state
+
+    def _told(self) -> str:
+        return f"the rows {shown(self.source, 200)} had {self.n_bytes:,} bytes when the run began"
+
+
+def _state(path: Path) -> tuple[int, int, int, int]:
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _open(source: str) -> contextlib.AbstractContextManager[BinaryIO]:
