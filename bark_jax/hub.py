@@ -12,7 +12,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NoReturn
 
 from bark_jax import tiny
 from bark_jax.errors import CheckpointError, InputError, ModelNotFoundError
@@ -189,12 +189,21 @@ def _check_answers_to(client: Any) -> None:
     client.event_hooks = {**client.event_hooks, "response": [*client.event_hooks["response"], _check_answer]}
 
 
+def refuse_answer(server: str, why: str) -> NoReturn:
+    """Raises ModelNotFoundError for an answer of a server that a path on this machine would be made of."""
+    raise ModelNotFoundError(
+        f"the answer of {server} is refused: it {why}. The client makes paths of what a server names, so files could "
+        "be written anywhere; this server is no Hub or is not to be trusted. Nothing was written. Check HF_ENDPOINT "
+        "and the proxy"
+    )
+
+
 def _check_answer(response: Any) -> None:
     """Looks at what the client makes paths of: the headers that come with a file, and the list of files."""
     server, headers = response.request.url.host, response.headers
     commit = headers.get("X-Repo-Commit")
     if commit is not None and not COMMIT.fullmatch(commit):
-        raise ModelNotFoundError(f"{server} names no commit but {shown(commit)}")
+        refuse_answer(server, f"names no commit but {shown(commit)}")
     # Of an error, and of what leads on to another file of this server, the client takes no checksum; the Hub's may be
     # any there, of the answer's own text.
     leads_on = bool(headers.get("Location")) and not urllib.parse.urlsplit(headers["Location"]).netloc
@@ -202,12 +211,12 @@ def _check_answer(response: Any) -> None:
         checksum = headers.get("X-Linked-ETag") or headers.get("ETag") or "none"
         checksum = checksum.lstrip("W/").strip('"')  # as the client does
         if not is_inner_path(checksum) or "/" in checksum:
-            raise ModelNotFoundError(f"{server} names no checksum but {shown(checksum)}")
+            refuse_answer(server, f"names no checksum but {shown(checksum)}")
     if re.search("/api/.*/tree/", response.request.url.path):
         response.read()
         for checksum in _listed_checksums(response):
             if not isinstance(checksum, str) or not _SHA256.fullmatch(checksum):
-                raise ModelNotFoundError(f"{server} names no SHA-256 but {shown(checksum)}")
+                refuse_answer(server, f"names no SHA-256 but {shown(checksum)}")
 
 
 def _listed_checksums(response: Any) -> list[Any]:

@@ -27,8 +27,11 @@ MAX_PARTS = 256
 # How many times as long as the text what a tokenizer reads of it may be.
 MAX_GROWTH = 64
 # BERT's are 100 and "##". Longer ones take time, and copies, in the square of a word's length.
-MAX_WORD_CHARACTERS = 1000
+MAX_WORD_CHARACTERS = 200
 MAX_PREFIX_CHARACTERS = 16
+# A Unigram looks at every piece that begins at a place of the text; where they are all of equal letters, it copies the
+# square of the longest. SentencePiece's have 16.
+MAX_PIECE_CHARACTERS = 64
 
 # Patterns that are searched for in one pass: characters and sets of them, one after the other; a repetition only at
 # the end; several of them beside each other.
@@ -122,6 +125,13 @@ def _check_model(model: Any, where: Any) -> None:
         raise ConfigError(
             f"{where}: max_input_chars_per_word is {shown(longest)}, expected at most {MAX_WORD_CHARACTERS}"
         )
+    pieces = model.get("vocab")
+    for piece in pieces if isinstance(pieces, list) else ():  # of a Unigram: [piece, score]
+        if isinstance(piece, list) and piece and len(str(piece[0])) > MAX_PIECE_CHARACTERS:
+            raise ConfigError(
+                f"{where}: the vocabulary has {shown(piece[0])} of {len(str(piece[0])):,} characters, expected at "
+                f"most {MAX_PIECE_CHARACTERS}; do not use this tokenizer"
+            )
     for name in ("continuing_subword_prefix", "end_of_word_suffix"):
         if len(str(model.get(name) or "")) > MAX_PREFIX_CHARACTERS:
             raise ConfigError(

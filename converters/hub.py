@@ -18,6 +18,7 @@ from bark_jax.hub import (
     check_revision,
     is_inner_path,
     progress_that_gives_up,
+    refuse_answer,
     shown,
 )
 from bark_jax.weights import MANIFEST_FILE, NETWORKS, is_model_folder, read_manifest, weight_file
@@ -103,7 +104,7 @@ def _download(
     check_answers()
     about = HfApi(token=token).model_info(repository, revision=revision)
     if not COMMIT.fullmatch(about.sha or ""):  # it becomes a part of paths, which the client does not check
-        raise ModelNotFoundError(f"{constants.ENDPOINT} names no commit of {repository} but {shown(about.sha)}")
+        refuse_answer(constants.ENDPOINT, f"names no commit of {repository} but {shown(about.sha)}")
     names = [file.rfilename for file in about.siblings or ()]
     folder = snapshot_download(
         repository,
@@ -115,7 +116,7 @@ def _download(
         force_download=force_download,
     )
     if Path(folder).name != about.sha:  # a client that asked once more, and a server that answered otherwise
-        raise ModelNotFoundError(f"{constants.ENDPOINT} names two commits of {repository}: {about.sha} and {folder}")
+        refuse_answer(constants.ENDPOINT, f"names two commits of {repository}, {about.sha} and {Path(folder).name}")
     if revision != about.sha:
         _note_commit(_reference(repository, revision, cache_dir), about.sha)
     return Path(folder)

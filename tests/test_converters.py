@@ -1105,6 +1105,43 @@ def test_tokenizer_and_voices_come_along_and_nothing_else(copy, tmp_path):
     assert not {"modeling.py", "notes.txt"} & set(os.listdir(dst))
 
 
+def test_what_is_linked_from_elsewhere_is_left_out_and_said(bark, tmp_path, caplog):
+    src, other = tmp_path / "src", tmp_path / "other"
+    shutil.copytree(bark, src)
+    (other / "v2").mkdir(parents=True)
+    for name in ("vocab.txt", "v2/a.npy", "v2/b.npz"):
+        (other / name).write_text("elsewhere")
+    voices = src / "speaker_embeddings"
+    voices.mkdir()
+    (src / "kept.txt").write_text("inside")
+    links = {
+        src / "vocab.txt": other / "vocab.txt",
+        src / "tokenizer.json": tmp_path / "nowhere",
+        src / "words.txt": src / "kept.txt",
+        voices / "a.npy": other / "v2" / "a.npy",
+        voices / "v2": other / "v2",
+    }
+    for link, target in links.items():
+        link.symlink_to(target)
+    dst = convert(src, tmp_path / "dst")
+    (told,) = [record.getMessage() for record in caplog.records if record.name == "converters.extras"]
+    assert told.startswith("left out speaker_embeddings/v2, tokenizer.json, vocab.txt, speaker_embeddings/a.npy: links")
+    assert str(src) in told
+    assert (dst / "words.txt").read_text() == "inside"
+    assert not {"vocab.txt", "tokenizer.json", "speaker_embeddings"} & set(os.listdir(dst))
+    caplog.clear()
+    convert(bark, tmp_path / "other-dst")
+    assert not caplog.records
+
+
+def test_a_folder_of_voices_that_is_a_link_is_said(copy, tmp_path, caplog):
+    (tmp_path / "voices").mkdir()
+    (tmp_path / "voices" / "a.npz").write_text("elsewhere")
+    (copy / "speaker_embeddings").symlink_to(tmp_path / "voices")
+    convert(copy, tmp_path / "dst")
+    assert "left out speaker_embeddings/a.npz: links that lead out of" in caplog.text
+
+
 # The Hub's cache
 
 

@@ -176,8 +176,11 @@ def test_a_file_that_is_damaged_in_the_cache_is_refused(hub):
 
 def test_h06_a_commit_that_leads_elsewhere_writes_nothing(hub, tmp_path):
     hub.commit = "../../../PWNED"
-    with pytest.raises(ModelNotFoundError, match=r"names no commit of someone/bark but '\.\./\.\./\.\./PWNED'"):
+    refused_for = r"the answer of \S*127\.0\.0\.1\S* is refused: it names no commit .*but '\.\./\.\./\.\./PWNED'"
+    with pytest.raises(ModelNotFoundError, match=refused_for + r"\. The client makes paths of .* Check HF_ENDPOINT"):
         find_model(REPOSITORY)
+    with pytest.raises(ModelNotFoundError, match=refused_for):
+        Source(REPOSITORY).find("config.json")
     for name in ("config.json", "absent.json"):
         with contextlib.suppress(ModelNotFoundError):
             Source(REPOSITORY).find(name)
@@ -211,9 +214,9 @@ def test_a_server_with_two_answers_writes_nothing(hub, tmp_path):
 @pytest.mark.parametrize("checksum", ["../../../../../PWNED", "{tmp}/PWNED", "a/../../../../../../PWNED", "..", "a\\b"])
 def test_a_checksum_that_leads_elsewhere_writes_nothing(hub, tmp_path, checksum):
     hub.checksum = checksum.replace("{tmp}", str(tmp_path))
-    with pytest.raises(ModelNotFoundError, match="names no checksum but"):
+    with pytest.raises(ModelNotFoundError, match=r"the answer of 127\.0\.0\.1 is refused: it names no checksum but"):
         Source(REPOSITORY).find("config.json")
-    with pytest.raises(ModelNotFoundError, match="names no SHA-256 but"):
+    with pytest.raises(ModelNotFoundError, match=r"the answer of 127\.0\.0\.1 is refused: it names no SHA-256 but"):
         find_model(REPOSITORY)
     assert not [found for found in listing(tmp_path) if "PWNED" in found[0]]
     assert not blobs(tmp_path)
@@ -238,7 +241,7 @@ def test_answers_as_the_hub_gives_them_are_taken(status, headers):
 def test_a_checksum_is_looked_at_where_the_client_goes_no_further(place):
     request = SimpleNamespace(url=SimpleNamespace(host="hub", path="/a/b/resolve/main/c"))
     headers = {"X-Repo-Commit": COMMIT, "ETag": '"a/b"', "Location": place}
-    with refused(ModelNotFoundError, "hub names no checksum but 'a/b'"):
+    with refused(ModelNotFoundError, "the answer of hub is refused: it names no checksum but 'a/b'"):
         own_hub._check_answer(SimpleNamespace(request=request, status_code=302, headers=headers))
 
 

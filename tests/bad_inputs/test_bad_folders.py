@@ -261,6 +261,13 @@ WORD_PIECE = {
     "continuing_subword_prefix": "##",
     "vocab": {"[UNK]": 0, "a": 1},
 }
+
+
+def unigram(lengths):
+    """A Unigram of pieces of these numbers of equal letters."""
+    return {"type": "Unigram", "unk_id": 0, "vocab": [["[UNK]", 0.0], *(["a" * n, -float(n)] for n in lengths)]}
+
+
 HOSTILE_TOKENIZERS = {
     "a letter to 1,000": (dict(normalizer=replace("a", "a" * 1000)), "1,000 times as much, more than the 64"),
     "10 to the power of 9": (dict(normalizer=sequence(*[replace("a", "a" * 1000)] * 3)), "more than the 64"),
@@ -281,6 +288,9 @@ HOSTILE_TOKENIZERS = {
     "1,000 parts": (dict(normalizer=sequence(*[{"type": "Lowercase"}] * 1000)), "at most 256 of"),
     "a sequence of none": (dict(normalizer={"type": "Sequence", "normalizers": 5}), "a Sequence of 5, expected a list"),
     "words of any length": (dict(model=WORD_PIECE | {"max_input_chars_per_word": 10**9}), "is 1000000000"),
+    "words of 1,000 letters": (dict(model=WORD_PIECE | {"max_input_chars_per_word": 1000}), "is 1000, expected at"),
+    "pieces of hundreds of equal letters": (dict(model=unigram(range(1, 500))),
+                                            "has 'aaa.* of 65 characters, expected at most 64"),
     "a prefix of 10,000 letters": (dict(model=WORD_PIECE | {"max_input_chars_per_word": 9,
                                         "continuing_subword_prefix": "#" * 10_000}), "expected at most 16 characters"),
 }  # fmt: skip
@@ -291,6 +301,11 @@ def test_a_tokenizer_that_asks_for_too_much_is_refused(copy, tmp_path, parts, me
     put(copy, "tokenizer.json", tokenizer(**parts))
     with refused(ConfigError, message, r"tokenizer\.json", folder=tmp_path, calls=FOLDER_CALLS):
         Bark.from_pretrained(copy)
+
+
+def test_a_unigram_of_usual_pieces_is_taken(tmp_path):
+    put(tmp_path, "tokenizer.json", tokenizer(model=unigram(range(1, 65))))
+    assert BarkProcessor(tmp_path / "tokenizer.json")("a" * 64).input_ids[0, 0] == 64
 
 
 def test_a_tokenizer_with_ids_past_the_models_is_refused_when_it_gives_one(tmp_path):
