@@ -9,6 +9,7 @@ from flax import nnx
 
 from bark_jax.config import BarkCoarseConfig, BarkSemanticConfig, BarkSubModelConfig
 from bark_jax.errors import InputError
+from bark_jax.forks import check_process
 from bark_jax.models.attention import GPU_BACKENDS, KVCache, resolve
 from bark_jax.models.linear import multiply
 from bark_jax.models.transformer import (
@@ -94,6 +95,7 @@ class BarkCausalModel(nnx.Module):
         Returns:
           logits_BTV in float32; with `output_hidden_states` a pair.
         """
+        check_process()
         embeds_BTD = choose_embeds(input_embeds, inputs_embeds)
         if (input_ids is None) == (embeds_BTD is None):
             raise InputError("give either input_ids or inputs_embeds")
