@@ -1,13 +1,17 @@
 """The whole model against transformers, from token ids to the waveform; rows, keys and what is refused."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from bark_jax.errors import BarkError, InputError, VoiceError
-from bark_jax.model import BarkModel, row_keys
+from bark_jax.model import BarkModel, Row, row_keys
 from bark_jax.pretrained import NETWORKS, save_networks
+from bark_jax.settings import resolve_settings
 
 N_TEXT = 96  # tokens that the toy's prompt has room for
 GREEDY = dict(semantic_max_new_tokens=30, do_sample=False)
@@ -159,10 +163,6 @@ def test_a_model_stored_in_halves_can_say_that_it_computes_in_float32(tiny, tmp_
 
 
 def test_a_network_that_is_not_finite_raises_with_the_stage(tiny, rng):
-    import dataclasses
-
-    from flax import nnx
-
     broken = nnx.clone(tiny.coarse_acoustics)
     broken.final_norm.scale[...] = jnp.full_like(broken.final_norm.scale[...], jnp.nan)
     model = dataclasses.replace(tiny, coarse_acoustics=broken)
@@ -198,6 +198,13 @@ def test_a_network_that_is_not_finite_raises_with_the_stage(tiny, rng):
 def test_arguments_that_make_no_sense_are_refused_and_named(arguments, message, tiny):
     with pytest.raises(InputError, match=message):
         tiny.generate(**arguments)
+
+
+def test_the_coarse_stage_has_the_windows_that_rows_ask_for(tiny):
+    asked = {"max_coarse_history": 100, "sliding_window_len": 24}
+    (settings,) = resolve_settings(asked, 1, tiny.generation_config, tiny.spaces)
+    row = Row(np.arange(130, 140), None, row_keys(1, None, 1)[0], settings)
+    assert tiny.coarse_spaces([row]) == dataclasses.replace(tiny.spaces, n_coarse_history=100, coarse_window=24)
 
 
 def test_a_voice_of_other_token_spaces_is_refused(tiny, voice):

@@ -21,7 +21,7 @@ SMALL = TokenSpaces(
     n_coarse_semantic=40,
     n_coarse_history=90,
     coarse_window=30,
-    n_fine_history=16,
+    n_fine_history=24,
     fine_window=48,
 )
 GREEDY = Sampling(jax.random.wrap_key_data(np.zeros((1, 2), np.uint32)), *[np.zeros(1, np.float32)] * 3)
