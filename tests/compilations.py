@@ -13,6 +13,9 @@ for what this run adds to it.
 """
 
 import collections
+import contextlib
+import ctypes
+import gc
 import math
 import os
 import shutil
@@ -99,6 +102,14 @@ def n_programs() -> int:
     return sum(path.name.endswith("-cache") for path in folder.iterdir()) if folder.is_dir() else 0
 
 
+def forget_programs() -> None:
+    """Frees what a file compiled, and gives it back to the system: a process that keeps all grows to gigabytes."""
+    sys.modules["jax"].clear_caches()
+    gc.collect()
+    with contextlib.suppress(AttributeError, OSError):  # no glibc
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def budget(config) -> float:
     """The budget is the default suite's; what is slow may compile what it likes."""
     return BUDGET if config.option.markexpr == "not slow" else math.inf
@@ -109,7 +120,7 @@ def pytest_runtest_protocol(item, nextitem):
     counter = item.config.stash[_COUNTER]
     file = item.nodeid.partition("::")[0]
     if file != counter.file and counter.by_file[counter.file][0] > MANY:
-        sys.modules["jax"].clear_caches()  # a process that keeps every program grows to gigabytes
+        forget_programs()
     counter.file = file
     return (yield)
 
