@@ -8,6 +8,7 @@
 The public names below are imported when they are first used: `import bark_jax` loads neither JAX nor Flax.
 """
 
+import bark_jax.forks  # noqa: F401, watches forks from now on
 from bark_jax.lazy import lazy_names
 
 __version__ = "0.1.0"

@@ -286,7 +286,7 @@ def _make_rows(model: BarkModel, n_rows: int, n_tokens: int) -> list[Row]:
 
 def _peak_bytes() -> tuple[str, int]:
     """Whose peak is known, "device" or "process", and how high it is so far."""
-    told = jax.devices()[0].memory_stats() or {}  # None on CPU
+    told = jax.local_devices()[0].memory_stats() or {}  # None on CPU
     if "peak_bytes_in_use" in told:
         return "device", told["peak_bytes_in_use"]
     import resource  # not on Windows, where JAX has the CPU alone
@@ -296,7 +296,7 @@ def _peak_bytes() -> tuple[str, int]:
 
 
 def _describe_device() -> dict[str, Any]:
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     return {"platform": device.platform, "kind": device.device_kind, "cpu_cores": os.cpu_count()}
 
 

@@ -7,11 +7,17 @@ from typing import Any
 import jax
 
 from bark_jax.errors import DeviceError
+from bark_jax.forks import check_process
 
 
 @contextlib.contextmanager
 def told_with_stage(stage: str, network: Any, n_rows: int) -> Iterator[None]:
-    """Turns what JAX raises in the block into a DeviceError that has the stage, its sizes and the way out."""
+    """Turns what JAX raises in the block into a DeviceError that has the stage, its sizes and the way out.
+
+    Raises:
+      UnsupportedError: this process was forked after JAX had run; see `forks`.
+    """
+    check_process()
     try:
         yield
     except jax.errors.JaxRuntimeError as error:

@@ -15,6 +15,7 @@ from bark_jax.by_value import ByValue
 from bark_jax.config import BarkConfig, BarkGenerationConfig
 from bark_jax.devices import told_with_stage
 from bark_jax.errors import BarkError, InputError
+from bark_jax.forks import check_process
 from bark_jax.hub import shown
 from bark_jax.models.codec.encodec import EncodecModel
 from bark_jax.models.fine_gpt import BarkFineModel
@@ -110,12 +111,15 @@ class BarkModel:
         """Keeps the networks in host memory and each on the accelerator only while its stage runs.
 
         The results stay the same; a call takes longer by the time that the weights take to travel. `accelerator` is
-        where the stages run, JAX's default device if None.
+        where the stages run, this process's first device if None.
         """
-        accelerator = jax.devices()[0] if accelerator is None else accelerator
-        if not isinstance(accelerator, jax.Device):
-            raise InputError(f"accelerator is {shown(accelerator)}, expected a device, such as jax.devices()[0]")
-        host = jax.devices("cpu")[0]
+        check_process()
+        accelerator = jax.local_devices()[0] if accelerator is None else accelerator
+        if not isinstance(accelerator, jax.Device) or accelerator.process_index != jax.process_index():
+            raise InputError(
+                f"accelerator is {shown(accelerator)}, expected a device of this process: jax.local_devices()[0]"
+            )
+        host = jax.local_devices(backend="cpu")[0]
         for name in pretrained.NETWORKS:
             setattr(self, name, jax.device_put(getattr(self, name), host))
         self._accelerator = accelerator
@@ -201,6 +205,7 @@ class BarkModel:
           DeviceError: the device has no memory for a stage, or fails in it.
           BarkError: a stage computed something that is not finite.
         """
+        check_process()
         tell = as_on_stage(on_stage)
         if not isinstance(rows, (list, tuple)) or not rows:
             raise InputError(f"rows is {shown(rows)}, expected a list of one Row or more")
@@ -342,6 +347,7 @@ def as_on_stage(on_stage: OnStage | None) -> OnStage:
 
 def row_keys(seed: int | Sequence[int] | None, key: jax.Array | None, n_rows: int) -> list[np.ndarray]:
     """One key a row, uint32 [2], from what a caller gave; see `BarkModel.generate`."""
+    check_process()
     if seed is not None and key is not None:
         raise InputError("give seed or key, not both")
     if key is not None:

@@ -27,6 +27,7 @@ from bark_jax.config import (
 )
 from bark_jax.errors import InputError, ModelNotFoundError, OutputError, UnsupportedError
 from bark_jax.folders import remove_abandoned, whole_folder
+from bark_jax.forks import check_process
 from bark_jax.hub import shown
 from bark_jax.lora import base_of, load_lora, merge
 from bark_jax.models.codec.encodec import EncodecModel
@@ -165,6 +166,7 @@ def load_networks(
     lora: str | os.PathLike | None = None,
 ) -> dict[str, nnx.Module]:
     """All four networks of a model folder; arguments as for `BarkModel.from_pretrained`."""
+    check_process()
     if config is None:
         config, _ = read_configs(folder)
     dtype = parse_dtype(read_manifest(folder).dtype if dtype is None else dtype)

@@ -198,7 +198,7 @@ def _told(error: Exception) -> str:
 
 
 def _peak_memory() -> int | None:
-    return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
 
 @main.command("engine")

@@ -36,7 +36,7 @@ class Result:
 
 
 def describe_run() -> dict[str, Any]:
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     return {
         "command": "python -m benchmarks " + " ".join(sys.argv[1:]),
         "device": f"{device.platform} {device.device_kind}",

@@ -25,12 +25,13 @@ def shell(line, cwd, **environment):
     )
 
 
+STDOUT_CLOSED = "error: stdout is closed, expected a file or a pipe for results; give > /dev/null\n"
 CLOSED = [
     ("voices -m ./nothing 2>&-", 3, ""),
     (
         "voices -m ./nothing >&-",
         1,
-        "error: stdout is closed, expected a file or a pipe for results; give > /dev/null\n",
+        STDOUT_CLOSED,
     ),
     ("voices -m ./nothing >&- 2>&- <&-", 1, ""),
     ("batch - out -m tiny <&- 2>&-", 2, ""),

@@ -25,6 +25,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bark_jax.errors import BarkError, InputError, UnsupportedError
+from bark_jax.forks import check_process
 from bark_jax.model import BarkModel, Row, Utterance, as_semantic_row, coarse_voice, require_finite, sampling_of
 from bark_jax.settings import check_count
 from bark_jax.stages import coarse, fine, semantic
@@ -73,11 +74,14 @@ class Engine:
       model: on whose networks; they are copied to the devices.
       n_slots: rows in the semantic stage at once, and as many in the coarse stage; rounded up to a multiple of the
         devices. More of them are faster until the device's arithmetic or memory is full.
-      devices: JAX's default device alone if None.
+      devices: of this process; its first one alone if None.
     """
 
     def __init__(self, model: BarkModel, n_slots: int = N_SLOTS, devices: Sequence[jax.Device] | None = None):
-        devices = list(devices or jax.devices()[:1])
+        check_process()
+        devices = list(devices or jax.local_devices()[:1])
+        if foreign := [device for device in devices if device.process_index != jax.process_index()]:
+            raise InputError(f"devices has {foreign[0]}, expected devices of this process: jax.local_devices()")
         if model.is_offloaded:
             raise UnsupportedError("the engine runs all networks at once, and this model's are offloaded one by one")
         self._programs = _Programs(model, devices)
@@ -92,6 +96,7 @@ class Engine:
         Raises:
           BarkError: not even one slot fits. Rows that fail for their own reasons are `Finished` with an error.
         """
+        check_process()
         requests, again = iter(requests), collections.deque()
         while True:
             run = _Run(self._programs, self.n_slots, requests, again)

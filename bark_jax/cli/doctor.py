@@ -77,7 +77,7 @@ def _devices() -> dict[str, Any]:
         "CPU cores": os.cpu_count(),
         "bfloat16 on the CPU": _tell_bfloat16(multiplies_bfloat16()),
     }
-    for device in jax.devices():
+    for device in jax.local_devices():
         found[str(device)] = device.device_kind
         if limit := (device.memory_stats() or {}).get("bytes_limit"):
             found[str(device)] += f", {_in_words(limit)} for JAX"

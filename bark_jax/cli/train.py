@@ -310,7 +310,7 @@ def _choose_devices(given: str | None) -> tuple[Any, ...] | None:
         return None
     import jax
 
-    devices = jax.devices()
+    devices = jax.local_devices()
     if given == "all":
         return tuple(devices)
     if not given.isdecimal() or len(given) > 9 or not 1 <= int(given) <= len(devices):

@@ -6,6 +6,7 @@ from flax import nnx
 
 from bark_jax.config import BarkFineConfig
 from bark_jax.errors import InputError
+from bark_jax.forks import check_process
 from bark_jax.models.attention import resolve
 from bark_jax.models.linear import multiply
 from bark_jax.models.transformer import Block, check_size, make_embedding, make_norm
@@ -61,6 +62,7 @@ class BarkFineModel(nnx.Module):
         Returns:
           logits_BTV in float32; with `output_hidden_states` a pair.
         """
+        check_process()
         if not 1 <= codebook_idx < self.config.n_codes_total:
             raise InputError(
                 f"codebook_idx is {codebook_idx}, expected 1 to {self.config.n_codes_total - 1}; "

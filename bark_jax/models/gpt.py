@@ -8,6 +8,7 @@ from flax import nnx
 
 from bark_jax.config import BarkCoarseConfig, BarkSemanticConfig, BarkSubModelConfig
 from bark_jax.errors import InputError
+from bark_jax.forks import check_process
 from bark_jax.models.attention import GPU_BACKENDS, KVCache, resolve
 from bark_jax.models.linear import multiply
 from bark_jax.models.transformer import Block, check_size, make_embedding, make_norm
@@ -79,6 +80,7 @@ class BarkCausalModel(nnx.Module):
         Returns:
           logits_BTV in float32; with `output_hidden_states` a pair.
         """
+        check_process()
         if (input_ids is None) == (inputs_embeds is None):
             raise InputError("give either input_ids or inputs_embeds")
         embeds_BTD = self.embed(input_ids) if inputs_embeds is None else inputs_embeds

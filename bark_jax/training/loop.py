@@ -24,6 +24,7 @@ import jax
 
 from bark_jax.errors import BarkError, InputError, UnsupportedError
 from bark_jax.folders import write_whole
+from bark_jax.forks import check_process
 from bark_jax.training.checkpoints import Checkpoints
 from bark_jax.training.metrics import Bar, MetricsLog, plot_losses, read_metrics
 
@@ -115,6 +116,7 @@ def fit(
       InputError: the folder holds another run.
       TrainingError: max_skipped steps on end had gradients that were not finite.
     """
+    check_process()
     folder = Path(folder)
     _claim(folder, {"run": dataclasses.asdict(settings), **(identity or {})})
     with _open(folder, settings) as (last, best):

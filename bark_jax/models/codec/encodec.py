@@ -16,6 +16,7 @@ from flax import nnx
 
 from bark_jax.config import EncodecConfig, require
 from bark_jax.errors import InputError, UnsupportedError
+from bark_jax.forks import check_process
 from bark_jax.models.codec.quantizer import Quantizer
 from bark_jax.models.codec.seanet import Decoder, Encoder
 
@@ -76,6 +77,7 @@ class EncodecModel(nnx.Module):
           InputError: the shape is not that of codes; or lengths_B is given for a codec that looks ahead, which mixes a
             row's end with its padding.
         """
+        check_process()
         if lengths_B is not None:
             lengths_B = self._checked_lengths(lengths_B, codes_BQT.shape[0])
         audio_BAC = self.decoder(self.embed_codes(codes_BQT), lengths_B)
@@ -109,6 +111,7 @@ class EncodecModel(nnx.Module):
         Raises:
           InputError: a shape, n_codebooks or bandwidth that does not fit; or the codec needs `encode_chunks`.
         """
+        check_process()
         if self.config.normalize or self.config.chunk_length is not None:
             raise InputError("this codec normalises or chunks its audio; use encode_chunks, which keeps the scales")
         return self._quantize(self._as_BAC(audio), self._count_codebooks(n_codebooks, bandwidth))
@@ -120,6 +123,7 @@ class EncodecModel(nnx.Module):
 
         The last chunk is as short as what is left of the audio. Arguments and errors are those of `encode`.
         """
+        check_process()
         audio_BAC, n_codebooks = self._as_BAC(audio), self._count_codebooks(n_codebooks, bandwidth)
         whole = audio_BAC.shape[1]
         length = self.config.chunk_length or whole
@@ -131,6 +135,7 @@ class EncodecModel(nnx.Module):
 
         A chunk is whole frames, so the end may be up to a frame longer than the audio that was encoded.
         """
+        check_process()
         if not chunks:
             raise InputError("there are no chunks, expected one or more")
         if len(chunks) > 1 and self.config.chunk_length is None:
@@ -169,6 +174,7 @@ class EncodecModel(nnx.Module):
         Returns:
           (audio [B, T * config.hop_length, channels], state for the next call)
         """
+        check_process()
         if not state.started and codes_BQT.shape[-1] < self.min_first_frames:
             raise InputError(
                 f"the first step has {codes_BQT.shape[-1]} frames, expected {self.min_first_frames} or more: collect "

@@ -56,7 +56,7 @@ def main(work: Path, amount: str, start: Path | None, seed: int, n_texts: int, o
         "amount": amount,
         "seed": seed,
         "seconds": round(trained_s),
-        "device": jax.devices()[0].device_kind,
+        "device": jax.local_devices()[0].device_kind,
         "jax": jax.__version__,
         "measures": [each._asdict() for each in measures],
     }
