@@ -125,7 +125,7 @@ def test_the_device_is_asked_for_its_memory(monkeypatch):
         def memory_stats(self):
             return {"peak_bytes_in_use": 123}
 
-    monkeypatch.setattr("jax.devices", lambda: [Device()])
+    monkeypatch.setattr("jax.local_devices", lambda: [Device()])
     assert bench._peak_bytes() == ("device", 123)
 
 

@@ -511,7 +511,7 @@ def test_the_doctor_goes_on_past_what_is_broken(monkeypatch):
     def fail():
         raise RuntimeError("no driver")
 
-    monkeypatch.setattr("jax.devices", fail)
+    monkeypatch.setattr("jax.local_devices", fail)
     report = json.loads(run("doctor", "--json").stdout)
     assert report["devices"] == {"problem": "RuntimeError: no driver"}
     assert report["versions"]["flax"]
