@@ -173,7 +173,7 @@ def _not_found(repository: str, reason: str, cache_dir: str | os.PathLike | None
     cache = cache_dir or constants.HF_HUB_CACHE
     return ModelNotFoundError(
         f"{repository} is no folder here and not in the cache {cache}; of the Hub: {reason}. "
-        f"With a connection to the Hub this command fetches it; {tiny.NAME} is built in and needs none: -m {tiny.NAME}"
+        f"With a connection to the Hub it is fetched; {tiny.NAME} is built in and needs none (-m {tiny.NAME})"
     )
 
 

@@ -90,6 +90,11 @@ def pytest_configure(config):
 _COUNTER, _BEFORE = pytest.StashKey[Counter](), pytest.StashKey[int]()
 
 
+def xla_flags(n_devices: int) -> str:
+    """XLA_FLAGS of a process with so many simulated devices whose results are compared with this process's."""
+    return f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={n_devices}".strip()
+
+
 def are_known(flags: str) -> bool:
     """Whether the XLA that is installed has these flags: it ends the process at one that it has not."""
     command = [sys.executable, "-c", "import jax; jax.devices()"]

@@ -7,6 +7,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from compilations import xla_flags
 
 from bark_jax import Bark
 from bark_jax.batch import engine
@@ -207,7 +208,7 @@ assert len(jax.devices()) == 8
 np.savez(sys.argv[2], **{f"{tag}.{name}": getattr(f.utterance, name) for tag, f in found.items() for name in TOKENS})
 """
     out = tmp_path / "found.npz"
-    environment = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "PYTHONPATH": "tests", "PATH": ""}
+    environment = {"XLA_FLAGS": xla_flags(8), "PYTHONPATH": "tests", "PATH": ""}
     subprocess.run([sys.executable, "-c", script, str(toy_folder), str(out)], check=True, env=environment, timeout=900)
     found = np.load(out)
     for tag, finished in spoken.items():

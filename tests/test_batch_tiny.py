@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 import soundfile
+from compilations import xla_flags
 from deadlines import HANG_S
 
 from bark_jax.batch.manifest import read_entries
@@ -128,7 +129,7 @@ def test_shards_make_the_same(some_rows, reference, environment, tmp_path):
 
 
 def test_eight_devices_make_the_same(some_rows, reference, environment, tmp_path):
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    flags = {"XLA_FLAGS": xla_flags(8)}
     finish(environment | flags, some_rows, tmp_path / "out", *OPTIONS)
     check_same(tmp_path / "out", reference, N_SOME)
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compilations import xla_flags
 from flax import nnx
 from networks import as_dtype, begin_at_once, in_numpy, jit
 
@@ -450,7 +451,7 @@ print(json.dumps(losses))
 @pytest.mark.slow
 def test_eight_devices_have_the_losses_of_one():
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": xla_flags(8),
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
     command = [sys.executable, "-c", DEVICES_SCRIPT, os.path.dirname(__file__)]

@@ -1198,7 +1198,7 @@ def test_a_damaged_file_in_the_cache_is_refused(bark, hub_cache, tmp_path):
 def test_a_model_that_is_nowhere_says_how_to_get_it(hub_cache, tmp_path):
     with pytest.raises(ModelNotFoundError) as error:
         convert("suno/bark-small", tmp_path / "dst")
-    for part in ("suno/bark-small", str(hub_cache), "bark-jax download suno/bark-small"):
+    for part in ("suno/bark-small", str(hub_cache), "With a connection to the Hub"):
         assert part in str(error.value)
 
 

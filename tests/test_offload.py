@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+from compilations import xla_flags
 
 ASK = dict(input_ids=[[5, 9, 12]], seed=3, max_new_tokens=12, allow_early_stop=False)
 
@@ -32,7 +33,7 @@ print("done")
 def test_networks_are_on_the_accelerator_one_at_a_time_and_sound_the_same(toy_model, toy_folder, tmp_path):
     np.save(tmp_path / "plain.npy", toy_model.generate(**ASK))
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "XLA_FLAGS": xla_flags(2),
         "JAX_DEFAULT_MATMUL_PRECISION": "highest",
         "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")]),
     }

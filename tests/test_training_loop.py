@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compilations import xla_flags
 from flax import nnx
 from networks import begin_at_once, drawn, jit
 
@@ -248,7 +249,7 @@ print(json.dumps(losses(sys.argv[2])))
 
 @pytest.mark.slow
 def test_eight_devices_have_the_losses_of_one(whole, tmp_path):
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    environment = os.environ | {"XLA_FLAGS": xla_flags(8)}
     command = [sys.executable, "-c", DEVICES_SCRIPT, os.path.dirname(__file__), str(tmp_path / "run")]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]

@@ -24,7 +24,7 @@ from bark_jax.tokenizer import TOKENIZER_FILE
 from bark_jax.weights import NETWORKS, Manifest, network_shapes, weight_file, write_manifest, write_network
 
 SEED = 0
-CHARACTERS = " abcdefghijklmnopqrstuvwxyz0123456789.,;:?!'\"-üß"
+CHARACTERS = " abcdefghijklmnopqrstuvwxyz0123456789.,;:?!'\"-üß[]"
 
 _SIZES = dict(num_layers=2, num_heads=2, hidden_size=64, bias=False, initializer_range=0.1)
 
