@@ -145,9 +145,7 @@ def test_h02_a_server_that_sends_the_same_half_for_ever_is_given_up(hub, monkeyp
     seconds = itertools.count()  # one goes by whenever some bytes have come
     monkeypatch.setattr(own_hub, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
     hub.cut, hub.takes_ranges = 50, False  # after so many halves it sends the whole
-    with pytest.raises(
-        ModelNotFoundError, match=r"got no further than .* bytes for 60 s.*With a connection to the Hub"
-    ):
+    with pytest.raises(ModelNotFoundError, match=r"got no further than .* bytes for 60 s.*With a connection"):
         find_model(REPOSITORY)
     assert hub.cut > 40  # two halves were sent
     assert not (tmp_path / "home" / "bark_jax").exists()

@@ -309,8 +309,9 @@ def test_a_unigram_of_usual_pieces_is_taken(tmp_path):
 
 
 def test_a_tokenizer_with_ids_past_the_models_is_refused_when_it_gives_one(tmp_path):
-    put(tmp_path, "tokenizer.json", tokenizer(model={"type": "WordLevel", "unk_token": "[UNK]",
-                                                     "vocab": {"[UNK]": 0, "other": 7, "hello": 4_000_000_000}}))  # fmt: skip
+    vocabulary = {"[UNK]": 0, "other": 7, "hello": 4_000_000_000}
+    model = {"type": "WordLevel", "unk_token": "[UNK]", "vocab": vocabulary}
+    put(tmp_path, "tokenizer.json", tokenizer(model=model))
     processor = BarkProcessor(tmp_path / "tokenizer.json")
     assert processor("other").input_ids[0, 0] == 7
     with refused(ConfigError, "gives text the id 4000000000, the model knows 119,547"):
