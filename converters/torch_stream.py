@@ -34,7 +34,7 @@ class TorchStream:
         self._itemsizes: dict[str, int] = {}
         self._position = 0
         file.seek(0)
-        self._pickles = file.read(MAX_PICKLE_BYTES)
+        self._pickles = file.read(min(MAX_PICKLE_BYTES, size_of(file)))  # a read takes the memory that it asks for
 
     def load(self) -> Any:
         """What was saved, with StoredArrays in place of tensors."""

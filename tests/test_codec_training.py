@@ -175,9 +175,11 @@ def test_a_random_codec_learns_from_nothing(whole):
     assert steps[40]["codes_used"] > 0.7
 
 
-@pytest.mark.parametrize("killed_at", [3, SETTINGS.unquantized_steps, 75])
+@pytest.mark.parametrize(
+    "killed_at", [SETTINGS.unquantized_steps, *(pytest.param(step, marks=pytest.mark.slow) for step in (3, 75))]
+)
 def test_a_killed_run_goes_on_with_the_same_bits(whole, tmp_path, killed_at):
-    """Before the first checkpoint, where the codebooks start, and while the discriminator learns."""
+    """Where the codebooks start; before the first checkpoint, and while the discriminator learns."""
 
     def killed(step):
         if step == killed_at:

@@ -461,7 +461,13 @@ def encodec_48khz(torch, tmp_path_factory):
     return theirs, path
 
 
-@pytest.mark.parametrize("name", ["encodec_48khz-7e698e3e.th", "mine.th", "encodec_24khz-d7cc33bc.th"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mine.th",
+        *(pytest.param(f"encodec_{name}.th", marks=pytest.mark.slow) for name in ("48khz-7e698e3e", "24khz-d7cc33bc")),
+    ],
+)
 def test_the_original_48_khz_codec_is_known_without_a_config(encodec_48khz, tmp_path, name):
     theirs, path = encodec_48khz
     (tmp_path / "src").mkdir()

@@ -1,5 +1,6 @@
 """JAX's options that a program may have set: the tokens stay the same, and the program's options come back."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -9,6 +10,9 @@ import jax
 import numpy as np
 import pytest
 
+from bark_jax import Bark
+from bark_jax.batch.engine import Engine, Request
+from bark_jax.model import row_keys
 from bark_jax.own_jax_config import own_config, under_own_config
 
 ROOT = Path(__file__).parents[1]
@@ -72,17 +76,54 @@ def told(toy_folder):
     return told_under({}, toy_folder)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] * (name not in ("64-bit types", "no transfers")))
-        for name in OPTIONS
-        if name != "none"
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in OPTIONS if name != "none"])
 def test_tokens_are_the_same_whatever_a_program_has_set(name, told, toy_folder):
     assert len(told) == 8
     assert told_under(OPTIONS[name], toy_folder) == told
+
+
+@contextlib.contextmanager
+def options_set(options):
+    """As a program sets them, for the block alone."""
+    before = {name: getattr(jax.config, name) for name in options}
+    try:
+        for name, value in options.items():
+            jax.config.update(name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+
+
+def speak(bark):
+    """What a row, a stream, an engine's row and an array's row become, as bytes."""
+    ask = dict(max_new_tokens=12, allow_early_stop=False)
+    clip = bark.generate("hello", seed=3, **ask)
+    parts = list(bark.stream("hello", seed=3, **ask))
+    (row,) = bark.rows("hello", None, row_keys(3, None, 1), ask)
+    (finished,) = Engine(bark.model, n_slots=1).run([Request(0, row)])
+    assert finished.error is None
+    audio = bark.model.generate(np.array([[5, 9, 12]]), seed=3, **ask)
+    with jax.transfer_guard("allow"):
+        arrays = [
+            clip.semantic,
+            clip.coarse,
+            clip.fine,
+            *(part.samples for part in parts),
+            finished.utterance.fine,
+            audio,
+        ]
+        return [(np.asarray(array).dtype, np.asarray(array).tobytes()) for array in arrays]
+
+
+def test_a_process_speaks_alike_before_and_after_options_are_set(toy_folder):
+    """In one process, where nothing is compiled again for them."""
+    bark = Bark.from_pretrained(toy_folder)
+    expected = speak(bark)
+    for name, options in OPTIONS.items():
+        with options_set(options):
+            assert speak(bark) == expected, name
 
 
 def test_a_generators_caller_keeps_its_own_options():

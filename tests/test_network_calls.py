@@ -175,7 +175,7 @@ def fine(model, stream, **others):
         (coarse, dict(tokens=[[0.5]]), "semantic_output has dtype float64"),
         (coarse, dict(tokens=[1, 2]), r"semantic_output has shape \(2,\)"),
         (coarse, dict(tokens=[[1, 2]], top_q=3), "did you mean top_p"),
-        (coarse, dict(tokens=[[1, 2]], codebook_size=10**4), "codebooks that fit the coarse network"),
+        (coarse, dict(tokens=[[1, 2]], codebook_size=10**4), "codebook_size is 10000"),
         (fine, dict(stream=[[123, 379, 124]]), r"coarse_output\[0\] has 3 tokens, expected 2 a frame"),
         (fine, dict(stream=[[379, 123]]), "tokens of another codebook than their place says"),
         (fine, dict(stream=[[123, 637]]), r"coarse_output\[0\] holds 637"),

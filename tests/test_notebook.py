@@ -21,6 +21,7 @@ def test_it_is_kept_without_outputs(code_cells):
         assert cell["outputs"] == [] and cell["execution_count"] is None and cell["metadata"] == {}, cell["source"]
 
 
+@pytest.mark.slow
 def test_its_cells_run_in_order(code_cells, tmp_path, monkeypatch):
     pyplot = pytest.importorskip("matplotlib.pyplot")
     pyplot.switch_backend("agg")

@@ -209,6 +209,7 @@ def test_the_rules_change_these_lines_and_no_others():
     assert changed == CHANGED_LINES.splitlines()
 
 
+@pytest.mark.slow
 def test_the_changed_script_runs(ours):
     variables, waves = ours
     assert_is_whole(variables, waves)
@@ -217,20 +218,24 @@ def test_the_changed_script_runs(ours):
     assert {array.dtype for array in jax.tree.leaves(variables["model"].semantic)} == {np.dtype(np.float16)}
 
 
+@pytest.mark.slow
 def test_the_script_itself_runs(theirs):
     assert_is_whole(*theirs)
 
 
+@pytest.mark.slow
 def test_both_make_the_same_greedy_audio(ours, theirs):
     (_, our_waves), (_, their_waves) = ours, theirs
     np.testing.assert_allclose(our_waves["greedy.wav"][1], their_waves["greedy.wav"][1], rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_setting_and_a_voice_change_the_audio(ours):
     _, waves = ours
     assert np.abs(waves["greedy.wav"][1] - waves["drawn.wav"][1]).max() > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMIZED)
 def test_what_the_page_shows_of_speed_runs_and_sounds_the_same(name, ours, own_folder, published):
     script = as_ours(OPTIMIZED[name] + SPEAK, must_change=False).replace("=16)", "=16, seed=0)")

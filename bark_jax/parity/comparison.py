@@ -251,4 +251,5 @@ def _greedy() -> Sampling:
         temperature_B=jnp.zeros(1),
         top_k_B=jnp.zeros(1, jnp.int32),
         top_p_B=jnp.ones(1),
+        may_cut=False,
     )

@@ -170,9 +170,15 @@ LONG_ARGUMENTS = [
 ]
 
 
+VOICE_NAME_CALLS = 40_000
+
+
 def calls_for(message):
-    """To find the name that was meant all names are compared with it."""
-    return MISSPELT_CALLS if "no setting" in message or "did you mean" in message else ARGUMENT_CALLS
+    """To find the name that was meant all names are compared with it; a voice's name is looked up in the cache."""
+    if "no voice is called" in message:  # 32,000 for the nearest of Suno's 261
+        return VOICE_NAME_CALLS
+    names = ("no setting", "did you mean", "not on this machine")
+    return MISSPELT_CALLS if any(name in message for name in names) else ARGUMENT_CALLS
 
 
 def ids(cases):
