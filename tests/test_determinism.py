@@ -154,7 +154,7 @@ def test_thousands_of_calls_take_no_more_than_the_first_hundreds(bark):
     assert programs.names.total() <= MAX_PROGRAMS
 
 
-def test_fifty_calls_with_everything_new_compile_nothing(bark):
+def test_calls_with_everything_new_compile_nothing(bark):
     dice, voices = random.Random(1), [None]
     ways = {
         "a row": lambda text, **settings: voices.append(bark.generate(text, **settings).as_voice()),
@@ -178,9 +178,9 @@ def test_fifty_calls_with_everything_new_compile_nothing(bark):
     for way in ways:
         call(way)
     with Programs() as programs:
-        for _ in range(50):
+        for _ in range(25):
             call(dice.choice(list(ways)))
-    assert len(voices) > 10 and not programs.names
+    assert len(voices) > 5 and not programs.names
 
 
 def test_what_is_laid_out_on_the_host_compiles_nothing(bark):

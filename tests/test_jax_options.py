@@ -96,13 +96,13 @@ def options_set(options):
             jax.config.update(name, value)
 
 
-def speak(bark):
+def speak(bark, engine):
     """What a row, a stream, an engine's row and an array's row become, as bytes."""
     ask = dict(max_new_tokens=12, allow_early_stop=False)
     clip = bark.generate("hello", seed=3, **ask)
     parts = list(bark.stream("hello", seed=3, **ask))
     (row,) = bark.rows("hello", None, row_keys(3, None, 1), ask)
-    (finished,) = Engine(bark.model, n_slots=1).run([Request(0, row)])
+    (finished,) = engine.run([Request(0, row)])
     assert finished.error is None
     audio = bark.model.generate(np.array([[5, 9, 12]]), seed=3, **ask)
     with jax.transfer_guard("allow"):
@@ -120,10 +120,11 @@ def speak(bark):
 def test_a_process_speaks_alike_before_and_after_options_are_set(toy_folder):
     """In one process, where nothing is compiled again for them."""
     bark = Bark.from_pretrained(toy_folder)
-    expected = speak(bark)
+    engine = Engine(bark.model, n_slots=1)
+    expected = speak(bark, engine)
     for name, options in OPTIONS.items():
         with options_set(options):
-            assert speak(bark) == expected, name
+            assert speak(bark, engine) == expected, name
 
 
 def test_a_generators_caller_keeps_its_own_options():
