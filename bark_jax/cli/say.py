@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bark_jax import tiny
+from bark_jax import stopping, tiny
 from bark_jax.cli.compiled import keep_compiled_programs
 from bark_jax.cli.group import Verb
 from bark_jax.cli.options import (
@@ -230,12 +230,17 @@ def free_name(name: str) -> "Iterator[str]":
     """
     with told_as_output_error(name):
         found = _take_free_name(Path(name))
-    try:
-        yield str(found)
-    except BaseException:
+
+    def give_back() -> None:
         with contextlib.suppress(OSError):
             if not found.stat().st_size:
                 found.unlink()
+
+    try:
+        with stopping.cleaned_up(give_back):
+            yield str(found)
+    except BaseException:
+        give_back()
         raise
 
 
