@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "zero")
 COMMAND = [sys.executable, "-c", "from bark_jax.cli import main; main()", "batch"]
 OPTIONS = ["-m", "tiny", "--quiet", "--max-seconds", "0.3", "--batch-size", "8"]
-N_ROWS, N_SOME = 300, 60
+N_ROWS, N_SOME, N_KILLS = 150, 60, 8
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +104,9 @@ def reference(rows, tmp_path_factory, environment):
     return out
 
 
-def test_twenty_kills_lose_and_repeat_nothing(rows, reference, environment, tmp_path):
+def test_kills_lose_and_repeat_nothing(rows, reference, environment, tmp_path):
     out, draw, n_kills = tmp_path / "out", random.Random(0), 0
-    while n_kills < 20:
+    while n_kills < N_KILLS:
         process = start(environment, rows, out, *OPTIONS)
         n_before, deadline = len(entries_of(out)), time.monotonic() + HANG_S
         wanted = n_before + draw.randint(0, 14)
