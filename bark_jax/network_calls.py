@@ -36,6 +36,7 @@ from bark_jax.model import (
 )
 from bark_jax.models.fine_gpt import BarkFineModel
 from bark_jax.models.gpt import BarkCoarseModel, BarkSemanticModel
+from bark_jax.own_jax_config import under_own_config
 from bark_jax.settings import check_flag, resolve_stage
 from bark_jax.stages.padding import pad_rows, split_rows
 from bark_jax.tokens import (
@@ -52,6 +53,7 @@ from bark_jax.voices import Voice, as_voice, check_voice
 _NO_TEXT = np.zeros(0, np.int32)
 
 
+@under_own_config
 def generate_semantic(
     network: BarkSemanticModel,
     input_ids: Any,
@@ -79,6 +81,7 @@ def generate_semantic(
     return jnp.asarray(pad_rows(tokens, spaces.semantic_end, width))
 
 
+@under_own_config
 def generate_coarse(
     network: BarkCoarseModel,
     semantic_output: Any,
@@ -110,6 +113,7 @@ def generate_coarse(
     return (coarse_output, lengths) if wants_lengths else coarse_output
 
 
+@under_own_config
 def generate_fine(
     network: BarkFineModel,
     coarse_output: Any,

@@ -43,7 +43,7 @@ from bark_jax.tokenizer import (
     with_control_tokens,
 )
 from bark_jax.tokens import TokenSpaces
-from bark_jax.vocabulary import SHOWN_WORDS, WORDS_FILE, UnknownWordsWarning, read_words, unknown_words
+from bark_jax.vocabulary import WORDS_FILE, UnknownWordsWarning, listed, read_words, unknown_words
 from bark_jax.voice_files import write_npy
 from bark_jax.voice_library import SPEAKER_EMBEDDINGS_FILE, VoiceLibrary, resolve_voice
 from bark_jax.voices import BARK_SPACES, Voice
@@ -70,11 +70,9 @@ class UnknownCharactersWarning(BarkWarning):
     """The tokenizer knows no character of some words, which reach the model as one unknown token; `words` are these."""
 
     def __init__(self, words: tuple[str, ...]):
-        names = ", ".join(shown(word, 40) for word in words[:SHOWN_WORDS])
-        rest = f" and {len(words) - SHOWN_WORDS} more" if len(words) > SHOWN_WORDS else ""
         super().__init__(
-            f"the tokenizer cannot read {names}{rest}: the model gets an unknown token for each, and does not say it. "
-            "Write it in letters, or take it out."
+            f"the tokenizer cannot read {listed(words)}: the model gets an unknown token for each, and does not say "
+            "it. Write it in letters, or take it out."
         )
         self.words = words
 

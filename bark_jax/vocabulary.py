@@ -5,7 +5,7 @@ one word a line, in lower case.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from bark_jax.errors import BarkWarning, ConfigError
 from bark_jax.hub import Source, shown
@@ -17,14 +17,18 @@ SHOWN_WORDS = 10
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 
 
+def listed(words: Sequence[str]) -> str:
+    """The first SHOWN_WORDS words as a message shows them, and how many more there are."""
+    names = ", ".join(shown(word, 40) for word in words[:SHOWN_WORDS])
+    return names + (f" and {len(words) - SHOWN_WORDS} more" if len(words) > SHOWN_WORDS else "")
+
+
 class UnknownWordsWarning(BarkWarning):
     """A text has words that the model was not trained on; `words` are these."""
 
     def __init__(self, words: tuple[str, ...], n_known: int):
-        names = ", ".join(shown(word, 40) for word in words[:SHOWN_WORDS])
-        rest = f" and {len(words) - SHOWN_WORDS} more" if len(words) > SHOWN_WORDS else ""
         super().__init__(
-            f"this model knows {n_known} words, and not {names}{rest}: what it makes of them may not be understood. "
+            f"this model knows {n_known} words, and not {listed(words)}: what it makes of them may not be understood. "
             f"Its words are in its folder's {WORDS_FILE}"
         )
         self.words = words

@@ -105,6 +105,9 @@ def speak(bark, engine):
     (finished,) = engine.run([Request(0, row)])
     assert finished.error is None
     audio = bark.model.generate(np.array([[5, 9, 12]]), seed=3, **ask)
+    tokens = bark.model.semantic.generate(
+        np.array([[5, 9, 12]]), bark.model.generation_config.semantic_config, seed=3, **ask
+    )
     with jax.transfer_guard("allow"):
         arrays = [
             clip.semantic,
@@ -113,6 +116,7 @@ def speak(bark, engine):
             *(part.samples for part in parts),
             finished.utterance.fine,
             audio,
+            tokens,
         ]
         return [(np.asarray(array).dtype, np.asarray(array).tobytes()) for array in arrays]
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 DEFAULT_TEXT = "Hello! My name is Bark, and I can speak, laugh and sing."
 DEFAULT_OUTPUT = "bark.wav"
 STANDARD_STREAM = "-"
-# Settings of long texts, and those of one prompt: as `generate_long` and `generate` name them.
+# Options that long texts alone have, as `generate_long` names them.
 LONG_SETTINGS = ("silence_s", "max_tokens", "voice_mode", "language")
 
 EXAMPLES = """\b
@@ -307,7 +307,7 @@ def read_stdin(*, is_long: bool) -> str:
     finally:
         stream.detach()
     if len(text) > limit:
-        remedy = "split it into several files" if is_long else "add --long, which takes 1,000,000"
+        remedy = "split it into several files" if is_long else f"add --long, which takes {long_text.MAX_CHARACTERS:,}"
         raise InputError(f"the text on stdin has more than {limit:,} characters; {remedy}")
     return text.strip()
 
