@@ -477,7 +477,7 @@ def _spread_keys(key: jax.Array, n_rows: int) -> list[np.ndarray]:
     if not isinstance(key, (jax.Array, np.ndarray)):
         raise InputError(f"key is {shown(key)}, expected a key of JAX, jax.random.key(0); an integer goes into seed")
     if jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
-        if jax.random.key_impl(key) != jax.random.key_impl(jax.random.key(0, impl=KEY_IMPLEMENTATION)):
+        if jax.random.key_impl(key) != KEY_IMPLEMENTATION:
             raise InputError(
                 f"key is of generator {jax.random.key_impl(key)}, expected {KEY_IMPLEMENTATION}; give seed=, or a key "
                 f"that jax.random.key(seed, impl={KEY_IMPLEMENTATION!r}) makes"

@@ -72,8 +72,9 @@ jax.monitoring.register_event_duration_secs_listener(_count_program)
 def counted(most_calls: int, *, traces_memory: bool = False) -> Iterator[Work]:
     """Counts what this thread does in the block, and ends the block at once where that is more than it may do.
 
-    So a block without an end fails too. Imports are not counted, as they are the first caller's alone, and the garbage
-    collector rests, as the garbage may be others'.
+    So a block without an end fails too. JAX forgets its programs first, so that one that is compiled counts whichever
+    test ran before. Imports are not counted, as they are the first caller's alone, and the garbage collector rests, as
+    the garbage may be others'.
     """
     work, importing, before = Work(), 0, _programs
 
@@ -88,6 +89,7 @@ def counted(most_calls: int, *, traces_memory: bool = False) -> Iterator[Work]:
                 if work.calls > most_calls:
                     raise TooMuchWorkError(f"more than {most_calls:,} calls")
 
+    jax.clear_caches()
     collects, profile = gc.isenabled(), sys.getprofile()
     gc.disable()
     if traces_memory:
