@@ -105,8 +105,8 @@ def counted(most_calls: int, *, traces_memory: bool = False) -> Iterator[Work]:
         if collects:
             gc.enable()
         work.programs = _programs - before
-    if work.calls > most_calls:  # it was raised where Python ignores errors, as in a generator that is thrown away
-        raise TooMuchWorkError(f"more than {most_calls:,} calls")
+        if work.calls > most_calls:  # raised where Python ignores errors too, as in a generator that is thrown away
+            raise TooMuchWorkError(f"more than {most_calls:,} calls")
 
 
 def listing(folder: Path | None) -> list[tuple]:
