@@ -77,11 +77,9 @@ def pytest_configure(config):
         os.environ["XLA_FLAGS"] = QUICKLY if are_known(QUICKLY) else ""
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+    use_cache()
     import jax
 
-    jax.config.update("jax_compilation_cache_dir", os.environ[FOLDER])
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     counter = Counter()
     jax.monitoring.register_event_duration_secs_listener(counter.on_duration)
     jax.monitoring.register_event_listener(counter.on_event)
@@ -89,6 +87,15 @@ def pytest_configure(config):
 
 
 _COUNTER, _BEFORE = pytest.StashKey[Counter](), pytest.StashKey[int]()
+
+
+def use_cache() -> None:
+    """Compiles into the run's folder from now on, whatever folder a test has turned to."""
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", os.environ[FOLDER])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def xla_flags(n_devices: int) -> str:
@@ -128,7 +135,10 @@ def pytest_runtest_protocol(item, nextitem):
     if file != counter.file and counter.by_file[counter.file][0] > MANY:
         forget_programs()
     counter.file = file
-    return (yield)
+    try:
+        return (yield)
+    finally:
+        use_cache()
 
 
 @pytest.hookimpl(optionalhook=True)
