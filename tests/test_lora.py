@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from click.testing import CliRunner
+from networks import as_dtype
 
 from bark_jax import weights
 from bark_jax.cli import main
@@ -37,7 +38,7 @@ def random_lora(network, rank=2, **options) -> Lora:
     lora = init_lora(network, rank, 8.0, seed=rank, **options)
     rng = np.random.default_rng(rank)
     return dataclasses.replace(
-        lora, b={name: jnp.asarray(rng.normal(0, 0.05, b.shape), jnp.float32) for name, b in lora.b.items()}
+        lora, b={name: as_dtype(rng.normal(0, 0.05, b.shape), jnp.float32) for name, b in lora.b.items()}
     )
 
 
@@ -73,7 +74,7 @@ LAYERS = ("attention.qkv", "attention.out", "mlp.up", "mlp.down")
 @pytest.mark.parametrize("dtype", (jnp.float32, jnp.bfloat16))
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_new_lora_leaves_every_logit_bit_equal(name, dtype, tiny):
-    network = jax.tree.map(lambda array: array.astype(dtype), getattr(tiny, name))
+    network = jax.tree.map(lambda array: as_dtype(array, dtype), getattr(tiny, name))
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 100, (2, 20)))
     merged = merge(network, init_lora(network, 4, 4.0, seed=0))
     assert {array.dtype for array in arrays_of(merged).values()} == {jnp.dtype(dtype)}
@@ -88,12 +89,12 @@ def test_gradients_reach_both_halves_through_the_merged_network(tiny):
     def loss(lora):
         return jnp.sum(jax.nn.log_softmax(merge(tiny.semantic, lora)(tokens))[0, :, 7])
 
-    grads = jax.jit(jax.grad(loss))(lora)
+    lora, grads = jax.tree.map(np.asarray, (lora, jax.jit(jax.grad(loss))(lora)))
     assert isinstance(grads, Lora) and grads.alpha == lora.alpha
     assert all(np.abs(grad).max() > 0 for grad in jax.tree.leaves(grads))
     # Along the gradient the loss grows as its length says.
-    step = 1e-3 / sum(float(jnp.sum(grad**2)) for grad in jax.tree.leaves(grads))
-    ahead, behind = (loss(jax.tree.map(lambda x, g, s=s: x + s * g, lora, grads)) for s in (step, -step))
+    step = 1e-3 / sum(float(np.sum(grad**2)) for grad in jax.tree.leaves(grads))
+    ahead, behind = (loss(jax.tree.map(lambda x, g, s=s: x + s * g, lora, grads)) for s in map(np.float32, (step, -step)))
     assert float(ahead - behind) == pytest.approx(2e-3, rel=0.1)
 
 
