@@ -381,7 +381,8 @@ def test_codes_of_another_codec_are_refused(data, toy_folder, tmp_path):
 def test_a_model_stored_in_halves_stays_one_that_computes_in_float32(lora, toy_folder, tmp_path, on_cpu):
     """With its words; and a change that a half has no room for is kept."""
     model = BarkModel.from_pretrained(toy_folder)
-    halves = {name: jax.tree.map(lambda array: np.asarray(array, np.float16), getattr(model, name)) for name in NETWORKS}
+    halves = {name: getattr(model, name) for name in NETWORKS}
+    halves = jax.tree.map(lambda array: np.asarray(array, np.float16), halves)
     save_networks(tmp_path / "halves", model.config, model.generation_config, halves, dtype="float32")
     (tmp_path / "halves" / "words.txt").write_text("hum\n")
     save_lora(tmp_path / "lora", load_lora(lora[0]))

@@ -94,7 +94,8 @@ def test_gradients_reach_both_halves_through_the_merged_network(tiny):
     assert all(np.abs(grad).max() > 0 for grad in jax.tree.leaves(grads))
     # Along the gradient the loss grows as its length says.
     step = 1e-3 / sum(float(np.sum(grad**2)) for grad in jax.tree.leaves(grads))
-    ahead, behind = (loss(jax.tree.map(lambda x, g, s=s: x + s * g, lora, grads)) for s in map(np.float32, (step, -step)))
+    steps = map(np.float32, (step, -step))
+    ahead, behind = (loss(jax.tree.map(lambda x, g, s=s: x + s * g, lora, grads)) for s in steps)
     assert float(ahead - behind) == pytest.approx(2e-3, rel=0.1)
 
 
