@@ -700,7 +700,11 @@ class BarkFineGenerationConfig(JsonConfig):
 
 @dataclasses.dataclass(frozen=True)
 class BarkGenerationConfig(JsonConfig):
-    """Tokens and settings of all stages, as in `generation_config.json`. sample_rate is in audio samples a second."""
+    """Tokens and settings of all stages, as in `generation_config.json`.
+
+    sample_rate is in audio samples a second. sentences_per_prompt is how many sentences the model speaks of one prompt,
+    None for as many as there is room for; transformers has no such field, and no published Bark needs it.
+    """
 
     model_type: ClassVar[str] = "bark"
     file_name: ClassVar[str] = GENERATION_CONFIG_FILE
@@ -710,8 +714,11 @@ class BarkGenerationConfig(JsonConfig):
     fine_acoustics_config: BarkFineGenerationConfig = BarkFineGenerationConfig()
     sample_rate: int = 24_000
     codebook_size: int = 1024
+    sentences_per_prompt: int | None = None
 
     def check(self) -> None:
+        if self.sentences_per_prompt is not None:
+            _require_between(self, "sentences_per_prompt", 1, MAX_POSITIONS)
         _require_between(self, "sample_rate", 1, 2**20)
         _require_between(self, "codebook_size", 2, MAX_VOCABULARY)
 
@@ -732,8 +739,15 @@ class BarkGenerationConfig(JsonConfig):
         fine_acoustics_config: BarkFineGenerationConfig,
         **others: Any,
     ) -> Self:
-        """The config of these parts; `others` are sample_rate and codebook_size."""
+        """The config of these parts; `others` are sample_rate, codebook_size and sentences_per_prompt."""
         return cls(semantic_config, coarse_acoustics_config, fine_acoustics_config, **others)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The config as transformers writes it, without a limit on sentences where there is none."""
+        values = super().to_dict()
+        if self.sentences_per_prompt is None:
+            del values["sentences_per_prompt"]
+        return values
 
     @classmethod
     def suno(cls) -> Self:

@@ -8,6 +8,7 @@ tokenizer, such as characters, are spoken faster: the budget follows from both.
 
 import bisect
 import dataclasses
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -93,7 +94,13 @@ def prompt_budget(count_tokens: Callable[[str], int], spaces: TokenSpaces) -> in
     return max(1, min(n_tokens, spaces.n_text))
 
 
-def split_text(text: str, count_tokens: Callable[[str], int], max_tokens: int, language: str = "en") -> list[str]:
+def split_text(
+    text: str,
+    count_tokens: Callable[[str], int],
+    max_tokens: int,
+    language: str = "en",
+    max_sentences: int | None = None,
+) -> list[str]:
     """Cuts a text into prompts of at most `max_tokens` tokens, at the ends of sentences where it can.
 
     A sentence that is longer is cut near its middle, again and again: behind a comma or the like, else between words,
@@ -103,14 +110,29 @@ def split_text(text: str, count_tokens: Callable[[str], int], max_tokens: int, l
     Args:
       count_tokens: how many tokens a piece has.
       language: whose abbreviations do not end a sentence, such as "de".
+      max_sentences: most sentences of a prompt; None for as many as its tokens allow.
 
     Returns:
       Pieces with white space as single spaces; without white space they are, in order, the text.
     """
-    pieces = []
+    pieces = [
+        (number, piece)
+        for number, sentence in number_sentences(text, language)
+        for piece in _cut(sentence, count_tokens, max_tokens)
+    ]
+    return _merge(pieces, count_tokens, max_tokens, math.inf if max_sentences is None else max_sentences)
+
+
+def number_sentences(text: str, language: str = "en") -> list[tuple[int, str]]:
+    """The text's sentences, which joined are the text, each with its number from 0.
+
+    One without a letter or a figure, such as a smile, has the number of the one before.
+    """
+    number, numbered = -1, []
     for sentence in _sentences(text, language):
-        pieces.extend(_cut(sentence, count_tokens, max_tokens))
-    return _merge(pieces, count_tokens, max_tokens)
+        number += any(unicodedata.category(character)[0] in "LN" for character in sentence)
+        numbered.append((max(number, 0), sentence))
+    return numbered
 
 
 def _sentences(text: str, language: str) -> list[str]:
@@ -128,21 +150,29 @@ def _cut(text: str, count_tokens: Callable[[str], int], max_tokens: int) -> list
     return [part for half in (text[:place], text[place:]) for part in _cut(half, count_tokens, max_tokens)]
 
 
-def _merge(pieces: Sequence[str], count_tokens: Callable[[str], int], max_tokens: int) -> list[str]:
-    """Puts neighbours together while they fit; what has no tokens of its own goes with a neighbour in any case."""
+def _merge(
+    pieces: Sequence[tuple[int, str]], count_tokens: Callable[[str], int], max_tokens: int, max_sentences: float
+) -> list[str]:
+    """Puts neighbours together while they fit; what has no tokens of its own goes with a neighbour in any case.
+
+    Args:
+      pieces: each with the number of its sentence.
+    """
 
     def count(text: str) -> int:
         return count_tokens(text) if any(is_visible(character) for character in text) else 0
 
-    merged, merged_count = [""], 0
-    for piece in pieces:
+    merged, merged_count, first = [""], 0, 0
+    for number, piece in pieces:
         both, piece_count = merged[-1] + piece, count(_spoken(piece))
         both_count = count(_spoken(both))
-        if not merged_count or not piece_count or both_count <= max_tokens:
+        fits = both_count <= max_tokens and number - first < max_sentences
+        if not merged_count or not piece_count or fits:
+            first = first if merged_count else number
             merged[-1], merged_count = both, both_count
         else:
             merged.append(piece)
-            merged_count = piece_count
+            merged_count, first = piece_count, number
     return [_spoken(piece) for piece in merged]
 
 

@@ -100,7 +100,8 @@ class Bark:
         A text whose semantic tokens end at once gives an empty clip, with an EmptyClipWarning.
 
         Args:
-          text: a text, or a list of them; each fits one prompt (256 tokens in Bark) and becomes up to about 15 s.
+          text: a text, or a list of them; each fits one prompt (256 tokens in Bark, one sentence in "tiny") and becomes
+            up to about 15 s.
           voice: a preset's name, a .npz file, a Voice or None; one for all texts or a list of one a text.
           seed: an int for all texts or one a text; a clip depends on its own seed alone. None draws one a text.
           key: instead of seed, one JAX key, or an array of one a text.
@@ -282,14 +283,26 @@ class Bark:
             pieces = self.processor.split(line_text, max_tokens=max_tokens, language=line_language)
             texts += pieces
             voices += [line_voice] * len(pieces)
-        return texts, self.rows(texts, voices, derive_keys(base_key, SENTENCE, len(texts)), settings)
+        keys = derive_keys(base_key, SENTENCE, len(texts))
+        return texts, self.rows(texts, voices, keys, settings, is_split=True)
 
     def rows(
-        self, text: str | Sequence[str], voice: Any, keys: list[np.ndarray], settings: dict[str, Any]
+        self,
+        text: str | Sequence[str],
+        voice: Any,
+        keys: list[np.ndarray],
+        settings: dict[str, Any],
+        *,
+        is_split: bool = False,
     ) -> list[Row]:
-        """What `generate` speaks: one row a text, with one key a row. Arguments and errors are those of `generate`."""
+        """What `generate` speaks: one row a text, with one key a row. Arguments and errors are those of `generate`.
+
+        Args:
+          is_split: the texts are what the processor's `split` makes.
+        """
         spaces = self.model.spaces
-        inputs = self.processor(text if isinstance(text, str) else list(text), voice_preset=voice)
+        texts = text if isinstance(text, str) else list(text)
+        inputs = self.processor(texts, voice_preset=voice, is_split=is_split)
         tokens = [
             text_tokens(ids_T, mask_T, spaces)
             for ids_T, mask_T in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)

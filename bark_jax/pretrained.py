@@ -40,6 +40,7 @@ from bark_jax.own_jax_config import under_own_config
 from bark_jax.weights import (
     NETWORKS,
     Manifest,
+    OneKey,
     find_weights,
     is_model_folder,
     load_network,
@@ -237,10 +238,10 @@ def load_codec(folder: Path, *, dtype: Any = None) -> EncodecModel:
 
 
 def module_maker(network: str, config: Any, attn_implementation: str = "auto") -> Callable[[Any], nnx.Module]:
-    """dtype -> a new module of one of NETWORKS, as `load_network` takes it."""
+    """dtype -> a module of one of NETWORKS to trace, as `load_network` takes it."""
     module_class = NETWORKS[network].module_class
     options = {} if module_class is EncodecModel else {"attn_implementation": attn_implementation}
-    return lambda dtype: module_class(config, dtype=dtype, rngs=nnx.Rngs(0), **options)
+    return lambda dtype: module_class(config, dtype=dtype, rngs=OneKey(), **options)
 
 
 def choose_dtype(dtype: Any, torch_dtype: Any) -> jnp.dtype | None:

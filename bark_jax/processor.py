@@ -28,7 +28,7 @@ from bark_jax.loading_options import (
     check_options,
     control_tokens,
 )
-from bark_jax.long_text import prompt_budget, split_text
+from bark_jax.long_text import number_sentences, prompt_budget, split_text
 from bark_jax.settings import check_count
 from bark_jax.texts import as_nfc, check_texts
 from bark_jax.tokenizer import (
@@ -96,6 +96,7 @@ class BarkProcessor:
         "repo_or_path" says below which folder or in which Hub repository they are.
       spaces: the model's token spaces: how many text tokens fit, which voices do.
       words: all words that the model knows, in lower case, if they are few; others are warned of.
+      max_sentences: most sentences that the model speaks of one prompt; None for all that there is room for.
 
     Raises:
       InputError, ModelNotFoundError: no tokenizer.
@@ -109,7 +110,9 @@ class BarkProcessor:
         *,
         spaces: TokenSpaces = BARK_SPACES,
         words: Collection[str] | None = None,
+        max_sentences: int | None = None,
     ):
+        self.max_sentences = None if max_sentences is None else check_count("max_sentences", max_sentences)
         self.words = None if words is None else frozenset(words)
         self.tokenizer = as_tokenizer(tokenizer)
         self.spaces = spaces
@@ -168,13 +171,16 @@ class BarkProcessor:
         check_options(options, cls.from_pretrained, PROCESSOR_IGNORED, PROCESSOR_REFUSED, CONTROL_TOKENS)
         hub_options = dict(token=token, cache_dir=cache_dir, local_files_only=local_files_only)
         source = Source(name, revision=revision, force_download=force_download, **hub_options)
-        spaces = _find_spaces(source) if spaces is None else spaces
+        config = _find_config(source)
+        if spaces is None:
+            spaces = BARK_SPACES if config is None else TokenSpaces.from_config(config)
         library = VoiceLibrary({})
         if speaker_embeddings_dict_path is not None:
             library = VoiceLibrary.find(source, speaker_embeddings_dict_path, spaces)
         tokenizer = find_tokenizer(source) if tokenizer is None else tokenizer
         tokenizer = with_control_tokens(tokenizer, control_tokens(control))
-        return cls(tokenizer, library, spaces=spaces, words=read_words(source))
+        max_sentences = None if config is None else config.sentences_per_prompt
+        return cls(tokenizer, library, spaces=spaces, words=read_words(source), max_sentences=max_sentences)
 
     @property
     def speaker_embeddings(self) -> dict[str, Any] | None:
@@ -205,6 +211,7 @@ class BarkProcessor:
         *,
         truncation: bool = False,
         padding: bool | str = "max_length",
+        is_split: bool = False,
     ) -> BarkInputs:
         """Tokenizes one text or a list of them, and finds their voices.
 
@@ -223,13 +230,16 @@ class BarkProcessor:
           return_token_type_ids: adds the zeros that BERT would take; generate does not.
           truncation: cuts a text that is too long, with a TextCutWarning, instead of refusing it.
           padding: "max_length", or "longest" (or True) for as many columns as the longest text has tokens.
+          is_split: the texts are what `split` makes, whose sentences need not be counted, for a model that speaks few
+            sentences of a prompt.
 
         Returns:
           input_ids and attention_mask, int32 [B, max_length], right-padded; and, where a voice was given,
           history_prompt: a Voice, or a list of a Voice or None a text.
 
         Raises:
-          InputError: a text or a setting that makes no sense, or a text with more than max_length tokens.
+          InputError: a text or a setting that makes no sense, or a text with more tokens than max_length or more
+            sentences than the model speaks of one prompt.
           ConfigError: the tokenizer cannot read the text, which a sound one always can.
           VoiceError, VoiceNotFoundError: a voice that cannot be used, or found.
           UnsupportedError: arrays of another framework.
@@ -242,6 +252,8 @@ class BarkProcessor:
         max_length = self._check_max_length(max_length)
         texts = check_texts(text)
         names = ["text"] if isinstance(text, str) else [f"text[{row}]" for row in range(len(texts))]
+        if not is_split:
+            texts = [self._limit_sentences(*each, truncation) for each in zip(texts, names, strict=True)]
         encodings = [self._tokenize(*each) for each in zip(texts, names, strict=True)]
         self._warn_of_unknown_words(texts)
         self._warn_of_unknown_characters(encodings, texts)
@@ -271,7 +283,11 @@ class BarkProcessor:
             max_tokens = prompt_budget(self._count_tokens, self.spaces)
         elif check_count("max_tokens", max_tokens) > n_text:
             raise InputError(f"max_tokens is {max_tokens}, expected at most the {n_text} that a prompt has room for")
-        return split_text(as_nfc(text), self._count_tokens, max_tokens, language)
+        return split_text(as_nfc(text), self._count_tokens, max_tokens, language, self.max_sentences)
+
+    def holds(self, text: str) -> bool:
+        """Whether a prompt holds as many sentences as the text has: always, where the model sets no limit."""
+        return self.max_sentences is None or number_sentences(text)[-1][0] < self.max_sentences
 
     def save_pretrained(
         self,
@@ -322,6 +338,23 @@ class BarkProcessor:
                 f"max_length is {shown(max_length)}, expected 1 to the {n_text} text tokens that the model reads"
             )
         return int(max_length)
+
+    def _limit_sentences(self, text: str, what: str, truncation: bool) -> str:
+        """The text, or as many sentences of it as the model speaks of one prompt; messages begin with `what`."""
+        if self.holds(text):
+            return text
+        limit, numbered = self.max_sentences, number_sentences(text)
+        n_sentences = numbered[-1][0] + 1
+        start = sum(len(sentence) for number, sentence in numbered if number < limit)
+        cut = text[start:]
+        if not truncation:
+            raise InputError(
+                f"{what} has {n_sentences} sentences, of which this model speaks {limit} a prompt: {shown(cut)} would "
+                "be lost. Split the text, use Bark.generate_long (bark-jax say --long), or cut it with truncation=True."
+            )
+        message = f"{what} has {n_sentences} sentences, of which {limit} are read; cut off: "
+        warnings.warn(TextCutWarning(message + shown(cut, SHOWN_CUT_CHARACTERS), cut), stacklevel=4)
+        return text[:start]
 
     def _tokenize(self, text: str, what: str) -> "Encoding":
         """A text's tokens, of which the model can say some; messages begin with `what`."""
@@ -409,13 +442,13 @@ def _only_name(processor_name: Any, model_name: Any) -> Any:
     return model_name if processor_name is None else processor_name
 
 
-def _find_spaces(source: Source) -> TokenSpaces:
-    """A model's token spaces; Bark's where no generation_config.json says otherwise."""
+def _find_config(source: Source) -> BarkGenerationConfig | None:
+    """A model's generation config, which says which tokens and how many sentences it reads; None without one."""
     try:
         file = source.find(GENERATION_CONFIG_FILE)
     except UnreachableError:
         file = None
-    return BARK_SPACES if file is None else TokenSpaces.from_config(read_config(file, BarkGenerationConfig))
+    return None if file is None else read_config(file, BarkGenerationConfig)
 
 
 def _array_maker(return_tensors: str | None) -> Any:

@@ -15,6 +15,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO, NamedTuple
 
 import jax
@@ -110,9 +111,21 @@ def is_model_folder(folder: str | os.PathLike) -> bool:
     return Path(folder, MANIFEST_FILE).is_file()
 
 
-def network_shapes(module_class: type[nnx.Module], config: Any, dtype: Any = jnp.float32) -> dict[str, Any]:
+class OneKey:
+    """The `rngs` of a module that is only traced for its shapes: one key for all, as to draw them is half a trace."""
+
+    def __init__(self):
+        self._key = jax.random.key(0)
+
+    def params(self) -> jax.Array:
+        return self._key
+
+
+@functools.lru_cache(maxsize=64)
+def network_shapes(module_class: type[nnx.Module], config: Any, dtype: Any = jnp.float32) -> Shapes:
     """Names and shapes of a network's parameters; no weights are made, so it costs no memory at any size."""
-    return parameter_shapes(nnx.eval_shape(lambda: module_class(config, dtype=dtype, rngs=nnx.Rngs(0))))
+    module = nnx.eval_shape(lambda: module_class(config, dtype=dtype, rngs=OneKey()))
+    return MappingProxyType(parameter_shapes(module))
 
 
 def parameter_shapes(module: nnx.Module) -> dict[str, jax.ShapeDtypeStruct]:
@@ -143,7 +156,7 @@ def load_network(
     Args:
       network: one of NETWORKS.
       make_module: builds the module for a dtype. It is only traced: `lambda dtype: BarkFineModel(config, dtype=dtype,
-        rngs=nnx.Rngs(0))`.
+        rngs=OneKey())`.
       dtype: of the module; None for that of the file.
       check_sha256: compare the file with the manifest's SHA-256, which reads it once more. Its size is always compared.
       config: the module's, to refuse one of absurd depth before it is traced.

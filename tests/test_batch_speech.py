@@ -72,6 +72,16 @@ def test_several_sentences_are_what_generate_long_makes_of_them(bark, voice_file
 
 
 @pytest.mark.slow
+def test_a_model_of_one_sentence_a_prompt_speaks_them_one_by_one(bark):
+    few = Bark(bark.model, BarkProcessor(bark.processor.tokenizer, spaces=bark.model.spaces, max_sentences=1))
+    rows = [row("two", "Hello. Yes."), row("one", "Hello  you.")]
+    spoken = speak(few, rows, max_tokens=None)
+    same(spoken["two"], few.generate_long("Hello. Yes.", seed=7, **SHORT))
+    same(spoken["one"], bark.generate("Hello  you.", seed=7, **SHORT))
+    assert len(few.generate_long("Hello. Yes.", seed=7, **SHORT).sentences) == 2
+    assert len(bark.generate_long("Hello. Yes.", seed=7, **SHORT).sentences) == 1
+
+
 def test_the_slots_of_the_engine_give_the_same(bark, voice_file):
     from bark_jax.batch.engine import Engine
 

@@ -3,8 +3,10 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
+import types
 import warnings
 
 import click
@@ -17,6 +19,7 @@ import bark_jax
 from bark_jax import tiny
 from bark_jax.cli import compiled, main, player, say
 from bark_jax.cli.options import sampling_options
+from bark_jax.config import GENERATION_CONFIG_FILE
 from bark_jax.errors import CheckpointError, InputError, UnsupportedError
 from bark_jax.voices import Voice
 
@@ -225,6 +228,7 @@ def test_options_reach_the_call(monkeypatch):
 
     class Recorder:
         sample_rate = 24_000
+        processor = types.SimpleNamespace(holds=lambda text: True)
 
         def __getattr__(self, name):
             def call(text, **ask):
@@ -562,6 +566,25 @@ def test_a_long_text_is_spoken_sentence_by_sentence():
         "The second one follows it!",
     ]
     assert told["seconds"] == pytest.approx(soundfile.info("long.wav").duration)
+
+
+@pytest.fixture
+def one_sentence_folder(toy_folder, tmp_path):
+    folder = shutil.copytree(toy_folder, tmp_path / "one_sentence")
+    config = json.loads((folder / GENERATION_CONFIG_FILE).read_text())
+    (folder / GENERATION_CONFIG_FILE).write_text(json.dumps(config | {"sentences_per_prompt": 1}))
+    return folder
+
+
+def test_more_sentences_than_a_prompt_holds_are_spoken_as_a_long_text(one_sentence_folder):
+    text = "Hello you. Yes."
+    result = run("say", text, "-m", one_sentence_folder, *SHORT, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert "spoken as with --long" in result.stderr
+    assert [each["text"] for each in json.loads(result.stdout)["sentences"]] == ["Hello you.", "Yes."]
+    assert "sentences" not in json.loads(run("say", "Yes.", "-m", one_sentence_folder, *SHORT, "--json").stdout)
+    assert_fails(run("say", text, "-m", one_sentence_folder, *SHORT, "--best-of", 2), 2, "text has 2 sentences")
+    assert_fails(run("say", text, "-m", one_sentence_folder, *SHORT, "--save-voice", "a.npz"), 2, "has 2 sentences")
 
 
 def test_a_stream_is_a_wav_to_the_end_of_the_pipe():

@@ -117,6 +117,21 @@ def test_texts_are_cut_where_a_speaker_would_breathe(text, max_tokens, pieces):
         assert cut == [piece.strip() for piece in pieces]
 
 
+@pytest.mark.parametrize(
+    ("text", "most", "pieces"),
+    [
+        ("One. Two. Three.", 1, ["One.", "Two.", "Three."]),
+        ("One. Two. Three.", 2, ["One. Two.", "Three."]),
+        ("One.\nTwo.", 1, ["One.", "Two."]),
+        ("Mr. Smith left.", 1, ["Mr. Smith left."]),
+        ("... One. Two! ... :)", 1, ["... One.", "Two! ... :)"]),  # signs alone are no sentence
+        ("one two, one two three one. Two.", 1, ["one two,", "one two", "three one.", "Two."]),  # nor is part of one
+    ],
+)
+def test_a_prompt_holds_no_more_sentences_than_a_model_speaks(text, most, pieces):
+    assert split_text(text, count_tokens, 8 if "," not in text else 4, max_sentences=most) == pieces
+
+
 def test_a_word_beyond_the_budget_stays_whole():
     assert split_text(f"So: {'x' * 90} it is", count_tokens, 5) == ["So:", "x" * 90, "it is"]
 

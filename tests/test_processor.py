@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import unicodedata
 import warnings
 
@@ -489,6 +490,36 @@ def test_the_built_in_model_has_its_own_tokenizer_and_no_voices(tmp_path):
     processor.save_pretrained(tmp_path)
     again = BarkProcessor.from_pretrained(tmp_path, spaces=processor.spaces)
     np.testing.assert_array_equal(again("Hello there.")["input_ids"], inputs["input_ids"][:1])
+
+
+TWO = "Thank you very much. The weather is good."
+
+
+@pytest.fixture(scope="module")
+def one_sentence():
+    processor = BarkProcessor.from_pretrained("tiny")
+    return BarkProcessor(processor.tokenizer, spaces=processor.spaces, max_sentences=1)
+
+
+@pytest.mark.parametrize(("text", "what"), [(TWO, "text"), (["Hello.", TWO], "text[1]")])
+def test_more_sentences_than_the_model_speaks_are_refused(text, what, one_sentence):
+    with pytest.raises(InputError, match=re.escape(f"{what} has 2 sentences")) as caught:
+        one_sentence(text)
+    assert "'The weather is good.' would be lost" in str(caught.value) and "generate_long" in str(caught.value)
+
+
+def test_more_sentences_are_cut_when_asked(one_sentence):
+    with pytest.warns(TextCutWarning, match="cut off: 'The weather is good.'") as caught:
+        cut = one_sentence(TWO, truncation=True)
+    assert caught[0].message.cut == "The weather is good." and caught[0].filename == __file__
+    np.testing.assert_array_equal(cut.input_ids, one_sentence("Thank you very much. ").input_ids)
+
+
+def test_what_was_split_is_not_counted_again(one_sentence):
+    """German counts days with a full stop, English takes it for the end of a sentence."""
+    (piece,) = one_sentence.split("Am 3. Mai kommt er.", language="de", max_tokens=90)
+    assert not one_sentence.holds(piece) and one_sentence.holds("One, two.")
+    assert one_sentence(piece, is_split=True).input_ids.shape == (1, 96)
 
 
 def test_keys_are_those_of_suno():

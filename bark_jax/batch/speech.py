@@ -104,7 +104,7 @@ class Speaker:
             warnings.simplefilter("always", UserWarning)
             pieces, rows = self.bark.sentences(text, voice, key, self._max_tokens, None, settings)
             if len(pieces) == 1:  # as `generate` has it, with the text's own white space
-                pieces, rows = [text], self.bark.rows(text, voice, [key], settings)
+                pieces, rows = [text], self.bark.rows(text, voice, [key], settings, is_split=True)
         return _Text(row, pieces, rows, tuple(dict.fromkeys(" ".join(str(each.message).split()) for each in caught)))
 
     def close(self, text: "_Text") -> Spoken:

@@ -30,6 +30,7 @@ from bark_jax.cli.progress import Progress
 from bark_jax.errors import InputError, ModelNotFoundError
 from bark_jax.folders import told_as_output_error
 from bark_jax.hub import shown
+from bark_jax.texts import check_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -126,7 +127,11 @@ def command(
     tell = (lambda line: None) if is_quiet else (lambda line: click.echo(line, err=True))
     tell(_introduction(options["model"], seed))
 
-    bark = open_bark(text, settings, how=how, is_long=is_long or is_streamed, **options)
+    is_one = not is_long and bool("best_of" in how or save["save_voice"] or save["save_tokens"])
+    bark = open_bark(text, settings, how=how, is_long=is_long or is_streamed, is_one=is_one, **options)
+    if not (is_long or is_streamed or is_one or bark.processor.holds(text)):
+        is_long = True
+        tell("more sentences than this model speaks of one prompt: spoken as with --long")
     ask = dict(voice=options["voice"], seed=seed, **how, **settings)
     if is_streamed:
         _stream(bark.stream(text, **ask), bark.sample_rate)
@@ -155,6 +160,7 @@ def open_bark(
     *,
     how: dict[str, Any],
     is_long: bool = False,
+    is_one: bool = False,
     model: str,
     revision: str | None,
     voice: str | None,
@@ -163,13 +169,19 @@ def open_bark(
     dtype: str | None,
     attn_implementation: str,
 ) -> "Bark":
-    """Loads a model once text, voice and settings are known to be right for it, as loading can take minutes."""
+    """Loads a model once text, voice and settings are known to be right for it, as loading can take minutes.
+
+    A text of more sentences than the model speaks of one prompt is long, unless it has to be one clip (`is_one`).
+    """
     if lora is not None:
         from bark_jax.lora import load_lora
 
         load_lora(lora)
     processor = _open_processor(model, revision, tokenizer)
-    processor(_prompts(processor, text, how) if is_long else text, voice_preset=voice)
+    if is_long or not (is_one or processor.holds(check_text(text, "text"))):
+        processor(_prompts(processor, text, how), voice_preset=voice, is_split=True)
+    else:
+        processor(text, voice_preset=voice)
 
     from bark_jax.model import BarkModel
     from bark_jax.pipeline import Bark

@@ -86,6 +86,7 @@ GENERATION_CONFIG = BarkGenerationConfig(
         temperature=0.5, max_fine_history_length=FRAMES // 3, max_fine_input_length=FRAMES
     ),
     codebook_size=N_CODES,
+    sentences_per_prompt=1,  # each example of the training is one
 )
 
 
