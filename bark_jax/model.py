@@ -1,6 +1,7 @@
 """The four networks as one: text tokens in, audio samples and every stage's tokens out."""
 
 import dataclasses
+import functools
 import os
 import secrets
 from collections.abc import Callable, Sequence
@@ -33,6 +34,7 @@ from bark_jax.voice_library import SPEAKER_EMBEDDINGS_FILE, VoiceLibrary, resolv
 from bark_jax.voices import Voice, as_voice, check_voice
 
 OnStage = Callable[[str], None]
+OnProgress = Callable[[str, int, int], None]
 MOST_ROWS = 1024  # of one call of `BarkModel.generate`; their caches alone are 100 GB of a large Bark
 
 
@@ -260,12 +262,17 @@ class BarkModel:
         return jnp.asarray(pad_audio(audio, codes_BQT.shape[2] * self.config.codec_config.hop_length))
 
     @under_own_config
-    def generate_rows(self, rows: Sequence[Row], on_stage: OnStage | None = None) -> list[Utterance]:
+    def generate_rows(
+        self, rows: Sequence[Row], on_stage: OnStage | None = None, on_progress: OnProgress | None = None
+    ) -> list[Utterance]:
         """Generates utterances, in the order of the rows.
 
         Args:
           rows: what to generate, at least one.
           on_stage: called with "semantic", "coarse", "fine" and "codec" as each starts.
+          on_progress: called within the two long stages with the stage's name, how much is done and the most that it
+            can become: semantic tokens of the longest row, coarse windows. The stages then run in parts, which give
+            the same bits.
 
         Raises:
           DeviceError: the device has no memory for a stage, or fails in it.
@@ -273,12 +280,16 @@ class BarkModel:
         """
         check_process()
         tell = as_on_stage(on_stage)
+        if on_progress is not None and not callable(on_progress):
+            raise InputError(
+                f"on_progress is {shown(on_progress)}, expected a function of a stage's name and two counts"
+            )
         if not isinstance(rows, (list, tuple)) or not rows:
             raise InputError(f"rows is {shown(rows)}, expected a list of one Row or more")
         tell("semantic")
-        spoken = self.run_semantic(rows)
+        spoken = self.run_semantic(rows, on_progress)
         tell("coarse")
-        coded = self.run_coarse(rows, [tokens for tokens, _ in spoken])
+        coded = self.run_coarse(rows, [tokens for tokens, _ in spoken], on_progress)
         tell("fine")
         filled = self.run_fine(rows, [codes for codes, _ in coded])
         tell("codec")
@@ -290,13 +301,17 @@ class BarkModel:
             )
         ]
 
-    def run_semantic(self, rows: Sequence[Row]) -> list[tuple[np.ndarray, np.ndarray]]:
+    def run_semantic(
+        self, rows: Sequence[Row], on_progress: OnProgress | None = None
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Semantic tokens and their log-probabilities."""
-        return run_semantic(self.semantic, rows, self.spaces, self.on_accelerator)
+        return run_semantic(self.semantic, rows, self.spaces, self.on_accelerator, on_progress)
 
-    def run_coarse(self, rows: Sequence[Row], tokens: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+    def run_coarse(
+        self, rows: Sequence[Row], tokens: list[np.ndarray], on_progress: OnProgress | None = None
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Coarse codes and their log-probabilities."""
-        return run_coarse(self.coarse_acoustics, rows, tokens, self.spaces, self.on_accelerator)
+        return run_coarse(self.coarse_acoustics, rows, tokens, self.spaces, self.on_accelerator, on_progress)
 
     def coarse_spaces(self, rows: Sequence[Row]) -> TokenSpaces:
         """The token spaces with the coarse windows that the rows, which agree in them, ask for."""
@@ -339,14 +354,24 @@ Place = Callable[[Any], Any]  # a network -> the network where its stage runs
 
 
 def run_semantic(
-    network: BarkSemanticModel, rows: Sequence[Row], spaces: TokenSpaces, place: Place = lambda network: network
+    network: BarkSemanticModel,
+    rows: Sequence[Row],
+    spaces: TokenSpaces,
+    place: Place = lambda network: network,
+    on_progress: OnProgress | None = None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """The semantic stage of each row: tokens and their log-probabilities. Errors as for `BarkModel.generate_rows`."""
     idle = semantic.SemanticRow(_NOTHING, _NOTHING, max_tokens=0)
     prompt = semantic.make_prompt(_fill([as_semantic_row(row) for row in rows], idle), spaces)
     sampling = sampling_of(rows, "semantic")
     with told_with_stage("semantic", network, len(rows)):
-        out = jax.device_get(semantic.generate_semantic(place(network), prompt, sampling, spaces=spaces))
+        generate: Callable[..., semantic.SemanticTokens] = semantic.generate_semantic
+        if on_progress is not None:
+            most = max(row.settings.max_semantic_tokens for row in rows)
+            generate = functools.partial(
+                semantic.generate_in_parts, on_part=lambda n_done: on_progress("semantic", n_done, most)
+            )
+        out = jax.device_get(generate(place(network), prompt, sampling, spaces=spaces))
     require_finite(out.logprob_BT, "semantic")
     return [(out.tokens_BT[b, :n], out.logprob_BT[b, :n]) for b, n in enumerate(out.length_B[: len(rows)].tolist())]
 
@@ -357,6 +382,7 @@ def run_coarse(
     tokens: list[np.ndarray],
     spaces: TokenSpaces,
     place: Place = lambda network: network,
+    on_progress: OnProgress | None = None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """The coarse stage of each row's semantic tokens: codes [n_coarse, T] and their log-probabilities."""
     spaces = coarse_spaces(rows, spaces)
@@ -364,7 +390,13 @@ def run_coarse(
     prompt = coarse.make_prompt(_fill(tokens, _NOTHING), _fill(voices, None), spaces)
     sampling = sampling_of(rows, "coarse")
     with told_with_stage("coarse", network, len(rows)):
-        out = jax.device_get(coarse.generate_coarse(place(network), prompt, sampling, spaces=spaces))
+        generate: Callable[..., coarse.CoarseCodes] = coarse.generate_coarse
+        if on_progress is not None:
+            n_windows = int(np.max(spaces.n_windows(prompt.n_frames_B)))
+            generate = functools.partial(
+                coarse.generate_in_parts, on_part=lambda n_done: on_progress("coarse", n_done, n_windows)
+            )
+        out = jax.device_get(generate(place(network), prompt, sampling, spaces=spaces))
     require_finite(out.logprob_BQT, "coarse")
     return [
         (out.codes_BQT[b, :, :n], out.logprob_BQT[b, :, :n]) for b, n in enumerate(out.length_B[: len(rows)].tolist())

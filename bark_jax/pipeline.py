@@ -6,7 +6,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import jax
 import numpy as np
@@ -17,7 +17,7 @@ from bark_jax.errors import InputError
 from bark_jax.folders import whole_folder
 from bark_jax.hub import shown
 from bark_jax.long_text import Line, LongClip, Sentence
-from bark_jax.model import BarkModel, OnStage, Row, Utterance, as_on_stage, row_keys
+from bark_jax.model import BarkModel, OnProgress, OnStage, Row, Utterance, as_on_stage, row_keys
 from bark_jax.processor import BarkProcessor
 from bark_jax.seeds import CANDIDATE, SENTENCE, derive_keys, seed_of
 from bark_jax.settings import check_count, resolve_settings
@@ -93,6 +93,7 @@ class Bark:
         num_return_sequences: int | None = None,
         max_rows: int = MAX_ROWS,
         on_stage: OnStage | None = None,
+        on_progress: OnProgress | None = None,
         **settings: Any,
     ) -> Clip | list[Clip] | list[list[Clip]]:
         """Speaks one text, or several as one batch.
@@ -111,6 +112,8 @@ class Bark:
             best_of the best of them, best first.
           max_rows: most rows (texts times candidates) in one batch; more run as several batches.
           on_stage: called with "semantic", "coarse", "fine" and "codec" as each starts, in every batch.
+          on_progress: called within a stage with its name, how much is done and the most that it can become: semantic
+            tokens of the longest row, coarse windows.
           settings: see `settings.resolve_settings`, such as temperature=0.6 or semantic_max_seconds=5.
 
         Returns:
@@ -129,7 +132,8 @@ class Bark:
             for candidate_key in derive_keys(row.key, CANDIDATE, n_candidates)
         ]
         candidate_texts = [text for text in texts for _ in range(n_candidates)]
-        clips = self._speak(candidate_texts, candidates, max_rows, on_stage)
+        told = _Told(on_stage, on_progress)
+        clips = self._speak(candidate_texts, candidates, max_rows, told)
         by_text = [clips[start : start + n_candidates] for start in range(0, len(clips), n_candidates)]
         if best_of is not None:
             by_text = [sorted(takes, key=lambda clip: -clip.mean_logprob) for takes in by_text]
@@ -150,6 +154,7 @@ class Bark:
         language: str | None = None,
         max_rows: int = MAX_ROWS,
         on_stage: OnStage | None = None,
+        on_progress: OnProgress | None = None,
         **settings: Any,
     ) -> LongClip:
         """Speaks a text of any length, or a dialogue.
@@ -172,7 +177,7 @@ class Bark:
           language: "en", "de" ...: whose abbreviations do not end sentences; None takes it from a preset's name, else
             English. Only the cutting depends on it.
           max_rows: most sentences in one batch.
-          on_stage: as for `generate`.
+          on_stage, on_progress: as for `generate`.
           settings: as for `generate`, each one value for all sentences.
 
         Raises:
@@ -184,10 +189,11 @@ class Bark:
             raise InputError(f"voice_mode is {shown(voice_mode)}, expected 'fixed' or 'carry'")
         (base_key,) = row_keys(seed, None, 1)
         texts, rows = self.sentences(text, voice, base_key, max_tokens, language, settings)
+        told = _Told(on_stage, on_progress)
         if voice_mode == "carry":
-            spoken = self._speak_carrying(texts, rows, on_stage)
+            spoken = self._speak_carrying(texts, rows, told)
         else:
-            spoken = self._speak_alike(texts, rows, max_rows, on_stage)
+            spoken = self._speak_alike(texts, rows, max_rows, told)
         _warn_of_empty([[clip] for _, clip in spoken], stacklevel=3, name="sentence")
         samples, starts_s = join([clip for _, clip in spoken], silence_s)
         sentences = [
@@ -313,27 +319,25 @@ class Bark:
         resolved = resolve_settings(settings, len(keys), self.model.generation_config, spaces)
         return [Row(*row) for row in zip(tokens, voices, keys, resolved, strict=True)]
 
-    def _speak(self, texts: list[str], rows: list[Row], max_rows: int, on_stage: OnStage | None) -> list[Clip]:
+    def _speak(self, texts: list[str], rows: list[Row], max_rows: int, told: "_Told") -> list[Clip]:
         """The rows' clips, in batches of at most max_rows."""
         clips = []
         for start in range(0, len(rows), max_rows):
             batch = slice(start, start + max_rows)
-            timer = StageTimer(on_stage)
-            utterances = self.model.generate_rows(rows[batch], on_stage=timer)
+            timer = StageTimer(told.on_stage)
+            utterances = self.model.generate_rows(rows[batch], timer, told.on_progress)
             timer.stop()
             for text, row, utterance in zip(texts[batch], rows[batch], utterances, strict=True):
                 clips.append(self._clip(text, row, utterance, timer.seconds))
         return clips
 
-    def _speak_alike(
-        self, texts: list[str], rows: list[Row], max_rows: int, on_stage: OnStage | None
-    ) -> list[tuple[Row, Clip]]:
+    def _speak_alike(self, texts: list[str], rows: list[Row], max_rows: int, told: "_Told") -> list[tuple[Row, Clip]]:
         """Clips in the rows' voices; rows without a voice take that of the first of them that is not empty."""
         spoken: dict[int, tuple[Row, Clip]] = {}
         found = None
         for index, row in enumerate(rows):
             if row.voice is None and found is None:
-                (clip,) = self._speak([texts[index]], [row], max_rows, on_stage)
+                (clip,) = self._speak([texts[index]], [row], max_rows, told)
                 spoken[index] = row, clip
                 found = None if clip.is_empty else clip.as_voice()
         rest = {
@@ -341,17 +345,17 @@ class Bark:
             for index, row in enumerate(rows)
             if index not in spoken
         }
-        clips = self._speak([texts[index] for index in rest], list(rest.values()), max_rows, on_stage)
+        clips = self._speak([texts[index] for index in rest], list(rest.values()), max_rows, told)
         spoken.update({index: (row, clip) for (index, row), clip in zip(rest.items(), clips, strict=True)})
         return [spoken[index] for index in range(len(rows))]
 
-    def _speak_carrying(self, texts: list[str], rows: list[Row], on_stage: OnStage | None) -> list[tuple[Row, Clip]]:
+    def _speak_carrying(self, texts: list[str], rows: list[Row], told: "_Told") -> list[tuple[Row, Clip]]:
         """Clips one by one, each the voice of the next with the same voice at first."""
         spoken = []
         latest: dict[Voice | None, Voice] = {}
         for text, first_row in zip(texts, rows, strict=True):
             row = dataclasses.replace(first_row, voice=latest.get(first_row.voice, first_row.voice))
-            (clip,) = self._speak([text], [row], 1, on_stage)
+            (clip,) = self._speak([text], [row], 1, told)
             spoken.append((row, clip))
             if clip.is_empty:
                 latest.pop(first_row.voice, None)
@@ -376,6 +380,13 @@ class Bark:
             seed=seed_of(row.key),
             stats=dict(stats),
         )
+
+
+class _Told(NamedTuple):
+    """Who is told how far the work is."""
+
+    on_stage: OnStage | None
+    on_progress: OnProgress | None
 
 
 def _check_candidates(best_of: int | None, num_return_sequences: int | None) -> tuple[int, int]:

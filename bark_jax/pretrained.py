@@ -143,9 +143,11 @@ def _own_form(folder: Path, cache_name: str, cache_dir: str | os.PathLike | None
 
     def convert(target: Path) -> None:
         from converters import convert
+        from converters.progress import BytesBar
 
         logger.warning("converting %s, once, into %s", folder, target)
-        convert(folder, target)
+        with BytesBar() as bar:
+            convert(folder, target, progress=bar)
 
     return _once(_converted_folder(cache_dir) / cache_name, convert)
 

@@ -5,6 +5,7 @@ import sys
 import click
 
 from bark_jax.errors import BarkError, InputError, ModelNotFoundError
+from converters.progress import BytesBar
 
 EXIT_FAILURE, EXIT_USAGE, EXIT_NOT_FOUND = 1, 2, 3
 
@@ -51,7 +52,7 @@ def run(src: str, dst: str, **options) -> None:
     """What the command does; errors are the caller's to tell."""
     from converters.conversion import convert  # loads JAX, which --help need not
 
-    with _progress_bar() as bar:
+    with BytesBar() as bar:
         path = convert(src, dst, progress=bar, **options)
     click.echo(path)
 
@@ -60,25 +61,3 @@ def _exit_code(error: Exception) -> int:
     if isinstance(error, ModelNotFoundError):
         return EXIT_NOT_FOUND
     return EXIT_USAGE if isinstance(error, InputError) else EXIT_FAILURE
-
-
-class _progress_bar:
-    """Bytes written, one bar a file, on a terminal only."""
-
-    def __enter__(self):
-        self._bar, self._label = None, None
-        return self
-
-    def __exit__(self, *_):
-        if self._bar is not None:
-            self._bar.close()
-
-    def __call__(self, label: str, done: int, total: int) -> None:
-        from tqdm import tqdm
-
-        if label != self._label:
-            self.__exit__()
-            is_silent = not sys.stderr.isatty()
-            self._bar = tqdm(desc=label, total=total, unit="B", unit_scale=True, disable=is_silent)
-            self._label = label
-        self._bar.update(done - self._bar.n)

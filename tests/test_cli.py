@@ -10,6 +10,7 @@ import types
 import warnings
 
 import click
+import jax
 import numpy as np
 import pytest
 import soundfile
@@ -19,9 +20,11 @@ import bark_jax
 from bark_jax import tiny
 from bark_jax.cli import compiled, main, player, say
 from bark_jax.cli.options import sampling_options
+from bark_jax.cli.progress import Progress
 from bark_jax.config import GENERATION_CONFIG_FILE
 from bark_jax.errors import CheckpointError, InputError, UnsupportedError
 from bark_jax.voices import Voice
+from converters.progress import BytesBar
 
 HEAVY = ("jax", "flax", "torch", "transformers")
 VERBS = list(main.commands)
@@ -232,7 +235,9 @@ def test_options_reach_the_call(monkeypatch):
 
         def __getattr__(self, name):
             def call(text, **ask):
-                asked.append((name, {key: ask[key] for key in ask if key not in ("on_stage", "seed", "voice")}))
+                asked.append(
+                    (name, {key: ask[key] for key in ask if key not in ("on_stage", "on_progress", "seed", "voice")})
+                )
                 raise InputError("asked")
 
             return call
@@ -243,6 +248,48 @@ def test_options_reach_the_call(monkeypatch):
         run("say", "Hello.", "-m", "tiny", *args)
     told = {"silence_s": 1.0, "max_tokens": 9, "language": "de"}
     assert asked == [("generate", {"best_of": 2}), ("generate_long", told | {"voice_mode": "carry"}), ("stream", told)]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_sees_progress_within_stages(monkeypatch):
+    stderr = Terminal()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    with Progress(is_quiet=False) as progress:
+        progress("semantic")
+        progress.on_progress("semantic", 32, 254)
+        jax.jit(lambda x: x + 1234)(np.float32(1))
+        progress("coarse")
+        progress.on_progress("coarse", 1, 5)
+    shown = stderr.getvalue()
+    assert "32/254 tokens" in shown and "1/5 windows" in shown
+    assert shown.index("254 tokens") < shown.index("semantic compiling, once") < shown.index("1/5")
+    assert progress.on_progress is None
+
+
+@pytest.mark.parametrize(("stderr", "is_quiet"), [(io.StringIO(), False), (Terminal(), True), (None, True)])
+def test_progress_within_stages_is_for_a_terminal_alone(stderr, is_quiet, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", stderr)
+    with Progress(is_quiet=is_quiet) as progress:
+        progress("semantic")
+        assert progress.on_progress is None
+    assert stderr is None or stderr.getvalue() == ("" if is_quiet else "semantic ...\n")
+
+
+@pytest.mark.parametrize("is_disabled", [False, True])
+def test_a_terminal_sees_the_bytes_of_a_conversion(is_disabled, monkeypatch):
+    stderr = Terminal()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    monkeypatch.setattr("huggingface_hub.utils.are_progress_bars_disabled", lambda: is_disabled)
+    with BytesBar() as bar:
+        bar("semantic", 1_000_000, 4_000_000)
+        bar("semantic", 4_000_000, 4_000_000)
+        bar("fine_acoustics", 2_000, 2_000)
+    shown = stderr.getvalue()
+    assert (not shown) if is_disabled else ("converting semantic" in shown and "4.00M" in shown and "2.00k" in shown)
 
 
 def test_the_package_runs_as_a_module():

@@ -161,7 +161,7 @@ def quick(bark, monkeypatch):
         def __init__(self):
             self.bark, self.batches, self.empty, self.n_rows = bark, [], set(), 0
 
-        def generate_rows(self, rows, on_stage=None):
+        def generate_rows(self, rows, *told):
             self.batches.append(list(rows))
             return [self.utterance(row) for row in rows]
 

@@ -5,32 +5,64 @@ from typing import Any, Self
 
 import click
 
-STAGES = ("semantic", "coarse", "fine", "codec")
+# What is counted within a stage.
+UNITS = {"semantic": "tokens", "coarse": "windows"}
+_UNCOUNTED = "{desc} {elapsed}"
+# JAX records it when a program goes to the compiler, or is looked for among those on disk.
+_LOWERED = "/jax/core/compile/jaxpr_to_mlir_module_duration"
 
 
 class Progress:
-    """An `on_stage` for `Bark.generate`."""
+    """An `on_stage` for `Bark.generate`, whose `on_progress` is what to pass as that."""
 
     def __init__(self, *, is_quiet: bool):
         self._is_quiet = is_quiet
+        self._is_shown = not is_quiet and sys.stderr is not None and sys.stderr.isatty()
+        self._stage = ""
         self._bar: Any = None
 
     def __enter__(self) -> Self:
+        if self._is_shown:
+            import jax
+
+            jax.monitoring.register_event_duration_secs_listener(self._compiling)
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._is_shown = False
         if self._bar is not None:
             self._bar.close()
 
     def __call__(self, stage: str) -> None:
         if self._is_quiet:
             return
-        if not sys.stderr.isatty():
+        if not self._is_shown:
             click.echo(f"{stage} ...", err=True)
             return
         if self._bar is None:
             from tqdm import tqdm
 
-            self._bar = tqdm(total=len(STAGES), leave=False, bar_format="{desc} {bar} {n_fmt}/{total_fmt} {elapsed}")
-        self._bar.n = STAGES.index(stage)
-        self._bar.set_description_str(f"{stage:8}")
+            self._bar = tqdm(leave=False, dynamic_ncols=True, bar_format=_UNCOUNTED)
+        self._stage = stage
+        self._show(0, 0)
+
+    @property
+    def on_progress(self) -> Any:
+        """None where nothing would be shown: stages then run as one program each."""
+        return self._advance if self._is_shown else None
+
+    def _advance(self, stage: str, n_done: int, most: int) -> None:
+        self._stage = stage
+        self._show(n_done, most)
+
+    def _compiling(self, event: str, _: float, **__: object) -> None:
+        if event == _LOWERED and self._is_shown and self._bar is not None:
+            self._bar.bar_format = _UNCOUNTED
+            self._bar.set_description_str(f"{self._stage:8} compiling, once")
+
+    def _show(self, n_done: int, most: int) -> None:
+        """`most` is 0 where it is not known: nothing is counted then."""
+        unit = UNITS.get(self._stage, "")
+        self._bar.bar_format = f"{{desc}} {{bar}} {{n_fmt}}/{{total_fmt}} {unit} {{elapsed}}" if most else _UNCOUNTED
+        self._bar.total, self._bar.n = most or None, n_done
+        self._bar.set_description_str(f"{self._stage:8}")

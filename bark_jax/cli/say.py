@@ -128,6 +128,10 @@ def command(
     tell(_introduction(options["model"], seed))
 
     is_one = not is_long and bool("best_of" in how or save["save_voice"] or save["save_tokens"])
+    if is_quiet:
+        from huggingface_hub.utils import disable_progress_bars
+
+        disable_progress_bars()
     bark = open_bark(text, settings, how=how, is_long=is_long or is_streamed, is_one=is_one, **options)
     if not (is_long or is_streamed or is_one or bark.processor.holds(text)):
         is_long = True
@@ -139,7 +143,7 @@ def command(
     speak = bark.generate_long if is_long else bark.generate
     started = time.perf_counter()
     with Progress(is_quiet=is_quiet) as progress:
-        clip = speak(text, on_stage=progress, **ask)
+        clip = speak(text, on_stage=progress, on_progress=progress.on_progress, **ask)
     took_s = time.perf_counter() - started
     with contextlib.ExitStack() as names:
         if output == DEFAULT_OUTPUT and not is_named:

@@ -17,6 +17,7 @@ Source: suno-ai/bark, bark/generation.py, `generate_coarse`.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -116,6 +117,23 @@ def generate_coarse(
     """Generates the windows that the longest row needs."""
     state = start(model, prompt, spaces=spaces)
     state = run_windows(model, prompt, sampling, state, _room(prompt, spaces), spaces=spaces)
+    return read_codes(prompt, state, spaces=spaces)
+
+
+def generate_in_parts(
+    model: BarkCoarseModel,
+    prompt: CoarsePrompt,
+    sampling: Sampling,
+    on_part: Callable[[int], None],
+    *,
+    spaces: TokenSpaces,
+) -> CoarseCodes:
+    """What `generate_coarse` gives, bit for bit; `on_part` is called after each window with how many are done."""
+    state = start(model, prompt, spaces=spaces)
+    for n_done in range(1, int(np.max(spaces.n_windows(prompt.n_frames_B))) + 1):
+        state = run_windows(model, prompt, sampling, state, 1, spaces=spaces)
+        jax.block_until_ready(state.window_B)
+        on_part(n_done)
     return read_codes(prompt, state, spaces=spaces)
 
 

@@ -5,7 +5,7 @@ Source: suno-ai/bark, bark/generation.py, `generate_text_semantic`.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,8 @@ from bark_jax.tokens import TokenSpaces
 # Steps between two looks at whether all rows have ended. A look makes a GPU wait for the host; a row that has ended
 # costs up to so many steps more.
 STEPS_PER_LOOK = 8
+# Steps of a part, where somebody watches: 0.64 s of Bark's audio.
+PART_STEPS = 4 * STEPS_PER_LOOK
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +105,26 @@ def generate_semantic(
     """
     state = start(model, prompt, spaces=spaces)
     return run_steps(model, prompt, sampling, state, spaces.max_semantic, spaces=spaces).output
+
+
+def generate_in_parts(
+    model: BarkSemanticModel,
+    prompt: SemanticPrompt,
+    sampling: Sampling,
+    on_part: Callable[[int], None],
+    *,
+    spaces: TokenSpaces,
+) -> SemanticTokens:
+    """What `generate_semantic` gives, bit for bit, in programs of PART_STEPS tokens a row.
+
+    Args:
+      on_part: called after each part with how many tokens the longest row has.
+    """
+    state = start(model, prompt, spaces=spaces)
+    while not jax.device_get(state.done_B).all():
+        state = run_steps(model, prompt, sampling, state, PART_STEPS, spaces=spaces)
+        on_part(int(jax.device_get(state.output.length_B).max()))
+    return state.output
 
 
 @functools.partial(jax.jit, static_argnames="spaces")
