@@ -1,5 +1,6 @@
 """The recipe of the built-in voice: its texts, its semantic tokens, how it listens, and the way at toy amounts."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -12,9 +13,10 @@ pytest.importorskip("orbax.checkpoint")
 
 from click.testing import CliRunner
 
+from bark_jax.config import BarkGenerationConfig
 from bark_jax.errors import InputError, UnsupportedError
 from bark_jax.pipeline import Bark
-from bark_jax.training.recipes.tiny_voice import measure, speech, texts
+from bark_jax.training.recipes.tiny_voice import choose, measure, speech, texts
 from bark_jax.training.recipes.tiny_voice.__main__ import main
 from bark_jax.training.recipes.tiny_voice.listen import edit_distance, listen, word_error
 from bark_jax.training.recipes.tiny_voice.model import CHARACTERS, MAX_SEMANTIC, N_TEXT
@@ -86,11 +88,44 @@ def test_the_model_has_room_for_every_text_and_reads_figures_as_words():
     np.testing.assert_array_equal(*read)
 
 
+@pytest.mark.parametrize("kind", measure.KINDS)
+def test_settings_are_chosen_by_texts_that_are_neither_learnt_nor_measured(kind):
+    chosen = choose.choosing_texts(kind, 24)
+    assert len(set(chosen)) == 24 and all(map(texts.is_held_out, chosen))
+    assert not set(chosen) & set(texts.draw(kind, 60, seed=measure.TEXTS_SEED, held_out=True))
+
+
+def test_the_best_settings_of_the_grid_are_written_into_the_model(built_in, tmp_path, monkeypatch):
+    """Greedy tokens are listened to, and never chosen."""
+    wanted = {"semantic_temperature": 0.3, "coarse_temperature": 0.1, "fine_temperature": 0.1}
+
+    def listened(bark, settings, n_texts, *, seed):
+        off = sum(abs(settings.get(name, 0.5) - value) for name, value in wanted.items())
+        error = 0.0 if settings == choose.GREEDY else 0.1 + off
+        return choose.Choice(settings, {"digits": error, "sentences": error})
+
+    monkeypatch.setattr(choose, "listened", listened)
+    folder = shutil.copytree(built_in, tmp_path / "model")
+    lines = choose.choose_for(str(folder), n_texts=2).splitlines()
+    assert len(lines) == 2 + 1 + 9 + 3 and lines[2].startswith("| greedy | greedy | greedy | 0.0 |")
+    config, before = (BarkGenerationConfig.from_pretrained(each) for each in (folder, built_in))
+    found = [
+        config[part].temperature for part in ("semantic_config", "coarse_acoustics_config", "fine_acoustics_config")
+    ]
+    assert found == list(wanted.values())
+    assert dataclasses.replace(config.semantic_config, temperature=before.semantic_config.temperature) == (
+        before.semantic_config
+    )
+    assert config.sentences_per_prompt == before.sentences_per_prompt == 1
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not (shutil.which("flite") or shutil.which("apt-get")), reason="flite cannot be had here")
 def test_the_recipe_goes_all_the_way_from_nothing_and_on_from_there(tmp_path):
     def run(work, *args):
-        return CliRunner().invoke(main, [str(tmp_path / work), "--amount", "smoke", "--texts", "2", *args])
+        return CliRunner().invoke(
+            main, [str(tmp_path / work), "--amount", "smoke", "--texts", "2", "--no-choose", *args]
+        )
 
     result = run("first")
     assert result.exit_code == 0, result.output

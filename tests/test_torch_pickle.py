@@ -374,6 +374,20 @@ def test_a_record_without_a_checksum_is_read_as_it_is(path, without):
     assert (read_torch(path).read() != VALUES).sum() == 1
 
 
+@pytest.mark.parametrize(
+    ("root", "written", "name"),
+    [
+        ("m\N{LATIN SMALL LETTER U WITH DIAERESIS}n", None, None),  # in UTF-8, and flagged so
+        ("mxn", b"mxn/", b"m\x81n/"),  # the same name in code page 437, as a zip without the flag has it
+    ],
+)
+def test_records_are_named_in_utf_8_or_code_page_437(path, root, written, name):
+    data = write_zip(path, members_of(tensor(), root=root)).read_bytes()
+    if written is not None:
+        path.write_bytes(data.replace(written, name))
+    np.testing.assert_array_equal(read_torch(path).read(), VALUES)
+
+
 def test_a_checksum_that_is_missing_in_the_directory_alone_is_taken_from_beside_the_bytes(path):
     data = without_crc(write_zip(path, members_of(tensor())).read_bytes(), own=False)
     path.write_bytes(data)

@@ -1,4 +1,4 @@
-"""The built-in voice, from nothing to what ships, by one command: data, training, writing, listening.
+"""The built-in voice, from nothing to what ships, by one command: data, training, sampling, writing, listening.
 
     python -m bark_jax.training.recipes.tiny_voice WORK
 
@@ -15,12 +15,15 @@ import jax
 from bark_jax.errors import BarkError
 from bark_jax.pipeline import Bark
 from bark_jax.training.dataset import Dataset
+from bark_jax.training.recipes.tiny_voice import choose as choosing
 from bark_jax.training.recipes.tiny_voice import measure as measuring
 from bark_jax.training.recipes.tiny_voice import texts
 from bark_jax.training.recipes.tiny_voice.amounts import AMOUNTS
 from bark_jax.training.recipes.tiny_voice.pictures import plot_samples
 from bark_jax.training.recipes.tiny_voice.speech import Flite
 from bark_jax.training.recipes.tiny_voice.train import choose_voices, train, write_model
+
+CHOOSING_TEXTS = 24  # at most, a kind
 
 
 @click.command()
@@ -30,7 +33,21 @@ from bark_jax.training.recipes.tiny_voice.train import choose_voices, train, wri
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True)
 @click.option("--texts", "n_texts", type=click.IntRange(1), default=60, show_default=True, help="To listen to, a kind.")
 @click.option("--measure", "only_measure", metavar="MODEL", help="Train nothing; listen to a model that is there.")
-def main(work: Path, amount: str, start: Path | None, seed: int, n_texts: int, only_measure: str | None) -> None:
+@click.option(
+    "--choose/--no-choose",
+    "is_chosen",
+    default=None,
+    help="Choose temperatures by a grid and write them into the model  [default: for one that is trained].",
+)
+def main(
+    work: Path,
+    amount: str,
+    start: Path | None,
+    seed: int,
+    n_texts: int,
+    only_measure: str | None,
+    is_chosen: bool | None,
+) -> None:
     """Trains the built-in voice in WORK: the model, how well it is understood (report.json), samples (samples.png).
 
     full trains from nothing and wants an accelerator; adapt goes on from a model that speaks; smoke goes all the way in
@@ -43,7 +60,10 @@ def main(work: Path, amount: str, start: Path | None, seed: int, n_texts: int, o
             model = train(work, AMOUNTS[amount], seed=seed, start=start)
             write_model(model, choose_voices(Dataset.open(work / "codes")), work / "model")
         trained_s = time.perf_counter() - started
-        bark = Bark.from_pretrained(str(work / "model") if only_measure is None else only_measure)
+        folder = str(work / "model") if only_measure is None else only_measure
+        if is_chosen or (is_chosen is None and only_measure is None):
+            click.echo(choosing.choose_for(folder, n_texts=min(n_texts, CHOOSING_TEXTS)))
+        bark = Bark.from_pretrained(folder)
         measures = [
             measuring.measure(bark, kind, n_texts=n_texts, seeds=range(3), voice=voice)
             for voice in (None, *bark.voices())

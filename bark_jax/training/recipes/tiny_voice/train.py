@@ -68,7 +68,13 @@ def random_model(seed: int) -> BarkModel:
 
 def make_processor(voices: tuple[Voice, ...] = ()) -> BarkProcessor:
     spaces = TokenSpaces.from_config(GENERATION_CONFIG)
-    return BarkProcessor(make_tokenizer(), VoiceLibrary.of(voices), spaces=spaces, words=texts.vocabulary())
+    return BarkProcessor(
+        make_tokenizer(),
+        VoiceLibrary.of(voices),
+        spaces=spaces,
+        words=texts.vocabulary(),
+        max_sentences=GENERATION_CONFIG.sentences_per_prompt,
+    )
 
 
 def choose_voices(data: Dataset) -> tuple[Voice, ...]:
