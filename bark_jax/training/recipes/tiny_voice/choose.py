@@ -1,0 +1,111 @@
+"""Which sampling the voice speaks best with: a grid of temperatures, on texts that are neither trained on nor measured.
+
+A temperature near 0 repeats itself, a high one mumbles. All of the grid draws, so that seeds differ; greedy tokens are
+listened to beside it, as what drawing costs.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from bark_jax.config import GENERATION_CONFIG_FILE, BarkGenerationConfig, read_config, save_json
+from bark_jax.pipeline import Bark
+from bark_jax.pretrained import find_model
+from bark_jax.training.recipes.tiny_voice import measure as measuring
+from bark_jax.training.recipes.tiny_voice import texts
+from bark_jax.training.recipes.tiny_voice.listen import Hearing, listen
+
+TEXTS_SEED = 8_000  # of the texts to choose by
+MEASURED = 60  # texts a kind, those that the recipe listens to, which are left out; some 110 sentences are held out
+CAUSAL = (0.1, 0.3, 0.6)  # of the semantic and the coarse stage
+FINE = (0.1, 0.3, 0.5)
+GREEDY = {"do_sample": False}
+
+
+class Choice(NamedTuple):
+    """Settings of `Bark.generate`, and word error rates with them over all texts and voices."""
+
+    settings: dict[str, Any]
+    by_kind: dict[str, float]
+
+    @property
+    def word_error(self) -> float:
+        """Kinds of text count alike."""
+        return sum(self.by_kind.values()) / len(self.by_kind)
+
+
+def choose(bark: Bark, n_texts: int, *, seed: int = 0) -> tuple[Choice, list[Choice]]:
+    """The best settings, and all that were listened to, greedy ones first.
+
+    The causal stages' temperatures are chosen together, beside the fine stage's as it is, then the fine stage's.
+    """
+    heard = [listened(bark, GREEDY, n_texts, seed=seed)]
+    heard += [listened(bark, settings, n_texts, seed=seed) for settings in causal_grid()]
+    best = _best(heard[1:])
+    heard += [listened(bark, best.settings | {"fine_temperature": value}, n_texts, seed=seed) for value in FINE]
+    return _best(heard[1:]), heard
+
+
+def causal_grid() -> Iterator[dict[str, float]]:
+    for semantic, coarse in itertools.product(CAUSAL, CAUSAL):
+        yield {"semantic_temperature": semantic, "coarse_temperature": coarse}
+
+
+def _best(choices: Sequence[Choice]) -> Choice:
+    """Of equal ones the last, which draws the most freely."""
+    return min(reversed(choices), key=lambda choice: choice.word_error)
+
+
+def choosing_texts(kind: str, n_texts: int) -> list[str]:
+    """Held out of training, and none that `measure` listens to."""
+    measured = set(texts.draw(kind, MEASURED, seed=measuring.TEXTS_SEED, held_out=True))
+    drawn = texts.draw(kind, n_texts + MEASURED, seed=TEXTS_SEED, held_out=True)
+    return [text for text in drawn if text not in measured][:n_texts]
+
+
+def listened(bark: Bark, settings: dict[str, Any], n_texts: int, *, seed: int) -> Choice:
+    """Every text in every voice, and without one."""
+    by_kind = {}
+    for kind in measuring.KINDS:
+        chosen = choosing_texts(kind, n_texts)
+        hearings = [_hearing(bark, kind, chosen, voice, settings, seed) for voice in (None, *bark.voices())]
+        by_kind[kind] = sum(hearing.word_error for hearing in hearings) / len(hearings)
+    return Choice(settings, by_kind)
+
+
+def _hearing(
+    bark: Bark, kind: str, chosen: list[str], voice: str | None, settings: dict[str, Any], seed: int
+) -> Hearing:
+    clips = measuring.speak(bark, chosen, seed=seed, voice=voice, **settings)
+    return listen(kind, chosen, [clip.samples for clip in clips], bark.sample_rate)
+
+
+def choose_for(folder: str, *, n_texts: int) -> str:
+    """Writes the best settings into a model's folder; returns the table of all."""
+    best, heard = choose(Bark.from_pretrained(folder), n_texts)
+    path = find_model(folder) / GENERATION_CONFIG_FILE
+    save_json(with_choice(read_config(path, BarkGenerationConfig), best), path)
+    return table(heard)
+
+
+def with_choice(config: BarkGenerationConfig, choice: Choice) -> BarkGenerationConfig:
+    """The model's settings with the chosen ones in place of its own."""
+    stages = {"semantic": "semantic_config", "coarse": "coarse_acoustics_config", "fine": "fine_acoustics_config"}
+    parts = {
+        field: dataclasses.replace(getattr(config, field), temperature=choice.settings[f"{stage}_temperature"])
+        for stage, field in stages.items()
+        if f"{stage}_temperature" in choice.settings
+    }
+    return dataclasses.replace(config, **parts)
+
+
+def table(choices: Sequence[Choice]) -> str:
+    """In Markdown."""
+    lines = ["| semantic | coarse | fine | word error %: digits | sentences | both |", "|---|---|---|---|---|---|"]
+    for choice in choices:
+        chosen = [choice.settings.get(f"{stage}_temperature") for stage in ("semantic", "coarse", "fine")]
+        shown = ["greedy"] * 3 if choice.settings == GREEDY else [str(value or "") for value in chosen]
+        errors = [*choice.by_kind.values(), choice.word_error]
+        lines.append(f"| {' | '.join(shown)} | {' | '.join(f'{100 * error:.1f}' for error in errors)} |")
+    return "\n".join(lines)
