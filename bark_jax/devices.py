@@ -1,4 +1,4 @@
-"""Devices that have too little memory for a stage, or fail while it runs."""
+"""The default device: its platform, and what is told where it has too little memory for a stage or fails in it."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,6 +8,27 @@ import jax
 
 from bark_jax.errors import DeviceError
 from bark_jax.forks import check_process
+
+
+def default_device() -> jax.Device:
+    """Where JAX computes what says nothing of a device: what `jax.default_device` has chosen, else this process's first."""
+    chosen = jax.config.jax_default_device
+    if chosen is None or isinstance(chosen, str):
+        return jax.local_devices(backend=chosen)[0]
+    return chosen
+
+
+def backend() -> str:
+    """The platform of the default device, "cpu", "gpu" or "tpu".
+
+    `jax.default_backend` names that of the machine's first device, whatever `jax.default_device` has chosen.
+    """
+    return jax.default_backend() if jax.config.jax_default_device is None else default_device().platform
+
+
+def is_beside_accelerator() -> bool:
+    """Whether the default device is the CPU of a machine whose accelerator JAX would use otherwise."""
+    return backend() == "cpu" != jax.default_backend()
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import numpy as np
 from bark_jax import pretrained
 from bark_jax.by_value import ByValue
 from bark_jax.config import BarkConfig, BarkGenerationConfig
-from bark_jax.devices import told_with_stage
+from bark_jax.devices import default_device, told_with_stage
 from bark_jax.errors import BarkError, InputError, VoiceNotFoundError
 from bark_jax.forks import check_process
 from bark_jax.hub import Source, shown
@@ -144,10 +144,10 @@ class BarkModel:
         """Keeps the networks in host memory and each on the accelerator only while its stage runs.
 
         The results stay the same; a call takes longer by the time that the weights take to travel. `accelerator` is
-        where the stages run, this process's first device if None.
+        where the stages run, the default device if None.
         """
         check_process()
-        accelerator = jax.local_devices()[0] if accelerator is None else accelerator
+        accelerator = default_device() if accelerator is None else accelerator
         if not isinstance(accelerator, jax.Device) or accelerator.process_index != jax.process_index():
             raise InputError(
                 f"accelerator is {shown(accelerator)}, expected a device of this process: jax.local_devices()[0]"

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -28,6 +27,7 @@ from bark_jax.config import (
     read_json,
     save_json,
 )
+from bark_jax.devices import backend
 from bark_jax.errors import InputError, ModelNotFoundError, OutputError, UnsupportedError
 from bark_jax.folders import remove_abandoned, whole_folder
 from bark_jax.forks import check_process
@@ -208,7 +208,7 @@ def load_networks(
     dtype = parse_dtype(read_manifest(folder).dtype) if dtype is None else dtype
     is_int8 = dtype == jnp.int8
     if is_int8:
-        dtype = jnp.dtype("float32" if jax.default_backend() == "cpu" else "bfloat16")
+        dtype = jnp.dtype("float32" if backend() == "cpu" else "bfloat16")
     changes = {} if lora is None else load_lora(lora, base=base_of(folder))
     for name in NETWORKS:  # before the first of them is read, which takes a while
         find_weights(folder, weight_file(name), check_sha256=False)

@@ -71,12 +71,12 @@ def test_attention_on_a_cpu_is_jaxs(T, is_causal, rng):
 def test_a_probe_that_computes_something_else_is_an_obstacle(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(attention, "_probe_cudnn", lambda dtype, head_size: 1 / 0)
-    attention.find_cudnn_obstacle.cache_clear()
+    attention._cudnn_failure.cache_clear()
     try:
         assert "ZeroDivisionError" in attention.find_cudnn_obstacle("bfloat16", 64)
         assert resolve("auto", jnp.bfloat16, 64) == ("xla", "xla")
     finally:
-        attention.find_cudnn_obstacle.cache_clear()
+        attention._cudnn_failure.cache_clear()
 
 
 def test_the_probe_runs_while_shapes_are_traced(monkeypatch):
@@ -87,12 +87,12 @@ def test_the_probe_runs_while_shapes_are_traced(monkeypatch):
 
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(attention, "_probe_cudnn", probe)
-    attention.find_cudnn_obstacle.cache_clear()
+    attention._cudnn_failure.cache_clear()
     try:
         nnx.eval_shape(lambda: BarkCausalModel(CONFIG, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)))
         assert attention.find_cudnn_obstacle("bfloat16", 64) is None
     finally:
-        attention.find_cudnn_obstacle.cache_clear()
+        attention._cudnn_failure.cache_clear()
 
 
 @pytest.fixture

@@ -233,9 +233,9 @@ def test_the_coarse_stage_lowers_to_the_kernels_whatever_its_vocabulary(dtype, n
 def a_gpu(monkeypatch):
     """Believed to be there by whatever asks; nothing is compiled for it."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    attention.find_kernel_obstacle.cache_clear()
+    attention._kernel_failure.cache_clear()
     yield monkeypatch
-    attention.find_kernel_obstacle.cache_clear()
+    attention._kernel_failure.cache_clear()
 
 
 def test_the_probe_accepts_kernels_that_work(interpreted, quick_probe):

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from bark_jax import Bark, model
+from bark_jax.devices import backend
 from bark_jax.errors import BarkError, DeviceError
+from bark_jax.models import attention
 from bark_jax.stages import coarse, fine, semantic
 
 STAGES = {
@@ -82,3 +84,29 @@ def test_other_errors_pass(bark, monkeypatch):
     monkeypatch.setattr(semantic, "generate_semantic", lambda *_, **__: np.zeros(0) / np.zeros((1, 2, 3))[0, 5])
     with pytest.raises(IndexError):
         bark.generate("one", seed=0)
+
+
+@pytest.fixture
+def beside_a_gpu(monkeypatch):
+    """A machine whose first device is a GPU that runs every kernel, as JAX and the probes would tell."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(attention, "_cudnn_failure", lambda dtype_name, head_size: None)
+    monkeypatch.setattr(attention, "_kernel_failure", lambda dtype_name, head_size: None)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
+def test_the_cpu_of_a_machine_with_a_gpu_computes_in_half_precision(dtype, toy_folder, request):
+    def samples_of(bark):
+        return bark.generate("one", seed=0, max_new_tokens=20, allow_early_stop=False).samples
+
+    alone = samples_of(Bark.from_pretrained(toy_folder, dtype=dtype))
+    request.getfixturevalue("beside_a_gpu")
+    elsewhere = Bark.from_pretrained(toy_folder, dtype=dtype)  # made for the GPU
+    assert elsewhere.model.semantic.blocks[0].attention.implementations == ("cudnn", "pallas")
+    with jax.default_device(jax.devices("cpu")[0]):
+        assert backend() == "cpu"
+        np.testing.assert_array_equal(samples_of(Bark.from_pretrained(toy_folder, dtype=dtype)), alone)
+        np.testing.assert_array_equal(samples_of(elsewhere), alone)
+    with jax.default_device("cpu"):
+        assert backend() == "cpu"
+    assert backend() == "gpu"

@@ -24,6 +24,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from bark_jax.devices import default_device
 from bark_jax.errors import BarkError, InputError, UnsupportedError
 from bark_jax.forks import check_process
 from bark_jax.model import BarkModel, Row, Utterance, as_semantic_row, coarse_voice, require_finite, sampling_of
@@ -75,13 +76,13 @@ class Engine:
       model: on whose networks; they are copied to the devices.
       n_slots: rows in the semantic stage at once, and as many in the coarse stage; rounded up to a multiple of the
         devices. More of them are faster until the device's arithmetic or memory is full.
-      devices: of this process; its first one alone if None.
+      devices: of this process; the default one alone if None.
     """
 
     @under_own_config
     def __init__(self, model: BarkModel, n_slots: int = N_SLOTS, devices: Sequence[jax.Device] | None = None):
         check_process()
-        devices = list(devices or jax.local_devices()[:1])
+        devices = list(devices or [default_device()])
         if foreign := [device for device in devices if device.process_index != jax.process_index()]:
             raise InputError(f"devices has {foreign[0]}, expected devices of this process: jax.local_devices()")
         if model.is_offloaded:

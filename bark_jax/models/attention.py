@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bark_jax.config import BarkSubModelConfig
+from bark_jax.devices import backend, is_beside_accelerator
 from bark_jax.errors import BarkWarning, InputError, UnsupportedError
 from bark_jax.hub import shown
 from bark_jax.models.linear import make_linear, multiply
@@ -82,10 +83,15 @@ class SelfAttention(nnx.Module):
         D = config.hidden_size
         self.n_heads = config.num_heads
         self.is_causal = is_causal
-        self.implementations = implementations
+        self.implementations = implementations  # where the network was made
         self.sequence_dtype: jnp.dtype | None = None  # that whole sequences are attended in; their own if None
         self.qkv = make_linear(config, D, 3 * D, dtype, rngs)
         self.out = make_linear(config, D, D, dtype, rngs)
+
+    @property
+    def here(self) -> Implementations:
+        """How the default device attends: XLA alone does where that is the CPU beside the accelerator."""
+        return Implementations("xla", "xla") if is_beside_accelerator() else self.implementations
 
     def __call__(self, x_BTD: jax.Array, is_seen_BT: jax.Array | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Attends within `x_BTD`, to the positions that `is_seen_BT` names, or to all.
@@ -96,7 +102,7 @@ class SelfAttention(nnx.Module):
         q_BTNH, k_BTNH, v_BTNH = split_heads(self.qkv(x_BTD), self.n_heads)
         qkv = (x.astype(self.sequence_dtype or x.dtype) for x in (q_BTNH, k_BTNH, v_BTNH))
         if is_seen_BT is None:
-            y_BTNH = attend(*qkv, self.implementations.whole, is_causal=self.is_causal)
+            y_BTNH = attend(*qkv, self.here.whole, is_causal=self.is_causal)
         else:
             y_BTNH = attend_masked(*qkv, is_seen_BT, is_causal=self.is_causal)
         return self.out(y_BTNH.reshape(x_BTD.shape).astype(x_BTD.dtype)), k_BTNH, v_BTNH
@@ -112,9 +118,9 @@ class SelfAttention(nnx.Module):
         XLA would there make a whole cache of half precision float32 at every step, and half precision again.
         """
         B, T, N, H = x_BTNH.shape
-        if self.implementations.step == "cudnn":
+        if self.here.step == "cudnn":
             return jnp.pad(x_BTNH, ((0, 0), (0, n_slots - T), (0, 0), (0, 0)))
-        if self.implementations.step == "xla" and jax.default_backend() == "cpu":
+        if self.here.step == "xla" and backend() == "cpu":
             x_BTNH = x_BTNH.astype(jnp.float32)
         return jnp.pad(x_BTNH.swapaxes(1, 2).reshape(B * N, T, H), ((0, 0), (0, n_slots - T), (0, 0)))
 
@@ -130,7 +136,7 @@ class SelfAttention(nnx.Module):
           The output [R, D], and keys and values with the new position written into slot `length_B` of each row.
         """
         B = len(length_B)
-        step = {"xla": step_xla, "pallas": _step_pallas, "cudnn": _step_cudnn}[self.implementations.step]
+        step = {"xla": step_xla, "pallas": _step_pallas, "cudnn": _step_cudnn}[self.here.step]
         y_BNH, keys, values = step(self.qkv(x_RD)[:B], keys, values, length_B, self.n_heads)
         y_RD = jnp.pad(y_BNH.reshape(B, -1), ((0, len(x_RD) - B), (0, 0)))
         return self.out(y_RD), keys, values
@@ -147,9 +153,9 @@ def attend(q_BTNH: jax.Array, k_BSNH: jax.Array, v_BSNH: jax.Array, implementati
 
     It asks for float16 products with float32 sums, which XLA has on GPUs alone: elsewhere they are made in float32.
     """
-    dtype, backend = q_BTNH.dtype, jax.default_backend()
-    by_head = implementation == "xla" and backend == "cpu"
-    if dtype == jnp.float16 and backend not in GPU_BACKENDS:
+    dtype, platform = q_BTNH.dtype, backend()
+    by_head = implementation == "xla" and platform == "cpu"
+    if dtype == jnp.float16 and platform not in GPU_BACKENDS:
         q_BTNH, k_BSNH, v_BSNH = (x.astype(jnp.float32) for x in (q_BTNH, k_BSNH, v_BSNH))
     if by_head:
         return _attend_by_head(q_BTNH, k_BSNH, v_BSNH, **options).astype(dtype)
@@ -162,7 +168,7 @@ def attend_masked(
 ) -> jax.Array:
     """`attend` to some positions only, by XLA everywhere. A position that sees none gives finite numbers."""
     dtype = q_BTNH.dtype
-    if dtype == jnp.float16 and jax.default_backend() not in GPU_BACKENDS:
+    if dtype == jnp.float16 and backend() not in GPU_BACKENDS:
         q_BTNH, k_BSNH, v_BSNH = (x.astype(jnp.float32) for x in (q_BTNH, k_BSNH, v_BSNH))
     mask_B11S = is_seen_BS[:, None, None, :]
     y_BTNH = jax.nn.dot_product_attention(
@@ -289,13 +295,17 @@ def resolve(name: str, dtype: jnp.dtype, head_size: int) -> Implementations:
     return Implementations(whole, whole if find_kernel_obstacle(dtype_name, head_size) else "pallas")
 
 
-@functools.cache
 def find_kernel_obstacle(dtype_name: str, head_size: int) -> str | None:
     """Why the decoding kernels cannot serve this dtype and head size here; None where a probe worked."""
     if (obstacle := _gpu_obstacle(dtype_name)) is not None:
         return obstacle
     if head_size < 16 or head_size & (head_size - 1):
         return f"they take a power of two of at least 16 as head size, not {head_size}"
+    return _kernel_failure(dtype_name, head_size)
+
+
+@functools.cache
+def _kernel_failure(dtype_name: str, head_size: int) -> str | None:
     from bark_jax.models.kernel_probe import probe
 
     return _failure(probe, jnp.dtype(dtype_name), head_size)
@@ -304,16 +314,20 @@ def find_kernel_obstacle(dtype_name: str, head_size: int) -> str | None:
 def _gpu_obstacle(dtype_name: str) -> str | None:
     if jnp.dtype(dtype_name) not in FUSED_DTYPES:
         return f"it takes float16 or bfloat16, not {dtype_name}"
-    if jax.default_backend() not in ("gpu", "cuda"):
-        return f"it needs an NVIDIA GPU, and JAX's default backend is {jax.default_backend()!r}"
+    if backend() not in ("gpu", "cuda"):
+        return f"it needs an NVIDIA GPU, and JAX's default device is of {backend()!r}"
     return None
 
 
-@functools.cache
 def find_cudnn_obstacle(dtype_name: str, head_size: int) -> str | None:
     """Why cuDNN attention cannot serve this dtype and head size on the default device; None where a probe worked."""
     if (obstacle := _gpu_obstacle(dtype_name)) is not None:
         return obstacle
+    return _cudnn_failure(dtype_name, head_size)
+
+
+@functools.cache
+def _cudnn_failure(dtype_name: str, head_size: int) -> str | None:
     return _failure(_probe_cudnn, jnp.dtype(dtype_name), head_size)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from bark_jax.devices import backend
 from bark_jax.models.attention import KVCache
 from bark_jax.models.gpt import BarkCausalModel
 from bark_jax.models.int8 import is_quantized
@@ -26,13 +27,13 @@ def make_decoder(model: BarkCausalModel, n_rows: int) -> "BarkCausalModel | Kern
     """
     if is_quantized(model):  # its weights lie as they should
         return model
-    step = model.blocks[0].attention.implementations.step
+    step = model.blocks[0].attention.here.step
     if step == "pallas":
         fits = n_rows <= MOST_KERNEL_ROWS and not model.config.bias and model.config.hidden_size % 8 == 0
         return KernelDecoder(transpose_weights(model)) if fits else model
     # Two to eight rows of float32 take a third longer so: XLA hands them to a library that wants [in, out].
     is_faster_so = n_rows == 1 or model.head.param_dtype == jnp.bfloat16
-    fits = step == "xla" and is_faster_so and jax.default_backend() == "cpu"
+    fits = step == "xla" and is_faster_so and backend() == "cpu"
     return transpose_weights(model) if fits else model
 
 

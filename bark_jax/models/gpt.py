@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bark_jax.config import BarkCoarseConfig, BarkSemanticConfig, BarkSubModelConfig
+from bark_jax.devices import backend
 from bark_jax.errors import InputError
 from bark_jax.forks import check_process
 from bark_jax.models.attention import GPU_BACKENDS, KVCache, resolve
@@ -180,7 +181,7 @@ class BarkCausalModel(nnx.Module):
 
 def _matmul_rows(n_rows: int) -> int:
     """Rows that a decoding step carries: with fewer than 8 XLA makes slow loops of matrix products on a GPU."""
-    return max(8, n_rows) if jax.default_backend() in GPU_BACKENDS else n_rows
+    return max(8, n_rows) if backend() in GPU_BACKENDS else n_rows
 
 
 class BarkSemanticModel(BarkCausalModel):

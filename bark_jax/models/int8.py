@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bark_jax.devices import backend
 from bark_jax.models.linear import multiplies_bfloat16, multiply
 
 MOST = 127
@@ -74,12 +75,12 @@ def _scale(x_MK: jax.Array) -> jax.Array:
 
 def sequence_dtype(dtype: jnp.dtype) -> jnp.dtype:
     """Of what whole sequences are multiplied in, where activations have this dtype."""
-    return jnp.dtype(jnp.bfloat16 if jax.default_backend() == "cpu" and multiplies_bfloat16() else dtype)
+    return jnp.dtype(jnp.bfloat16 if backend() == "cpu" and multiplies_bfloat16() else dtype)
 
 
 def _linear(x: jax.Array, weight_NK: jax.Array, scale_N: jax.Array, bias_N: jax.Array | None) -> jax.Array:
     is_step = x.ndim == 2 or x.shape[1] == 1  # not by the number of rows: a row reads alike in any company
-    product = _multiply_in_parts if is_step and jax.default_backend() == "cpu" else _multiply
+    product = _multiply_in_parts if is_step and backend() == "cpu" else _multiply
     y_MN = product(x.reshape(-1, x.shape[-1]), weight_NK) * scale_N[None]
     if bias_N is not None:
         y_MN = y_MN + bias_N.astype(jnp.float32)[None]

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bark_jax.config import BarkSubModelConfig
+from bark_jax.devices import backend
 
 FEWEST_ROWS = 4  # of a bfloat16 product on a CPU; two do, but made a step of one row 8 % slower on an AMD EPYC
 
@@ -97,4 +98,4 @@ def _dot_general(x: jax.Array, kernel: jax.Array, dimension_numbers: Any, **opti
 
 
 def _is_bfloat16_on_cpu(x: jax.Array, weight: jax.Array) -> bool:
-    return jax.default_backend() == "cpu" and x.dtype == weight.dtype == jnp.bfloat16
+    return backend() == "cpu" and x.dtype == weight.dtype == jnp.bfloat16
