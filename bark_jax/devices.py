@@ -11,7 +11,7 @@ from bark_jax.forks import check_process
 
 
 def default_device() -> jax.Device:
-    """Where JAX computes what says nothing of a device: what `jax.default_device` has chosen, else this process's first."""
+    """What `jax.default_device` has chosen, else this process's first device."""
     chosen = jax.config.jax_default_device
     if chosen is None or isinstance(chosen, str):
         return jax.local_devices(backend=chosen)[0]
