@@ -166,7 +166,12 @@ def whole_network(module: nnx.Module, make_module: Callable[[Any], nnx.Module], 
     params = {name: np.asarray(values[path].get_value(), np.float32) for name, path, _ in names}
 
     def assemble(params: Arrays, frozen: None) -> nnx.Module:
-        flat = [(path, variable.replace(jnp.asarray(params[name], dtype))) for name, path, variable in names]
+        flat = [(path, variable.replace(_as_dtype(params[name], dtype))) for name, path, variable in names]
         return nnx.merge(graphdef, nnx.from_flat_state(flat))
 
     return params, assemble
+
+
+def _as_dtype(array: jax.Array | np.ndarray, dtype: Any) -> jax.Array:
+    """On the device in that dtype. The host rounds its own arrays: JAX would compile a program for each shape."""
+    return jax.device_put(array.astype(dtype)) if isinstance(array, np.ndarray) else jnp.asarray(array, dtype)

@@ -21,6 +21,8 @@ MEASURED = 60  # texts a kind, those that the recipe listens to, which are left 
 CAUSAL = (0.1, 0.3, 0.6)  # of the semantic and the coarse stage
 FINE = (0.1, 0.3, 0.5)
 GREEDY = {"do_sample": False}
+N_FINALISTS = 4  # settings that are heard with more seeds
+MORE_SEEDS = (1, 2)
 
 
 class Choice(NamedTuple):
@@ -36,15 +38,26 @@ class Choice(NamedTuple):
 
 
 def choose(bark: Bark, n_texts: int, *, seed: int = 0) -> tuple[Choice, list[Choice]]:
-    """The best settings, and all that were listened to, greedy ones first.
+    """The best settings, and all that were listened to, greedy ones first and the finalists last.
 
-    The causal stages' temperatures are chosen together, beside the fine stage's as it is, then the fine stage's.
+    The causal stages' temperatures are chosen together, beside the fine stage's as it is, then the fine stage's. What
+    one seed says varies by some points, so the best of all are heard with more of them.
     """
     heard = [listened(bark, GREEDY, n_texts, seed=seed)]
     heard += [listened(bark, settings, n_texts, seed=seed) for settings in causal_grid()]
     best = _best(heard[1:])
     heard += [listened(bark, best.settings | {"fine_temperature": value}, n_texts, seed=seed) for value in FINE]
-    return _best(heard[1:]), heard
+    finalists = [
+        mean([choice, *(listened(bark, choice.settings, n_texts, seed=seed + more) for more in MORE_SEEDS)])
+        for choice in sorted(heard[1:], key=lambda choice: choice.word_error)[:N_FINALISTS]
+    ]
+    return _best(finalists), [*heard, *finalists]
+
+
+def mean(choices: Sequence[Choice]) -> Choice:
+    """Of the same settings with other seeds."""
+    by_kind = {kind: sum(each.by_kind[kind] for each in choices) / len(choices) for kind in choices[0].by_kind}
+    return Choice(choices[0].settings, by_kind)
 
 
 def causal_grid() -> Iterator[dict[str, float]]:
