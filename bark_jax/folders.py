@@ -4,6 +4,7 @@ import contextlib
 import errno
 import glob
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -234,6 +235,13 @@ def whole_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
+
+
+def partials_of(path: Path) -> list[Path]:
+    """What killed processes have left of a file that `whole_file` was writing."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.partial")
+    found = path.parent.glob(f".{glob.escape(path.name)}.*.partial")
+    return [each for each in found if pattern.fullmatch(each.name) and (each.is_file() or each.is_symlink())]
 
 
 @contextlib.contextmanager

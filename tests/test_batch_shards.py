@@ -12,7 +12,7 @@ from bark_jax.batch.ids import Shard
 from bark_jax.batch.manifest import read_entries
 from bark_jax.batch.merge import merge_shards
 from bark_jax.batch.rows import read_rows
-from bark_jax.batch.run_folder import open_folder
+from bark_jax.batch.run_folder import locked, open_folder
 from bark_jax.errors import BusyError, CheckpointError, InputError, UnsupportedError
 
 N_SHARDS = 3
@@ -132,6 +132,16 @@ def test_a_shard_that_is_being_written_is_not_merged(rows, tmp_path):
     fill(rows, tmp_path / "out")
     with open_folder(tmp_path / "out" / Shard(1, 3).folder), pytest.raises(BusyError):
         merge_shards(tmp_path / "out")
+
+
+def test_a_folder_that_is_being_written_is_not_merged_into(rows, tmp_path):
+    """Nor are the files of a run without shards there left beside: no folder of audio is made."""
+    fill(rows, tmp_path / "out")
+    with locked(tmp_path / "out", with_audio=False), pytest.raises(BusyError):
+        merge_shards(tmp_path / "out")
+    assert not (tmp_path / "out" / "manifest.jsonl").exists()
+    merge_shards(tmp_path / "out")
+    assert not (tmp_path / "out" / "audio").exists()
 
 
 def test_a_folder_without_shards_is_refused(tmp_path):

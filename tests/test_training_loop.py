@@ -133,6 +133,18 @@ def test_other_settings_are_refused_by_name(whole, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 
 
+def test_what_a_kill_leaves_of_the_settings_does_not_stop_the_next_run(tmp_path):
+    left = tmp_path / ".settings.json.0123abcd.partial"
+    left.write_text("{")
+    (tmp_path / ".settings.json.notes.partial").write_text("dear")
+    with pytest.raises(InputError, match=r"holds no run"):  # the other file is somebody's
+        run(tmp_path)
+    assert left.exists()
+    (tmp_path / ".settings.json.notes.partial").unlink()
+    run(tmp_path)
+    assert not left.exists() and (tmp_path / "settings.json").is_file()
+
+
 def test_a_damaged_checkpoint_is_named(tmp_path):
     run(tmp_path / "run")
     for path in (tmp_path / "run" / "checkpoints" / "8").rglob("*"):

@@ -12,7 +12,7 @@ from bark_jax.batch.files import is_there
 from bark_jax.batch.ids import Shard
 from bark_jax.batch.manifest import MANIFEST_FILE, Entry, read_entries, to_line
 from bark_jax.batch.parquet import read_digests
-from bark_jax.batch.run_folder import RUN_FILE, differences, open_folder, read_run
+from bark_jax.batch.run_folder import RUN_FILE, differences, locked, open_folder, read_run
 from bark_jax.errors import FaultsError, InputError
 from bark_jax.folders import read_regular, sync, told_as_output_error, whole_file, write_whole
 from bark_jax.hub import is_inner_path, shown
@@ -49,7 +49,7 @@ def merge_shards(out: str | os.PathLike, *, verify: bool = False) -> Merged:
 
     Raises:
       FaultsError: something of that does not hold; all of it is told. Nothing is written then.
-      BusyError: a shard is still being written.
+      BusyError: a shard is still being written, or another process writes OUT.
     """
     folder = Path(out)
     parts = _find_parts(folder)
@@ -62,7 +62,7 @@ def merge_shards(out: str | os.PathLike, *, verify: bool = False) -> Merged:
         rest = [f"and {len(faults) - SHOWN_FAULTS:,} more"] if len(faults) > SHOWN_FAULTS else []
         told = "\n  ".join([*faults[:SHOWN_FAULTS], *rest])
         raise FaultsError(f"the shards in {folder} cannot be merged:\n  {told}")
-    with told_as_output_error(folder):
+    with told_as_output_error(folder), locked(folder, with_audio=False):
         return _join(folder, parts)
 
 

@@ -64,15 +64,31 @@ def open_folder(path: str | os.PathLike) -> Iterator[Path]:
         raise InputError(
             f"{folder / AUDIO_FOLDER} is a link, expected a folder or nothing; make OUT itself a link, or remove it"
         )
+    with locked(folder):
+        yield folder
+
+
+@contextlib.contextmanager
+def locked(folder: Path, *, with_audio: bool = True) -> Iterator[None]:
+    """Holds a folder's lock while the block runs, and clears away what a killed process left half-written.
+
+    Args:
+      with_audio: make the folder, and that of its audio files, where they are missing.
+
+    Raises:
+      BusyError: another process holds it.
+      OutputError: it cannot be made, or takes no files.
+    """
     try:
-        (folder / AUDIO_FOLDER).mkdir(parents=True, exist_ok=True)
+        if with_audio:
+            (folder / AUDIO_FOLDER).mkdir(parents=True, exist_ok=True)
         descriptor = open_regular(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise OutputError(f"the folder {folder} cannot be written to ({error.strerror}); give another OUT") from error
     try:
         _lock(descriptor, folder)
         _clear_partial(folder)
-        yield folder
+        yield
     finally:
         os.close(descriptor)
 
