@@ -34,10 +34,11 @@ def bark(built_in):
 
 @pytest.mark.slow
 def test_a_recogniser_understands_it(bark):
+    """Of several draws: one of them may well be mumbled."""
     said = ["one two three", "the weather is beautiful today."]
-    clips = speak(bark, said, seed=0)
-    for kind, text, clip in zip(KINDS, said, clips, strict=True):
-        found = listen(kind, [text], [clip.samples], bark.sample_rate)
+    takes = [speak(bark, said, seed=seed) for seed in range(5)]
+    for kind, text, clips in zip(KINDS, said, zip(*takes, strict=True), strict=True):
+        found = listen(kind, [text] * len(clips), [clip.samples for clip in clips], bark.sample_rate)
         assert found.word_error <= 0.4, found.heard
 
 
@@ -45,7 +46,7 @@ def test_a_recogniser_understands_it(bark):
 @pytest.mark.parametrize("voice", [None, "slt", SECOND_VOICE])
 @pytest.mark.parametrize("kind", KINDS)
 def test_texts_that_were_held_out_are_understood_and_the_controls_are_not(bark, kind, voice):
-    found = measure(bark, kind, n_texts=24, seeds=(0,), voice=voice)
+    found = measure(bark, kind, n_texts=16, seeds=(0,), voice=voice)
     assert found.median <= (WORD_ERROR if voice is None else VOICED_WORD_ERROR)[kind]
     assert min(found.other_text, found.noise) >= CONTROLS
 
