@@ -12,7 +12,6 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
-from bad_inputs.harness import refused
 
 from bark_jax import Bark
 from bark_jax.clip import EmptyClipWarning
@@ -123,7 +122,7 @@ def varied_call(bark, dice, voices):
     settings |= dice.choice([{}, {"top_k": dice.randrange(1, 50)}, {"top_p": dice.uniform(0.1, 1)}, {"min_eos_p": 0.3}])
     kind = dice.random()
     if kind < 0.1:
-        with refused(InputError, "nothing to speak"):
+        with pytest.raises(InputError, match="nothing to speak"):  # `refused` would forget what is compiled
             bark.generate(" ", seed=0)
     elif kind < 0.2:
         list(bark.stream(text, **settings))
