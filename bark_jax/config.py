@@ -60,6 +60,8 @@ class JsonConfig:
     old_names: ClassVar[Mapping[str, str]] = {}
 
     def __post_init__(self):
+        for name, value in self._as_dict().items():
+            object.__setattr__(self, name, _frozen(value))
         check_types(self)
         self.check()
 
@@ -108,7 +110,7 @@ class JsonConfig:
             raise ConfigError(f"{cls.__name__}: model_type is {shown(named_type)}, expected {cls.model_type!r}")
         current_names = cls._with_current_names(values)
         known = {field.name for field in dataclasses.fields(cls) if field.init}
-        return cls(**{name: _frozen(value) for name, value in current_names.items() if name in known})
+        return cls(**{name: value for name, value in current_names.items() if name in known})
 
     @classmethod
     def _with_current_names(cls, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,11 +135,13 @@ class JsonConfig:
         token: str | bool | None = None,
         cache_dir: str | os.PathLike | None = None,
         local_files_only: bool = False,
+        subfolder: str = "",
     ) -> Self:
         """The config of a model's folder or Hub repository; that of one network also from a whole Bark's.
 
         Args:
           revision, token, cache_dir, local_files_only: as in huggingface_hub.
+          subfolder: where in the folder or repository the file is.
 
         Raises:
           ModelNotFoundError: no such model, or it has no such file.
@@ -150,9 +154,10 @@ class JsonConfig:
             cache_dir=cache_dir,
             local_files_only=local_files_only,
         )
-        file = source.find(cls.file_name)
+        path = f"{subfolder}/{cls.file_name}" if subfolder else cls.file_name
+        file = source.find(path)
         if file is None:
-            raise ModelNotFoundError(f"{source.name} has no {cls.file_name}")
+            raise ModelNotFoundError(f"{source.name} has no {path}")
         values = read_json(file)
         whole = BarkGenerationConfig if cls.file_name == GENERATION_CONFIG_FILE else BarkConfig
         part = next((name for name, part_class in whole._parts.items() if part_class is cls), None)

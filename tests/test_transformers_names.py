@@ -87,6 +87,22 @@ def test_a_config_comes_back_from_its_file(config, tmp_path):
     assert type(config).from_pretrained(tmp_path / "folder") == config
 
 
+def test_a_config_takes_lists_as_transformers_does():
+    ours = bark_jax.EncodecConfig(upsampling_ratios=[8, 4], target_bandwidths=[7.5, 15.0])
+    assert ours == bark_jax.EncodecConfig(upsampling_ratios=(8, 4), target_bandwidths=(7.5, 15.0))
+    assert hash(ours) and ours.hop_length == 32
+
+
+def test_a_config_is_read_from_a_subfolder(tmp_path):
+    config = BarkSemanticConfig(hidden_size=48)
+    config.save_pretrained(tmp_path / "inner")
+    assert BarkSemanticConfig.from_pretrained(tmp_path, subfolder="inner") == config
+    with pytest.raises(bark_jax.ModelNotFoundError, match=r"has no other/config\.json"):
+        BarkSemanticConfig.from_pretrained(tmp_path, subfolder="other")
+    with pytest.raises(InputError, match="is no path below"):
+        BarkSemanticConfig.from_pretrained(tmp_path / "inner", subfolder="..")
+
+
 def test_the_config_of_a_network_is_read_from_the_whole_models(toy_folder, tmp_path):
     config = bark_jax.BarkConfig.from_pretrained(toy_folder)
     assert BarkCoarseConfig.from_pretrained(toy_folder) == config.coarse_acoustics_config
