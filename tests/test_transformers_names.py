@@ -155,6 +155,11 @@ def test_a_network_is_made_of_its_config_alone(network_class, config_class):
     assert network.get_input_embeddings() is not None
 
 
+def test_a_codec_is_made_of_its_config_alone():
+    config = bark_jax.EncodecConfig(num_filters=4)
+    assert nnx.eval_shape(lambda: bark_jax.EncodecModel(config=config)).config == config
+
+
 @jax.jit
 def masked_logits(network, ids, mask):
     return network(ids, attention_mask=mask)
@@ -321,6 +326,17 @@ def test_arguments_without_an_effect_are_ignored(toy_folder):
 def test_arguments_that_would_be_missed_are_refused_by_name(load, arguments, message, toy_folder):
     with pytest.raises(InputError, match=message):
         load(toy_folder, **arguments)
+
+
+def test_a_codec_is_loaded_with_transformers_keywords(toy_folder):
+    load_codec = bark_jax.EncodecModel.from_pretrained
+    nothing = dict(token="hf_secret", cache_dir="nowhere", local_files_only=True, low_cpu_mem_usage=True)
+    codec = load_codec(pretrained_model_name_or_path=toy_folder, torch_dtype="torch.float16", **nothing)
+    assert codec.dtype == np.float16 and load_codec(toy_folder, dtype="auto").dtype == np.float32
+    with pytest.raises(InputError, match="takes no device_map"):
+        load_codec(toy_folder, device_map="cuda:1")
+    with pytest.raises(InputError, match="did you mean torch_dtype"):
+        load_codec(toy_folder, torch_dtyp="float16")
 
 
 def test_control_tokens_are_added_as_transformers_adds_them(toy_folder, tmp_path):

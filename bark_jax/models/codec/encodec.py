@@ -18,6 +18,7 @@ from flax import nnx
 from bark_jax.config import EncodecConfig, require
 from bark_jax.errors import InputError, UnsupportedError
 from bark_jax.forks import check_process
+from bark_jax.loading_options import MODEL_IGNORED, MODEL_REFUSED, check_options
 from bark_jax.models.codec.quantizer import Quantizer
 from bark_jax.models.codec.seanet import Decoder, Encoder
 
@@ -50,7 +51,8 @@ class EncodecModel(nnx.Module):
     Parameters and activations have `dtype`; the LSTM's state and the quantiser's distances are float32.
     """
 
-    def __init__(self, config: EncodecConfig, *, dtype: Any = jnp.float32, rngs: nnx.Rngs):
+    def __init__(self, config: EncodecConfig, *, dtype: Any = jnp.float32, rngs: nnx.Rngs | None = None):
+        rngs = nnx.Rngs(0) if rngs is None else rngs
         has_overlap = config.chunk_length_s is None or config.overlap is not None
         require(config, has_overlap, "overlap", "a ratio in [0, 1) where chunk_length_s is given")
         self.config = config
@@ -61,24 +63,46 @@ class EncodecModel(nnx.Module):
 
     @classmethod
     def from_pretrained(
-        cls, name_or_folder: str | os.PathLike, *, dtype: Any = None, revision: str | None = None
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        *,
+        dtype: Any = None,
+        torch_dtype: Any = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+        **options: Any,
     ) -> Self:
         """Loads a codec: a folder, a Hub id such as "facebook/encodec_24khz"; of a whole Bark its codec.
 
         A PyTorch checkpoint is converted on first use and cached by repository and revision.
 
         Args:
-          dtype: "float32", "bfloat16" or "float16"; None keeps what the checkpoint has.
-          revision: a branch, tag or commit of the Hub repository.
+          dtype: "float32", "bfloat16" or "float16", or torch's object of that name; None and "auto" keep what the
+            checkpoint has.
+          torch_dtype, revision, token, cache_dir, local_files_only, force_download, options: as for
+            `BarkModel.from_pretrained`.
 
         Raises:
           ModelNotFoundError: neither here nor to be had, or it has no codec.
           CheckpointError, ConfigError: the files are damaged or are not those of an EnCodec.
-          InputError: a dtype or a name that cannot be.
+          InputError: a dtype or a name that cannot be; an argument that would have no effect here, or is unknown.
         """
         from bark_jax import pretrained  # which loads this class
 
-        return pretrained.load_codec(pretrained.find_model(name_or_folder, revision=revision), dtype=dtype)
+        check_options(options, cls.from_pretrained, MODEL_IGNORED, MODEL_REFUSED)
+        dtype = pretrained.choose_dtype(dtype, torch_dtype)
+        folder = pretrained.find_model(
+            pretrained_model_name_or_path,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            force_download=force_download,
+        )
+        return pretrained.load_codec(folder, dtype=dtype)
 
     def decode(
         self, codes_BQT: jax.Array, lengths_B: jax.Array | None = None, *, scale_B: jax.Array | None = None
