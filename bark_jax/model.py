@@ -140,13 +140,19 @@ class BarkModel:
         pretrained.save_networks(folder, self.config, self.generation_config, networks, overwrite=overwrite)
 
     @under_own_config
-    def enable_cpu_offload(self, accelerator: jax.Device | None = None) -> None:
+    def enable_cpu_offload(self, accelerator: jax.Device | None = None, *, accelerator_id: int | None = None) -> None:
         """Keeps the networks in host memory and each on the accelerator only while its stage runs.
 
         The results stay the same; a call takes longer by the time that the weights take to travel. `accelerator` is
-        where the stages run, the default device if None.
+        where the stages run, the default device if None; transformers' `accelerator_id` is its place in
+        `jax.local_devices()`.
         """
         check_process()
+        if accelerator_id is not None:
+            if accelerator is not None:
+                raise InputError("accelerator and accelerator_id are both given, expected one of them")
+            devices = jax.local_devices()
+            accelerator = devices[check_count("accelerator_id", accelerator_id, 0, len(devices) - 1)]
         accelerator = default_device() if accelerator is None else accelerator
         if not isinstance(accelerator, jax.Device) or accelerator.process_index != jax.process_index():
             raise InputError(
@@ -178,6 +184,17 @@ class BarkModel:
         """True: transformers asks this of every model."""
         return True
 
+    def num_parameters(self) -> int:
+        """How many numbers the networks' weights are; a fine head, which is an embedding table, counts once."""
+        return sum(array.size for array in self._weights())
+
+    def get_memory_footprint(self) -> int:
+        """Bytes of the networks' weights, wherever they lie."""
+        return sum(array.nbytes for array in self._weights())
+
+    def _weights(self) -> list[jax.Array]:
+        return jax.tree.leaves([getattr(self, name) for name in pretrained.NETWORKS])
+
     @property
     def sample_rate(self) -> int:
         """Audio samples a second."""
@@ -187,13 +204,13 @@ class BarkModel:
     def generate(
         self,
         input_ids: Any,
+        history_prompt: Any = None,
+        return_output_lengths: bool | None = None,
         *,
         attention_mask: Any = None,
-        history_prompt: Any = None,
         seed: int | Sequence[int] | None = None,
         key: jax.Array | None = None,
         num_return_sequences: int = 1,
-        return_output_lengths: bool = False,
         **settings: Any,
     ) -> jax.Array | tuple[jax.Array, list[int]]:
         """Generates audio from tokenizer ids, with the arguments of transformers' `BarkModel.generate`.
@@ -202,15 +219,15 @@ class BarkModel:
 
         Args:
           input_ids: tokenizer ids [B, T], as `BarkProcessor` gives them.
-          attention_mask: [B, T] of 0 and 1; without it every id is text.
           history_prompt: a voice for all rows, or a list of one or None a row: a Voice, a dict of the three arrays, a
             .npz file, or the name of a voice of the folder or repository that the model was loaded from.
+          return_output_lengths: also give each row's number of audio samples.
+          attention_mask: [B, T] of 0 and 1; without it every id is text.
           seed: an int for all rows, or one a row. A row's draws depend on its seed alone, so rows of equal text, voice
             and seed are equal. None draws one a row.
           key: instead of seed, one JAX key, or an array of one a row.
           num_return_sequences: audio for each row so many times, one after the other; the first with the row's seed,
             the others with seeds derived from it (`bark_jax.seeds`).
-          return_output_lengths: also give each row's number of audio samples.
           settings: see `settings.resolve_settings`.
 
         Returns:
@@ -224,7 +241,7 @@ class BarkModel:
         B = len(ids_BT)
         n_each = check_count("num_return_sequences", num_return_sequences)
         check_rows(B * n_each)
-        check_flag("return_output_lengths", return_output_lengths)
+        wants_lengths = return_output_lengths is not None and check_flag("return_output_lengths", return_output_lengths)
         texts = [text_tokens(ids_T, mask_T, self.spaces) for ids_T, mask_T in zip(ids_BT, mask_BT, strict=True)]
         voices = self._check_voices(history_prompt, B)
         keys = row_keys(seed, key, B)
@@ -237,7 +254,7 @@ class BarkModel:
         utterances = self.generate_rows(rows)
         lengths = [len(utterance.samples) for utterance in utterances]
         audio = jnp.asarray(pad_audio([utterance.samples for utterance in utterances], max(lengths)))
-        return (audio, lengths) if return_output_lengths else audio
+        return (audio, lengths) if wants_lengths else audio
 
     @under_own_config
     def codec_decode(self, fine_output: Any, output_lengths: Any = None) -> jax.Array | list[jax.Array]:

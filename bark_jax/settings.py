@@ -333,7 +333,7 @@ _IDLE: Mapping[str, tuple[Any, ...]] = {
     "num_beam_groups": (1,),
     "penalty_alpha": (0.0,),
     "repetition_penalty": (1.0,),
-    "cache_implementation": (),
+    "cache_implementation": ("static",),
     "use_cache": (True,),
     "max_length": (),
     "return_dict_in_generate": (False,),
@@ -354,7 +354,7 @@ def _is_idle(name: str, value: Any, config: BarkGenerationConfig) -> bool:
     """Whether it is a setting of transformers at a value that does nothing, such as the end token that pads anyway."""
     end = config.semantic_config.eos_token_id
     values = (_IDLE | {"pad_token_id": (end,), "eos_token_id": (end,)}).get(_without_prefix(name))
-    if values is None or not (value is None or isinstance(value, (bool, int, float))):
+    if values is None or not (value is None or isinstance(value, (bool, int, float, str))):
         return False
     return value is None or value in values
 

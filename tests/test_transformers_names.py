@@ -339,6 +339,23 @@ def test_a_codec_is_loaded_with_transformers_keywords(toy_folder):
         load_codec(toy_folder, torch_dtyp="float16")
 
 
+def test_a_model_tells_its_size(toy_model):
+    n_embedding = toy_model.semantic.token_embedding.embedding.size
+    assert n_embedding < toy_model.num_parameters() < toy_model.num_parameters() * 4 == toy_model.get_memory_footprint()
+
+
+def test_networks_are_offloaded_from_a_device_by_its_number(toy_model):
+    model = dataclasses.replace(toy_model)
+    for wrong in (-1, len(jax.local_devices()), True, "cuda"):
+        with pytest.raises(InputError, match=r"accelerator_id is .*expected an integer from 0"):
+            model.enable_cpu_offload(accelerator_id=wrong)
+    with pytest.raises(InputError, match="both given"):
+        model.enable_cpu_offload(jax.local_devices()[0], accelerator_id=0)
+    assert not model.is_offloaded
+    model.enable_cpu_offload(accelerator_id=0)
+    assert model.is_offloaded and model.device == jax.local_devices()[0]
+
+
 def test_control_tokens_are_added_as_transformers_adds_them(toy_folder, tmp_path):
     plain = PROCESSOR(toy_folder)
     named = PROCESSOR(toy_folder, bos_token="(BOS)", eos_token="(EOS)", additional_special_tokens=["(s)"])
@@ -396,9 +413,9 @@ def asked(monkeypatch):
 
     monkeypatch.setattr(bark_jax.BarkModel, "generate_rows", generate_rows)
 
-    def ask(model, **arguments):
+    def ask(model, *places, **arguments):
         with pytest.raises(Asked) as caught:
-            model.generate(np.array([[5, 6], [7, 8]]), seed=0, **arguments)
+            model.generate(np.array([[5, 6], [7, 8]]), *places, seed=0, **arguments)
         return caught.value.args[0]
 
     return ask
@@ -417,6 +434,10 @@ def test_a_voice_of_the_models_folder_goes_by_its_name(folder_with_voices, asked
         model.generate([[5, 6]], history_prompt="ana")
 
 
+def test_a_voice_goes_by_its_place_as_well(toy_model, toy_voice, asked):
+    assert [row.voice for row in asked(toy_model, toy_voice, None)] == [toy_voice, toy_voice]
+
+
 def test_a_model_without_a_folder_knows_no_names(toy_model):
     model = dataclasses.replace(toy_model)
     with pytest.raises(bark_jax.VoiceNotFoundError, match="made of its networks, without a folder of voices"):
@@ -427,6 +448,7 @@ def test_a_model_without_a_folder_knows_no_names(toy_model):
 
 def test_settings_at_values_that_do_nothing_are_taken(toy_model, asked):
     nothing = dict(num_beams=1, semantic_num_beams=1, penalty_alpha=None, repetition_penalty=1.0, use_cache=True)
+    nothing |= dict(cache_implementation="static")
     nothing |= dict(pad_token_id=123, semantic_pad_token_id=123, return_dict_in_generate=False, coarse_max_length=None)
     plain, with_nothing = asked(toy_model), asked(toy_model, **nothing)
     assert [row.settings for row in plain] == [row.settings for row in with_nothing]
@@ -440,6 +462,7 @@ def test_settings_at_values_that_do_nothing_are_taken(toy_model, asked):
         ({"num_beams": [1, 1]}, "beam search"),
         ({"penalty_alpha": 0.6}, "contrastive search is not part of Bark"),
         ({"use_cache": False}, "the cache is always on"),
+        ({"cache_implementation": "offloaded"}, "the cache is always static"),
         ({"pad_token_id": 0}, "no setting 'pad_token_id'"),
         ({"return_dict_in_generate": True}, "Bark.generate gives the tokens"),
         ({"logits_processor": [len]}, "compiled as a whole"),

@@ -110,7 +110,7 @@ SETTINGS = [
     ({"num_beams": 0}, "beam search is not part of Bark"),
     ({"use_cache": False}, "the cache is always on"),
     ({"max_length": 20}, "use max_new_tokens or max_seconds"),
-    ({"cache_implementation": "static"}, "the cache is always static"),
+    ({"cache_implementation": "offloaded"}, "the cache is always static"),
     ({"x" * 10_000: 1}, "no setting 'xxx"),
     ({"": 1}, "no setting ''"),
 ]
