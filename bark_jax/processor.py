@@ -287,7 +287,8 @@ class BarkProcessor:
 
     def holds(self, text: str) -> bool:
         """Whether a prompt holds as many sentences as the text has: always, where the model sets no limit."""
-        return self.max_sentences is None or number_sentences(text)[-1][0] < self.max_sentences
+        limit = self.max_sentences
+        return limit is None or all(number < limit for number, _ in number_sentences(text))
 
     def save_pretrained(
         self,
@@ -341,19 +342,18 @@ class BarkProcessor:
 
     def _limit_sentences(self, text: str, what: str, truncation: bool) -> str:
         """The text, or as many sentences of it as the model speaks of one prompt; messages begin with `what`."""
-        if self.holds(text):
+        limit = self.max_sentences
+        if limit is None:
             return text
-        limit, numbered = self.max_sentences, number_sentences(text)
+        numbered = number_sentences(text)
         n_sentences = numbered[-1][0] + 1
+        if n_sentences <= limit:
+            return text
         start = sum(len(sentence) for number, sentence in numbered if number < limit)
-        cut = text[start:]
-        if not truncation:
-            raise InputError(
-                f"{what} has {n_sentences} sentences, of which this model speaks {limit} a prompt: {shown(cut)} would "
-                "be lost. Split the text, use Bark.generate_long (bark-jax say --long), or cut it with truncation=True."
-            )
-        message = f"{what} has {n_sentences} sentences, of which {limit} are read; cut off: "
-        warnings.warn(TextCutWarning(message + shown(cut, SHOWN_CUT_CHARACTERS), cut), stacklevel=4)
+        had = f"{what} has {n_sentences} sentences"
+        _cut_or_refuse(
+            text[start:], had, f"of which this model speaks {limit} a prompt", f"of which {limit} are read", truncation
+        )
         return text[:start]
 
     def _tokenize(self, text: str, what: str) -> "Encoding":
@@ -380,13 +380,8 @@ class BarkProcessor:
         if len(ids) <= max_length:
             return ids
         cut = text[encoding.offsets[max_length][0] :]
-        if not truncation:
-            raise InputError(
-                f"{what} has {len(ids)} tokens, at most {max_length} are read: {shown(cut)} would be lost. Split "
-                "the text, use Bark.generate_long (bark-jax say --long), or cut it with truncation=True."
-            )
-        message = f"{what} has {len(ids)} tokens, of which {max_length} are read; cut off: "
-        warnings.warn(TextCutWarning(message + shown(cut, SHOWN_CUT_CHARACTERS), cut), stacklevel=4)
+        had = f"{what} has {len(ids)} tokens"
+        _cut_or_refuse(cut, had, f"at most {max_length} are read", f"of which {max_length} are read", truncation)
         return ids[:max_length]
 
     def _encode(self, text: str, what: str) -> "Encoding":
@@ -433,6 +428,25 @@ class BarkProcessor:
         if len(voice_preset) != len(text):
             raise InputError(f"voice_preset has {len(voice_preset)} voices for {len(text)} texts; give one a text")
         return [resolve_voice(each, self.library, self.spaces) for each in voice_preset]
+
+
+def _cut_or_refuse(cut: str, had: str, limit: str, kept: str, truncation: bool) -> None:
+    """Warns of the end of a text that is cut off, where that was asked for.
+
+    Args:
+      cut: that end.
+      had, limit, kept: what the text has too much of, and the limit, as the refusal and the warning say it.
+
+    Raises:
+      InputError: it was not asked for.
+    """
+    if not truncation:
+        raise InputError(
+            f"{had}, {limit}: {shown(cut)} would be lost. Split the text, use Bark.generate_long (bark-jax say "
+            "--long), or cut it with truncation=True."
+        )
+    message = f"{had}, {kept}; cut off: {shown(cut, SHOWN_CUT_CHARACTERS)}"
+    warnings.warn(TextCutWarning(message, cut), stacklevel=5)
 
 
 def _only_name(processor_name: Any, model_name: Any) -> Any:
