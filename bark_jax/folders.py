@@ -10,7 +10,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -237,11 +237,19 @@ def whole_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
             raise
 
 
-def partials_of(path: Path) -> list[Path]:
-    """What killed processes have left of a file that `whole_file` was writing."""
-    pattern = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.partial")
-    found = path.parent.glob(f".{glob.escape(path.name)}.*.partial")
-    return [each for each in found if pattern.fullmatch(each.name) and (each.is_file() or each.is_symlink())]
+# As `whole_file` calls a file that is not yet whole.
+_PARTIAL = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.partial", re.DOTALL)
+
+
+def partials_in(folder: Path, names: Collection[str] | None = None) -> list[Path]:
+    """What killed processes have left of files that `whole_file` was writing in a folder: of these names, or of all."""
+    return [
+        path
+        for path in folder.glob(".*.partial")
+        if (match := _PARTIAL.fullmatch(path.name))
+        and (names is None or match["name"] in names)
+        and (path.is_file() or path.is_symlink())
+    ]
 
 
 @contextlib.contextmanager

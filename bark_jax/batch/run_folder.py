@@ -9,7 +9,6 @@ OUT/.lock            held while a process writes; the system lets go of it when 
 import contextlib
 import json
 import os
-import re
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 from bark_jax.batch.ids import Shard
 from bark_jax.batch.manifest import MANIFEST_FILE
 from bark_jax.errors import BusyError, FaultsError, InputError, OutputError, UnsupportedError
-from bark_jax.folders import as_path, open_regular, read_regular, sync, told_as_output_error, write_whole
+from bark_jax.folders import as_path, open_regular, partials_in, read_regular, sync, told_as_output_error, write_whole
 from bark_jax.hub import shown
 from bark_jax.strict_json import read_strict
 
@@ -26,10 +25,6 @@ RUN_FILE = "run.json"
 LOCK_FILE = ".lock"
 AUDIO_FOLDER = "audio"
 MAX_RUN_BYTES = 2**24
-
-# As `folders.whole_file` calls what is not yet whole.
-_PARTIAL = re.compile(r"\..+\.[0-9a-f]{8}\.partial", re.DOTALL)
-_OWN_PARTIALS = (f".{RUN_FILE}.", f".{MANIFEST_FILE}.")
 
 # Said of the run, and not a reason to refuse another: they change nothing of a row.
 _NOT_COMPARED = ("source", "input", "rows", "rows_of_all_shards", "version")
@@ -95,11 +90,9 @@ def locked(folder: Path, *, with_audio: bool = True) -> Iterator[None]:
 
 def _clear_partial(folder: Path) -> None:
     """Removes what killed processes were writing here. The lock is held, so nobody is writing now."""
-    for path in [*folder.glob(".*.partial"), *(folder / AUDIO_FOLDER).glob(".*.partial")]:
-        is_ours = _PARTIAL.fullmatch(path.name) and (path.parent != folder or path.name.startswith(_OWN_PARTIALS))
-        if is_ours and (path.is_file() or path.is_symlink()):
-            with contextlib.suppress(OSError):
-                path.unlink()
+    for path in [*partials_in(folder, {RUN_FILE, MANIFEST_FILE}), *partials_in(folder / AUDIO_FOLDER)]:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def is_case_sensitive(folder: str | os.PathLike) -> bool:

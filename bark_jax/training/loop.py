@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import jax
 
 from bark_jax.errors import BarkError, InputError, UnsupportedError
-from bark_jax.folders import partials_of, write_whole
+from bark_jax.folders import partials_in, write_whole
 from bark_jax.forks import check_process
 from bark_jax.own_jax_config import under_own_config
 from bark_jax.training.checkpoints import Checkpoints
@@ -257,7 +257,7 @@ def read_settings(folder: str | os.PathLike) -> dict[str, Any] | None:
         return settings
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; give the name of a folder")
-    if folder.exists() and set(folder.iterdir()) - set(partials_of(path)):
+    if folder.exists() and set(folder.iterdir()) - set(partials_in(folder, {SETTINGS_FILE})):
         raise InputError(f"{folder} is not empty and holds no run (it has no {SETTINGS_FILE}); give another folder")
     return None
 
@@ -280,7 +280,7 @@ def _claim(folder: Path, identity: Mapping[str, Any]) -> None:
     check_settings(folder, identity)
     if not (folder / SETTINGS_FILE).is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        for partial in partials_of(folder / SETTINGS_FILE):
+        for partial in partials_in(folder, {SETTINGS_FILE}):
             partial.unlink(missing_ok=True)
         write_whole(folder / SETTINGS_FILE, (json.dumps(identity, indent=2) + "\n").encode())
 
