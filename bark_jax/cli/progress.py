@@ -29,6 +29,10 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._is_shown:
+            import jax
+
+            jax.monitoring.unregister_event_duration_listener(self._compiling)
         self._is_shown = False
         if self._bar is not None:
             self._bar.close()
@@ -43,8 +47,7 @@ class Progress:
             from tqdm import tqdm
 
             self._bar = tqdm(leave=False, dynamic_ncols=True, bar_format=_UNCOUNTED)
-        self._stage = stage
-        self._show(0, 0)
+        self._advance(stage, 0, 0)
 
     @property
     def on_progress(self) -> Any:
@@ -52,17 +55,14 @@ class Progress:
         return self._advance if self._is_shown else None
 
     def _advance(self, stage: str, n_done: int, most: int) -> None:
+        """`most` is 0 where it is not known: nothing is counted then."""
         self._stage = stage
-        self._show(n_done, most)
+        counted = f"{{desc}} {{bar}} {{n_fmt}}/{{total_fmt}} {UNITS.get(stage, '')} {{elapsed}}"
+        self._bar.bar_format = counted if most else _UNCOUNTED
+        self._bar.total, self._bar.n = most or None, n_done
+        self._bar.set_description_str(f"{stage:8}")
 
     def _compiling(self, event: str, _: float, **__: object) -> None:
-        if event == _LOWERED and self._is_shown and self._bar is not None:
+        if event == _LOWERED and self._bar is not None:
             self._bar.bar_format = _UNCOUNTED
             self._bar.set_description_str(f"{self._stage:8} compiling, once")
-
-    def _show(self, n_done: int, most: int) -> None:
-        """`most` is 0 where it is not known: nothing is counted then."""
-        unit = UNITS.get(self._stage, "")
-        self._bar.bar_format = f"{{desc}} {{bar}} {{n_fmt}}/{{total_fmt}} {unit} {{elapsed}}" if most else _UNCOUNTED
-        self._bar.total, self._bar.n = most or None, n_done
-        self._bar.set_description_str(f"{self._stage:8}")
