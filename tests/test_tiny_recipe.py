@@ -107,7 +107,7 @@ def test_the_best_settings_of_the_grid_are_written_into_the_model(built_in, tmp_
     monkeypatch.setattr(choose, "listened", listened)
     folder = shutil.copytree(built_in, tmp_path / "model")
     lines = choose.choose_for(str(folder), n_texts=2).splitlines()
-    assert len(lines) == 2 + 1 + 9 + 3 + 4 and lines[2].startswith("| greedy | greedy | greedy | 0.0 |")
+    assert len(lines) == 2 + 1 + 9 + 2 + 4 and lines[2].startswith("| greedy | greedy | greedy | 0.0 |")
     config, before = (BarkGenerationConfig.from_pretrained(each) for each in (folder, built_in))
     found = [
         config[part].temperature for part in ("semantic_config", "coarse_acoustics_config", "fine_acoustics_config")

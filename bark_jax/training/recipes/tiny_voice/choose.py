@@ -7,14 +7,13 @@ listened to beside it, as what drawing costs.
 import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from bark_jax.config import GENERATION_CONFIG_FILE, BarkGenerationConfig, read_config, save_json
 from bark_jax.pipeline import Bark
-from bark_jax.pretrained import find_model
 from bark_jax.training.recipes.tiny_voice import measure as measuring
 from bark_jax.training.recipes.tiny_voice import texts
-from bark_jax.training.recipes.tiny_voice.listen import Hearing, listen
 
 TEXTS_SEED = 8_000  # of the texts to choose by
 MEASURED = 60  # texts a kind, those that the recipe listens to, which are left out; some 110 sentences are held out
@@ -43,10 +42,12 @@ def choose(bark: Bark, n_texts: int, *, seed: int = 0) -> tuple[Choice, list[Cho
     The causal stages' temperatures are chosen together, beside the fine stage's as it is, then the fine stage's. What
     one seed says varies by some points, so the best of all are heard with more of them.
     """
+    as_it_is = bark.model.generation_config.fine_acoustics_config.temperature
     heard = [listened(bark, GREEDY, n_texts, seed=seed)]
-    heard += [listened(bark, settings, n_texts, seed=seed) for settings in causal_grid()]
+    heard += [listened(bark, settings, n_texts, seed=seed) for settings in causal_grid(as_it_is)]
     best = _best(heard[1:])
-    heard += [listened(bark, best.settings | {"fine_temperature": value}, n_texts, seed=seed) for value in FINE]
+    others = [best.settings | {"fine_temperature": value} for value in FINE if value != as_it_is]
+    heard += [listened(bark, settings, n_texts, seed=seed) for settings in others]
     finalists = [
         mean([choice, *(listened(bark, choice.settings, n_texts, seed=seed + more) for more in MORE_SEEDS)])
         for choice in sorted(heard[1:], key=lambda choice: choice.word_error)[:N_FINALISTS]
@@ -60,9 +61,9 @@ def mean(choices: Sequence[Choice]) -> Choice:
     return Choice(choices[0].settings, by_kind)
 
 
-def causal_grid() -> Iterator[dict[str, float]]:
+def causal_grid(fine: float) -> Iterator[dict[str, float]]:
     for semantic, coarse in itertools.product(CAUSAL, CAUSAL):
-        yield {"semantic_temperature": semantic, "coarse_temperature": coarse}
+        yield {"semantic_temperature": semantic, "coarse_temperature": coarse, "fine_temperature": fine}
 
 
 def _best(choices: Sequence[Choice]) -> Choice:
@@ -82,23 +83,24 @@ def listened(bark: Bark, settings: dict[str, Any], n_texts: int, *, seed: int) -
     by_kind = {}
     for kind in measuring.KINDS:
         chosen = choosing_texts(kind, n_texts)
-        hearings = [_hearing(bark, kind, chosen, voice, settings, seed) for voice in (None, *bark.voices())]
+        hearings = [
+            measuring.hear(bark, kind, chosen, seed=seed, voice=voice, **settings)[1]
+            for voice in (None, *bark.voices())
+        ]
         by_kind[kind] = sum(hearing.word_error for hearing in hearings) / len(hearings)
     return Choice(settings, by_kind)
 
 
-def _hearing(
-    bark: Bark, kind: str, chosen: list[str], voice: str | None, settings: dict[str, Any], seed: int
-) -> Hearing:
-    clips = measuring.speak(bark, chosen, seed=seed, voice=voice, **settings)
-    return listen(kind, chosen, [clip.samples for clip in clips], bark.sample_rate)
-
-
 def choose_for(folder: str, *, n_texts: int) -> str:
-    """Writes the best settings into a model's folder; returns the table of all."""
+    """Writes the best settings into a model's folder; returns the table of all.
+
+    Raises:
+      ModelNotFoundError: there is no such folder, or no settings in it.
+    """
+    path = Path(folder, GENERATION_CONFIG_FILE)  # not that of a model named otherwise: nobody expects it to change
+    config = read_config(path, BarkGenerationConfig)
     best, heard = choose(Bark.from_pretrained(folder), n_texts)
-    path = find_model(folder) / GENERATION_CONFIG_FILE
-    save_json(with_choice(read_config(path, BarkGenerationConfig), best), path)
+    save_json(with_choice(config, best), path)
     return table(heard)
 
 
@@ -108,7 +110,6 @@ def with_choice(config: BarkGenerationConfig, choice: Choice) -> BarkGenerationC
     parts = {
         field: dataclasses.replace(getattr(config, field), temperature=choice.settings[f"{stage}_temperature"])
         for stage, field in stages.items()
-        if f"{stage}_temperature" in choice.settings
     }
     return dataclasses.replace(config, **parts)
 
@@ -118,7 +119,7 @@ def table(choices: Sequence[Choice]) -> str:
     lines = ["| semantic | coarse | fine | word error %: digits | sentences | both |", "|---|---|---|---|---|---|"]
     for choice in choices:
         chosen = [choice.settings.get(f"{stage}_temperature") for stage in ("semantic", "coarse", "fine")]
-        shown = ["greedy"] * 3 if choice.settings == GREEDY else [str(value or "") for value in chosen]
+        shown = ["greedy"] * 3 if choice.settings == GREEDY else map(str, chosen)
         errors = [*choice.by_kind.values(), choice.word_error]
         lines.append(f"| {' | '.join(shown)} | {' | '.join(f'{100 * error:.1f}' for error in errors)} |")
     return "\n".join(lines)

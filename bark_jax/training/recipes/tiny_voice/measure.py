@@ -15,7 +15,7 @@ import numpy as np
 from bark_jax.clip import Clip
 from bark_jax.pipeline import Bark
 from bark_jax.training.recipes.tiny_voice import texts
-from bark_jax.training.recipes.tiny_voice.listen import listen
+from bark_jax.training.recipes.tiny_voice.listen import Hearing, listen
 
 KINDS = ("digits", "sentences")
 TEXTS_SEED = 7_000  # of the texts to listen to; training draws from others, see `texts.is_held_out`
@@ -44,8 +44,8 @@ def measure(
     chosen = texts.draw(kind, n_texts, seed=TEXTS_SEED, held_out=True)
     hearings, clips = [], []
     for seed in seeds:
-        clips = speak(bark, chosen, seed=seed, voice=voice, **settings)
-        hearings.append(listen(kind, chosen, [clip.samples for clip in clips], bark.sample_rate))
+        clips, hearing = hear(bark, kind, chosen, seed=seed, voice=voice, **settings)
+        hearings.append(hearing)
     noise = listen(kind, chosen, [noise_like(clip.samples) for clip in clips], bark.sample_rate)
     return Measure(
         kind,
@@ -55,6 +55,14 @@ def measure(
         statistics.median(hearing.other_text for hearing in hearings),
         noise.word_error,
     )
+
+
+def hear(
+    bark: Bark, kind: str, chosen: Sequence[str], *, seed: int, voice: str | None, **settings: Any
+) -> tuple[list[Clip], Hearing]:
+    """Speaks texts, and listens."""
+    clips = speak(bark, chosen, seed=seed, voice=voice, **settings)
+    return clips, listen(kind, chosen, [clip.samples for clip in clips], bark.sample_rate)
 
 
 def speak(bark: Bark, chosen: Sequence[str], *, seed: int, voice: str | None = None, **settings: Any) -> list[Clip]:
