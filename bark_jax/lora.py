@@ -33,6 +33,7 @@ from bark_jax.weights import (
     parameter_shapes,
     read_manifest,
     safetensors_header,
+    to_device,
     weight_file,
 )
 
@@ -88,15 +89,10 @@ def init_lora(model: nnx.Module, rank: int, alpha: float, seed: int, targets: Se
         )
     rng = np.random.default_rng(seed)
     return Lora(
-        {name: _placed(rng.normal(0, n_in**-0.5, (n_in, rank))) for name, (n_in, _) in chosen.items()},
-        {name: _placed(np.zeros((rank, n_out))) for name, (_, n_out) in chosen.items()},
+        {name: to_device(np.float32(rng.normal(0, n_in**-0.5, (n_in, rank)))) for name, (n_in, _) in chosen.items()},
+        {name: to_device(np.zeros((rank, n_out), np.float32)) for name, (_, n_out) in chosen.items()},
         float(alpha),
     )
-
-
-def _placed(array: np.ndarray) -> jax.Array:
-    """In float32 on the default device. `jnp.asarray` would compile a program for each shape."""
-    return jax.device_put(array.astype(np.float32))
 
 
 def merge(model: nnx.Module, lora: Lora, *, where: Any = "the LoRA") -> nnx.Module:
@@ -273,4 +269,4 @@ def _take_lora(path: Path, network: str, record: Mapping[str, Any], arrays: dict
             )
         if any(half.dtype != np.float32 or not np.isfinite(half).all() for half in (a[name], b[name])):
             raise CheckpointError(f"{path}: the halves of {network}'s {name} are not finite float32 numbers")
-    return Lora(*({name: _placed(half) for name, half in part.items()} for part in (a, b)), record["alpha"])
+    return Lora(*({name: to_device(half) for name, half in part.items()} for part in (a, b)), record["alpha"])

@@ -385,9 +385,7 @@ def run_semantic(
         generate: Callable[..., semantic.SemanticTokens] = semantic.generate_semantic
         if on_progress is not None:
             most = max(row.settings.max_semantic_tokens for row in rows)
-            generate = functools.partial(
-                semantic.generate_in_parts, on_part=lambda n_done: on_progress("semantic", n_done, most)
-            )
+            generate = _in_parts(semantic.generate_in_parts, on_progress, "semantic", most)
         out = jax.device_get(generate(place(network), prompt, sampling, spaces=spaces))
     require_finite(out.logprob_BT, "semantic")
     return [(out.tokens_BT[b, :n], out.logprob_BT[b, :n]) for b, n in enumerate(out.length_B[: len(rows)].tolist())]
@@ -410,14 +408,17 @@ def run_coarse(
         generate: Callable[..., coarse.CoarseCodes] = coarse.generate_coarse
         if on_progress is not None:
             n_windows = int(np.max(spaces.n_windows(prompt.n_frames_B)))
-            generate = functools.partial(
-                coarse.generate_in_parts, on_part=lambda n_done: on_progress("coarse", n_done, n_windows)
-            )
+            generate = _in_parts(coarse.generate_in_parts, on_progress, "coarse", n_windows)
         out = jax.device_get(generate(place(network), prompt, sampling, spaces=spaces))
     require_finite(out.logprob_BQT, "coarse")
     return [
         (out.codes_BQT[b, :, :n], out.logprob_BQT[b, :, :n]) for b, n in enumerate(out.length_B[: len(rows)].tolist())
     ]
+
+
+def _in_parts(generate_in_parts: Callable, on_progress: OnProgress, stage: str, most: int) -> Callable:
+    """A stage's `generate_in_parts` that tells `on_progress` of each part."""
+    return functools.partial(generate_in_parts, on_part=lambda n_done: on_progress(stage, n_done, most))
 
 
 def coarse_spaces(rows: Sequence[Row], spaces: TokenSpaces) -> TokenSpaces:

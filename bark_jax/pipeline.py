@@ -132,8 +132,8 @@ class Bark:
             for candidate_key in derive_keys(row.key, CANDIDATE, n_candidates)
         ]
         candidate_texts = [text for text in texts for _ in range(n_candidates)]
-        told = _Told(on_stage, on_progress)
-        clips = self._speak(candidate_texts, candidates, max_rows, told)
+        listeners = _Listeners(on_stage, on_progress)
+        clips = self._speak(candidate_texts, candidates, max_rows, listeners)
         by_text = [clips[start : start + n_candidates] for start in range(0, len(clips), n_candidates)]
         if best_of is not None:
             by_text = [sorted(takes, key=lambda clip: -clip.mean_logprob) for takes in by_text]
@@ -189,11 +189,11 @@ class Bark:
             raise InputError(f"voice_mode is {shown(voice_mode)}, expected 'fixed' or 'carry'")
         (base_key,) = row_keys(seed, None, 1)
         texts, rows = self.sentences(text, voice, base_key, max_tokens, language, settings)
-        told = _Told(on_stage, on_progress)
+        listeners = _Listeners(on_stage, on_progress)
         if voice_mode == "carry":
-            spoken = self._speak_carrying(texts, rows, told)
+            spoken = self._speak_carrying(texts, rows, listeners)
         else:
-            spoken = self._speak_alike(texts, rows, max_rows, told)
+            spoken = self._speak_alike(texts, rows, max_rows, listeners)
         _warn_of_empty([[clip] for _, clip in spoken], stacklevel=3, name="sentence")
         samples, starts_s = join([clip for _, clip in spoken], silence_s)
         sentences = [
@@ -319,25 +319,27 @@ class Bark:
         resolved = resolve_settings(settings, len(keys), self.model.generation_config, spaces)
         return [Row(*row) for row in zip(tokens, voices, keys, resolved, strict=True)]
 
-    def _speak(self, texts: list[str], rows: list[Row], max_rows: int, told: "_Told") -> list[Clip]:
+    def _speak(self, texts: list[str], rows: list[Row], max_rows: int, listeners: "_Listeners") -> list[Clip]:
         """The rows' clips, in batches of at most max_rows."""
         clips = []
         for start in range(0, len(rows), max_rows):
             batch = slice(start, start + max_rows)
-            timer = StageTimer(told.on_stage)
-            utterances = self.model.generate_rows(rows[batch], timer, told.on_progress)
+            timer = StageTimer(listeners.on_stage)
+            utterances = self.model.generate_rows(rows[batch], timer, listeners.on_progress)
             timer.stop()
             for text, row, utterance in zip(texts[batch], rows[batch], utterances, strict=True):
                 clips.append(self._clip(text, row, utterance, timer.seconds))
         return clips
 
-    def _speak_alike(self, texts: list[str], rows: list[Row], max_rows: int, told: "_Told") -> list[tuple[Row, Clip]]:
+    def _speak_alike(
+        self, texts: list[str], rows: list[Row], max_rows: int, listeners: "_Listeners"
+    ) -> list[tuple[Row, Clip]]:
         """Clips in the rows' voices; rows without a voice take that of the first of them that is not empty."""
         spoken: dict[int, tuple[Row, Clip]] = {}
         found = None
         for index, row in enumerate(rows):
             if row.voice is None and found is None:
-                (clip,) = self._speak([texts[index]], [row], max_rows, told)
+                (clip,) = self._speak([texts[index]], [row], max_rows, listeners)
                 spoken[index] = row, clip
                 found = None if clip.is_empty else clip.as_voice()
         rest = {
@@ -345,17 +347,17 @@ class Bark:
             for index, row in enumerate(rows)
             if index not in spoken
         }
-        clips = self._speak([texts[index] for index in rest], list(rest.values()), max_rows, told)
+        clips = self._speak([texts[index] for index in rest], list(rest.values()), max_rows, listeners)
         spoken.update({index: (row, clip) for (index, row), clip in zip(rest.items(), clips, strict=True)})
         return [spoken[index] for index in range(len(rows))]
 
-    def _speak_carrying(self, texts: list[str], rows: list[Row], told: "_Told") -> list[tuple[Row, Clip]]:
+    def _speak_carrying(self, texts: list[str], rows: list[Row], listeners: "_Listeners") -> list[tuple[Row, Clip]]:
         """Clips one by one, each the voice of the next with the same voice at first."""
         spoken = []
         latest: dict[Voice | None, Voice] = {}
         for text, first_row in zip(texts, rows, strict=True):
             row = dataclasses.replace(first_row, voice=latest.get(first_row.voice, first_row.voice))
-            (clip,) = self._speak([text], [row], 1, told)
+            (clip,) = self._speak([text], [row], 1, listeners)
             spoken.append((row, clip))
             if clip.is_empty:
                 latest.pop(first_row.voice, None)
@@ -382,7 +384,7 @@ class Bark:
         )
 
 
-class _Told(NamedTuple):
+class _Listeners(NamedTuple):
     """Who is told how far the work is."""
 
     on_stage: OnStage | None

@@ -178,13 +178,13 @@ def load_network(
     )
     with open(path, "rb") as file:
         loaded = [
-            (key, variable.replace(_to_device(_read_array(file, entries[name]).astype(array.dtype, copy=False))))
+            (key, variable.replace(to_device(_read_array(file, entries[name]).astype(array.dtype, copy=False))))
             for (name, array), (key, variable) in zip(expected.items(), nnx.to_flat_state(state), strict=True)
         ]
     return nnx.merge(graphdef, nnx.from_flat_state(loaded))
 
 
-def _to_device(array: np.ndarray) -> jax.Array:
+def to_device(array: np.ndarray) -> jax.Array:
     """The array on JAX's device. Waiting for it keeps the originals of copies under way from piling up.
 
     `jnp.asarray` would compile a program for every shape, which takes longer than reading a small network.
