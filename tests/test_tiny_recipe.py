@@ -14,7 +14,7 @@ pytest.importorskip("orbax.checkpoint")
 from click.testing import CliRunner
 
 from bark_jax.config import BarkGenerationConfig
-from bark_jax.errors import InputError, UnsupportedError
+from bark_jax.errors import InputError, ModelNotFoundError, UnsupportedError
 from bark_jax.pipeline import Bark
 from bark_jax.training.recipes.tiny_voice import choose, measure, speech, texts
 from bark_jax.training.recipes.tiny_voice.__main__ import main
@@ -117,6 +117,12 @@ def test_the_best_settings_of_the_grid_are_written_into_the_model(built_in, tmp_
         before.semantic_config
     )
     assert config.sentences_per_prompt == before.sentences_per_prompt == 1
+
+
+def test_settings_are_written_into_no_model_that_is_given_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelNotFoundError, match="does not exist"):
+        choose.choose_for("tiny", n_texts=1)
 
 
 @pytest.mark.slow
