@@ -135,7 +135,7 @@ def test_the_recipe_goes_all_the_way_from_nothing_and_on_from_there(tmp_path):
 
     result = run("first")
     assert result.exit_code == 0, result.output
-    assert len(re.findall(r"^\| 1 (?:digits|sentences) \| (?:none|slt|rms) ", result.output, re.MULTILINE)) == 6
+    assert len(re.findall(r"^\| 2 (?:digits|sentences) \| (?:none|slt|rms) ", result.output, re.MULTILINE)) == 6
     report = json.loads((tmp_path / "first" / "report.json").read_text())
     assert report["amount"] == "smoke" and len(report["measures"]) == 6
     bark = Bark.from_pretrained(str(tmp_path / "first" / "model"))
