@@ -8,42 +8,42 @@
 The public names below are imported when they are first used: `import bark_jax` loads neither JAX nor Flax.
 """
 
-import bark_jax.forks  # noqa: F401, watches forks from now on
-from bark_jax.lazy import lazy_names
+import bark_jax._system.forks  # noqa: F401, watches forks from now on
+from bark_jax._system.lazy import lazy_names
 
 __version__ = "0.1.0"
 
 _MODULE_BY_NAME = {
-    "AttentionNameWarning": "models.attention",
-    "Bark": "pipeline",
-    "BarkCausalModel": "models.gpt",
+    "AttentionNameWarning": "networks.attention",
+    "Bark": "bark",
+    "BarkCausalModel": "networks.causal",
     "BarkCoarseConfig": "config",
     "BarkCoarseGenerationConfig": "config",
-    "BarkCoarseModel": "models.gpt",
+    "BarkCoarseModel": "stage_models",
     "BarkConfig": "config",
     "BarkError": "errors",
     "BarkFineConfig": "config",
     "BarkFineGenerationConfig": "config",
-    "BarkFineModel": "models.fine_gpt",
+    "BarkFineModel": "stage_models",
     "BarkGenerationConfig": "config",
     "BarkModel": "model",
-    "BarkProcessor": "processor",
+    "BarkProcessor": "text.processor",
     "BarkSemanticConfig": "config",
     "BarkSemanticGenerationConfig": "config",
-    "BarkSemanticModel": "models.gpt",
+    "BarkSemanticModel": "stage_models",
     "BarkWarning": "errors",
     "CheckpointError": "errors",
-    "Clip": "clip",
+    "Clip": "audio.clip",
     "ConfigError": "errors",
-    "EmptyClipWarning": "clip",
+    "EmptyClipWarning": "audio.clip",
     "EncodecConfig": "config",
-    "EncodecModel": "models.codec.encodec",
+    "EncodecModel": "stage_models",
     "InputError": "errors",
-    "LongClip": "long_text",
+    "LongClip": "text.sentences",
     "ModelNotFoundError": "errors",
-    "OddVoiceWarning": "voices",
+    "OddVoiceWarning": "voices.voice",
     "UnsupportedError": "errors",
-    "Voice": "voices",
+    "Voice": "voices.voice",
     "VoiceError": "errors",
     "VoiceNotFoundError": "errors",
 }

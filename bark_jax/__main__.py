@@ -1,6 +1,6 @@
 """python -m bark_jax: the command line."""
 
-from bark_jax import stopping
+from bark_jax._system import stopping
 
 stopping.install()  # before anything that takes long to import
 

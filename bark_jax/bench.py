@@ -21,14 +21,16 @@ import jax
 import numpy as np
 
 from bark_jax import __version__
+from bark_jax.bark import StageTimer
+from bark_jax.checkpoints.find import find_model
+from bark_jax.checkpoints.load import parse_dtype, read_configs
+from bark_jax.checkpoints.model_folder import NETWORKS, parameter_shapes
 from bark_jax.errors import InputError
-from bark_jax.model import BarkModel, Row, Utterance
-from bark_jax.pipeline import StageTimer
-from bark_jax.pretrained import find_model, parse_dtype, read_configs
-from bark_jax.settings import check_count, resolve_settings
-from bark_jax.stages.sampling import key_data
-from bark_jax.tokens import TokenSpaces, text_tokens
-from bark_jax.weights import NETWORKS, parameter_shapes
+from bark_jax.generation.rows import Row, Utterance
+from bark_jax.generation.sampling import key_data
+from bark_jax.generation.settings import check_count, resolve_settings
+from bark_jax.generation.tokens import TokenSpaces, text_tokens
+from bark_jax.model import BarkModel
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -369,7 +371,7 @@ def plot_report(report: Report) -> "Figure":
     Raises:
       UnsupportedError: matplotlib is not installed.
     """
-    from bark_jax.plots import NotebookFigure
+    from bark_jax.audio.plots import NotebookFigure
 
     figure = NotebookFigure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()

@@ -22,8 +22,8 @@ from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from bark_jax.errors import ConfigError, ModelNotFoundError
-from bark_jax.hub import Source, shown
+from bark_jax.errors import ConfigError, ModelNotFoundError, quoted
+from bark_jax.hub.source import Source
 
 CONFIG_FILE = "config.json"
 GENERATION_CONFIG_FILE = "generation_config.json"
@@ -107,7 +107,7 @@ class JsonConfig:
             raise ConfigError(f"{cls.__name__}: expected a JSON object, got {type(values).__name__}")
         named_type = values.get("model_type")
         if named_type is not None and named_type != cls.model_type:
-            raise ConfigError(f"{cls.__name__}: model_type is {shown(named_type)}, expected {cls.model_type!r}")
+            raise ConfigError(f"{cls.__name__}: model_type is {quoted(named_type)}, expected {cls.model_type!r}")
         current_names = cls._with_current_names(values)
         known = {field.name for field in dataclasses.fields(cls) if field.init}
         return cls(**{name: value for name, value in current_names.items() if name in known})
@@ -120,8 +120,8 @@ class JsonConfig:
             field = cls.old_names.get(name, name)
             if field in current and current[field] != value:
                 raise ConfigError(
-                    f"{cls.__name__}.{field} is {shown(current[field])} and, under another of its names, "
-                    f"{shown(value)}; take one of them out"
+                    f"{cls.__name__}.{field} is {quoted(current[field])} and, under another of its names, "
+                    f"{quoted(value)}; take one of them out"
                 )
             current[field] = value
         return current
@@ -218,10 +218,10 @@ def check_types(config: JsonConfig) -> None:
         value = getattr(config, field.name)
         if not _is_instance(value, hints[field.name]):
             raise ConfigError(
-                f"{type(config).__name__}.{field.name} is {shown(value)}, expected {_type_name(hints[field.name])}"
+                f"{type(config).__name__}.{field.name} is {quoted(value)}, expected {_type_name(hints[field.name])}"
             )
         if not all(map(_is_finite, value if isinstance(value, tuple) else [value])):
-            raise ConfigError(f"{type(config).__name__}.{field.name} is {shown(value)}, expected finite numbers")
+            raise ConfigError(f"{type(config).__name__}.{field.name} is {quoted(value)}, expected finite numbers")
 
 
 def _is_finite(value: Any) -> bool:
@@ -252,7 +252,7 @@ def _type_name(expected: Any) -> str:
 def require(config: JsonConfig, is_right: bool, field: str, expected: str) -> None:
     """Raises ConfigError naming `field`, its value and what was expected, unless `is_right`."""
     if not is_right:
-        raise ConfigError(f"{type(config).__name__}.{field} is {shown(getattr(config, field))}, expected {expected}")
+        raise ConfigError(f"{type(config).__name__}.{field} is {quoted(getattr(config, field))}, expected {expected}")
 
 
 def _require_between(config: JsonConfig, field: str, low: float, high: float) -> None:
@@ -802,7 +802,7 @@ def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, value in pairs:
         if name in values:
-            raise ValueError(f"the key {shown(name)} is there twice")
+            raise ValueError(f"the key {quoted(name)} is there twice")
         values[name] = value
     return values
 

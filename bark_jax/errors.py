@@ -4,6 +4,7 @@ All of them are BarkError, so one `except` catches them; each is also the built-
 expect. A message names the value, what was expected and what to do about it.
 """
 
+import reprlib
 from typing import Any
 
 
@@ -75,4 +76,18 @@ class BusyError(BarkError, BlockingIOError):
 
 
 class DeviceError(BarkError, RuntimeError):
-    """A device without memory for what it is to do, or one that fails at it."""
+    """A device that fails at what it is to do."""
+
+
+class DeviceMemoryError(DeviceError, MemoryError):
+    """A device without memory for what it is to do."""
+
+
+def quoted(value: Any, limit: int = 80) -> str:
+    """A value as an error message shows it: quoted, escaped, and short however large the value is."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = limit
+    try:
+        return short.repr(value)[: 4 * limit]
+    except ValueError:  # Python writes no integer of more than some 4,300 digits
+        return "a number too long to show"

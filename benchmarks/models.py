@@ -10,10 +10,8 @@ from flax import nnx
 
 from bark_jax.config import BarkConfig, BarkGenerationConfig
 from bark_jax.model import BarkModel
-from bark_jax.models.codec.encodec import EncodecModel
-from bark_jax.models.fine_gpt import BarkFineModel
-from bark_jax.models.gpt import BarkCoarseModel, BarkSemanticModel
-from bark_jax.models.int8 import quantize
+from bark_jax.networks.int8 import quantize
+from bark_jax.stage_models import BarkCoarseModel, BarkFineModel, BarkSemanticModel, EncodecModel
 
 SIZES = ("small", "large", "toy")
 _STANDARD_DEVIATION = 0.02

@@ -35,20 +35,26 @@ class Group:
 
 
 GROUPS = {
-    "tokens": Group(("bark_jax/tokens.py",), ("tests/test_tokens.py",), 60),
-    "sampling": Group(("bark_jax/stages/sampling.py",), ("tests/test_sampling.py",), 30),
+    "tokens": Group(("bark_jax/generation/tokens.py",), ("tests/test_tokens.py",), 60),
+    "sampling": Group(("bark_jax/generation/sampling.py",), ("tests/test_sampling.py",), 30),
     "pickles": Group(
-        tuple(f"converters/{name}.py" for name in ("unpickler", "torch_zip", "torch_globals", "safetensors_file")),
+        (
+            *(f"bark_jax/checkpoints/pickle/{name}.py" for name in ("unpickler", "zip", "globals")),
+            "bark_jax/checkpoints/safetensors_file.py",
+        ),
         ("tests/test_torch_pickle.py", "tests/test_safetensors_file.py"),
         40,
     ),
     "stages": Group(
-        tuple(f"bark_jax/stages/{name}.py" for name in ("semantic", "coarse", "fine", "codec_steps")),
+        tuple(f"bark_jax/generation/{name}.py" for name in ("semantic", "coarse", "fine", "codec_steps")),
         ("tests/test_stages.py", "tests/test_streaming.py"),
         40,
     ),
     "converters": Group(
-        tuple(f"converters/{name}.py" for name in ("rules", "schemes", "transforms", "engine", "layouts", "suno")),
+        tuple(
+            f"bark_jax/checkpoints/{name}.py"
+            for name in ("rules", "names", "transforms", "plan", "open", "layouts/suno")
+        ),
         ("tests/test_converters.py",),
         40,
     ),

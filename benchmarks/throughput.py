@@ -15,9 +15,10 @@ import numpy as np
 import soundfile
 
 from bark_jax.batch import Job
-from bark_jax.batch.engine import Engine, Request
 from bark_jax.batch.runner import run_batch
-from bark_jax.model import BarkModel, Row
+from bark_jax.generation.engine import Engine, Request
+from bark_jax.generation.rows import Row
+from bark_jax.model import BarkModel
 from benchmarks.batch_memory import WORDS
 from benchmarks.contenders import BarkJax
 from benchmarks.timing import seconds

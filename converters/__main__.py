@@ -1,14 +1,11 @@
-"""`python -m converters SRC DST`: see `command.py`."""
+"""`python -m converters SRC DST`: `bark-jax convert`, from a checkout."""
 
-import os
+import sys
 
-# JAX is asked for shapes alone; it need not take an accelerator's memory from whoever runs beside this.
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
+from bark_jax._system import stopping
 
-from bark_jax import stopping
+stopping.install()  # before anything that takes long to import
 
-stopping.install()
+from bark_jax.cli import main  # noqa: E402
 
-from converters.command import command  # noqa: E402
-
-command(prog_name="python -m converters")
+main(["convert", *sys.argv[1:]], prog_name="bark-jax")

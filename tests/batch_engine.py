@@ -2,8 +2,8 @@
 
 import collections
 
-from bark_jax.batch.engine import Finished
 from bark_jax.errors import BarkError
+from bark_jax.generation.engine import Finished
 
 
 class PlainEngine:

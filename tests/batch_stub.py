@@ -16,7 +16,7 @@ import numpy as np
 from bark_jax.batch.rows import TextRow
 from bark_jax.batch.runner import Output, run_batch
 from bark_jax.batch.speech import Spoken
-from bark_jax.texts import check_text
+from bark_jax.text.checks import check_text
 
 RATE = 24_000
 DELAY_S = float(os.environ.get("STUB_DELAY_S", 0))  # that a row takes

@@ -89,7 +89,7 @@ def toy_voice():
 
 
 def draw_voice(n_semantic_ids, n_codes, n_semantic, n_frames):
-    from bark_jax.voices import Voice
+    from bark_jax.voices.voice import Voice
 
     rng = np.random.default_rng(1)
     fine = rng.integers(0, n_codes, (8, n_frames))

@@ -12,8 +12,8 @@ import numpy as np
 import toy
 
 from bark_jax.config import BarkGenerationConfig
+from bark_jax.generation.tokens import TokenSpaces
 from bark_jax.model import BarkModel
-from bark_jax.tokens import TokenSpaces
 
 # Logits of these networks differ by about 1e-5 between torch and JAX; a margin this small can go either way.
 NEAR_TIE = 1e-3
@@ -163,7 +163,7 @@ def make_bark_twins(folder: Path) -> Twins:
 def _read_twins(folder: Path, generation: BarkGenerationConfig) -> Twins:
     from transformers import BarkModel as TheirBarkModel
 
-    from converters import convert
+    from bark_jax.checkpoints import convert
 
     theirs = TheirBarkModel.from_pretrained(folder / "theirs").eval().requires_grad_(False)
     convert(folder / "theirs", folder / "ours")

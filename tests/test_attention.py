@@ -11,10 +11,10 @@ from networks import in_numpy, jit, normal
 
 from bark_jax.config import BarkFineConfig, BarkSemanticConfig
 from bark_jax.errors import InputError, UnsupportedError
-from bark_jax.models import attention
-from bark_jax.models.attention import TRANSFORMERS_IMPLEMENTATIONS, AttentionNameWarning, resolve
-from bark_jax.models.fine_gpt import BarkFineModel
-from bark_jax.models.gpt import BarkCausalModel
+from bark_jax.networks import attention
+from bark_jax.networks.attention import TRANSFORMERS_IMPLEMENTATIONS, AttentionNameWarning, resolve
+from bark_jax.networks.causal import BarkCausalModel
+from bark_jax.stage_models import BarkFineModel
 
 CONFIG = BarkSemanticConfig(
     block_size=64, input_vocab_size=64, output_vocab_size=64, num_layers=2, num_heads=2, hidden_size=128, bias=False

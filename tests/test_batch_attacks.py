@@ -193,9 +193,9 @@ def test_rows_that_are_touched_and_not_changed_go_on(tmp_path):
 FULL = """
 import resource, sys
 import numpy as np
-from bark_jax.audio import write_audio
+from bark_jax.audio.files import write_audio
 from bark_jax.errors import OutputError
-from bark_jax.voices import Voice
+from bark_jax.voices.voice import Voice
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
 samples = np.random.default_rng(0).uniform(-1, 1, 480_000).astype(np.float32)
@@ -217,7 +217,7 @@ def test_audio_of_every_kind_onto_a_full_disk_is_an_output_error(tmp_path):
 
 
 def test_a_stream_that_fails_raises_its_own_error():
-    from bark_jax.audio import write_stream
+    from bark_jax.audio.files import write_stream
 
     class Broken:
         def __getattr__(self, name):

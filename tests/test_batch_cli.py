@@ -13,9 +13,9 @@ from batch_stub import write_rows
 from click.testing import CliRunner
 
 from bark_jax import tiny
+from bark_jax.bark import Bark
 from bark_jax.cli import main
-from bark_jax.pipeline import Bark
-from bark_jax.processor import BarkProcessor
+from bark_jax.text.processor import BarkProcessor
 
 SHORT = ("--max-seconds", "0.2")
 
@@ -30,7 +30,7 @@ def at_home(tmp_path, monkeypatch):
 @pytest.fixture
 def plain_engine(monkeypatch, toy_model):
     """No slots, which take long to compile, and the session's own networks."""
-    monkeypatch.setattr("bark_jax.batch.engine.Engine", lambda model, n_slots=3, devices=None: PlainEngine(model))
+    monkeypatch.setattr("bark_jax.generation.engine.Engine", lambda model, n_slots=3, devices=None: PlainEngine(model))
     monkeypatch.setattr("bark_jax.model.BarkModel.from_pretrained", lambda *_, **__: toy_model)
 
 
@@ -114,7 +114,7 @@ def test_wrong_usage_is_refused_before_anything_is_written(tmp_path, args, told,
     def load(*_, **__):
         raise AssertionError("networks were loaded")
 
-    monkeypatch.setattr("bark_jax.pretrained.load_networks", load)
+    monkeypatch.setattr("bark_jax.checkpoints.load.load_networks", load)
     write_rows(tmp_path / "rows.jsonl", 1)
     write_rows(tmp_path / "twice.jsonl", [{"id": "a", "text": "x"}, {"id": "a", "text": "y"}])
     result = batch(*args, model=None if args[0] == "merge" else "tiny")

@@ -10,11 +10,11 @@ import pytest
 from compilations import xla_flags
 
 from bark_jax import Bark
-from bark_jax.batch import engine
-from bark_jax.batch.engine import Engine, Request
 from bark_jax.errors import BarkError, InputError, UnsupportedError
-from bark_jax.model import coarse_voice, row_keys, sampling_of
-from bark_jax.stages import coarse
+from bark_jax.generation import coarse, engine
+from bark_jax.generation.engine import Engine, Request
+from bark_jax.generation.rows import row_keys
+from bark_jax.generation.runner import coarse_prompt, sampling_of
 
 TOKENS = ("semantic", "coarse", "fine")
 LENGTHS = (3, 60, 9, 33, 120, 8, 1, 47, 20, 70, 5, 95)
@@ -89,7 +89,7 @@ def test_coarse_prompts_that_any_number_of_rows_read_at_a_time_are_read_alike(
     alone = [spoken[tag].utterance for tag in range(5)]
     monkeypatch.setattr(coarse, "rows_at_once", lambda n_rows: n_at_once)
     run_windows = jax.jit(functools.partial(coarse.run_windows.__wrapped__, spaces=model.spaces))
-    prompt = coarse.make_prompt([row.semantic for row in alone], [coarse_voice(row) for row in rows], model.spaces)
+    prompt = coarse_prompt(rows, [row.semantic for row in alone], model.spaces, len(rows))
     state = coarse.start(model.coarse_acoustics, prompt, spaces=model.spaces)
     for n_windows in (1, 100):
         sampling = sampling_of(rows, "coarse", len(rows))

@@ -15,7 +15,7 @@ import soundfile
 from batch_stub import RATE, StubSpeaker, noise, run_stub, write_rows
 from test_batch_runs import check_whole, entries_of, start_stub
 
-from bark_jax import folders
+from bark_jax import files
 from bark_jax.batch.rows import read_rows
 from bark_jax.errors import BarkError, OutputError
 
@@ -30,7 +30,7 @@ class FailingDisk:
         for name in ("fsync", "replace"):
             patch.setattr(os, name, self._wrapped(name, getattr(os, name)))
         patch.setattr(os, "write", self._write_some)
-        patch.setattr(folders, "open", self._open, raising=False)
+        patch.setattr(files, "open", self._open, raising=False)
 
     def _fails(self, kind):
         self.count += 1

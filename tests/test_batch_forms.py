@@ -12,13 +12,13 @@ import pytest
 from batch_stub import StubSpeaker, run_stub
 from click.testing import CliRunner
 
+from bark_jax._system.strict_json import MAX_DEPTH, read_strict
 from bark_jax.batch import json_array
 from bark_jax.batch.forms import choose_format
 from bark_jax.batch.json_array import read_elements
 from bark_jax.batch.rows import MAX_LINE_BYTES, RowsError, check_rows, read_rows
 from bark_jax.cli import main
 from bark_jax.errors import InputError
-from bark_jax.strict_json import MAX_DEPTH, read_strict
 
 ROWS = [{"id": "a", "text": "Good morning."}, {"id": "b", "text": 'She said: "[Hi], {you}"\\.', "temperature": 0.5}]
 JSONL = "".join(json.dumps(row) + "\n" for row in ROWS)

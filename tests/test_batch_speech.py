@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from batch_engine import PlainEngine
 
+from bark_jax.bark import Bark
 from bark_jax.batch.job import Job
 from bark_jax.batch.rows import TextRow
 from bark_jax.batch.speech import Speaker
 from bark_jax.errors import BarkError, InputError, VoiceNotFoundError
-from bark_jax.pipeline import Bark
-from bark_jax.processor import BarkProcessor
-from bark_jax.voices import Voice
+from bark_jax.text.processor import BarkProcessor
+from bark_jax.voices.voice import Voice
 
 SHORT = {"max_seconds": 0.2}
 LONG = "One two three. Four five six! Seven eight nine? Ten eleven."
@@ -83,7 +83,7 @@ def test_a_model_of_one_sentence_a_prompt_speaks_them_one_by_one(bark):
 
 
 def test_the_slots_of_the_engine_give_the_same(bark, voice_file):
-    from bark_jax.batch.engine import Engine
+    from bark_jax.generation.engine import Engine
 
     rows = [row("long", LONG, voice=voice_file), row("found", LONG * 2, seed=2)]
     rows += [row(f"short-{n}", "One two."[: n + 3], seed=n, settings={"max_seconds": 0.05 * n + 0.1}) for n in range(6)]

@@ -10,11 +10,11 @@ from click.testing import CliRunner
 
 from bark_jax import bench
 from bark_jax.bench import PeakMemory, benchmark, format_report, plot_report
+from bark_jax.checkpoints.load import DTYPES
+from bark_jax.checkpoints.model_folder import NETWORKS
 from bark_jax.cli import main
 from bark_jax.cli.bench import command
 from bark_jax.errors import InputError
-from bark_jax.pretrained import DTYPES
-from bark_jax.weights import NETWORKS
 
 N_TOKENS, N_FRAMES = 10, 15  # of 0.2 s
 
@@ -224,9 +224,9 @@ def test_a_plot_that_cannot_be_written_ends_before_networks_are_loaded(path, tmp
 
 
 def test_a_plot_without_matplotlib_names_the_extra(monkeypatch):
-    monkeypatch.delitem(sys.modules, "bark_jax.plots", raising=False)
+    monkeypatch.delitem(sys.modules, "bark_jax.audio.plots", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    monkeypatch.delattr("bark_jax.plots", raising=False)
+    monkeypatch.delattr("bark_jax.audio.plots", raising=False)
     result = run("--plot", "speed.png")
     assert result.exit_code == 1 and "bark-jax[plot]" in result.stderr
 
@@ -235,7 +235,7 @@ def _refuse_networks(monkeypatch):
     def load(*_, **__):
         raise AssertionError("networks were loaded")
 
-    monkeypatch.setattr("bark_jax.pretrained.load_networks", load)
+    monkeypatch.setattr("bark_jax.checkpoints.load.load_networks", load)
 
 
 @pytest.mark.parametrize("wrong", [{"n_rows": 0}, {"repeats": 0}, {"dtypes": ("int4",)}])
@@ -247,7 +247,7 @@ def test_the_library_refuses_what_cannot_be(wrong):
 def test_without_seconds_it_is_the_most_that_a_short_model_makes(module_patch):
     import toy
 
-    from bark_jax.tokens import TokenSpaces
+    from bark_jax.generation.tokens import TokenSpaces
 
     assert bench._count_tokens(None, TokenSpaces.from_config(toy.GENERATION_CONFIG)) == 250
     assert bench._count_tokens(None, TokenSpaces()) == 499

@@ -18,13 +18,13 @@ from click.testing import CliRunner
 
 import bark_jax
 from bark_jax import tiny
+from bark_jax.checkpoints.progress import BytesBar
 from bark_jax.cli import compiled, main, player, say
 from bark_jax.cli.options import sampling_options
 from bark_jax.cli.progress import Progress
 from bark_jax.config import GENERATION_CONFIG_FILE
 from bark_jax.errors import CheckpointError, InputError, UnsupportedError
-from bark_jax.voices import Voice
-from converters.progress import BytesBar
+from bark_jax.voices.voice import Voice
 
 HEAVY = ("jax", "flax", "torch", "transformers")
 VERBS = list(main.commands)
@@ -59,7 +59,7 @@ def no_networks(monkeypatch):
     def load(*_, **__):
         raise AssertionError("networks were loaded")
 
-    monkeypatch.setattr("bark_jax.pretrained.load_networks", load)
+    monkeypatch.setattr("bark_jax.checkpoints.load.load_networks", load)
 
 
 def python(code, **environment):
@@ -554,7 +554,7 @@ def test_the_doctor_tells_no_secrets(monkeypatch):
 
 @pytest.mark.parametrize(("has_instructions", "told"), [(True, "has instructions"), (False, "'bfloat16' is slow")])
 def test_the_doctor_tells_what_a_cpu_is_slow_in(monkeypatch, has_instructions, told):
-    monkeypatch.setattr("bark_jax.models.linear.multiplies_bfloat16", lambda: has_instructions)
+    monkeypatch.setattr("bark_jax.networks.linear.multiplies_bfloat16", lambda: has_instructions)
     assert told in json.loads(run("doctor", "--json").stdout)["devices"]["bfloat16 on the CPU"]
 
 
@@ -587,15 +587,15 @@ def test_a_folder_that_takes_no_files_is_left_alone(tmp_path, monkeypatch):
 
 
 def test_every_sampling_option_is_a_setting():
-    from bark_jax.settings import SETTING_NAMES
+    from bark_jax.generation.settings import SETTING_NAMES
 
     names = {option.name for option in sampling_options(click.command()(lambda **_: None)).params}
     assert names - {"greedy"} <= SETTING_NAMES
 
 
 def test_choices_are_those_of_the_package():
-    from bark_jax.models.attention import IMPLEMENTATIONS
-    from bark_jax.pretrained import DTYPES
+    from bark_jax.checkpoints.load import DTYPES
+    from bark_jax.networks.attention import IMPLEMENTATIONS
 
     choices = {param.name: param.type.choices for param in say.command.params if isinstance(param.type, click.Choice)}
     assert tuple(choices["dtype"]) == DTYPES

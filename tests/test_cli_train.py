@@ -14,11 +14,12 @@ from click.testing import CliRunner
 
 pytest.importorskip("orbax.checkpoint")
 
+from bark_jax.bark import Bark
+from bark_jax.checkpoints.load import save_networks
+from bark_jax.checkpoints.lora import load_lora, merge, save_lora
+from bark_jax.checkpoints.model_folder import NETWORKS
 from bark_jax.cli import main, train
-from bark_jax.lora import load_lora, merge, save_lora
 from bark_jax.model import BarkModel
-from bark_jax.pipeline import Bark
-from bark_jax.pretrained import save_networks
 from bark_jax.training.codec_training import OPTIMIZER as CODEC_OPTIMIZER
 from bark_jax.training.codec_training import CodecSettings
 from bark_jax.training.dataset import Dataset
@@ -26,7 +27,6 @@ from bark_jax.training.loop import RunSettings
 from bark_jax.training.metrics import MetricsLog, read_metrics
 from bark_jax.training.optimizer import OptimizerSettings
 from bark_jax.training.stage_training import StageSettings, fingerprint, with_networks
-from bark_jax.weights import NETWORKS
 
 N_CLIPS, SECONDS = 10, 0.4
 TRAINING = ("--steps", "2", "--batch-size", "2", "--eval-every", "1", "--eval-share", "0.2")
@@ -281,7 +281,7 @@ def no_networks(monkeypatch):
     def load(*_, **__):
         raise AssertionError("networks were loaded")
 
-    monkeypatch.setattr("bark_jax.pretrained.load_networks", load)
+    monkeypatch.setattr("bark_jax.checkpoints.load.load_networks", load)
 
 
 def test_missing_packages_are_told_with_how_to_install_them(data, toy_folder, tmp_path, monkeypatch, no_networks):

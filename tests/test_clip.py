@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from bark_jax.audio import FORMATS, write_audio
-from bark_jax.clip import MAX_WAV_PLAYER_S, Clip, Recording, join
+from bark_jax.audio.clip import MAX_WAV_PLAYER_S, Clip, Recording, join
+from bark_jax.audio.files import FORMATS, write_audio
 from bark_jax.errors import InputError, UnsupportedError, VoiceError
-from bark_jax.voices import BARK_SPACES, check_voice
+from bark_jax.voices.voice import BARK_SPACES, check_voice
 
 RATE = 24_000
 
@@ -106,7 +106,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "clip.wav"
     make_clip(10).save(path)
     before = path.read_bytes()
-    monkeypatch.setattr("bark_jax.audio.os.fsync", lambda handle: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("bark_jax.audio.files.os.fsync", lambda handle: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         make_clip(20).save(path)
     assert path.read_bytes() == before
@@ -207,7 +207,7 @@ def test_a_plot_is_written_and_shown(tmp_path):
 
 
 def test_the_spectrogram_shows_a_tone_in_its_band():
-    plots = pytest.importorskip("bark_jax.plots", exc_type=UnsupportedError)
+    plots = pytest.importorskip("bark_jax.audio.plots", exc_type=UnsupportedError)
     spectrogram = plots.mel_spectrogram(tone(RATE), RATE)
     band = plots.mel_filters(RATE, plots.WINDOW, plots.N_MELS)[:, round(440 / RATE * plots.WINDOW)].argmax()
     assert (spectrogram[:, 2:-2].argmax(axis=0) == band).all()
@@ -216,7 +216,7 @@ def test_the_spectrogram_shows_a_tone_in_its_band():
 
 
 def test_the_envelope_keeps_every_peak():
-    plots = pytest.importorskip("bark_jax.plots", exc_type=UnsupportedError)
+    plots = pytest.importorskip("bark_jax.audio.plots", exc_type=UnsupportedError)
     samples = np.zeros(1_000_003, np.float32)
     samples[777_777], samples[5] = 1, -1
     low, high = plots.envelope(samples)
@@ -226,6 +226,6 @@ def test_the_envelope_keeps_every_peak():
 def test_a_plot_without_matplotlib_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    monkeypatch.delitem(sys.modules, "bark_jax.plots", raising=False)
+    monkeypatch.delitem(sys.modules, "bark_jax.audio.plots", raising=False)
     with pytest.raises(UnsupportedError, match="pip install"):
         make_clip().plot()

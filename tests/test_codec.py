@@ -12,7 +12,8 @@ from twins import encodec_twins, random_encodec
 
 from bark_jax.config import EncodecConfig
 from bark_jax.errors import ConfigError, InputError, UnsupportedError
-from bark_jax.models.codec.encodec import Chunk, EncodecModel
+from bark_jax.networks.codec.encodec import Chunk
+from bark_jax.stage_models import EncodecModel
 
 BANDWIDTHS = (0.6, 1.2)  # kbit/s: 2 and 4 codebooks of 16 vectors at 75 frames a second
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from networks import jit
 
-from bark_jax.models.codec.conv import convolve, convolve_transposed, group_norm, pad_time
-from bark_jax.models.codec.encodec import overlap_add
-from bark_jax.models.codec.layer import zero_beyond
-from bark_jax.models.codec.lstm import lstm, zero_state
-from bark_jax.models.codec.quantizer import embed_codes, nearest, quantize
+from bark_jax.networks.codec.conv import convolve, convolve_transposed, group_norm, pad_time
+from bark_jax.networks.codec.encodec import overlap_add
+from bark_jax.networks.codec.layer import zero_beyond
+from bark_jax.networks.codec.lstm import lstm, zero_state
+from bark_jax.networks.codec.quantizer import embed_codes, nearest, quantize
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from networks import in_numpy, jit
 
+from bark_jax.audio.mel import mel_filters
 from bark_jax.errors import InputError
-from bark_jax.mel import mel_filters
 from bark_jax.training.codec_losses import (
     ReconstructionWeights,
     complex_loss,

@@ -20,9 +20,9 @@ from networks import as_dtype, begin_at_once, in_numpy, jit
 
 from bark_jax.config import EncodecConfig
 from bark_jax.errors import InputError
-from bark_jax.models.codec.encodec import EncodecModel
-from bark_jax.models.codec.quantizer import quantize as quantize_codes
-from bark_jax.tokens import TokenSpaces
+from bark_jax.generation.tokens import TokenSpaces
+from bark_jax.networks.codec.quantizer import quantize as quantize_codes
+from bark_jax.stage_models import EncodecModel
 from bark_jax.training import codec_quantizer
 from bark_jax.training.codec_batches import codec_batches
 from bark_jax.training.codec_losses import ReconstructionWeights, reconstruction_loss

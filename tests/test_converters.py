@@ -18,15 +18,15 @@ from flax import nnx
 from safetensors.numpy import load_file
 
 import bark_jax
+from bark_jax.checkpoints import convert, export_transformers, plan, snapshots
+from bark_jax.checkpoints.arrays import StoredArray
+from bark_jax.checkpoints.model_folder import NETWORKS, load_network, read_manifest, weight_file
+from bark_jax.checkpoints.names import own_rules
+from bark_jax.checkpoints.open import open_source
+from bark_jax.checkpoints.rules import Rule, Use, rule
+from bark_jax.checkpoints.transforms import CONV, LINEAR, TRANSPOSED_CONV, UNCHANGED, SummedBiases, WeightNorm
 from bark_jax.config import BarkConfig, BarkGenerationConfig, EncodecConfig, read_json
 from bark_jax.errors import BarkError, CheckpointError, ConfigError, InputError, ModelNotFoundError
-from bark_jax.weights import NETWORKS, load_network, read_manifest, weight_file
-from converters import convert, engine, export_transformers, hub
-from converters.arrays import StoredArray
-from converters.layouts import open_source
-from converters.rules import Rule, Use, rule
-from converters.schemes import own_rules
-from converters.transforms import CONV, LINEAR, TRANSPOSED_CONV, UNCHANGED, SummedBiases, WeightNorm
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -326,7 +326,7 @@ def test_what_is_no_codec_is_not_loaded_as_one(suno, encodec, tmp_path):
 
 
 def test_a_codec_in_the_cache_of_the_hub_is_whole(encodec):
-    assert hub.is_whole(encodec[1])
+    assert snapshots.is_whole(encodec[1])
 
 
 @pytest.mark.parametrize(
@@ -828,7 +828,7 @@ def test_unknown_choices_are_refused(bark, tmp_path, options, message):
 
 def make_source(arrays, rules):
     stored = {name: StoredArray.of(np.asarray(array)) for name, array in arrays.items()}
-    return engine.NetworkSource("semantic", "here", None, stored, rules, prefix="net.")
+    return plan.NetworkSource("semantic", "here", None, stored, rules, prefix="net.")
 
 
 def shapes(**sizes):
@@ -838,25 +838,25 @@ def shapes(**sizes):
 def test_an_array_that_no_rule_takes_is_named():
     source = make_source({"a": [1.0], "b": [1.0]}, [rule("a", "x")])
     with pytest.raises(CheckpointError, match=r"unexpected: net\.b"):
-        engine.make_plan(source, shapes(x=(1,)))
+        plan.make_plan(source, shapes(x=(1,)))
 
 
 def test_a_parameter_that_nothing_fills_is_named_on_both_sides():
     source = make_source({"a": [1.0]}, [rule("a", "x"), rule("b", "y")])
     with pytest.raises(CheckpointError, match=r"missing: net\.b \(for y\)"):
-        engine.make_plan(source, shapes(x=(1,), y=(1,)))
+        plan.make_plan(source, shapes(x=(1,), y=(1,)))
 
 
 def test_a_parameter_that_two_arrays_fill_is_named_on_both_sides():
     source = make_source({"a": [1.0], "b": [1.0]}, [rule("a", "x"), rule("b", "x")])
     with pytest.raises(CheckpointError, match=r"given twice: x \(by net\.a and net\.b\)"):
-        engine.make_plan(source, shapes(x=(1,)))
+        plan.make_plan(source, shapes(x=(1,)))
 
 
 def test_all_faults_are_told_at_once():
     source = make_source({"a": np.zeros((2, 3)), "b": [1]}, [rule("a", "x", LINEAR), rule("c", "y"), rule("d", "z")])
     with pytest.raises(CheckpointError) as error:
-        engine.make_plan(source, shapes(x=(2, 3), y=(1,)))
+        plan.make_plan(source, shapes(x=(2, 3), y=(1,)))
     for fault in ("missing: net.c (for y)", "unexpected: net.b", "net.a is (2, 3), expected (3, 2) (for x)"):
         assert fault in str(error.value)
 
@@ -864,7 +864,7 @@ def test_all_faults_are_told_at_once():
 def test_an_array_of_an_unknown_dtype_is_named():
     source = make_source({"a": np.array([1])}, [rule("a", "x")])
     with pytest.raises(CheckpointError, match=r"net\.a is int64, expected float32"):
-        engine.make_plan(source, shapes(x=(1,)))
+        plan.make_plan(source, shapes(x=(1,)))
 
 
 def test_nothing_is_read_before_the_names_are_checked():
@@ -872,20 +872,20 @@ def test_nothing_is_read_before_the_names_are_checked():
         pytest.fail("read")
 
     stored = {"a": StoredArray((1,), np.dtype(np.float32), fail)}
-    source = engine.NetworkSource("semantic", "here", None, stored, [rule("a", "x")])
+    source = plan.NetworkSource("semantic", "here", None, stored, [rule("a", "x")])
     with pytest.raises(CheckpointError, match=r"missing: an array \(for y\)"):
-        engine.make_plan(source, shapes(x=(1,), y=(1,)))
+        plan.make_plan(source, shapes(x=(1,), y=(1,)))
 
 
 def test_templates_take_numbers_and_not_words():
     source = make_source({"h.01.w": [1.0], "h.x.w": [1.0]}, [rule("h.{i}.w", "blocks.{i}.x")])
     with pytest.raises(CheckpointError, match=r"unexpected: net\.h\.01\.w, net\.h\.x\.w"):
-        engine.make_plan(source, {})
+        plan.make_plan(source, {})
 
 
 def test_statistics_fill_nothing():
     source = make_source({"a": [1.0], "b": [1]}, [rule("a", "x"), rule("b", "count", use=Use.STATISTIC)])
-    assert list(engine.make_plan(source, shapes(x=(1,))).fills) == ["x"]
+    assert list(plan.make_plan(source, shapes(x=(1,))).fills) == ["x"]
 
 
 @pytest.mark.parametrize(
@@ -909,12 +909,12 @@ def test_weight_norm_folds_as_torch_does(torch, rng, transform, dim):
 def test_a_rule_may_not_be_used_for_half_of_its_arrays():
     source = make_source({"g": np.ones((2, 1, 1))}, [Rule(("g", "v"), "k", WeightNorm(CONV))])
     with pytest.raises(CheckpointError, match=r"missing: net\.v \(for k\)"):
-        engine.make_plan(source, shapes(k=(3, 4, 2)))
+        plan.make_plan(source, shapes(k=(3, 4, 2)))
 
 
 def test_our_own_names_need_no_table():
     source = make_source({"blocks.0.x": [1.0]}, own_rules())
-    assert list(engine.make_plan(source, {"blocks.0.x": np.empty(1)}).fills) == ["blocks.0.x"]
+    assert list(plan.make_plan(source, {"blocks.0.x": np.empty(1)}).fills) == ["blocks.0.x"]
 
 
 # The way back
@@ -978,7 +978,7 @@ def change_codec(folder, change):
     """Changes the codec's file as training would, and makes the manifest agree."""
     from safetensors.numpy import save_file
 
-    from bark_jax.weights import FileRecord, Manifest, sha256_of, write_manifest
+    from bark_jax.checkpoints.model_folder import FileRecord, Manifest, sha256_of, write_manifest
 
     path = folder / "codec_model.safetensors"
     arrays = load_file(path)
@@ -1053,7 +1053,7 @@ def test_a_single_transformer_does_not_go_back(suno, tmp_path):
 
 
 def test_a_failure_half_way_leaves_nothing(bark, tmp_path, monkeypatch):
-    from converters import conversion
+    from bark_jax.checkpoints import conversion
 
     calls = []
 
@@ -1061,7 +1061,7 @@ def test_a_failure_half_way_leaves_nothing(bark, tmp_path, monkeypatch):
         calls.append(args)
         if len(calls) == 3:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return engine.write_converted(*args, **options)
+        return plan.write_converted(*args, **options)
 
     monkeypatch.setattr(conversion, "write_converted", write)
     with pytest.raises(OSError, match="No space"):
@@ -1130,7 +1130,7 @@ def test_what_is_linked_from_elsewhere_is_left_out_and_said(bark, tmp_path, capl
     for link, target in links.items():
         link.symlink_to(target)
     dst = convert(src, tmp_path / "dst")
-    (told,) = [record.getMessage() for record in caplog.records if record.name == "converters.extras"]
+    (told,) = [record.getMessage() for record in caplog.records if record.name == "bark_jax.checkpoints.extras"]
     assert told.startswith("left out speaker_embeddings/v2, tokenizer.json, vocab.txt, speaker_embeddings/a.npy: links")
     assert str(src) in told
     assert (dst / "words.txt").read_text() == "inside"
@@ -1163,7 +1163,7 @@ def hub_cache(monkeypatch, tmp_path):
 
 def fill_cache(cache, repository, folder):
     """Lays a folder out as the Hub's client does: files are links to blobs named by their SHA-256."""
-    from bark_jax.weights import sha256_of
+    from bark_jax.checkpoints.model_folder import sha256_of
 
     commit = "0123456789" * 4
     home = cache / f"models--{repository.replace('/', '--')}"
@@ -1219,7 +1219,7 @@ def test_a_model_that_is_nowhere_says_how_to_get_it(hub_cache, tmp_path):
     ],
 )
 def test_only_what_makes_the_model_is_fetched(names, size, expected):
-    from converters.hub import wanted_files
+    from bark_jax.checkpoints.snapshots import wanted_files
 
     assert wanted_files(names.split(), size) == expected.split()
 
@@ -1247,9 +1247,9 @@ def test_the_command_converts(bark, converted, tmp_path):
 def invoke(*arguments):
     from click.testing import CliRunner
 
-    from converters.command import command
+    from bark_jax.cli import main
 
-    return CliRunner().invoke(command, list(map(str, arguments)))
+    return CliRunner().invoke(main, ["convert", *map(str, arguments)])
 
 
 def test_the_command_goes_back(converted, exported, tmp_path):
@@ -1259,7 +1259,7 @@ def test_the_command_goes_back(converted, exported, tmp_path):
 
 def test_help_has_an_example():
     found = invoke("--help")
-    assert found.exit_code == 0 and "python -m converters suno/bark-small" in found.output
+    assert found.exit_code == 0 and "bark-jax convert suno/bark-small" in found.output
 
 
 @pytest.mark.parametrize(
@@ -1288,7 +1288,7 @@ def test_exit_codes_tell_the_kinds_of_failure_apart(suno, copy, tmp_path, hub_ca
 MEASURED = """
 import re, sys
 from pathlib import Path
-from converters import convert
+from bark_jax.checkpoints import convert
 convert(sys.argv[1], sys.argv[2])
 print(int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024)
 """

@@ -17,18 +17,19 @@ from networks import drawn, jit
 from test_stages import greedy
 
 from bark_jax.config import BarkSemanticConfig
-from bark_jax.models import attention, decoder, kernel_probe
-from bark_jax.models.attention import Implementations, resolve
-from bark_jax.models.decoder import make_decoder
-from bark_jax.models.gpt import BarkCausalModel, BarkCoarseModel, BarkSemanticModel
-from bark_jax.models.int8 import quantize
-from bark_jax.models.linear import TransposedLinear, transpose_weights
-from bark_jax.stages import coarse, semantic
-from bark_jax.tokens import TokenSpaces
+from bark_jax.generation import coarse, semantic
+from bark_jax.generation.tokens import TokenSpaces
+from bark_jax.networks import _probes, attention, decoder
+from bark_jax.networks.attention import Implementations, resolve
+from bark_jax.networks.causal import BarkCausalModel
+from bark_jax.networks.decoder import make_decoder
+from bark_jax.networks.int8 import quantize
+from bark_jax.networks.linear import TransposedLinear, transpose_weights
+from bark_jax.stage_models import BarkCoarseModel, BarkSemanticModel
 
 N_SLOTS = 80
 
-kernels = pytest.importorskip("bark_jax.models.decode_kernels")
+kernels = pytest.importorskip("bark_jax.networks.pallas_decode")
 
 
 def make_model(dtype=jnp.float32, step="xla", *, bias=False, hidden_size=48, num_heads=3):
@@ -91,7 +92,7 @@ def quick_probe(monkeypatch):
         return drawn(lambda: BarkCausalModel(*args, rngs=nnx.Rngs(0), **options))
 
     monkeypatch.setattr(jax, "jit", jit)
-    monkeypatch.setattr(kernel_probe, "BarkCausalModel", make)
+    monkeypatch.setattr(_probes, "BarkCausalModel", make)
 
 
 @pytest.mark.parametrize(("lengths", "bias"), [([40], False), ([64, 1, 17], True)])
@@ -239,14 +240,14 @@ def a_gpu(monkeypatch):
 
 
 def test_the_probe_accepts_kernels_that_work(interpreted, quick_probe):
-    kernel_probe.probe(jnp.dtype("bfloat16"), 32)
+    _probes.probe(jnp.dtype("bfloat16"), 32)
 
 
 def test_the_probe_finds_kernels_that_compute_something_else(interpreted, quick_probe, monkeypatch):
     right = kernels.attend
     monkeypatch.setattr(kernels, "attend", lambda qkv, *rest, **options: right(qkv.at[:, 0].add(3), *rest, **options))
     with pytest.raises(RuntimeError, match="logits of 1 rows are off by"):
-        kernel_probe.probe(jnp.dtype("bfloat16"), 32)
+        _probes.probe(jnp.dtype("bfloat16"), 32)
 
 
 @pytest.mark.parametrize(
@@ -260,7 +261,7 @@ def test_the_probe_finds_kernels_that_compute_something_else(interpreted, quick_
 )
 def test_auto_takes_what_the_probes_say(cudnn, works, expected, a_gpu, monkeypatch):
     monkeypatch.setattr(attention, "find_cudnn_obstacle", lambda dtype_name, head_size: cudnn)
-    monkeypatch.setattr(kernel_probe, "probe", lambda dtype, head_size: None if works else 1 / 0)
+    monkeypatch.setattr(_probes, "probe", lambda dtype, head_size: None if works else 1 / 0)
     assert resolve("auto", jnp.bfloat16, 64) == expected
     assert resolve("xla", jnp.bfloat16, 64) == ("xla", "xla")
 
@@ -272,7 +273,7 @@ def test_the_probe_runs_while_shapes_are_traced(a_gpu, monkeypatch):
         found = kernels.linear(jnp.ones((1, 16), dtype), jnp.ones((8, 16), dtype), interpret=True)
         assert float(found[0, 0]) == 16
 
-    monkeypatch.setattr(kernel_probe, "probe", probe)
+    monkeypatch.setattr(_probes, "probe", probe)
     found = []
     jax.eval_shape(lambda: found.append(attention.find_kernel_obstacle("bfloat16", 64)))
     assert found == [None]

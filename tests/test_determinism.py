@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 
 from bark_jax import Bark
-from bark_jax.clip import EmptyClipWarning
+from bark_jax.audio.clip import EmptyClipWarning
 from bark_jax.errors import InputError
-from bark_jax.model import as_semantic_row, row_keys, sampling_of
-from bark_jax.processor import BarkProcessor
-from bark_jax.seeds import CANDIDATE, derive_key, derive_keys
-from bark_jax.stages import coarse, fine, semantic
-from bark_jax.stages.sampling import key_data
+from bark_jax.generation import coarse, fine
+from bark_jax.generation.rows import row_keys
+from bark_jax.generation.runner import sampling_of, semantic_prompt
+from bark_jax.generation.sampling import key_data
+from bark_jax.generation.seeds import CANDIDATE, derive_key, derive_keys
+from bark_jax.text.processor import BarkProcessor
 
 TEXT = "hello there. how are you?"
 SHORT = dict(max_new_tokens=40, allow_early_stop=False)
@@ -188,7 +189,7 @@ def test_what_is_laid_out_on_the_host_compiles_nothing(bark):
     rows = bark.rows(["a"] * n_rows, None, row_keys(5, None, n_rows), {})
     tokens, codes = [np.zeros(9, np.int32)] * n_rows, [np.zeros((2, 9), np.int32)] * n_rows
     with Programs() as programs:
-        semantic.make_prompt([as_semantic_row(row) for row in rows], model.spaces)
+        semantic_prompt(rows, model.spaces, len(rows))
         prompt = coarse.make_prompt(tokens, [None] * n_rows, model.spaces)
         fine.make_prompt(codes, [None] * n_rows, model.spaces)
         for stage in ("semantic", "coarse", "fine"):

@@ -4,17 +4,17 @@ import jax
 import numpy as np
 import pytest
 
-from bark_jax import Bark, model
-from bark_jax.devices import backend
+from bark_jax import Bark
 from bark_jax.errors import BarkError, DeviceError
-from bark_jax.models import attention
-from bark_jax.stages import coarse, fine, semantic
+from bark_jax.generation import coarse, engine, fine, runner, semantic
+from bark_jax.networks import attention
+from bark_jax.networks.platform import backend
 
 STAGES = {
     "semantic": (semantic, "generate_semantic"),
     "coarse": (coarse, "generate_coarse"),
     "fine": (fine, "generate_fine"),
-    "codec": (model, "decode_codes"),
+    "codec": (runner, "decode_codes"),
 }
 STREAMED = STAGES | {"coarse": (coarse, "run_windows"), "codec": (None, "decode_next")}
 
@@ -53,7 +53,7 @@ def test_a_device_that_goes_away_is_told_with_the_stage(stage, text, bark, monke
 
 @pytest.mark.parametrize("stage", STREAMED)
 def test_streams_tell_it_too(stage, bark, monkeypatch):
-    from bark_jax import streaming
+    from bark_jax.generation import streaming
 
     fail.text = "RESOURCE_EXHAUSTED: Out of memory"
     where, name = STREAMED[stage]
@@ -69,6 +69,23 @@ def fail_after_first(decode_next):
         return decode_next(network, codes_QT, state) if not codes_QT.shape[1] else fail()
 
     return decode
+
+
+IN_THE_ENGINE = {
+    "semantic": (engine._SemanticSlots, "_advance"),
+    "coarse": (engine._CoarseSlots, "_advance"),
+    "fine": (engine, "fine_prompt"),
+    "codec": (engine, "decode_codes"),
+}
+
+
+@pytest.mark.parametrize("stage", IN_THE_ENGINE)
+def test_the_engine_tells_it_too(stage, bark, monkeypatch):
+    fail.text = "INTERNAL: CUDA_ERROR_DEVICE_UNAVAILABLE"
+    monkeypatch.setattr(*IN_THE_ENGINE[stage], fail)
+    rows = bark.rows(["one"], None, [np.zeros(2, np.uint32)], {"max_new_tokens": 4, "allow_early_stop": False})
+    with pytest.raises(DeviceError, match=f"failed in the {stage} stage of .*UNAVAILABLE.*new process"):
+        list(engine.Engine(bark.model, n_slots=1).run([engine.Request(0, rows[0])]))
 
 
 def test_an_offloaded_networks_way_to_the_device_counts(toy_folder, monkeypatch):

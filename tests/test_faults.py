@@ -15,13 +15,13 @@ import pytest
 from bad_inputs.harness import ALL_NETWORKS_CALLS, ARGUMENT_CALLS, NETWORK_CALLS, listing, refused
 from deadlines import HANG_S
 
-from bark_jax import Bark, folders, pretrained
-from bark_jax.clip import Recording
+from bark_jax import Bark, files
+from bark_jax.audio.clip import Recording
+from bark_jax.checkpoints import convert, find, plan
+from bark_jax.checkpoints.find import find_model
+from bark_jax.checkpoints.model_folder import is_model_folder
 from bark_jax.errors import BarkError, OutputError, UnsupportedError
-from bark_jax.folders import remove_abandoned, whole_file, whole_folder
-from bark_jax.pretrained import find_model
-from bark_jax.weights import is_model_folder
-from converters import convert, engine
+from bark_jax.files import remove_abandoned, whole_file, whole_folder
 
 ROOT = Path(__file__).parents[1]
 
@@ -125,7 +125,7 @@ def test_a_conversion_that_is_interrupted_leaves_nothing_and_works_again(checkpo
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "_check_finite", interrupt)
+        patch.setattr(plan, "_check_finite", interrupt)
         with pytest.raises(KeyboardInterrupt):
             find_model(checkpoint)
     assert not cache.exists()
@@ -135,13 +135,13 @@ def test_a_conversion_that_is_interrupted_leaves_nothing_and_works_again(checkpo
 def test_two_that_convert_at_once_get_the_same_folder(checkpoint, cache, monkeypatch):
     """Both have written all before either puts its folder in place."""
     barrier, found = threading.Barrier(2, timeout=HANG_S), []
-    sync = folders._sync_tree
+    sync = files._sync_tree
 
     def meet(folder):
         sync(folder)
         barrier.wait()
 
-    monkeypatch.setattr(folders, "_sync_tree", meet)
+    monkeypatch.setattr(files, "_sync_tree", meet)
     threads = [threading.Thread(target=lambda: found.append(find_model(checkpoint))) for _ in range(2)]
     for thread in threads:
         thread.start()
@@ -164,8 +164,8 @@ def test_what_a_killed_process_left_is_removed_when_it_is_old(tmp_path):
 
 # In processes of their own
 
-CONVERT = "import sys; from converters import convert; convert(sys.argv[1], sys.argv[2])"
-FIND = "import sys; from bark_jax.pretrained import find_model; print(find_model(sys.argv[1]))"
+CONVERT = "import sys; from bark_jax.checkpoints import convert; convert(sys.argv[1], sys.argv[2])"
+FIND = "import sys; from bark_jax.checkpoints.find import find_model; print(find_model(sys.argv[1]))"
 
 
 def start(program, *arguments, **options):
@@ -217,4 +217,4 @@ def test_four_processes_that_convert_at_once_get_the_same_folder(checkpoint, tmp
 def test_a_model_whose_place_is_taken_by_something_else_is_told(tmp_path):
     (tmp_path / "model").write_text("mine")
     with pytest.raises(BarkError, match="is a file"):
-        pretrained._once(tmp_path / "model", lambda target: whole_folder(target).__enter__())
+        find._once(tmp_path / "model", lambda target: whole_folder(target).__enter__())

@@ -8,7 +8,7 @@ from test_gpt import largest_difference, to_torch
 
 from bark_jax.config import BarkFineConfig
 from bark_jax.errors import InputError
-from bark_jax.models.fine_gpt import BarkFineModel
+from bark_jax.stage_models import BarkFineModel
 
 # Compiled whole: JAX compiles every operation by itself otherwise.
 read = jax.jit(BarkFineModel.__call__, static_argnums=1, static_argnames="output_hidden_states")

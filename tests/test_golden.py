@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from golden.checkpoint import FILE, N_SEMANTIC, SPACES, TEXT, voice_arrays, write_checkpoint
 
+from bark_jax.checkpoints import convert
 from bark_jax.model import BarkModel
-from converters import convert
 
 
 @pytest.fixture(scope="module")

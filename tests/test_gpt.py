@@ -11,7 +11,8 @@ from flax import nnx
 from bark_jax.config import BarkSemanticConfig
 from bark_jax.errors import InputError
 from bark_jax.model import BarkModel
-from bark_jax.models.gpt import BarkCausalModel, BarkSemanticModel
+from bark_jax.networks.causal import BarkCausalModel
+from bark_jax.stage_models import BarkSemanticModel
 
 NETWORKS = ("semantic", "coarse_acoustics")
 
@@ -51,7 +52,7 @@ def sized_twins(request, tmp_path_factory):
     """Other sizes than the session's gentle_twins, with and without biases."""
     pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    from converters import convert
+    from bark_jax.checkpoints import convert
 
     folder = tmp_path_factory.mktemp("sized")
     make_bark(folder / "theirs", **request.param)

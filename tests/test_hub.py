@@ -9,14 +9,13 @@ import pytest
 from bad_inputs.harness import listing, refused
 from hub_server import COMMIT, REPOSITORY, Hub, files_of, serving
 
-from bark_jax import hub as own_hub
+from bark_jax.checkpoints import convert, snapshots
+from bark_jax.checkpoints.find import find_model
+from bark_jax.checkpoints.model_folder import is_model_folder
 from bark_jax.errors import CheckpointError, InputError, ModelNotFoundError
-from bark_jax.hub import Source
-from bark_jax.pretrained import find_model
-from bark_jax.processor import BarkProcessor
-from bark_jax.weights import is_model_folder
-from converters import convert
-from converters import hub as model_hub
+from bark_jax.hub import client, source
+from bark_jax.hub.source import Source
+from bark_jax.text.processor import BarkProcessor
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +142,7 @@ def test_h02_a_server_that_sends_the_same_half_for_ever_is_given_up(hub, monkeyp
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100_000)  # the client goes on for ever after whole chunks
     seconds = itertools.count()  # one goes by whenever some bytes have come
-    monkeypatch.setattr(own_hub, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    monkeypatch.setattr(client, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
     hub.cut, hub.takes_ranges = 50, False  # after so many halves it sends the whole
     with pytest.raises(ModelNotFoundError, match=r"got no further than .* bytes for 60 s.*With a connection"):
         find_model(REPOSITORY)
@@ -234,7 +233,7 @@ def test_a_checksum_that_leads_elsewhere_writes_nothing(hub, tmp_path, checksum)
 def test_answers_as_the_hub_gives_them_are_taken(status, headers):
     request = SimpleNamespace(url=SimpleNamespace(host="hub", path="/a/b/resolve/main/c"))
     answer = SimpleNamespace(request=request, status_code=status, headers={"X-Repo-Commit": COMMIT} | headers)
-    own_hub._check_answer(answer)
+    client._check_answer(answer)
 
 
 @pytest.mark.parametrize("place", ["https://cdn.example.com/a", "//127.0.0.1/a", ""])
@@ -242,14 +241,14 @@ def test_a_checksum_is_looked_at_where_the_client_goes_no_further(place):
     request = SimpleNamespace(url=SimpleNamespace(host="hub", path="/a/b/resolve/main/c"))
     headers = {"X-Repo-Commit": COMMIT, "ETag": '"a/b"', "Location": place}
     with refused(ModelNotFoundError, "the answer of hub is refused: it names no checksum but 'a/b'"):
-        own_hub._check_answer(SimpleNamespace(request=request, status_code=302, headers=headers))
+        client._check_answer(SimpleNamespace(request=request, status_code=302, headers=headers))
 
 
 def test_clients_that_take_the_place_of_others_are_checked(hub, tmp_path):
     from huggingface_hub import close_session
 
-    own_hub.check_answers()
-    own_hub.check_answers()
+    client.check_answers()
+    client.check_answers()
     close_session()
     hub.checksum = "../../../../../PWNED"
     with pytest.raises(ModelNotFoundError, match="names no checksum but"):
@@ -268,7 +267,7 @@ def test_h07_the_page_of_a_hotels_network_is_no_model(hub, tmp_path):
     ["../../x", "/etc", "a/../b", "", "a b", "a\0b", "-x", "x" * 500, 5, b"main", ["main"], "a//b", "\ud800"],
 )
 def test_a_revision_that_is_none_is_refused(hub, revision, tmp_path):
-    for ask in (find_model, BarkProcessor.from_pretrained, model_hub.fetch):
+    for ask in (find_model, BarkProcessor.from_pretrained, snapshots.fetch):
         with refused(InputError, "revision is .*expected a branch, a tag or a commit", folder=tmp_path):
             ask(REPOSITORY, revision=revision)
     assert not hub.asked
@@ -276,7 +275,7 @@ def test_a_revision_that_is_none_is_refused(hub, revision, tmp_path):
 
 @pytest.mark.parametrize("revision", ["main", "v1.0", "refs/pr/1", COMMIT, "release-2+fix"])
 def test_a_revision_that_can_be_one_is_taken(revision):
-    own_hub.check_revision(revision)
+    source.check_revision(revision)
 
 
 def test_a_repository_that_is_not_there_is_not_found(hub):

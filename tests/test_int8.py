@@ -12,11 +12,11 @@ from networks import as_dtype, drawn, in_numpy, jit
 import bark_jax
 from bark_jax.config import BarkFineConfig, BarkSemanticConfig
 from bark_jax.errors import UnsupportedError
-from bark_jax.models import int8
-from bark_jax.models.decoder import make_decoder
-from bark_jax.models.fine_gpt import BarkFineModel
-from bark_jax.models.gpt import BarkCausalModel
-from bark_jax.models.int8 import Int8Linear, quantize
+from bark_jax.networks import int8
+from bark_jax.networks.causal import BarkCausalModel
+from bark_jax.networks.decoder import make_decoder
+from bark_jax.networks.int8 import Int8Linear, quantize
+from bark_jax.stage_models import BarkFineModel
 
 SIZE = dict(input_vocab_size=70, output_vocab_size=70, num_layers=2, num_heads=2, hidden_size=64, bias=True)
 

@@ -5,11 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from bark_jax.model import BarkModel, Row
-from bark_jax.settings import resolve_settings
-from bark_jax.stages.sampling import key_data
-from bark_jax.tokens import text_tokens
-from bark_jax.voices import Voice
+from bark_jax.generation.rows import Row
+from bark_jax.generation.sampling import key_data
+from bark_jax.generation.settings import resolve_settings
+from bark_jax.generation.tokens import text_tokens
+from bark_jax.model import BarkModel
+from bark_jax.voices.voice import Voice
 
 BATCH_SIZES = (8, 5, 2, 1)
 

@@ -11,9 +11,9 @@ from flax import nnx
 from networks import as_dtype, drawn, in_numpy, jit, normal
 
 from bark_jax.config import BarkSemanticConfig
-from bark_jax.models.gpt import BarkCausalModel
-from bark_jax.models.linear import TransposedLinear, make_linear, multiplies_bfloat16, multiply
-from bark_jax.models.transformer import MLP, make_embedding
+from bark_jax.networks.causal import BarkCausalModel
+from bark_jax.networks.linear import TransposedLinear, make_linear, multiplies_bfloat16, multiply
+from bark_jax.networks.transformer import MLP, make_embedding
 
 CONFIG = BarkSemanticConfig(
     block_size=64, input_vocab_size=50_000, output_vocab_size=70, num_layers=2, num_heads=2, hidden_size=64

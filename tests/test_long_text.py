@@ -10,14 +10,14 @@ from corpus import CUES, JOINERS, ODDITIES, SYMBOLS, WORDS
 from tokenizers import normalizers, pre_tokenizers
 
 from bark_jax import Bark
-from bark_jax.clip import EmptyClipWarning
+from bark_jax.audio.clip import EmptyClipWarning
 from bark_jax.errors import InputError, VoiceError, VoiceNotFoundError
-from bark_jax.long_text import prompt_budget, split_text
-from bark_jax.model import Utterance
-from bark_jax.seeds import SENTENCE, derive_keys, seed_of
-from bark_jax.stages.sampling import key_data
-from bark_jax.tokens import TokenSpaces
-from bark_jax.voices import Voice
+from bark_jax.generation.rows import Utterance
+from bark_jax.generation.sampling import key_data
+from bark_jax.generation.seeds import SENTENCE, derive_keys, seed_of
+from bark_jax.generation.tokens import TokenSpaces
+from bark_jax.text.sentences import prompt_budget, split_text
+from bark_jax.voices.voice import Voice
 
 NORMALIZER = normalizers.BertNormalizer(lowercase=False)
 PRE_TOKENIZER = pre_tokenizers.BertPreTokenizer()

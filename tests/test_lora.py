@@ -12,13 +12,13 @@ import safetensors.numpy
 from click.testing import CliRunner
 from networks import as_dtype
 
-from bark_jax import weights
+from bark_jax.checkpoints import model_folder
+from bark_jax.checkpoints.find import find_model
+from bark_jax.checkpoints.lora import Base, Lora, base_of, init_lora, load_lora, merge, save_lora
+from bark_jax.checkpoints.model_folder import parameter_shapes
 from bark_jax.cli import main
 from bark_jax.errors import CheckpointError, InputError, ModelNotFoundError
-from bark_jax.lora import Base, Lora, base_of, init_lora, load_lora, merge, save_lora
 from bark_jax.model import BarkModel
-from bark_jax.pretrained import find_model
-from bark_jax.weights import parameter_shapes
 
 NETWORKS = ("semantic", "coarse_acoustics", "fine_acoustics")
 
@@ -149,7 +149,7 @@ def test_the_same_changes_have_the_same_bytes(loras, tmp_path):
         assert file.metadata()["base"] == "tiny" and len(file.metadata()) == 5
 
 
-@pytest.mark.parametrize("read", [load_lora, weights.check_header_size])
+@pytest.mark.parametrize("read", [load_lora, model_folder.check_header_size])
 def test_a_header_without_bound_is_refused_before_it_is_parsed(read, tmp_path, monkeypatch):
     path, size = tmp_path / "a.safetensors", 2**26
     with open(path, "wb") as file:
@@ -218,7 +218,7 @@ def test_transformers_computes_the_same_logits_from_the_exported_merged_model(ne
 @pytest.fixture(scope="module")
 def exported(merged_folder, tmp_path_factory):
     transformers = pytest.importorskip("transformers")
-    from converters import export_transformers
+    from bark_jax.checkpoints import export_transformers
 
     folder = export_transformers(merged_folder, tmp_path_factory.mktemp("exported") / "model")
     return transformers.BarkModel.from_pretrained(folder).eval()

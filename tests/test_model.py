@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from bark_jax.checkpoints.load import save_networks
+from bark_jax.checkpoints.model_folder import NETWORKS
 from bark_jax.errors import BarkError, InputError, VoiceError
-from bark_jax.model import BarkModel, Row, row_keys
-from bark_jax.pretrained import NETWORKS, save_networks
-from bark_jax.settings import resolve_settings
+from bark_jax.generation.rows import Row, row_keys
+from bark_jax.generation.settings import resolve_settings
+from bark_jax.model import BarkModel
 
 N_TEXT = 96  # tokens that the toy's prompt has room for
 GREEDY = dict(semantic_max_new_tokens=30, do_sample=False)

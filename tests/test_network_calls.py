@@ -9,7 +9,7 @@ import pytest
 import toy
 
 from bark_jax.errors import BarkError, ConfigError, InputError, VoiceError
-from bark_jax.voices import Voice
+from bark_jax.voices.voice import Voice
 
 SEMANTIC, COARSE, FINE = (
     toy.GENERATION_CONFIG[f"{part}_config"] for part in ("semantic", "coarse_acoustics", "fine_acoustics")

@@ -19,32 +19,29 @@ import numpy as np
 import pytest
 
 import bark_jax
-import converters
-from bark_jax import clip, errors
+from bark_jax import errors
+from bark_jax.audio import clip
 from bark_jax.batch.rows import Fault, RowsError, check_rows
 from bark_jax.batch.speech import Spoken
-from bark_jax.model import Utterance
-from bark_jax.processor import BarkInputs, TextCutWarning
-from bark_jax.streaming import StreamedPart
+from bark_jax.generation.rows import Utterance
+from bark_jax.generation.streaming import StreamedPart
+from bark_jax.text.processor import BarkInputs, TextCutWarning
+from bark_jax.text.vocabulary import UnknownWordsWarning
 from bark_jax.training.manifest import ManifestError
-from bark_jax.vocabulary import UnknownWordsWarning
-from bark_jax.voices import Voice
+from bark_jax.voices.voice import Voice
 
 # What holds functions or networks is no result, and stays where it was made.
-PARTS_OF_NETWORKS = {"models", "stages"}
+PARTS_OF_NETWORKS = {"networks", "semantic", "coarse", "fine", "codec", "codec_steps", "sampling", "slots", "padding"}
 HOLD_NETWORKS = {"BarkModel", "CodecTraining", "Network", "NetworkTraining", "TrainedCodec", "TrainedStage"}
 
 
 def all_classes():
-    """Every class of both packages by its module."""
-    for package in (bark_jax, converters):
-        for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            if found.name.endswith("__main__"):
-                continue
-            module = importlib.import_module(found.name)
-            yield from (
-                each for each in vars(module).values() if inspect.isclass(each) and each.__module__ == found.name
-            )
+    """Every class of the package by its module."""
+    for found in pkgutil.walk_packages(bark_jax.__path__, "bark_jax."):
+        if found.name.endswith("__main__"):
+            continue
+        module = importlib.import_module(found.name)
+        yield from (each for each in vars(module).values() if inspect.isclass(each) and each.__module__ == found.name)
 
 
 ERRORS = sorted((each for each in all_classes() if issubclass(each, BaseException)), key=str)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import bark_jax
-from bark_jax import forks
+from bark_jax._system import forks
 from bark_jax.errors import UnsupportedError
 
 ROOT = Path(__file__).parents[1]
@@ -42,7 +42,7 @@ import jax
 address, number, folder = sys.argv[1:]
 jax.config.update("jax_platforms", "cpu")
 jax.distributed.initialize(address, num_processes=2, process_id=int(number))
-from bark_jax.batch.engine import Engine
+from bark_jax.generation.engine import Engine
 from bark_jax.batch.job import choose_devices
 from bark_jax.errors import InputError
 from bark_jax.model import BarkModel

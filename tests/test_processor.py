@@ -21,11 +21,11 @@ from bark_jax.errors import (
     UnsupportedError,
     VoiceError,
     VoiceNotFoundError,
+    quoted,
 )
-from bark_jax.hub import shown
-from bark_jax.processor import BarkProcessor, TextCutWarning, UnknownCharactersWarning
-from bark_jax.tokens import TokenSpaces
-from bark_jax.voices import PROMPT_KEYS, Voice
+from bark_jax.generation.tokens import TokenSpaces
+from bark_jax.text.processor import BarkProcessor, TextCutWarning, UnknownCharactersWarning
+from bark_jax.voices.voice import PROMPT_KEYS, Voice
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
@@ -82,7 +82,7 @@ def model_folder(tmp_path, vocabulary_folder):
 
 
 # The vocabulary of these tests has few words.
-unknown_words_are_fine = pytest.mark.filterwarnings("ignore::bark_jax.processor.UnknownCharactersWarning")
+unknown_words_are_fine = pytest.mark.filterwarnings("ignore::bark_jax.text.processor.UnknownCharactersWarning")
 
 
 def assert_equal_ids(ours, theirs, texts):
@@ -248,7 +248,7 @@ BAD_SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize("settings, error, message", BAD_SETTINGS, ids=lambda value: shown(value)[:40])
+@pytest.mark.parametrize("settings, error, message", BAD_SETTINGS, ids=lambda value: quoted(value)[:40])
 def test_bad_settings_are_refused(processor, settings, error, message):
     with pytest.raises(error, match=message):
         processor("hello", **settings)

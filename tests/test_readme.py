@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bark_jax import BarkModel, BarkProcessor
-from bark_jax.voices import Voice
+from bark_jax.voices.voice import Voice
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"

@@ -12,9 +12,9 @@ import pytest
 from bad_inputs.harness import FILE_BYTES, FILE_CALLS, refused
 from safetensors.numpy import save_file
 
+from bark_jax.checkpoints.arrays import StoredArray
+from bark_jax.checkpoints.safetensors_file import DTYPES, read_safetensors, read_sharded
 from bark_jax.errors import BarkError, CheckpointError, ModelNotFoundError
-from converters.arrays import StoredArray
-from converters.safetensors_file import DTYPES, read_safetensors, read_sharded
 
 VALUES = np.arange(4, dtype=np.float32)
 DATA = VALUES.tobytes()

@@ -9,8 +9,8 @@ from networks import in_numpy, jit
 from scipy import special, stats
 
 from bark_jax.errors import InputError
-from bark_jax.stages import sampling as stage_numbers
-from bark_jax.stages.sampling import KEY_IMPLEMENTATION, Sampling, choose, draw_logits, key_data, log_probability
+from bark_jax.generation import sampling as stage_numbers
+from bark_jax.generation.sampling import KEY_IMPLEMENTATION, Sampling, choose, draw_logits, key_data, log_probability
 
 V = 12
 

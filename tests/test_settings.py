@@ -7,8 +7,8 @@ import pytest
 
 from bark_jax.config import BarkGenerationConfig
 from bark_jax.errors import InputError
-from bark_jax.settings import StageSettings, resolve_settings, without_draws
-from bark_jax.tokens import TokenSpaces
+from bark_jax.generation.settings import StageSettings, resolve_settings, without_draws
+from bark_jax.generation.tokens import TokenSpaces
 
 GREEDY = BarkGenerationConfig()
 SUNO = BarkGenerationConfig.suno()

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from test_training_batches import make_dataset
 
+from bark_jax.checkpoints.lora import Base, load_lora, merge, save_lora
 from bark_jax.errors import InputError
-from bark_jax.lora import Base, load_lora, merge, save_lora
+from bark_jax.generation.tokens import TokenSpaces
 from bark_jax.model import BarkModel
-from bark_jax.tokens import TokenSpaces
 from bark_jax.training.dataset import DatasetError
 from bark_jax.training.loop import RunSettings
 from bark_jax.training.optimizer import OptimizerSettings

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from reference import assert_greedy_tokens_equal
 
-from bark_jax.settings import StageSettings
-from bark_jax.stages import coarse, fine, semantic
-from bark_jax.stages.sampling import KEY_IMPLEMENTATION, Sampling, key_data
-from bark_jax.tokens import text_tokens
-from bark_jax.voices import Voice
+from bark_jax.generation import coarse, fine, semantic
+from bark_jax.generation.sampling import KEY_IMPLEMENTATION, Sampling, key_data
+from bark_jax.generation.settings import StageSettings
+from bark_jax.generation.tokens import text_tokens
+from bark_jax.voices.voice import Voice
 
 NOTHING = np.zeros(0, np.int32)
 N_ROWS = 8  # of every batch of several rows, idle ones included

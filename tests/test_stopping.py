@@ -16,11 +16,12 @@ TESTS = Path(__file__).parent
 # Waits in C, where Python runs no handlers, as while XLA compiles.
 STUCK = """
 import ctypes, sys, threading
-from bark_jax import folders, stopping
+from bark_jax import files
+from bark_jax._system import stopping
 stopping.install()
 
 def write():
-    with folders.whole_file("single.bin") as file, folders.temporary_folder("."):
+    with files.whole_file("single.bin") as file, files.temporary_folder("."):
         file.write(b"half")
         held.release()
         threading.Event().wait()
@@ -28,7 +29,7 @@ def write():
 held = threading.Semaphore(0)
 threading.Thread(target=write, daemon=True).start()
 held.acquire()
-with folders.whole_folder("a/b/model") as folder, stopping.last_words("last words"):
+with files.whole_folder("a/b/model") as folder, stopping.last_words("last words"):
     (folder / "weights.bin").write_bytes(b"half")
     sys.stdout.write("unflushed, ")
     print("ready", file=sys.stderr, flush=True)
@@ -40,7 +41,7 @@ with folders.whole_folder("a/b/model") as folder, stopping.last_words("last word
 STUCK_BATCH = """
 import ctypes, sys
 from batch_stub import StubSpeaker, run_stub
-from bark_jax import stopping
+from bark_jax._system import stopping
 stopping.install()
 
 class Stuck(StubSpeaker):
@@ -97,7 +98,7 @@ while select.select([], [1], [], 0)[1]:
 
 
 def test_a_pipe_that_nobody_reads_does_not_keep_it(tmp_path):
-    code = STUCK.replace("with folders.whole_folder", FILLS_THE_PIPE + "with folders.whole_folder")
+    code = STUCK.replace("with files.whole_folder", FILLS_THE_PIPE + "with files.whole_folder")
     process = start(code.replace('sys.stdout.write("unflushed, ")', "pass"), cwd=tmp_path)
     wait_for(process.stderr, "ready")
     process.send_signal(signal.SIGINT)

@@ -10,14 +10,16 @@ from twins import random_encodec
 
 from bark_jax.config import EncodecConfig
 from bark_jax.errors import BarkError, InputError, UnsupportedError
-from bark_jax.model import BarkModel, Row, row_keys, sampling_of
-from bark_jax.settings import resolve_settings
-from bark_jax.stages import coarse, fine
-from bark_jax.stages.codec import decode_codes
-from bark_jax.stages.codec_steps import decode_next, frames_per_step
-from bark_jax.stages.sampling import key_data
-from bark_jax.streaming import N_HELD, part_stops, stream_row
-from bark_jax.voices import Voice
+from bark_jax.generation import coarse, fine
+from bark_jax.generation.codec import decode_codes
+from bark_jax.generation.codec_steps import decode_next, frames_per_step
+from bark_jax.generation.rows import Row, row_keys
+from bark_jax.generation.runner import sampling_of
+from bark_jax.generation.sampling import key_data
+from bark_jax.generation.settings import resolve_settings
+from bark_jax.generation.streaming import N_HELD, part_stops, stream_row
+from bark_jax.model import BarkModel
+from bark_jax.voices.voice import Voice
 
 # 160 semantic tokens are 240 frames: 8 coarse windows, streamed as 1, 2, 3 and 2.
 N_TOKENS, N_FRAMES, STOPS = 160, 240, [1, 3, 6, 8]

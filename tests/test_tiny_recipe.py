@@ -13,9 +13,9 @@ pytest.importorskip("orbax.checkpoint")
 
 from click.testing import CliRunner
 
+from bark_jax.bark import Bark
 from bark_jax.config import BarkGenerationConfig
 from bark_jax.errors import InputError, ModelNotFoundError, UnsupportedError
-from bark_jax.pipeline import Bark
 from bark_jax.training.recipes.tiny_voice import choose, measure, speech, texts
 from bark_jax.training.recipes.tiny_voice.__main__ import main
 from bark_jax.training.recipes.tiny_voice.listen import edit_distance, listen, word_error

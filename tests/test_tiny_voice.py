@@ -10,9 +10,9 @@ import pytest
 pytest.importorskip("pocketsphinx")
 pytest.importorskip("orbax.checkpoint")
 
-from bark_jax.lora import base_of, load_lora, merge, save_lora
+from bark_jax.bark import Bark
+from bark_jax.checkpoints.lora import base_of, load_lora, merge, save_lora
 from bark_jax.model import BarkModel
-from bark_jax.pipeline import Bark
 from bark_jax.training.dataset import Dataset, Example
 from bark_jax.training.loop import RunSettings
 from bark_jax.training.optimizer import OptimizerSettings

@@ -8,7 +8,7 @@ import pytest
 
 from bark_jax.config import BarkConfig, BarkGenerationConfig, BarkSemanticGenerationConfig
 from bark_jax.errors import ConfigError
-from bark_jax.tokens import TokenSpaces, check_fit, deinterleave, interleave, text_tokens
+from bark_jax.generation.tokens import TokenSpaces, check_fit, deinterleave, interleave, text_tokens
 
 BARK = TokenSpaces()
 

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from bad_inputs.harness import FILE_BYTES, FILE_CALLS, refused
 
+from bark_jax.checkpoints.arrays import TORCH_STREAM, StoredArray
+from bark_jax.checkpoints.pickle import read_torch
 from bark_jax.errors import BarkError, CheckpointError, ModelNotFoundError
-from converters.arrays import TORCH_STREAM, StoredArray
-from converters.torch_pickle import read_torch
 
 VALUES = np.arange(16, dtype=np.float32)
 ONE_STORAGE = (("0", VALUES.tobytes()),)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from bark_jax.errors import InputError
-from bark_jax.stages import coarse, fine, semantic
-from bark_jax.stages.sampling import Sampling
-from bark_jax.tokens import TokenSpaces, interleave, text_tokens
+from bark_jax.generation import coarse, fine, semantic
+from bark_jax.generation.sampling import Sampling
+from bark_jax.generation.tokens import TokenSpaces, interleave, text_tokens
 from bark_jax.training.batches import coarse_batches, fine_batches, semantic_batches
 from bark_jax.training.dataset import Dataset, Example
 

@@ -17,9 +17,9 @@ import soundfile
 from flax import nnx
 
 from bark_jax.errors import ConfigError, InputError
+from bark_jax.generation.tokens import TokenSpaces
 from bark_jax.model import BarkModel
-from bark_jax.processor import BarkProcessor
-from bark_jax.tokens import TokenSpaces
+from bark_jax.text.processor import BarkProcessor
 from bark_jax.training import prepare as preparing
 from bark_jax.training.dataset import (
     AUDIO_SCALE,

@@ -16,7 +16,7 @@ from networks import begin_at_once, drawn, jit
 
 from bark_jax.config import BarkSemanticConfig
 from bark_jax.errors import CheckpointError, InputError
-from bark_jax.models.gpt import BarkSemanticModel
+from bark_jax.stage_models import BarkSemanticModel
 from bark_jax.training.loop import RunSettings, TrainingError, fit
 from bark_jax.training.losses import Loss
 from bark_jax.training.metrics import METRICS_FILE, read_metrics

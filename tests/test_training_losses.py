@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from test_training_batches import make_dataset
 
+from bark_jax.checkpoints.model_folder import parameter_shapes
+from bark_jax.generation.tokens import TokenSpaces
 from bark_jax.model import BarkModel
-from bark_jax.tokens import TokenSpaces
 from bark_jax.training.batches import coarse_batches, fine_batches, semantic_batches
 from bark_jax.training.losses import coarse_loss, fine_loss, semantic_loss
-from bark_jax.weights import parameter_shapes
 
 # An odd history: cut to it, a stream starts within a frame.
 SHORT = dict(max_semantic=50, n_text=16, n_coarse_semantic=48, n_coarse_history=61, n_fine_history=32, fine_window=64)
@@ -134,7 +134,7 @@ def torch_side(case, tmp_path_factory):
     """(loss and targets by network, a model that holds the gradients): torch's, renamed by the converter."""
     import torch
 
-    from converters import convert
+    from bark_jax.checkpoints import convert
 
     theirs = copy.deepcopy(case.twins.theirs).requires_grad_(True)
     totals = {}

@@ -12,10 +12,10 @@ from flax import nnx
 import bark_jax
 from bark_jax.config import BarkCoarseConfig, BarkFineConfig, BarkSemanticConfig
 from bark_jax.errors import ConfigError, InputError
-from bark_jax.models.fine_gpt import BarkFineModel
-from bark_jax.models.gpt import BarkCausalModel
-from bark_jax.voice_library import VoiceLibrary
-from bark_jax.voices import PROMPT_KEYS, Voice
+from bark_jax.networks.causal import BarkCausalModel
+from bark_jax.stage_models import BarkFineModel
+from bark_jax.voices.library import VoiceLibrary
+from bark_jax.voices.voice import PROMPT_KEYS, Voice
 
 SUB_CONFIGS = (BarkSemanticConfig, BarkCoarseConfig, BarkFineConfig)
 GENERATION_CONFIG = bark_jax.BarkGenerationConfig.suno()

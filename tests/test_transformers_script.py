@@ -20,8 +20,8 @@ from golden.checkpoint import FILE, voice_arrays, write_checkpoint
 from safetensors.numpy import save_file
 
 from bark_jax import AttentionNameWarning
-from bark_jax.tokenizer import SPECIAL_TOKENS
-from bark_jax.voices import PROMPT_KEYS
+from bark_jax.text.tokenizer import SPECIAL_TOKENS
+from bark_jax.voices.voice import PROMPT_KEYS
 
 SCRIPT = Path(__file__).with_name("transformers_script.py")
 
@@ -163,7 +163,7 @@ def run_ours(script: str, own_folder: Path, published: Path) -> tuple[dict, dict
     path = own_folder / "bark_jax_script.py"
     path.write_text(script)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bark_jax.pretrained.cache_folder", lambda: own_folder / "cache")
+        patch.setattr("bark_jax.checkpoints.find.cache_folder", lambda: own_folder / "cache")
         return run(path, published, patch)
 
 

@@ -9,9 +9,9 @@ from click.testing import CliRunner
 
 from bark_jax.cli import main
 from bark_jax.errors import ConfigError
-from bark_jax.hub import Source
-from bark_jax.processor import BarkProcessor
-from bark_jax.vocabulary import WORDS_FILE, UnknownWordsWarning, read_words, unknown_words
+from bark_jax.hub.source import Source
+from bark_jax.text.processor import BarkProcessor
+from bark_jax.text.vocabulary import WORDS_FILE, UnknownWordsWarning, read_words, unknown_words
 
 KNOWN = frozenset({"hello", "don't", "seven", "grüße"})
 

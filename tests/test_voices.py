@@ -17,11 +17,12 @@ import pytest
 from bad_inputs.harness import ARGUMENT_CALLS, counted, refused
 from voice_cases import BAD_ENTRIES, BAD_NAMES, fill_cache, make_arrays, make_folder, npy_bytes, outside
 
-from bark_jax.errors import BarkError, InputError, ModelNotFoundError, VoiceError, VoiceNotFoundError
-from bark_jax.hub import Source, UnreachableError, is_inner_path, shown
-from bark_jax.tokens import TokenSpaces
-from bark_jax.voice_library import LANGUAGES, PRESET_NAMES, VoiceLibrary, fits_published, resolve_voice
-from bark_jax.voices import PROMPT_KEYS, OddVoiceWarning, Voice, as_voice, check_voice
+from bark_jax.errors import BarkError, InputError, ModelNotFoundError, VoiceError, VoiceNotFoundError, quoted
+from bark_jax.files import is_inner_path
+from bark_jax.generation.tokens import TokenSpaces
+from bark_jax.hub.source import Source, UnreachableError
+from bark_jax.voices.library import LANGUAGES, PRESET_NAMES, VoiceLibrary, fits_published, resolve_voice
+from bark_jax.voices.voice import PROMPT_KEYS, OddVoiceWarning, Voice, as_voice, check_voice
 
 ROOT = Path(__file__).parents[1]
 SPACES = TokenSpaces()
@@ -142,7 +143,7 @@ def test_an_odd_voice_conditions_the_coarse_stage_as_in_transformers(make):
     torch = pytest.importorskip("torch")
     from transformers.models.bark.modeling_bark import BarkCoarseModel
 
-    from bark_jax.stages.coarse import trim_history
+    from bark_jax.generation.coarse import trim_history
 
     arrays = make(make_arrays())
     expected = BarkCoarseModel.preprocess_histories(
@@ -738,7 +739,7 @@ def test_paths_that_might_lead_elsewhere(path):
 )
 def test_errors_show_large_values_shortly(value):
     with counted(ARGUMENT_CALLS, traces_memory=True) as work:
-        assert len(shown(value)) <= 320
+        assert len(quoted(value)) <= 320
     assert work.peak_bytes < 100_000  # of the 10 MB that the value has
 
 
@@ -748,7 +749,7 @@ def test_all_errors_are_bark_errors():
 
 def test_voices_and_processor_import_neither_jax_nor_torch():
     code = (
-        "import sys, bark_jax.processor, bark_jax.voice_library; "
+        "import sys, bark_jax.text.processor, bark_jax.voices.library; "
         "print([name for name in ('jax', 'flax', 'torch', 'transformers', 'huggingface_hub') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

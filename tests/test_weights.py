@@ -12,14 +12,8 @@ from networks import jit, normal
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from bark_jax import weights
-from bark_jax.config import BarkConfig, BarkFineConfig, BarkSemanticConfig, EncodecConfig
-from bark_jax.errors import CheckpointError, InputError, ModelNotFoundError
-from bark_jax.folders import whole_folder
-from bark_jax.models.codec.encodec import EncodecModel
-from bark_jax.models.fine_gpt import BarkFineModel
-from bark_jax.models.gpt import BarkSemanticModel
-from bark_jax.weights import (
+from bark_jax.checkpoints import model_folder
+from bark_jax.checkpoints.model_folder import (
     NETWORKS,
     FileRecord,
     Manifest,
@@ -32,6 +26,10 @@ from bark_jax.weights import (
     write_manifest,
     write_network,
 )
+from bark_jax.config import BarkConfig, BarkFineConfig, BarkSemanticConfig, EncodecConfig
+from bark_jax.errors import CheckpointError, InputError, ModelNotFoundError
+from bark_jax.files import whole_folder
+from bark_jax.stage_models import BarkFineModel, BarkSemanticModel, EncodecModel
 
 SIZES = dict(num_layers=2, num_heads=2, hidden_size=16, block_size=32)
 SEMANTIC = BarkSemanticConfig(input_vocab_size=40, output_vocab_size=24, bias=True, **SIZES)
@@ -56,7 +54,7 @@ def fill(make):
 
 def write_folder(folder, module, network="semantic"):
     folder.mkdir(exist_ok=True)
-    name = weights.weight_file(network)
+    name = model_folder.weight_file(network)
     write_manifest(folder, Manifest("test", {name: save_network(module, folder / name)}))
     return folder
 

@@ -6,6 +6,14 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
+from bark_jax.checkpoints.model_folder import (
+    NETWORKS,
+    Manifest,
+    network_shapes,
+    weight_file,
+    write_manifest,
+    write_network,
+)
 from bark_jax.config import (
     CONFIG_FILE,
     GENERATION_CONFIG_FILE,
@@ -20,8 +28,7 @@ from bark_jax.config import (
     EncodecConfig,
     save_json,
 )
-from bark_jax.tokenizer import TOKENIZER_FILE
-from bark_jax.weights import NETWORKS, Manifest, network_shapes, weight_file, write_manifest, write_network
+from bark_jax.text.tokenizer import TOKENIZER_FILE
 
 SEED = 0
 CHARACTERS = " abcdefghijklmnopqrstuvwxyz0123456789.,;:?!'\"-üß[]"

@@ -5,7 +5,7 @@ from flax import nnx
 from networks import as_dtype
 
 from bark_jax.config import EncodecConfig
-from bark_jax.models.codec.encodec import EncodecModel
+from bark_jax.stage_models import EncodecModel
 
 
 def encodec_twins(config: EncodecConfig, seed: int = 0):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bark_jax.voices import PROMPT_KEYS, Voice
+from bark_jax.voices.voice import PROMPT_KEYS, Voice
 
 
 def make_arrays(n_semantic=100, n_frames=150, dtype=np.int64):

@@ -1,8 +1,7 @@
 """Many rows: a file of texts to a folder of audio, at the engine's speed, resumable after anything.
 
     rows.py sources.py ids.py         lines to rows; where they come from; names that can be files', seeds, shards
-    engine.py                         the slots of the accelerator: rows of any length mix
-    speech.py                         rows to audio: long texts are cut, their sentences spoken and joined
+    speech.py                         rows to audio by `generation.engine`: texts cut, spoken, joined
     job.py                            which model speaks them, and with what settings
     writer.py files.py parquet.py     audio to files, on threads: one a row, or Parquet parts of many
     manifest.py run_folder.py         what is done; who fills a folder, and with what settings
@@ -18,7 +17,7 @@ again goes on with what is not done. Nothing here imports JAX before a model is 
     run_job("rows.jsonl", "out", Job("suno/bark-small", voice="v2/en_speaker_6"))
 """
 
-from bark_jax.lazy import lazy_names
+from bark_jax._system.lazy import lazy_names
 
 _MODULE_BY_NAME = {
     "Job": "batch.job",

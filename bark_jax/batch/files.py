@@ -6,8 +6,7 @@ from pathlib import Path
 
 from bark_jax.batch.manifest import Entry
 from bark_jax.batch.run_folder import AUDIO_FOLDER
-from bark_jax.folders import sync, write_whole
-from bark_jax.hub import is_inner_path
+from bark_jax.files import is_inner_path, sync, write_whole
 
 
 class Files:

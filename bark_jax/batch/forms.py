@@ -11,8 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from bark_jax.errors import InputError
-from bark_jax.hub import shown
+from bark_jax.errors import InputError, quoted
 
 FORMATS = ("jsonl", "json", "csv", "lines")
 DELIMITERS = ",\t;|"
@@ -90,7 +89,7 @@ def choose_format(source: str, path: Path, given: str | None = None) -> str:
         do about it.
     """
     if given is not None and given not in FORMATS:
-        raise InputError(f"the format of the rows is {shown(given)}, expected {', '.join(FORMATS)}")
+        raise InputError(f"the format of the rows is {quoted(given)}, expected {', '.join(FORMATS)}")
     with open(path, "rb") as file:
         data = file.read(_SAMPLE_BYTES)
         is_whole = len(data) < _SAMPLE_BYTES
@@ -108,7 +107,7 @@ def choose_format(source: str, path: Path, given: str | None = None) -> str:
     if found is None or named is None or found == named or (found in _JSON and named in _JSON):
         return found or named or "lines"
     raise InputError(
-        f"{shown(source, 200)} looks like {found}, and its ending says {named}; give --input-format {found} to read "
+        f"{quoted(source, 200)} looks like {found}, and its ending says {named}; give --input-format {found} to read "
         f"its rows so, or --input-format {named}"
     )
 
@@ -118,7 +117,7 @@ def _check_is_text(source: str, data: bytes) -> None:
     for magic, what, remedy in _MAGIC:
         if data.startswith(magic):
             raise InputError(
-                f"{shown(source, 200)} is {what}, expected text in UTF-8 (jsonl, json, csv or lines); {remedy}"
+                f"{quoted(source, 200)} is {what}, expected text in UTF-8 (jsonl, json, csv or lines); {remedy}"
             )
     n_control = sum(data.count(byte) for byte in _CONTROL)
     n_even, n_odd = data[::2].count(0), data[1::2].count(0)
@@ -130,7 +129,7 @@ def _check_is_text(source: str, data: bytes) -> None:
         what, remedy = encoding, "iconv -f ITS-ENCODING -t UTF-8"
     else:
         return
-    raise InputError(f"{shown(source, 200)} is {what}, expected text in UTF-8 (jsonl, json, csv or lines); {remedy}")
+    raise InputError(f"{quoted(source, 200)} is {what}, expected text in UTF-8 (jsonl, json, csv or lines); {remedy}")
 
 
 # Of ASCII's control characters, those that no text has. Escape is left out: logs have it.
@@ -232,7 +231,7 @@ def _has_rows(value: Any) -> bool:
 def _refuse_document(source: str, value: Any) -> str:
     name = next((key for key, each in value.items() if isinstance(each, list)), None) if value else None
     if name is not None:
-        raise _refusal(source, f"one JSON object with a list in it, {shown(name)}", f"jq -c '.{name}[]' gives JSONL")
+        raise _refusal(source, f"one JSON object with a list in it, {quoted(name)}", f"jq -c '.{name}[]' gives JSONL")
     raise _refusal(source, "one JSON object, not one a line", "jq -c . gives JSONL, an object a line")
 
 
@@ -295,6 +294,6 @@ def _split(lines: list[str], delimiter: str) -> list[list[str]]:
 
 def _refusal(source: str, what: str, remedy: str) -> InputError:
     return InputError(
-        f"{shown(source, 200)} is {what}, expected JSON objects (one a line, or an array of them), CSV with a column "
+        f"{quoted(source, 200)} is {what}, expected JSON objects (one a line, or an array of them), CSV with a column "
         f"text, or a text a line; {remedy}. --input-format lines speaks its lines as they stand"
     )

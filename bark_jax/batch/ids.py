@@ -5,8 +5,7 @@ import re
 import unicodedata
 from typing import Any, NamedTuple, Self
 
-from bark_jax.errors import InputError
-from bark_jax.hub import shown
+from bark_jax.errors import InputError, quoted
 
 # File systems take names of 255 bytes. The rest is for the ending and for the temporary name while a file is written.
 MAX_ID_BYTES = 200
@@ -20,14 +19,14 @@ def check_id(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str) or not value:
-        raise InputError(f"id is {shown(value)}, expected a name or a whole number")
+        raise InputError(f"id is {quoted(value)}, expected a name or a whole number")
     if found := _UNSAFE.search(value):
-        raise InputError(f"id {shown(value)} has the character {found[0]!r}, which no file's name may have")
+        raise InputError(f"id {quoted(value)} has the character {found[0]!r}, which no file's name may have")
     if len(value.encode()) > MAX_ID_BYTES:
-        raise InputError(f"id {shown(value)} has {len(value.encode())} bytes, expected at most {MAX_ID_BYTES}")
+        raise InputError(f"id {quoted(value)} has {len(value.encode())} bytes, expected at most {MAX_ID_BYTES}")
     if value[0] == "." or value[-1] == "." or value != value.strip() or _DEVICES.fullmatch(value):
         raise InputError(
-            f"id {shown(value)} is no name for a file: no dot or space at either end, and none of con, nul ..."
+            f"id {quoted(value)} is no name for a file: no dot or space at either end, and none of con, nul ..."
         )
     return value
 

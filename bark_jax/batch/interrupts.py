@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Self
 
-from bark_jax import stopping
+from bark_jax._system import stopping
 
 
 class Interrupts:

@@ -7,18 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bark_jax.audio.clip import check_silence
 from bark_jax.batch.runner import Output, run_batch
 from bark_jax.batch.speech import Speaker
 from bark_jax.batch.tally import Summary
-from bark_jax.clip import check_silence
-from bark_jax.errors import InputError
-from bark_jax.hub import shown
-from bark_jax.settings import check_count
+from bark_jax.errors import InputError, quoted
+from bark_jax.generation.settings import check_count
 
 if TYPE_CHECKING:
     import jax
 
-    from bark_jax.processor import BarkProcessor
+    from bark_jax.text.processor import BarkProcessor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +60,7 @@ class Job:
           ModelNotFoundError, CheckpointError, ConfigError: no such model.
           VoiceError, VoiceNotFoundError, InputError: a voice or settings that the model does not have.
         """
-        from bark_jax.pretrained import find_model
+        from bark_jax.checkpoints.find import find_model
 
         folder = find_model(self.model, revision=self.revision)
         self._check(folder)
@@ -78,10 +77,10 @@ class Job:
 
     def open_speaker(self) -> Speaker:
         """Loads the model onto this machine's devices."""
-        from bark_jax.batch.engine import Engine
+        from bark_jax.bark import Bark
+        from bark_jax.checkpoints.find import find_model
+        from bark_jax.generation.engine import Engine
         from bark_jax.model import BarkModel
-        from bark_jax.pipeline import Bark
-        from bark_jax.pretrained import find_model
 
         folder = find_model(self.model, revision=self.revision)
         networks = BarkModel.from_pretrained(
@@ -98,15 +97,15 @@ class Job:
         )
 
     def _open_processor(self) -> "BarkProcessor":
-        from bark_jax.processor import BarkProcessor
+        from bark_jax.text.processor import BarkProcessor
 
         return BarkProcessor.from_pretrained(self.model, revision=self.revision, tokenizer=self.tokenizer)
 
     def _check(self, folder: Path) -> None:
         """Refuses now what would make every row an error."""
-        from bark_jax.pretrained import read_configs
-        from bark_jax.settings import resolve_settings
-        from bark_jax.voice_library import resolve_voice
+        from bark_jax.checkpoints.load import read_configs
+        from bark_jax.generation.settings import resolve_settings
+        from bark_jax.voices.library import resolve_voice
 
         processor = self._open_processor()
         resolve_voice(self.voice, processor.library, processor.spaces)
@@ -135,15 +134,15 @@ def choose_devices(count: int | None) -> "list[jax.Device]":
 
     devices = jax.local_devices()
     if count is not None and count > len(devices):
-        raise InputError(f"--devices is {count}, and this machine has {len(devices)}: {shown(str(devices), 200)}")
+        raise InputError(f"--devices is {count}, and this machine has {len(devices)}: {quoted(str(devices), 200)}")
     return devices[:count]
 
 
 def _model_digest(folder: Path) -> str:
     """SHA-256 of a model folder's weights, by its manifest, and of its configs and tokenizer."""
+    from bark_jax.checkpoints.lora import base_of
     from bark_jax.config import CONFIG_FILE, GENERATION_CONFIG_FILE
-    from bark_jax.lora import base_of
-    from bark_jax.tokenizer import TOKENIZER_FILE
+    from bark_jax.text.tokenizer import TOKENIZER_FILE
 
     whole = hashlib.sha256(repr(sorted(base_of(folder).sha256.items())).encode())
     for name in (CONFIG_FILE, GENERATION_CONFIG_FILE, TOKENIZER_FILE):

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from bark_jax._system.strict_json import check_depth
 from bark_jax.batch.ids import digest
 from bark_jax.batch.rows import MAX_LINE_BYTES as MAX_ROW_BYTES
-from bark_jax.folders import open_regular, read_regular
-from bark_jax.strict_json import check_depth
+from bark_jax.files import open_regular, read_regular
 
 MANIFEST_FILE = "manifest.jsonl"
 

@@ -13,9 +13,8 @@ from bark_jax.batch.ids import Shard
 from bark_jax.batch.manifest import MANIFEST_FILE, Entry, read_entries, to_line
 from bark_jax.batch.parquet import read_digests
 from bark_jax.batch.run_folder import RUN_FILE, differences, locked, open_folder, read_run
-from bark_jax.errors import FaultsError, InputError
-from bark_jax.folders import read_regular, sync, told_as_output_error, whole_file, write_whole
-from bark_jax.hub import is_inner_path, shown
+from bark_jax.errors import FaultsError, InputError, quoted
+from bark_jax.files import is_inner_path, read_regular, sync, told_as_output_error, whole_file, write_whole
 
 _SHARD_FOLDER = re.compile(r"shard-\d{1,9}-of-\d{1,9}")
 _SHARD_OF_FOLDER = re.compile(r"shard-(\d+)-of-(\d+)")
@@ -81,13 +80,13 @@ def _shard_of(folder: Path, run: dict[str, Any]) -> Shard:
     for name in ("rows", "rows_of_all_shards"):
         if not isinstance(run.get(name), int) or run[name] < 0:
             raise InputError(
-                f"{folder / RUN_FILE} has {shown(run.get(name))} as its {name}, expected a number; run the shard again"
+                f"{folder / RUN_FILE} has {quoted(run.get(name))} as its {name}, expected a number; run the shard again"
             )
     try:
         return Shard.parse(str(run.get("shard")))
     except InputError as error:
         raise InputError(
-            f"{folder / RUN_FILE} has {shown(run.get('shard'))} as its shard, expected I/N, such as "
+            f"{folder / RUN_FILE} has {quoted(run.get('shard'))} as its shard, expected I/N, such as "
             f"{_SHARD_OF_FOLDER.sub(_as_shard, folder.name)}; run the shard again"
         ) from error
 
@@ -130,11 +129,11 @@ def _check_rows(part: _Part, seen: dict[str, int], *, verify: bool) -> list[str]
         n_rows += 1
         row_id = entry["id"]
         if seen.setdefault(row_id, part.shard.index) != part.shard.index:
-            faults.append(f"{name}: id {shown(row_id)} is in shard {seen[row_id]} too")
+            faults.append(f"{name}: id {quoted(row_id)} is in shard {seen[row_id]} too")
         if not part.shard.has(row_id):
-            faults.append(f"{name}: id {shown(row_id)} belongs to another shard")
+            faults.append(f"{name}: id {quoted(row_id)} belongs to another shard")
         if "error" not in entry and not _has_audio(part, entry, digests, verify=verify):
-            faults.append(f"{name}: the file {shown(entry.get('file'))} of id {shown(row_id)} is missing or another")
+            faults.append(f"{name}: the file {quoted(entry.get('file'))} of id {quoted(row_id)} is missing or another")
     if n_rows != part.run.get("rows"):
         faults.append(f"{name}: {n_rows} of {part.run.get('rows')} rows are done; run it again")
     return faults

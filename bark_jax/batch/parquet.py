@@ -15,7 +15,7 @@ from typing import Any
 from bark_jax.batch.manifest import MANIFEST_FILE, Entry, read_entries
 from bark_jax.batch.run_folder import AUDIO_FOLDER
 from bark_jax.errors import CheckpointError, InputError, UnsupportedError
-from bark_jax.folders import read_regular, sync, whole_file
+from bark_jax.files import read_regular, sync, whole_file
 
 DEFAULT_ROWS_PER_PART = 1000
 MAX_PART_BYTES = 2**28

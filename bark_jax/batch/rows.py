@@ -20,13 +20,12 @@ from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
+from bark_jax._system.strict_json import read_strict
 from bark_jax.batch.forms import DELIMITERS
 from bark_jax.batch.ids import Shard, check_id, comparable, derive_seed, digest
 from bark_jax.batch.json_array import read_elements
-from bark_jax.errors import FaultsError, InputError
-from bark_jax.hub import shown
-from bark_jax.settings import SETTING_NAMES
-from bark_jax.strict_json import read_strict
+from bark_jax.errors import FaultsError, InputError, quoted
+from bark_jax.generation.settings import SETTING_NAMES
 
 # A book has some 1 MB. Beyond this a file has lost its line ends, and its rows their names.
 MAX_LINE_BYTES = 2**24
@@ -161,7 +160,7 @@ def _find_repeated(path: Path, form: str, repeated: set[bytes], is_case_sensitiv
             continue
         n_faults += 1
         if len(faults) < SHOWN_FAULTS:
-            faults.append(Fault(row.line, f"id {shown(row.id)} is that of {unit} {first_lines[key]} too", unit))
+            faults.append(Fault(row.line, f"id {quoted(row.id)} is that of {unit} {first_lines[key]} too", unit))
     return faults, n_faults
 
 
@@ -202,7 +201,7 @@ def _read_object(number: int, data: bytes | None, what: str) -> TextRow | Fault:
     except InputError as error:
         return _broken(number, f"the {what} is {error}")
     if not isinstance(fields, dict):
-        return _broken(number, f"the {what} is {shown(fields)}, expected a JSON object")
+        return _broken(number, f"the {what} is {quoted(fields)}, expected a JSON object")
     return _row(number, fields)
 
 
@@ -248,7 +247,7 @@ def _read_header(path: Path) -> tuple[list[str], str]:
             return names, delimiter
         found.append(names)
     raise InputError(
-        f"the CSV's columns are {shown(max(found, key=len), 200)}, expected a first line with names that differ and "
+        f"the CSV's columns are {quoted(max(found, key=len), 200)}, expected a first line with names that differ and "
         "have text among them, such as id,text,voice,seed"
     )
 
@@ -281,16 +280,16 @@ def _row(number: int, fields: dict[str, Any]) -> TextRow | Fault:
 def _checked(number: int, row_id: str, fields: dict[str, Any]) -> TextRow:
     text, voice, seed = fields.get("text"), fields.get("voice"), fields.get("seed")
     if not isinstance(text, str):
-        raise InputError(f"text is {shown(text) if 'text' in fields else 'missing'}, expected a string")
+        raise InputError(f"text is {quoted(text) if 'text' in fields else 'missing'}, expected a string")
     if voice is not None and not isinstance(voice, str):
-        raise InputError(f"voice is {shown(voice)}, expected a name or the path of a .npz file")
+        raise InputError(f"voice is {quoted(voice)}, expected a name or the path of a .npz file")
     if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**64):
-        raise InputError(f"seed is {shown(seed)}, expected a whole number from 0 to 2**64 - 1")
+        raise InputError(f"seed is {quoted(seed)}, expected a whole number from 0 to 2**64 - 1")
     settings, metadata = _object(fields, "settings"), _object(fields, "metadata")
     for name, value in fields.items():
         if name in settings and name not in KEYS:
             raise InputError(
-                f"{name} is {shown(value)} beside the text and {shown(settings[name])} in settings; give one"
+                f"{name} is {quoted(value)} beside the text and {quoted(settings[name])} in settings; give one"
             )
         if name not in KEYS:
             (settings if _is_setting(name) else metadata)[name] = value
@@ -302,7 +301,7 @@ def _checked(number: int, row_id: str, fields: dict[str, Any]) -> TextRow:
 def _object(fields: dict[str, Any], name: str) -> dict[str, Any]:
     value = fields.get(name)
     if value is not None and not isinstance(value, dict):
-        raise InputError(f"{name} is {shown(value)}, expected a JSON object")
+        raise InputError(f"{name} is {quoted(value)}, expected a JSON object")
     return dict(value or {})
 
 
@@ -312,7 +311,7 @@ def _is_setting(name: str) -> bool:
         return True
     if near := difflib.get_close_matches(name[:64], SETTING_NAMES, n=1, cutoff=0.85):
         raise InputError(
-            f"{shown(name)} is no setting, did you mean {near[0]}? Metadata of such a name goes into "
+            f"{quoted(name)} is no setting, did you mean {near[0]}? Metadata of such a name goes into "
             '"metadata": {...}'
         )
     return False

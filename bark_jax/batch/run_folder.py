@@ -14,12 +14,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from bark_jax._system.strict_json import read_strict
 from bark_jax.batch.ids import Shard
 from bark_jax.batch.manifest import MANIFEST_FILE
-from bark_jax.errors import BusyError, FaultsError, InputError, OutputError, UnsupportedError
-from bark_jax.folders import as_path, open_regular, partials_in, read_regular, sync, told_as_output_error, write_whole
-from bark_jax.hub import shown
-from bark_jax.strict_json import read_strict
+from bark_jax.errors import BusyError, FaultsError, InputError, OutputError, UnsupportedError, quoted
+from bark_jax.files import as_path, open_regular, partials_in, read_regular, sync, told_as_output_error, write_whole
 
 RUN_FILE = "run.json"
 LOCK_FILE = ".lock"
@@ -34,7 +33,7 @@ def choose_folder(out: str | os.PathLike, shard: Shard | None) -> Path:
     """Where a run writes: OUT, or its shard's own folder in OUT. Raises InputError for an address."""
     if "://" in str(out):
         raise InputError(
-            f"OUT is {shown(str(out))}, an address, which has no renaming and no locks; give a folder of a file "
+            f"OUT is {quoted(str(out))}, an address, which has no renaming and no locks; give a folder of a file "
             "system, and copy it when it is done"
         )
     folder = as_path(out, "OUT")
@@ -52,7 +51,7 @@ def open_folder(path: str | os.PathLike) -> Iterator[Path]:
     """
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"OUT is {shown(str(path))}, a file; give the name of a folder")
+        raise InputError(f"OUT is {quoted(str(path))}, a file; give the name of a folder")
     if (folder / MANIFEST_FILE).exists() and not (folder / RUN_FILE).exists():
         raise InputError(f"OUT has a {MANIFEST_FILE} and no {RUN_FILE}, so it is no batch's; give another folder")
     if (folder / AUDIO_FOLDER).is_symlink():
@@ -143,7 +142,7 @@ def read_run(folder: Path) -> dict[str, Any] | None:
     except InputError as error:
         raise InputError(f"{folder / RUN_FILE} is {error}; put it right or give another OUT") from error
     if not isinstance(run, dict):
-        raise InputError(f"{folder / RUN_FILE} is {shown(run)}, expected an object; give another OUT")
+        raise InputError(f"{folder / RUN_FILE} is {quoted(run)}, expected an object; give another OUT")
     return run
 
 
@@ -163,7 +162,7 @@ def _lock(descriptor: int, folder: Path) -> None:
     except OSError as error:
         raise OutputError(f"{folder} has no file locks ({error.strerror}); give a folder that has") from error
     if (found := os.pread(descriptor, 200, 0)) and not found.startswith(b"process "):  # also of another name's file
-        raise InputError(f"{folder / LOCK_FILE} has {shown(found)} in it, so it is no batch's; remove it")
+        raise InputError(f"{folder / LOCK_FILE} has {quoted(found)} in it, so it is no batch's; remove it")
     with contextlib.suppress(OSError):  # for whoever finds the lock taken; a full disk is told of where it matters
         told = f"process {os.getpid()} on {socket.gethostname()}\n".encode()
         os.ftruncate(descriptor, os.pwrite(descriptor, told, 0))
@@ -189,5 +188,5 @@ def _identity(value: Any) -> Any:
 
 def _told(value: Any) -> str:
     if isinstance(value, dict) and "sha256" in value:
-        return f"{shown(value.get('name'), 200)} (SHA-256 {str(value['sha256'])[:12]}...)"
-    return shown(value, 200)
+        return f"{quoted(value.get('name'), 200)} (SHA-256 {str(value['sha256'])[:12]}...)"
+    return quoted(value, 200)

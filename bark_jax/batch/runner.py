@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bark_jax import __version__
-from bark_jax.audio import FORMATS
+from bark_jax.audio.files import FORMATS
 from bark_jax.batch import files
 from bark_jax.batch.forms import choose_format
 from bark_jax.batch.ids import Shard
@@ -22,10 +22,9 @@ from bark_jax.batch.sources import Input, local_copy
 from bark_jax.batch.speech import Speaks, Spoken
 from bark_jax.batch.tally import Event, Summary, Tally
 from bark_jax.batch.writer import DEFAULT_THREADS, Audio, Store, Writer, failed
-from bark_jax.errors import BarkError, FaultsError, InputError
-from bark_jax.folders import told_as_output_error
-from bark_jax.hub import shown
-from bark_jax.settings import check_count
+from bark_jax.errors import BarkError, FaultsError, InputError, quoted
+from bark_jax.files import told_as_output_error
+from bark_jax.generation.settings import check_count
 
 SHOWN_CHANGES = 20
 
@@ -54,10 +53,10 @@ class Output:
 
     def __post_init__(self):
         if self.form not in ("files", "parquet"):
-            raise InputError(f"the form of the output is {shown(self.form)}, expected files or parquet")
+            raise InputError(f"the form of the output is {quoted(self.form)}, expected files or parquet")
         if f".{self.audio}" not in FORMATS:
             kinds = ", ".join(ending[1:] for ending in FORMATS)
-            raise InputError(f"the audio is {shown(self.audio)}, expected one of {kinds}")
+            raise InputError(f"the audio is {quoted(self.audio)}, expected one of {kinds}")
         check_count("rows_per_part", self.rows_per_part)
         check_count("n_threads", self.n_threads)
         if self.form == "parquet":
@@ -274,7 +273,7 @@ def _audio_finder(folder: Path, output: Output) -> Callable[[Entry], bool]:
 
 
 def _told_changes(folder: Path, changed: list[TextRow], output: Output, unit: str) -> str:
-    lines = [f"  {unit} {row.line}: id {shown(row.id)}" for row in changed[:SHOWN_CHANGES]]
+    lines = [f"  {unit} {row.line}: id {quoted(row.id)}" for row in changed[:SHOWN_CHANGES]]
     lines += ["  and more"] if len(changed) > SHOWN_CHANGES else []
     what = f"{folder} has audio of rows whose text, voice, seed or settings are others now:\n" + "\n".join(lines)
     if output.form == "parquet":

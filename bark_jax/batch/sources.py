@@ -13,9 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from bark_jax.errors import BarkError, InputError, UnsupportedError
-from bark_jax.folders import temporary_folder
-from bark_jax.hub import shown
+from bark_jax.errors import BarkError, InputError, UnsupportedError, quoted
+from bark_jax.files import temporary_folder
 
 STDIN = "-"
 
@@ -64,7 +63,7 @@ class Input:
         self._state = state
 
     def _told(self) -> str:
-        return f"the rows {shown(self.source, 200)} had {self.n_bytes:,} bytes when the run began"
+        return f"the rows {quoted(self.source, 200)} had {self.n_bytes:,} bytes when the run began"
 
 
 def _state(path: Path) -> tuple[int, int, int, int]:
@@ -84,9 +83,9 @@ def _open(source: str) -> contextlib.AbstractContextManager[BinaryIO]:
         return _open_address(source)
     path = Path(source)
     if path.is_dir():
-        raise InputError(f"the rows are {shown(source, 200)}, which is a folder; give a file of rows")
+        raise InputError(f"the rows are {quoted(source, 200)}, which is a folder; give a file of rows")
     if not path.exists():
-        raise InputError(f"the rows are {shown(source, 200)}, which does not exist; give a file, an address or -")
+        raise InputError(f"the rows are {quoted(source, 200)}, which does not exist; give a file, an address or -")
     return open(path, "rb")  # a pipe
 
 
@@ -96,13 +95,13 @@ def _open_address(address: str) -> Iterator[Any]:
         import fsspec
     except ImportError as error:
         raise UnsupportedError(
-            f"{shown(address, 200)} is an address, which fsspec opens, and fsspec is not installed: pip install fsspec"
+            f"{quoted(address, 200)} is an address, which fsspec opens, and fsspec is not installed: pip install fsspec"
         ) from error
     try:
         with fsspec.open(address, "rb") as stream:
             yield stream
     except ImportError as error:
-        raise UnsupportedError(f"{shown(address, 200)} cannot be opened: {error}") from error
+        raise UnsupportedError(f"{quoted(address, 200)} cannot be opened: {error}") from error
     except Exception as error:  # each kind of address has errors of its own
         kind = InputError if isinstance(error, FileNotFoundError) else BarkError
-        raise kind(f"{shown(address, 200)} cannot be read ({type(error).__name__}: {error})") from error
+        raise kind(f"{quoted(address, 200)} cannot be read ({type(error).__name__}: {error})") from error

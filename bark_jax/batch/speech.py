@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from bark_jax._system.by_value import ByValue
+from bark_jax.audio.clip import Recording, join
 from bark_jax.batch.rows import TextRow
-from bark_jax.by_value import ByValue
-from bark_jax.clip import Recording, join
 from bark_jax.errors import BarkError, InputError
-from bark_jax.settings import without_draws
-from bark_jax.texts import MAX_CHARACTERS, check_text
+from bark_jax.generation.settings import without_draws
+from bark_jax.text.checks import MAX_CHARACTERS, check_text
 
 if TYPE_CHECKING:
-    from bark_jax.batch.engine import Engine, Finished, Request
-    from bark_jax.model import Row
-    from bark_jax.pipeline import Bark
+    from bark_jax.bark import Bark
+    from bark_jax.generation.engine import Engine, Finished, Request
+    from bark_jax.generation.rows import Row
 
 # Each value compiles programs of its own, so the rows of a run share one.
 _SETTINGS_OF_RUNS = frozenset(
@@ -96,7 +96,7 @@ class Speaker:
         text = check_text(row.text, "text", MAX_CHARACTERS)
         if ours := sorted(_SETTINGS_OF_RUNS & row.settings.keys()):
             raise InputError(f"{ours[0]} is a setting of all rows of a run, expected none in a row")
-        from bark_jax.stages.sampling import key_data
+        from bark_jax.generation.sampling import key_data
 
         key, voice = key_data(row.seed), self._voice if row.voice is None else row.voice
         settings = without_draws(self._settings, row.settings) | row.settings
@@ -140,7 +140,7 @@ class _Text:
 
     def take_requests(self) -> "Iterator[Request]":
         """The sentences that can be spoken now: all, or the next one where a voice is still to be found."""
-        from bark_jax.batch.engine import Request
+        from bark_jax.generation.engine import Request
 
         end = len(self.rows) if self.has_voice else self.n_asked + 1
         for index in range(self.n_asked, end):
@@ -149,7 +149,7 @@ class _Text:
 
     def receive(self, index: int, utterance: Any) -> bool:
         """Takes a sentence; True where that lets more of them be spoken."""
-        from bark_jax.voices import Voice
+        from bark_jax.voices.voice import Voice
 
         self.samples[index] = utterance.samples
         self.n_spoken += 1

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 
-from bark_jax.audio import check_format, write_stream
+from bark_jax.audio.files import check_format, write_stream
 from bark_jax.batch.manifest import Entry, Manifest
 from bark_jax.errors import BarkError, OutputError
 

@@ -68,6 +68,6 @@ def command(
     )
     click.echo(json.dumps(report.to_dict(), indent=2) if as_json else format_report(report))
     if plot is not None:
-        from bark_jax.plots import save_figure
+        from bark_jax.audio.plots import save_figure
 
         save_figure(plot_report(report), plot)

@@ -9,7 +9,7 @@ MIN_COMPILE_SECONDS = 0.5  # JAX's default, 1 s, leaves out programs that a run 
 
 def compiled_folder() -> Path:
     """Where compiled programs are kept: JAX_COMPILATION_CACHE_DIR, or a folder beside the converted models."""
-    from bark_jax.pretrained import cache_folder
+    from bark_jax.checkpoints.find import cache_folder
 
     given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     return Path(given) if given else cache_folder() / "compiled"

@@ -70,7 +70,7 @@ def _versions() -> dict[str, str]:
 def _devices() -> dict[str, Any]:
     import jax
 
-    from bark_jax.models.linear import multiplies_bfloat16
+    from bark_jax.networks.linear import multiplies_bfloat16
 
     found = {
         "backend": jax.default_backend(),
@@ -91,7 +91,7 @@ def _tell_bfloat16(has_instructions: bool) -> str:
 
 
 def _attention() -> dict[str, str]:
-    from bark_jax.models.attention import find_cudnn_obstacle, find_kernel_obstacle
+    from bark_jax.networks.attention import find_cudnn_obstacle, find_kernel_obstacle
 
     found = {"xla": "works"}
     for name, find in (("cudnn", find_cudnn_obstacle), ("decoding kernels", find_kernel_obstacle)):
@@ -104,7 +104,7 @@ def _attention() -> dict[str, str]:
 def _caches() -> dict[str, str]:
     from huggingface_hub import constants
 
-    from bark_jax.pretrained import cache_folder
+    from bark_jax.checkpoints.find import cache_folder
 
     is_kept = keep_compiled_programs()
     folders = {

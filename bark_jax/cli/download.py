@@ -23,8 +23,8 @@ def command(models: tuple[str, ...], revision: str | None) -> None:
 
     The cache is HF_HOME, ~/.cache/huggingface if it is not set; HF_TOKEN is for private models.
     """
-    from bark_jax.pretrained import find_model
-    from bark_jax.processor import BarkProcessor
+    from bark_jax.checkpoints.find import find_model
+    from bark_jax.text.processor import BarkProcessor
 
     for model in models:
         folder = find_model(model, revision=revision, update=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from bark_jax import stopping
+from bark_jax._system import stopping
 from bark_jax.cli import process
 from bark_jax.errors import BarkError, FaultsError, InputError, ModelNotFoundError, VoiceNotFoundError
 

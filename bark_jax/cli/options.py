@@ -8,7 +8,7 @@ import click
 # Bark's own small model: the built-in one makes no speech, and the large one is a download of 4.5 GB.
 DEFAULT_MODEL = "suno/bark-small"
 MODEL_VARIABLE = "BARK_JAX_MODEL"
-DTYPES = ("float32", "bfloat16", "float16", "int8")  # those of `pretrained`, without importing JAX
+DTYPES = ("float32", "bfloat16", "float16", "int8")  # those of `checkpoints.load`, without importing JAX
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 

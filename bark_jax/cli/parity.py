@@ -10,8 +10,8 @@ from bark_jax.cli.group import EXIT_FAILURE, Verb
 from bark_jax.cli.options import json_option, revision_option
 
 if TYPE_CHECKING:
-    from bark_jax.processor import BarkProcessor
-    from bark_jax.voices import Voice
+    from bark_jax.text.processor import BarkProcessor
+    from bark_jax.voices.voice import Voice
 
 EXAMPLES = """\b
 Examples:
@@ -80,14 +80,14 @@ def _read(
         ids = inputs["input_ids"][0, : inputs["attention_mask"].sum()].tolist()
     if voice is None:
         return ids, None
-    from bark_jax.voice_library import resolve_voice
+    from bark_jax.voices.library import resolve_voice
 
     return ids, resolve_voice(voice, processor.library, processor.spaces)
 
 
 def _open_processor(model: str, revision: str | None, *, needs_tokenizer: bool) -> "BarkProcessor":
     from bark_jax.cli.voices import open_processor
-    from bark_jax.processor import BarkProcessor
+    from bark_jax.text.processor import BarkProcessor
 
     if needs_tokenizer:
         return BarkProcessor.from_pretrained(model, revision=revision)

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from bark_jax.errors import InputError, OutputError
-from bark_jax.folders import as_path, check_takes_files
-from bark_jax.hub import shown
+from bark_jax.errors import InputError, OutputError, quoted
+from bark_jax.files import as_path, check_takes_files
 
 PLOT_FORMATS = (".png", ".svg", ".pdf")
 
@@ -12,11 +11,11 @@ PLOT_FORMATS = (".png", ".svg", ".pdf")
 def check_place(option: str, path: str) -> None:
     """Raises InputError where a file of this name cannot be written."""
     option = f"--{option.replace('_', '-')}"
-    place, told = as_path(path, option), f"{option} is {shown(path, 300)}"
+    place, told = as_path(path, option), f"{option} is {quoted(path, 300)}"
     if place.is_dir():
         raise InputError(f"{told}, which is a folder; give the name of a file in it")
     if not place.parent.is_dir():
-        raise InputError(f"{told}, but there is no folder {shown(str(place.parent), 300)}; create it first")
+        raise InputError(f"{told}, but there is no folder {quoted(str(place.parent), 300)}; create it first")
     try:
         check_takes_files(place)
     except OutputError as error:
@@ -26,9 +25,9 @@ def check_place(option: str, path: str) -> None:
 def check_plot(path: str | None) -> str | None:
     """The path, if a plot can be written there. Raises UnsupportedError without matplotlib, InputError otherwise."""
     if path is not None:
-        from bark_jax import plots  # noqa: F401, raises UnsupportedError without matplotlib
+        from bark_jax.audio.files import plots  # noqa: F401, raises UnsupportedError without matplotlib
 
         if Path(path).suffix.lower() not in PLOT_FORMATS:
-            raise InputError(f"--plot is {shown(path)}, expected a name that ends in one of {', '.join(PLOT_FORMATS)}")
+            raise InputError(f"--plot is {quoted(path)}, expected a name that ends in one of {', '.join(PLOT_FORMATS)}")
         check_place("plot", path)
     return path

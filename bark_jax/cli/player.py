@@ -5,9 +5,9 @@ import subprocess
 
 import numpy as np
 
-from bark_jax import stopping
+from bark_jax._system import stopping
 from bark_jax.errors import UnsupportedError
-from bark_jax.folders import temporary_folder
+from bark_jax.files import temporary_folder
 
 PLAYERS = {
     "ffplay": ("-nodisp", "-autoexit", "-loglevel", "error"),
@@ -28,7 +28,7 @@ def find_player() -> list[str]:
 
 def play(player: list[str], samples: np.ndarray, sample_rate: int) -> None:
     """Plays audio samples and waits until they have been heard."""
-    from bark_jax.audio import write_audio
+    from bark_jax.audio.files import write_audio
 
     with temporary_folder() as folder:
         path = folder / "bark.wav"  # the one format that all of them know

@@ -71,7 +71,7 @@ def prepare_recordings(
     overwrite: bool = False,
 ) -> "Dataset":
     """`training.prepare_dataset` with what the command line names, and a bar."""
-    from bark_jax.folders import check_destination
+    from bark_jax.files import check_destination
     from bark_jax.training.semantic_tokens import load_tokenizer
 
     check_destination(folder, overwrite=overwrite, kind="dataset")
@@ -132,7 +132,7 @@ def describe(dataset: "Dataset") -> dict[str, Any]:
 
 
 def open_processor(model: str, revision: str | None, tokenizer: str | None) -> Any:
-    from bark_jax.processor import BarkProcessor
+    from bark_jax.text.processor import BarkProcessor
 
     return BarkProcessor.from_pretrained(model, revision=revision, tokenizer=tokenizer)
 

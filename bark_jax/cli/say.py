@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bark_jax import stopping, tiny
+from bark_jax import tiny
+from bark_jax._system import stopping
 from bark_jax.cli.compiled import keep_compiled_programs
 from bark_jax.cli.group import Verb
 from bark_jax.cli.options import (
@@ -27,18 +28,17 @@ from bark_jax.cli.options import (
 from bark_jax.cli.paths import check_place, check_plot
 from bark_jax.cli.player import find_player, play
 from bark_jax.cli.progress import Progress
-from bark_jax.errors import InputError, ModelNotFoundError
-from bark_jax.folders import told_as_output_error
-from bark_jax.hub import shown
-from bark_jax.texts import check_text
+from bark_jax.errors import InputError, ModelNotFoundError, quoted
+from bark_jax.files import told_as_output_error
+from bark_jax.text.checks import check_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bark_jax.clip import Clip, Recording, SpokenPart
-    from bark_jax.long_text import LongClip
-    from bark_jax.pipeline import Bark
-    from bark_jax.processor import BarkProcessor
+    from bark_jax.audio.clip import Clip, Recording, SpokenPart
+    from bark_jax.bark import Bark
+    from bark_jax.text.processor import BarkProcessor
+    from bark_jax.text.sentences import LongClip
 
 DEFAULT_TEXT = "Hello! My name is Bark, and I can speak, laugh and sing."
 DEFAULT_OUTPUT = "bark.wav"
@@ -178,7 +178,7 @@ def open_bark(
     A text of more sentences than the model speaks of one prompt is long, unless it has to be one clip (`is_one`).
     """
     if lora is not None:
-        from bark_jax.lora import load_lora
+        from bark_jax.checkpoints.lora import load_lora
 
         load_lora(lora)
     processor = _open_processor(model, revision, tokenizer)
@@ -187,10 +187,11 @@ def open_bark(
     else:
         processor(text, voice_preset=voice)
 
+    from bark_jax.bark import Bark
+    from bark_jax.checkpoints.find import find_model
+    from bark_jax.checkpoints.load import read_configs
+    from bark_jax.generation.settings import resolve_settings
     from bark_jax.model import BarkModel
-    from bark_jax.pipeline import Bark
-    from bark_jax.pretrained import find_model, read_configs
-    from bark_jax.settings import resolve_settings
 
     folder = find_model(model, revision=revision)
     _, generation_config = read_configs(folder)
@@ -201,12 +202,12 @@ def open_bark(
 
 
 def _open_processor(model: str, revision: str | None, tokenizer: str | None) -> "BarkProcessor":
-    from bark_jax.processor import BarkProcessor
+    from bark_jax.text.processor import BarkProcessor
 
     try:
         return BarkProcessor.from_pretrained(model, revision=revision, tokenizer=tokenizer)
     except ModelNotFoundError:
-        from bark_jax.pretrained import find_model
+        from bark_jax.checkpoints.find import find_model
 
         find_model(model, revision=revision)  # where the model is missing as well, that is what to tell
         raise
@@ -214,7 +215,7 @@ def _open_processor(model: str, revision: str | None, tokenizer: str | None) -> 
 
 def _prompts(processor: "BarkProcessor", text: str, how: dict[str, Any]) -> list[str]:
     """What a long text is spoken as."""
-    from bark_jax.long_text import check_lines
+    from bark_jax.text.sentences import check_lines
 
     ((_, text),) = check_lines(text, None)
     return processor.split(text, max_tokens=how.get("max_tokens"), language=how.get("language", "en"))
@@ -271,7 +272,7 @@ def _take_free_name(path: Path) -> Path:
 
 def _check_output(output: str | None, is_played: bool, as_json: bool) -> str | None:
     """The audio file to write, None for none. Refuses now what would fail after minutes of work."""
-    from bark_jax.audio import check_format
+    from bark_jax.audio.files import check_format
 
     if output is None:
         output = None if is_played else DEFAULT_OUTPUT
@@ -289,7 +290,7 @@ def _check_output(output: str | None, is_played: bool, as_json: bool) -> str | N
 def _check_npz(option: str, path: str | None) -> str | None:
     if path is not None:
         if not path.endswith(".npz"):
-            raise InputError(f"--{option.replace('_', '-')} is {shown(path)}, expected a name that ends in .npz")
+            raise InputError(f"--{option.replace('_', '-')} is {quoted(path)}, expected a name that ends in .npz")
         check_place(option, path)
     return path
 
@@ -310,9 +311,9 @@ def read_stdin(*, is_long: bool) -> str:
     Raises:
       InputError: it is not UTF-8, or longer than what one text may have.
     """
-    from bark_jax import long_text, texts
+    from bark_jax.text import checks, sentences
 
-    limit = long_text.MAX_CHARACTERS if is_long else texts.MAX_CHARACTERS
+    limit = sentences.MAX_CHARACTERS if is_long else checks.MAX_CHARACTERS
     if sys.stdin is None:
         raise InputError("stdin is closed, expected a text there")
     stream = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig")
@@ -323,7 +324,7 @@ def read_stdin(*, is_long: bool) -> str:
     finally:
         stream.detach()
     if len(text) > limit:
-        remedy = "split it into several files" if is_long else f"add --long, which takes {long_text.MAX_CHARACTERS:,}"
+        remedy = "split it into several files" if is_long else f"add --long, which takes {sentences.MAX_CHARACTERS:,}"
         raise InputError(f"the text on stdin has more than {limit:,} characters; {remedy}")
     return text.strip()
 
@@ -342,7 +343,7 @@ def _conclusion(clip: "Recording", output: str | None, took_s: float) -> str:
 
 def _stream(parts: "Iterator[SpokenPart]", sample_rate: int) -> None:
     """Writes each part as it comes."""
-    from bark_jax.audio import as_pcm, open_wav
+    from bark_jax.audio.files import as_pcm, open_wav
 
     sys.stdout.buffer.write(open_wav(sample_rate))
     for part in parts:
@@ -360,7 +361,7 @@ def _write(
     if save_voice is not None:
         clip.as_voice().save(save_voice)
     if save_tokens is not None:
-        from bark_jax.voice_files import write_npz
+        from bark_jax.voices.files import write_npz
 
         write_npz(save_tokens, {"semantic": clip.semantic, "coarse": clip.coarse, "fine": clip.fine})
     if plot is not None:
@@ -368,7 +369,7 @@ def _write(
 
 
 def _write_stdout(clip: "Recording") -> None:
-    from bark_jax.audio import write_stream
+    from bark_jax.audio.files import write_stream
 
     stream = io.BytesIO()  # a WAV's header is written last, and a pipe cannot go back
     write_stream(stream, clip.samples, clip.sample_rate)

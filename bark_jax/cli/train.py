@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bark_jax import stopping
+from bark_jax._system import stopping
 from bark_jax.cli.group import Verb
 from bark_jax.cli.options import json_option, model_option, revision_option
 from bark_jax.cli.prepare import (
@@ -17,8 +17,7 @@ from bark_jax.cli.prepare import (
     semantic_tokenizer_option,
     tokenizer_option,
 )
-from bark_jax.errors import InputError, OutputError
-from bark_jax.hub import shown
+from bark_jax.errors import InputError, OutputError, quoted
 
 if TYPE_CHECKING:
     from bark_jax.model import BarkModel
@@ -164,13 +163,13 @@ def _make_plan(networks: tuple[str, ...], options: dict[str, Any]) -> dict[str, 
 
 def _check_run(run: Path, networks: tuple[str, ...], plan: dict[str, Any], *, is_lora: bool) -> None:
     """Refuses now what the last of several networks, or the writing, would come upon after hours."""
-    from bark_jax.folders import as_path, check_destination, check_takes_files
+    from bark_jax.files import as_path, check_destination, check_takes_files
     from bark_jax.training.loop import check_settings
 
     try:
         check_takes_files(as_path(run, "RUN") / MODEL_FOLDER)
     except OutputError as error:
-        raise InputError(f"RUN is {shown(str(run))}: {error}") from error
+        raise InputError(f"RUN is {quoted(str(run))}: {error}") from error
     for name in networks:
         wanted = {key: dataclasses.asdict(plan[key]) for key in ("run", "settings", "optimizer")}
         check_settings(run / NETWORKS[name], {"network": NETWORKS[name], **wanted})
@@ -186,7 +185,7 @@ def _given(options: dict[str, Any], fields: tuple[str, ...]) -> dict[str, Any]:
 
 def _open_data(data: str, run: Path, processor: Any, options: dict[str, Any]) -> "Dataset":
     """The dataset, prepared first where `data` is a manifest and that was not done before."""
-    from bark_jax.folders import write_whole
+    from bark_jax.files import write_whole
     from bark_jax.training.dataset import Dataset
 
     if Path(data).is_dir():
@@ -223,8 +222,8 @@ def _train(
     options: dict[str, Any],
 ) -> dict[str, Any]:
     """Trains, writes what came out, and tells it."""
+    from bark_jax.checkpoints.find import find_model
     from bark_jax.model import BarkModel
-    from bark_jax.pretrained import find_model
     from bark_jax.training.codec_training import train_codec
     from bark_jax.training.stage_training import train_stage, with_networks
 
@@ -257,10 +256,10 @@ def _train(
 
 def _earlier_networks(run: Path, model: "BarkModel", fields: list[str]) -> dict[str, Any]:
     """What was trained whole in this folder before, on this model: RUN/model has it, and will have it again."""
-    from bark_jax.pretrained import module_maker
+    from bark_jax.checkpoints.load import module_maker
+    from bark_jax.checkpoints.model_folder import is_model_folder, load_network
     from bark_jax.training.loop import read_settings
     from bark_jax.training.stage_training import fingerprint
-    from bark_jax.weights import is_model_folder, load_network
 
     if not is_model_folder(run / MODEL_FOLDER):
         return {}
@@ -268,14 +267,14 @@ def _earlier_networks(run: Path, model: "BarkModel", fields: list[str]) -> dict[
     for field in (field for field in NETWORKS.values() if field not in fields):
         settings, network = read_settings(run / field), getattr(model, field)
         if settings is not None and settings.get("start") == fingerprint(network):
-            make_module = module_maker(field, network.config)
+            make_module = module_maker(type(network), network.config)
             found[field] = load_network(run / MODEL_FOLDER, field, make_module, "float32")
     return found
 
 
 def _earlier_loras(run: Path, folder: Path) -> dict[str, Any]:
     """What was trained as LoRA in this folder before. Raises CheckpointError where that was on another model."""
-    from bark_jax.lora import base_of, load_lora
+    from bark_jax.checkpoints.lora import base_of, load_lora
 
     return load_lora(run / LORA_FILE, base=base_of(folder)) if (run / LORA_FILE).is_file() else {}
 
@@ -291,14 +290,14 @@ def _check_codes(dataset: "Dataset", model: "BarkModel", name: str | Path) -> No
 
 
 def _write_lora(run: Path, folder: Path, loras: dict[str, Any]) -> Path:
-    from bark_jax.lora import base_of, save_lora
+    from bark_jax.checkpoints.lora import base_of, save_lora
 
     save_lora(run / LORA_FILE, loras, base=base_of(folder))
     return run / LORA_FILE
 
 
 def _write_model(run: Path, model: "BarkModel", networks: dict[str, Any], processor: Any) -> Path:
-    from bark_jax.pipeline import Bark
+    from bark_jax.bark import Bark
     from bark_jax.training.stage_training import with_networks
 
     Bark(with_networks(model, networks), processor).save_pretrained(run / MODEL_FOLDER, overwrite=True)
@@ -315,6 +314,6 @@ def _choose_devices(given: str | None) -> tuple[Any, ...] | None:
         return tuple(devices)
     if not given.isdecimal() or len(given) > 9 or not 1 <= int(given) <= len(devices):
         raise InputError(
-            f"--devices is {shown(given)}, expected all or a number from 1 to the {len(devices)} there are"
+            f"--devices is {quoted(given)}, expected all or a number from 1 to the {len(devices)} there are"
         )
     return tuple(devices[: int(given)])

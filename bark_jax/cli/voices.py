@@ -48,8 +48,8 @@ def open_processor(model: str, revision: str | None) -> Any:
       ModelNotFoundError: a folder of something else, which would pass for a Bark without voices of its own.
     """
     from bark_jax import tiny
-    from bark_jax.processor import BarkProcessor
-    from bark_jax.tokenizer import TOKENIZER_FILE
+    from bark_jax.text.processor import BarkProcessor
+    from bark_jax.text.tokenizer import TOKENIZER_FILE
 
     if os.path.isdir(model) and not any(name.endswith(MODEL_FILES) for name in os.listdir(model)):
         raise ModelNotFoundError(f"{model} holds no model: neither a config.json nor Suno's text.pt")

@@ -10,21 +10,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bark_jax._system.own_jax_config import under_own_config
+from bark_jax.checkpoints import snapshots
+from bark_jax.checkpoints.export import export_transformers
+from bark_jax.checkpoints.find import find_model
+from bark_jax.checkpoints.load import read_configs
+from bark_jax.checkpoints.model_folder import is_model_folder
 from bark_jax.config import CONFIG_FILE
 from bark_jax.errors import InputError
-from bark_jax.folders import temporary_folder
-from bark_jax.model import BarkModel, Row, Utterance
-from bark_jax.own_jax_config import under_own_config
+from bark_jax.files import temporary_folder
+from bark_jax.generation import semantic
+from bark_jax.generation.rows import Row, Utterance
+from bark_jax.generation.runner import run_coarse, run_codec, run_fine, run_semantic
+from bark_jax.generation.sampling import key_data
+from bark_jax.generation.settings import resolve_settings
+from bark_jax.generation.tokens import TokenSpaces, interleave, text_tokens
+from bark_jax.model import BarkModel
 from bark_jax.parity import rows
 from bark_jax.parity.reference import Reference, import_torch, silenced
-from bark_jax.pretrained import find_model, read_configs
-from bark_jax.settings import resolve_settings
-from bark_jax.stages import coarse, fine, semantic
-from bark_jax.stages.codec import decode_codes
-from bark_jax.stages.sampling import KEY_IMPLEMENTATION, Sampling, key_data
-from bark_jax.tokens import TokenSpaces, interleave, text_tokens
-from bark_jax.voices import Voice, check_voice
-from bark_jax.weights import is_model_folder
+from bark_jax.voices.voice import Voice, check_voice
 
 N_TEXT_IDS = 12  # of the prompt that is drawn where none is given
 
@@ -93,16 +97,12 @@ def _reference_folder(
         return
     if reference is not None:
         raise InputError(f"reference is {os.fspath(reference)!r}, expected a transformers folder, with a {CONFIG_FILE}")
-    from converters import export_transformers
-
     with temporary_folder() as temporary:
         yield export_transformers(folder, temporary / "exported")
 
 
 def _snapshot(name: str, revision: str | None) -> Path | None:
-    from converters import hub
-
-    return hub.fetch(name, revision=revision) if hub.is_hub_id(name) else None
+    return snapshots.fetch(name, revision=revision) if snapshots.is_hub_id(name) else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,31 +178,33 @@ def _generated(
     ours: BarkModel, theirs: Reference, inputs: _Inputs, voice: Voice | None, label: str
 ) -> Iterator[rows.Row]:
     """Every stage from what the reference's stage before it gave; then all of ours in a row."""
-    spaces, check = ours.spaces, f"greedy tokens, {label}"
+    spaces, check, row = ours.spaces, f"greedy tokens, {label}", _our_row(ours, inputs, voice)
     semantic_T, margins = theirs.semantic_tokens(inputs.text_ids.tolist(), voice, inputs.max_tokens)
-    found = [rows.compare_tokens("semantic", check, _our_semantic(ours, inputs, voice), semantic_T, margins)]
+    ((our_semantic_T, _),) = run_semantic(ours.semantic, [row], spaces)
+    found = [rows.compare_tokens("semantic", check, our_semantic_T, semantic_T, margins)]
     yield found[0]
     ended_at_once = spaces.n_frames(len(semantic_T)) == 0
     if ended_at_once:  # random weights may; the other stages are compared all the same
         semantic_T = inputs.rng.integers(0, spaces.semantic_vocab, inputs.max_tokens + 1)
 
     coarse_QT, margins = theirs.coarse_codes(semantic_T, voice)
-    ours_T, reference_T = interleave(_our_coarse(ours, semantic_T, voice), spaces), interleave(coarse_QT, spaces)
+    ((our_coarse_QT, _),) = run_coarse(ours.coarse_acoustics, [row], [semantic_T], spaces)
+    ours_T, reference_T = interleave(our_coarse_QT, spaces), interleave(coarse_QT, spaces)
     found.append(rows.compare_tokens("coarse", check, ours_T, reference_T, margins))
     yield found[1]
 
     fine_QT, margins_QT = theirs.fine_codes(coarse_QT, voice)
-    our_fine_QT = _our_fine(ours, coarse_QT, voice)
+    (our_fine_QT,) = run_fine(ours.fine_acoustics, [row], [coarse_QT], spaces)
     found.append(rows.compare_codes("fine", check, our_fine_QT, fine_QT, margins_QT, spaces.n_coarse))
     yield found[2]
 
     audio = theirs.decode(fine_QT)
-    yield rows.compare_waveforms(
-        "codec", f"audio of equal codes, {label}", decode_codes(ours.codec_model, [fine_QT])[0], audio
-    )
+    (our_audio,) = run_codec(ours.codec_model, [fine_QT])
+    yield rows.compare_waveforms("codec", f"audio of equal codes, {label}", our_audio, audio)
     if not ended_at_once:
         is_excused = all(row.is_within for row in found)
-        yield _end_to_end(_our_utterance(ours, inputs, voice), fine_QT, audio, label, is_excused)
+        (utterance,) = ours.generate_rows([row])
+        yield _end_to_end(utterance, fine_QT, audio, label, is_excused)
 
 
 def _end_to_end(utterance: Utterance, fine_QT: np.ndarray, audio: np.ndarray, label: str, is_excused: bool) -> rows.Row:
@@ -216,40 +218,8 @@ def _text(inputs: _Inputs, spaces: TokenSpaces) -> np.ndarray:
     return text_tokens(inputs.text_ids, np.ones_like(inputs.text_ids), spaces)
 
 
-def _our_semantic(model: BarkModel, inputs: _Inputs, voice: Voice | None) -> np.ndarray:
-    history = np.zeros(0, np.int32) if voice is None else voice.semantic
-    prompt = semantic.make_prompt(
-        [semantic.SemanticRow(_text(inputs, model.spaces), history, inputs.max_tokens)], model.spaces
-    )
-    out = jax.device_get(semantic.generate_semantic(model.semantic, prompt, _greedy(), spaces=model.spaces))
-    return out.tokens_BT[0, : out.length_B[0]]
-
-
-def _our_coarse(model: BarkModel, semantic_T: np.ndarray, voice: Voice | None) -> np.ndarray:
-    history = None if voice is None else (voice.semantic, voice.coarse)
-    prompt = coarse.make_prompt([semantic_T], [history], model.spaces)
-    out = jax.device_get(coarse.generate_coarse(model.coarse_acoustics, prompt, _greedy(), spaces=model.spaces))
-    return out.codes_BQT[0, :, : out.length_B[0]]
-
-
-def _our_fine(model: BarkModel, coarse_QT: np.ndarray, voice: Voice | None) -> np.ndarray:
-    prompt = fine.make_prompt([coarse_QT], [None if voice is None else voice.fine], model.spaces)
-    codes_BQT = fine.generate_fine(model.fine_acoustics, prompt, _greedy(), spaces=model.spaces)
-    return np.asarray(codes_BQT)[0, :, : coarse_QT.shape[1]]
-
-
-def _our_utterance(model: BarkModel, inputs: _Inputs, voice: Voice | None) -> Utterance:
+def _our_row(model: BarkModel, inputs: _Inputs, voice: Voice | None) -> Row:
+    """The inputs as a row that chooses the likeliest token everywhere."""
     asked = {"do_sample": False, "max_new_tokens": inputs.max_tokens, "min_eos_p": None}
     (settings,) = resolve_settings(asked, 1, model.generation_config, model.spaces)
-    (utterance,) = model.generate_rows([Row(_text(inputs, model.spaces), voice, key_data(0), settings)])
-    return utterance
-
-
-def _greedy() -> Sampling:
-    return Sampling(
-        key_B=jax.random.wrap_key_data(jnp.asarray(key_data(0))[None], impl=KEY_IMPLEMENTATION),
-        temperature_B=jnp.zeros(1),
-        top_k_B=jnp.zeros(1, jnp.int32),
-        top_p_B=jnp.ones(1),
-        may_cut=False,
-    )
+    return Row(_text(inputs, model.spaces), voice, key_data(0), settings)

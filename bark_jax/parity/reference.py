@@ -13,8 +13,8 @@ import numpy as np
 
 from bark_jax.config import BarkGenerationConfig, JsonConfig
 from bark_jax.errors import UnsupportedError
-from bark_jax.tokens import TokenSpaces, deinterleave, interleave
-from bark_jax.voices import Voice
+from bark_jax.generation.tokens import TokenSpaces, deinterleave, interleave
+from bark_jax.voices.voice import Voice
 
 # What greedy generation has no use for; transformers warns about them.
 _DRAWING = ("model_type", "do_sample", "temperature", "top_k", "top_p", "min_eos_p")

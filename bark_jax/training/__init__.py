@@ -13,7 +13,7 @@
 The names below are imported when they are first used.
 """
 
-from bark_jax.lazy import lazy_names
+from bark_jax._system.lazy import lazy_names
 
 _MODULE_BY_NAME = {
     "CodecSettings": "training.codec_training",
@@ -29,15 +29,15 @@ _MODULE_BY_NAME = {
     "RunSettings": "training.loop",
     "StageSettings": "training.stage_training",
     "TrainingError": "training.loop",
-    "base_of": "lora",
+    "base_of": "checkpoints.lora",
     "check_manifest": "training.manifest",
     "coarse_loss": "training.losses",
     "fine_loss": "training.losses",
-    "load_lora": "lora",
-    "merge": "lora",
+    "load_lora": "checkpoints.lora",
+    "merge": "checkpoints.lora",
     "prepare_dataset": "training.prepare",
     "recode": "training.prepare",
-    "save_lora": "lora",
+    "save_lora": "checkpoints.lora",
     "semantic_loss": "training.losses",
     "train_codec": "training.codec_training",
     "train_stage": "training.stage_training",

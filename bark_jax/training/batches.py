@@ -3,11 +3,11 @@
 A batch is a dict of numpy arrays with the rows first, and a pure function of the step: training goes on where it was
 stopped by asking for the next step, and nothing else has to be kept. B rows of
 
-    semantic    text, history [B, n_text]            the prompt's halves, as `stages.semantic` lays them out
+    semantic    text, history [B, n_text]            the prompt's halves, as `generation.semantic` lays them out
                 targets [B, T]                       the semantic tokens and the end token; T is one of a few lengths
-    coarse      semantic [B, n_coarse_semantic]      the prompt of one window, as `stages.coarse` lays it out
+    coarse      semantic [B, n_coarse_semantic]      the prompt of one window, as `generation.coarse` lays it out
                 stream [B, n_coarse_history + coarse_window]    its history and its own codes
-    fine        codes [B, fine_window, n_fine]       one window, as `stages.fine` has it before it predicts a codebook
+    fine        codes [B, fine_window, n_fine]       one window, as `generation.fine` has it before a prediction
                 codebook [B], targets [B, fine_window]          that codebook, and its true codes
 
 and is_target, bool and of the shape of what is predicted: true where a token counts. (is_new of the coarse batches:
@@ -23,9 +23,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from bark_jax.errors import InputError
-from bark_jax.stages.coarse import trim_history
-from bark_jax.stages.semantic import pad_prompt
-from bark_jax.tokens import TokenSpaces, interleave, text_tokens
+from bark_jax.generation.coarse import trim_history
+from bark_jax.generation.semantic import pad_prompt
+from bark_jax.generation.tokens import TokenSpaces, interleave, text_tokens
 from bark_jax.training.dataset import Dataset, Example
 
 Batch = dict[str, np.ndarray]

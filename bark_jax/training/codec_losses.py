@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bark_jax.audio.mel import mel_filters
 from bark_jax.errors import InputError
-from bark_jax.mel import mel_filters
 
 # What is quieter counts little: -60 dB of full scale in logarithms, and -40 dB as the loudness that errors are relative
 # to, so that a row of silence does not drown the others.

@@ -15,7 +15,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from bark_jax.models.codec.quantizer import nearest
+from bark_jax.networks.codec.quantizer import nearest
 
 DECAY = 0.99  # of the running means, a step
 KMEANS_ROUNDS = 10

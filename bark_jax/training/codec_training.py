@@ -23,11 +23,11 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from bark_jax._system.own_jax_config import under_own_config
+from bark_jax.checkpoints.load import module_maker
 from bark_jax.errors import InputError
 from bark_jax.model import BarkModel
-from bark_jax.models.codec.encodec import EncodecModel
-from bark_jax.own_jax_config import under_own_config
-from bark_jax.pretrained import module_maker
+from bark_jax.networks.codec.encodec import Codec
 from bark_jax.training import codec_quantizer
 from bark_jax.training.codec_batches import check_gain, codec_batches
 from bark_jax.training.codec_losses import ReconstructionWeights, check_weight, reconstruction_loss
@@ -146,7 +146,7 @@ class CodecTraining:
       InputError: a codec, a number of codebooks or a length of rows that cannot be.
     """
 
-    codec: EncodecModel
+    codec: Codec
     optimizer: optax.GradientTransformation
     settings: CodecSettings
     n_codebooks: int
@@ -223,7 +223,7 @@ class CodecTraining:
 
     @functools.cached_property
     def _whole(self) -> tuple[dict[str, np.ndarray], Callable]:
-        return whole_network(self.codec, module_maker(NETWORK, self.codec.config), "float32")
+        return whole_network(self.codec, module_maker(type(self.codec), self.codec.config), "float32")
 
     @property
     def _arrays(self) -> dict[str, np.ndarray]:
@@ -282,13 +282,13 @@ class CodecTraining:
     def _compiled_evaluation(self) -> Callable:
         return jax.jit(self._evaluate)
 
-    def _network(self, params: Arrays, frozen: Arrays) -> EncodecModel:
+    def _network(self, params: Arrays, frozen: Arrays) -> Codec:
         return self._whole[1]({**frozen, **params}, None)
 
     def _table(self, codebooks: Codebooks | None, frozen: Arrays) -> jax.Array:
         return jnp.stack([frozen[name] for name in self._table_names]) if codebooks is None else codebooks.table_QVC
 
-    def _encode(self, params: Arrays, frozen: Arrays, audio_BA: jax.Array) -> tuple[EncodecModel, jax.Array]:
+    def _encode(self, params: Arrays, frozen: Arrays, audio_BA: jax.Array) -> tuple[Codec, jax.Array]:
         """The network, and x_BTC, what its encoder makes of audio."""
         network = self._network(params, frozen)
         # A frozen one multiplies as it does in `prepare`, so that the codes are those of prepared data.
@@ -418,7 +418,7 @@ def _choose(is_new: jax.Array, new: Any, old: Any) -> Any:
 class TrainedCodec(NamedTuple):
     """What came out: the codec, in the dtype it had before."""
 
-    network: EncodecModel
+    network: Codec
     result: RunResult
 
 

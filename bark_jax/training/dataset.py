@@ -25,10 +25,9 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from bark_jax.config import read_json
-from bark_jax.errors import ConfigError, InputError, ModelNotFoundError
-from bark_jax.folders import whole_folder, write_whole
-from bark_jax.hub import shown
-from bark_jax.tokens import TokenSpaces
+from bark_jax.errors import ConfigError, InputError, ModelNotFoundError, quoted
+from bark_jax.files import whole_folder, write_whole
+from bark_jax.generation.tokens import TokenSpaces
 
 DATASET_FILE = "dataset.json"
 FORMAT = "bark_jax_dataset"
@@ -196,7 +195,7 @@ class Dataset:
             raise InputError("give either eval_share or n_eval")
         if n_eval is None:
             if not 0 <= eval_share < 1:
-                raise InputError(f"eval_share is {shown(eval_share)}, expected a share from 0 to below 1")
+                raise InputError(f"eval_share is {quoted(eval_share)}, expected a share from 0 to below 1")
             n_eval = max(round(eval_share * len(self)), int(eval_share > 0))
         if not 0 <= n_eval < len(self):
             raise InputError(
@@ -469,11 +468,11 @@ def _read_info(folder: Path) -> dict[str, Any]:
         raise DatasetError(f"{path} is not this project's: expected an object with format {FORMAT!r} and a version")
     if info["version"] != VERSION:
         raise DatasetError(
-            f"{path} has version {shown(info['version'])}, this package reads {VERSION}; prepare the data again"
+            f"{path} has version {quoted(info['version'])}, this package reads {VERSION}; prepare the data again"
         )
     for field, types in (("n_examples", int), ("has_audio", bool), ("codec", (str, type(None))), ("spaces", dict)):
         if not isinstance(info.get(field, ...), types):
-            raise DatasetError(f"{path}: {field} is {shown(info.get(field))}; prepare the data again")
+            raise DatasetError(f"{path}: {field} is {quoted(info.get(field))}; prepare the data again")
     _check_voices(info.get("voices"), f"{path}: voices")
     return info
 
@@ -485,7 +484,7 @@ def _check_voices(voices: Any, what: str) -> None:
         and all(isinstance(name, str) and name.strip() and name.isprintable() for name in voices)
     )
     if not is_list or len(set(voices)) != len(voices):
-        raise DatasetError(f"{what} is {shown(voices)}, expected a list of different printable names, one or more")
+        raise DatasetError(f"{what} is {quoted(voices)}, expected a list of different printable names, one or more")
 
 
 def _spaces_to_json(spaces: TokenSpaces) -> dict[str, Any]:
@@ -504,7 +503,7 @@ def _parse_spaces(values: Mapping[str, Any], path: Path) -> TokenSpaces:
         else:
             is_right, expected = type(value) is int and 0 <= value < 2**31, "a whole number, 0 or more"
         if not is_right:
-            raise DatasetError(f"{path}: spaces.{name} is {shown(value)}, expected {expected}")
+            raise DatasetError(f"{path}: spaces.{name} is {quoted(value)}, expected {expected}")
     return TokenSpaces(**{**values, **{name: Fraction(values[name]) for name in rates}})
 
 
@@ -516,7 +515,7 @@ def _map_array(path: Path, dtype: np.dtype, row_shape: tuple[int, ...]) -> np.nd
         array = np.lib.format.open_memmap(path, mode="r")
         n_bytes = array.offset + array.nbytes
     except Exception as error:  # numpy's header parser lets tokenizer, parser and mapping errors through
-        raise DatasetError(f"{path} is damaged ({shown(str(error), 200)}); prepare the dataset again") from error
+        raise DatasetError(f"{path} is damaged ({quoted(str(error), 200)}); prepare the dataset again") from error
     if array.dtype != dtype or array.shape[1:] != row_shape or array.ndim < 1 or n_bytes != path.stat().st_size:
         raise DatasetError(
             f"{path} has {path.stat().st_size:,} bytes and holds {array.dtype} of shape {array.shape}, expected "

@@ -22,10 +22,10 @@ from typing import Any, Protocol
 
 import jax
 
+from bark_jax._system.forks import check_process
+from bark_jax._system.own_jax_config import under_own_config
 from bark_jax.errors import BarkError, InputError, UnsupportedError
-from bark_jax.folders import partials_in, write_whole
-from bark_jax.forks import check_process
-from bark_jax.own_jax_config import under_own_config
+from bark_jax.files import partials_in, write_whole
 from bark_jax.training.checkpoints import Checkpoints
 from bark_jax.training.metrics import Bar, MetricsLog, plot_losses, read_metrics
 

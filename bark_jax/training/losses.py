@@ -14,9 +14,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bark_jax.models.fine_gpt import BarkFineModel
-from bark_jax.models.gpt import BarkCoarseModel, BarkSemanticModel
-from bark_jax.tokens import TokenSpaces
+from bark_jax.generation.tokens import TokenSpaces
+from bark_jax.networks.causal import CoarseNetwork, SemanticNetwork
+from bark_jax.networks.fine import FineNetwork
 
 Batch = Mapping[str, jax.Array]
 
@@ -28,7 +28,7 @@ class Loss(NamedTuple):
     count: jax.Array  # targets
 
 
-def semantic_loss(model: BarkSemanticModel, batch: Batch, *, spaces: TokenSpaces) -> Loss:
+def semantic_loss(model: SemanticNetwork, batch: Batch, *, spaces: TokenSpaces) -> Loss:
     """Of the semantic tokens and of the end token after them, given the text and a voice's semantic tokens."""
     targets_BT = batch["targets"]
     prompt_BTD = model.embed_prompt(batch["text"], batch["history"])
@@ -42,7 +42,7 @@ def semantic_loss(model: BarkSemanticModel, batch: Batch, *, spaces: TokenSpaces
     return _sum(log_sum_BT - logit_BT, batch["is_target"])
 
 
-def coarse_loss(model: BarkCoarseModel, batch: Batch, *, spaces: TokenSpaces, only_new: bool = False) -> Loss:
+def coarse_loss(model: CoarseNetwork, batch: Batch, *, spaces: TokenSpaces, only_new: bool = False) -> Loss:
     """Of every code of the stream, each within its own codebook, given semantic tokens and the stream before it.
 
     Args:
@@ -60,7 +60,7 @@ def coarse_loss(model: BarkCoarseModel, batch: Batch, *, spaces: TokenSpaces, on
     return _sum(nll_BT, batch["is_new"] if only_new else batch["is_target"])
 
 
-def fine_loss(model: BarkFineModel, batch: Batch, *, spaces: TokenSpaces) -> Loss:
+def fine_loss(model: FineNetwork, batch: Batch, *, spaces: TokenSpaces) -> Loss:
     """Of the codes of one codebook a row, given the codebooks below it and what of its own is known.
 
     The codebook is data, not part of the program: one program trains all of them, and the rows of a batch may differ.

@@ -16,13 +16,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bark_jax.errors import BarkError, InputError
-from bark_jax.hub import shown
-from bark_jax.processor import BarkProcessor
-from bark_jax.strict_json import read_strict
-from bark_jax.tokens import TokenSpaces
+from bark_jax._system.strict_json import read_strict
+from bark_jax.errors import BarkError, InputError, quoted
+from bark_jax.generation.tokens import TokenSpaces
+from bark_jax.text.processor import BarkProcessor
 from bark_jax.training.semantic_tokens import WHERE_FROM, check_semantic
-from bark_jax.voice_files import read_npy
+from bark_jax.voices.files import read_npy
 
 DEFAULT_VOICE = "default"
 KEYS = ("audio", "text", "voice", "semantic", "id")
@@ -116,7 +115,7 @@ def check_manifest(
             faults.append(entry)
             continue
         if entry.id is not None and ids.setdefault(entry.id, entry.line) != entry.line:
-            faults.append(Fault(entry.line, f"id {shown(entry.id)} is that of line {ids[entry.id]} too"))
+            faults.append(Fault(entry.line, f"id {quoted(entry.id)} is that of line {ids[entry.id]} too"))
         voices.setdefault(entry.voice)
         if entry.semantic is None and not has_tokenizer:
             faults.append(Fault(entry.line, "there are no semantic tokens, and no semantic tokenizer"))
@@ -166,7 +165,7 @@ def read_mono(path: str | os.PathLike, *, min_s: float, max_s: float) -> tuple[n
 
     if not os.path.isfile(path):
         raise InputError(
-            f"the audio {shown(str(path), 200)} {'is no file' if os.path.exists(path) else 'does not exist'}"
+            f"the audio {quoted(str(path), 200)} {'is no file' if os.path.exists(path) else 'does not exist'}"
         )
     try:
         with soundfile.SoundFile(path) as sound:
@@ -177,7 +176,7 @@ def read_mono(path: str | os.PathLike, *, min_s: float, max_s: float) -> tuple[n
     except InputError:
         raise
     except Exception as error:  # of soundfile, of libsndfile, and a TypeError for a name that ends in .raw
-        raise InputError(f"the audio cannot be read ({shown(str(error), 200)})") from error
+        raise InputError(f"the audio cannot be read ({quoted(str(error), 200)})") from error
     samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
     _check_not_cut(n_claimed / rate, len(samples) / rate, MIN_DECODED)
     _check_header(rate, len(samples) / rate, min_s, max_s)  # the file may be shorter than its header says
@@ -196,17 +195,17 @@ def _parse(number: int, line: bytes, folder: Path) -> Entry:
     except InputError as error:
         raise InputError(f"it is {error}") from error
     if not isinstance(fields, dict):
-        raise InputError(f"it is {shown(fields)}, expected a JSON object")
+        raise InputError(f"it is {quoted(fields)}, expected a JSON object")
     if unknown := [key for key in fields if key not in KEYS]:
-        raise InputError(f"it has {', '.join(map(shown, unknown[:4]))}, expected only {', '.join(KEYS)}")
+        raise InputError(f"it has {', '.join(map(quoted, unknown[:4]))}, expected only {', '.join(KEYS)}")
     fields = {"voice": DEFAULT_VOICE, **fields}
     for key, expected in (("audio", "a path"), ("text", "a string"), ("voice", "a name")):
         value = fields.get(key)
         if not isinstance(value, str) or (key != "text" and not (value.strip() and value.isprintable())):
-            raise InputError(f"{key} is {shown(value) if key in fields else 'missing'}, expected {expected}")
+            raise InputError(f"{key} is {quoted(value) if key in fields else 'missing'}, expected {expected}")
     name = fields.get("id")
     if not isinstance(name, (str, int, type(None))) or isinstance(name, bool):
-        raise InputError(f"id is {shown(name)}, expected a string or a whole number")
+        raise InputError(f"id is {quoted(name)}, expected a string or a whole number")
     return Entry(
         number,
         folder / fields["audio"],
@@ -223,7 +222,7 @@ def _parse_semantic(value: Any, folder: Path) -> np.ndarray | Path | None:
     if isinstance(value, str) and value:
         return folder / value
     if not isinstance(value, list) or not all(type(token) is int and abs(token) < 2**62 for token in value):
-        raise InputError(f"semantic is {shown(value)}, expected a list of whole numbers or the path of a .npy file")
+        raise InputError(f"semantic is {quoted(value)}, expected a list of whole numbers or the path of a .npy file")
     return np.array(value, np.int64)
 
 

@@ -77,7 +77,7 @@ class Bar:
 
 def plot_losses(folder: str | os.PathLike) -> Path:
     """Draws a run's losses over its steps into `loss.png`. Needs matplotlib."""
-    from bark_jax.plots import NotebookFigure, save_figure
+    from bark_jax.audio.plots import NotebookFigure, save_figure
 
     records = read_metrics(folder)
     figure = NotebookFigure(figsize=(9, 4), layout="constrained")

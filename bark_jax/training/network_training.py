@@ -157,7 +157,7 @@ def whole_network(module: nnx.Module, make_module: Callable[[Any], nnx.Module], 
     """For training all of a network: its parameters, and the `assemble` that puts them back.
 
     Args:
-      make_module: builds the module for a dtype, as for `weights.load_network`.
+      make_module: builds the module for a dtype, as for `model_folder.load_network`.
       dtype: to compute in.
     """
     graphdef, abstract = nnx.split(nnx.eval_shape(lambda: make_module(jnp.dtype(dtype))))

@@ -60,7 +60,7 @@ def learning_rate(settings: OptimizerSettings, n_steps: int) -> optax.Schedule:
 
 
 def make_optimizer(settings: OptimizerSettings, n_steps: int) -> optax.GradientTransformation:
-    """For parameters {name: array}, as `weights` names them."""
+    """For parameters {name: array}, as `model_folder` names them."""
     return optax.chain(
         optax.clip_by_global_norm(settings.clip_norm),
         optax.adamw(

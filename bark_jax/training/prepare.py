@@ -18,13 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from bark_jax._system.own_jax_config import under_own_config
 from bark_jax.errors import BarkError, ConfigError, InputError, UnsupportedError
-from bark_jax.folders import check_destination
+from bark_jax.files import check_destination
+from bark_jax.generation.tokens import TokenSpaces
 from bark_jax.model import BarkModel
-from bark_jax.models.codec.encodec import EncodecModel
-from bark_jax.own_jax_config import under_own_config
-from bark_jax.processor import BarkProcessor
-from bark_jax.tokens import TokenSpaces
+from bark_jax.networks.codec.encodec import Codec
+from bark_jax.text.processor import BarkProcessor
 from bark_jax.training.dataset import Dataset, Example, check_same_meaning, open_writer, samples_per_frame
 from bark_jax.training.manifest import (
     MIN_S,
@@ -111,7 +111,7 @@ def prepare_dataset(
 def recode(
     dataset: Dataset,
     folder: str | os.PathLike,
-    codec: EncodecModel,
+    codec: Codec,
     *,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -140,7 +140,7 @@ def recode(
 
 
 @under_own_config
-def encode_audio(codec: EncodecModel, audio: Sequence[np.ndarray], n_codebooks: int) -> list[np.ndarray]:
+def encode_audio(codec: Codec, audio: Sequence[np.ndarray], n_codebooks: int) -> list[np.ndarray]:
     """The codes of rows of unequal length, each as if it were encoded alone: int32 [n_codebooks, F].
 
     Padding comes after a row's whole frames, which do not look ahead, so it changes their vectors only where another
@@ -171,7 +171,7 @@ def encode_audio(codec: EncodecModel, audio: Sequence[np.ndarray], n_codebooks: 
     return codes
 
 
-def codec_fingerprint(codec: EncodecModel) -> str:
+def codec_fingerprint(codec: Codec) -> str:
     """SHA-256 of what decides the codes: the weights of the encoder and the codebooks."""
     digest = hashlib.sha256()
     for part in (codec.encoder, codec.quantizer):
@@ -195,13 +195,13 @@ def fit_samples(samples: np.ndarray, sample_rate: int, spaces: TokenSpaces) -> n
     return soxr.resample(samples, sample_rate, spaces.sample_rate)
 
 
-def _check_parts(codec: EncodecModel, processor: BarkProcessor, spaces: TokenSpaces) -> None:
+def _check_parts(codec: Codec, processor: BarkProcessor, spaces: TokenSpaces) -> None:
     """Raises ConfigError or InputError where model, codec and processor are not of one kind."""
     check_same_meaning(processor.spaces, spaces, "the processor")
     _check_codec(codec, spaces)
 
 
-def _check_codec(codec: EncodecModel, spaces: TokenSpaces) -> None:
+def _check_codec(codec: Codec, spaces: TokenSpaces) -> None:
     config = codec.config
     found = (config.hop_length, config.sampling_rate, config.audio_channels)
     expected = (samples_per_frame(spaces), spaces.sample_rate, 1)
@@ -247,7 +247,7 @@ def _clip_of(dataset: Dataset, index: int) -> _Clip:
     return _Clip(example.text, example.semantic, dataset.audio(index), example.voice)
 
 
-def _with_codes(codec: EncodecModel, clips: Iterable[_Clip], n_codebooks: int) -> Iterator[tuple[_Clip, np.ndarray]]:
+def _with_codes(codec: Codec, clips: Iterable[_Clip], n_codebooks: int) -> Iterator[tuple[_Clip, np.ndarray]]:
     """Each clip with its codes [Q, F], in the order of the clips."""
     clips = iter(clips)
     while held := list(itertools.islice(clips, HELD_CLIPS)):
@@ -255,7 +255,7 @@ def _with_codes(codec: EncodecModel, clips: Iterable[_Clip], n_codebooks: int) -
         yield from zip(held, codes, strict=True)
 
 
-def _min_padded_frames(codec: EncodecModel) -> float:
+def _min_padded_frames(codec: Codec) -> float:
     """Frames from which on a clip may be padded; infinite for a codec that looks ahead.
 
     A shorter clip is too short for its start to be mirrored, so what comes after it counts.
@@ -269,11 +269,11 @@ def _min_padded_frames(codec: EncodecModel) -> float:
     return frames
 
 
-def _encode(codec: EncodecModel, samples_BA: np.ndarray, n_codebooks: int) -> np.ndarray:
+def _encode(codec: Codec, samples_BA: np.ndarray, n_codebooks: int) -> np.ndarray:
     with jax.default_matmul_precision("highest"):
         return np.asarray(_encode_compiled(codec, jnp.asarray(samples_BA), n_codebooks=n_codebooks))
 
 
 @functools.partial(jax.jit, static_argnames="n_codebooks")
-def _encode_compiled(codec: EncodecModel, samples_BA: jax.Array, n_codebooks: int) -> jax.Array:
+def _encode_compiled(codec: Codec, samples_BA: jax.Array, n_codebooks: int) -> jax.Array:
     return codec.encode(samples_BA, n_codebooks=n_codebooks)

@@ -14,9 +14,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from bark_jax.errors import InputError
-from bark_jax.hub import shown
-from bark_jax.tokens import TokenSpaces
+from bark_jax.errors import InputError, quoted
+from bark_jax.generation.tokens import TokenSpaces
 
 # Audio and semantic tokens may differ in length by so much, which is 5 tokens of Bark's: tokenizers round, and their
 # windows leave the ends out. What differs more belongs to other audio, or was counted at another rate.
@@ -47,17 +46,17 @@ def load_tokenizer(spec: str) -> SemanticTokenizer:
     """
     module_name, _, name = spec.partition(":") if isinstance(spec, str) else ("", "", "")
     if not module_name or not all(part.isidentifier() for part in (*module_name.split("."), name)):
-        raise InputError(f"the semantic tokenizer is {shown(spec)}, expected package.module:name")
+        raise InputError(f"the semantic tokenizer is {quoted(spec)}, expected package.module:name")
     try:
         found = getattr(importlib.import_module(module_name), name)
         tokenizer = found() if isinstance(found, type) else found
     except Exception as error:  # importing runs what is foreign code to us
         raise InputError(
-            f"the semantic tokenizer {spec} cannot be loaded ({type(error).__name__}: {shown(str(error), 200)}); is "
+            f"the semantic tokenizer {spec} cannot be loaded ({type(error).__name__}: {quoted(str(error), 200)}); is "
             "its package installed, or its folder on PYTHONPATH?"
         ) from error
     if not callable(tokenizer):
-        raise InputError(f"the semantic tokenizer {spec} is {shown(tokenizer)}, expected a callable")
+        raise InputError(f"the semantic tokenizer {spec} is {quoted(tokenizer)}, expected a callable")
     return tokenizer
 
 
@@ -69,7 +68,7 @@ def make_semantic(
         tokens = tokenizer(samples, spaces.sample_rate, text)
     except Exception as error:  # foreign code
         raise InputError(
-            f"{what}: the semantic tokenizer failed ({type(error).__name__}: {shown(str(error), 200)})"
+            f"{what}: the semantic tokenizer failed ({type(error).__name__}: {quoted(str(error), 200)})"
         ) from error
     return check_semantic(tokens, len(samples) / spaces.sample_rate, spaces, what)
 

@@ -11,11 +11,11 @@ import jax
 import numpy as np
 from flax import nnx
 
+from bark_jax._system.own_jax_config import under_own_config
+from bark_jax.checkpoints.load import module_maker
+from bark_jax.checkpoints.lora import Lora, init_lora, merge
 from bark_jax.errors import InputError
-from bark_jax.lora import Lora, init_lora, merge
 from bark_jax.model import BarkModel
-from bark_jax.own_jax_config import under_own_config
-from bark_jax.pretrained import module_maker
 from bark_jax.training import batches, losses
 from bark_jax.training.dataset import Dataset, check_same_meaning
 from bark_jax.training.loop import RunResult, RunSettings, fit
@@ -163,7 +163,7 @@ def _make_training(
     devices: Sequence[jax.Device] | None,
 ) -> NetworkTraining:
     network = getattr(model, name)
-    make_module = module_maker(name, network.config)
+    make_module = module_maker(type(network), network.config)
     params, assemble = whole_network(network, make_module, settings.dtype)
     frozen = None
     if settings.lora is not None:

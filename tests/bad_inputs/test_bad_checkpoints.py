@@ -35,8 +35,8 @@ from test_torch_pickle import (
 )
 
 from bad_inputs.harness import ALL_NETWORKS_CALLS, FOLDER_CALLS, NETWORK_CALLS, by_id, refused
+from bark_jax.checkpoints import convert
 from bark_jax.errors import BarkError, CheckpointError, ConfigError, InputError, ModelNotFoundError
-from converters import convert
 
 
 @pytest.fixture(scope="session")

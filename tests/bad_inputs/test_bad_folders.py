@@ -13,12 +13,12 @@ from tokenizers import Tokenizer, models
 from bad_inputs.conftest import GOOD
 from bad_inputs.harness import ARGUMENT_CALLS, FOLDER_CALLS, NETWORK_CALLS, by_id, refused
 from bark_jax import Bark
-from bark_jax.audio import write_audio
+from bark_jax.audio.files import write_audio
+from bark_jax.checkpoints import convert
+from bark_jax.checkpoints.model_folder import sha256_of
 from bark_jax.config import BarkConfig, read_config
 from bark_jax.errors import BarkError, CheckpointError, ConfigError, InputError, ModelNotFoundError
-from bark_jax.processor import BarkProcessor
-from bark_jax.weights import sha256_of
-from converters import convert
+from bark_jax.text.processor import BarkProcessor
 
 CONFIG, GENERATION, MANIFEST = "config.json", "generation_config.json", "bark_jax.json"
 
@@ -319,7 +319,7 @@ def test_a_tokenizer_with_ids_past_the_models_is_refused_when_it_gives_one(tmp_p
 
 
 def test_a_panic_of_the_tokenizers_library_is_told_as_an_error():
-    from bark_jax.tokenizer import told_as_config_error
+    from bark_jax.text.tokenizer import told_as_config_error
 
     class PanicException(BaseException):
         pass

@@ -13,8 +13,7 @@ from bad_inputs.harness import (
     NETWORK_CALLS,
     refused,
 )
-from bark_jax.errors import BarkError, InputError, UnsupportedError
-from bark_jax.hub import shown
+from bark_jax.errors import BarkError, InputError, UnsupportedError, quoted
 
 SETTINGS = [
     ({"temperature": 0}, "temperature is 0, expected 0.001 to 1000; for the most likely token use do_sample=False"),
@@ -182,7 +181,7 @@ def calls_for(message):
 
 
 def ids(cases):
-    return [shown(given)[:50] for given, _ in cases]
+    return [quoted(given)[:50] for given, _ in cases]
 
 
 @pytest.mark.parametrize(("given", "message"), SETTINGS, ids=ids(SETTINGS))

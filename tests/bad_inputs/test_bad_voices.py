@@ -11,8 +11,8 @@ from voice_cases import BAD_ENTRIES, BAD_NAMES, make_arrays, make_folder, npy_by
 
 from bad_inputs.harness import by_id, refused
 from bark_jax.errors import InputError, VoiceError, VoiceNotFoundError
-from bark_jax.processor import BarkProcessor
-from bark_jax.voices import Voice
+from bark_jax.text.processor import BarkProcessor
+from bark_jax.voices.voice import Voice
 
 MORE_ARRAYS = {
     "a key that is misspelt": (lambda a: {k.replace("prompt", "promt"): v for k, v in a.items()}, "no semantic_prompt"),

@@ -20,9 +20,10 @@ from bad_inputs.harness import (
     refused,
 )
 from bark_jax import Bark
+from bark_jax.checkpoints.load import module_maker, read_configs
+from bark_jax.checkpoints.model_folder import load_network
 from bark_jax.errors import InputError
-from bark_jax.pretrained import module_maker, read_configs
-from bark_jax.weights import load_network
+from bark_jax.stage_models import BarkSemanticModel
 
 
 def refuse():
@@ -40,7 +41,7 @@ def test_a_refusal_after_a_clip_is_noticed(bark, calls):
 def test_a_refusal_after_one_network_is_read_is_noticed(bark_folder):
     size = read_configs(bark_folder)[0].semantic_config
     with pytest.raises(TooMuchWorkError), refused(InputError, calls=FOLDER_CALLS):
-        load_network(bark_folder, "semantic", module_maker("semantic", size), config=size)
+        load_network(bark_folder, "semantic", module_maker(BarkSemanticModel, size), config=size)
         refuse()
 
 

@@ -8,10 +8,10 @@ import zipfile
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from bark_jax.checkpoints.arrays import TORCH_STREAM
+from bark_jax.checkpoints.lora import FORMAT, VERSION
 from bark_jax.config import BarkConfig, BarkGenerationConfig, EncodecConfig
-from bark_jax.lora import FORMAT, VERSION
-from bark_jax.voices import PROMPT_KEYS
-from converters.arrays import TORCH_STREAM
+from bark_jax.voices.voice import PROMPT_KEYS
 
 VALUES = np.arange(16, dtype=np.float32)
 

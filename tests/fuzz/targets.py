@@ -12,18 +12,18 @@ import numpy as np
 from bark_jax.batch import manifest as batch_manifest
 from bark_jax.batch.rows import read_rows
 from bark_jax.batch.run_folder import RUN_FILE, read_run
+from bark_jax.checkpoints.lora import load_lora
+from bark_jax.checkpoints.model_folder import read_manifest
+from bark_jax.checkpoints.pickle import read_torch
+from bark_jax.checkpoints.safetensors_file import read_safetensors, read_sharded
 from bark_jax.config import BarkConfig, BarkGenerationConfig, EncodecConfig, parse_config, read_json
-from bark_jax.hub import Source
-from bark_jax.lora import load_lora
-from bark_jax.processor import BarkProcessor
-from bark_jax.tokens import TokenSpaces, check_fit
+from bark_jax.generation.tokens import TokenSpaces, check_fit
+from bark_jax.hub.source import Source
+from bark_jax.text.processor import BarkProcessor
 from bark_jax.training import manifest as training_manifest
-from bark_jax.voice_files import read_npy
-from bark_jax.voice_library import VoiceLibrary
-from bark_jax.voices import Voice
-from bark_jax.weights import read_manifest
-from converters.safetensors_file import read_safetensors, read_sharded
-from converters.torch_pickle import read_torch
+from bark_jax.voices.files import read_npy
+from bark_jax.voices.library import VoiceLibrary
+from bark_jax.voices.voice import Voice
 from tests.fuzz import seeds
 
 MOST_READ_BYTES = 2**20

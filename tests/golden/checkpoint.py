@@ -14,7 +14,7 @@ import toy
 from safetensors.numpy import save_file
 
 from bark_jax.config import CONFIG_FILE, GENERATION_CONFIG_FILE, save_json
-from bark_jax.tokens import TokenSpaces
+from bark_jax.generation.tokens import TokenSpaces
 
 FILE = Path(__file__).with_name("golden.npz")
 SPACES = TokenSpaces.from_config(toy.GENERATION_CONFIG)

@@ -12,8 +12,8 @@ from pathlib import Path
 import click
 import jax
 
+from bark_jax.bark import Bark
 from bark_jax.errors import BarkError
-from bark_jax.pipeline import Bark
 from bark_jax.training.dataset import Dataset
 from bark_jax.training.recipes.tiny_voice import choose as choosing
 from bark_jax.training.recipes.tiny_voice import measure as measuring

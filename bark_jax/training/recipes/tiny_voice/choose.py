@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bark_jax.bark import Bark
 from bark_jax.config import GENERATION_CONFIG_FILE, BarkGenerationConfig, read_config, save_json
-from bark_jax.pipeline import Bark
 from bark_jax.training.recipes.tiny_voice import measure as measuring
 from bark_jax.training.recipes.tiny_voice import texts
 

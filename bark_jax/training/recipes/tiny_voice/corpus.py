@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bark_jax.processor import BarkProcessor
-from bark_jax.tokens import TokenSpaces
+from bark_jax.generation.tokens import TokenSpaces
+from bark_jax.text.processor import BarkProcessor
 from bark_jax.training.dataset import Dataset, Example, open_writer
 from bark_jax.training.recipes.tiny_voice import texts
 from bark_jax.training.recipes.tiny_voice.speech import Flite, Utterance

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bark_jax.clip import Clip
-from bark_jax.pipeline import Bark
+from bark_jax.audio.clip import Clip
+from bark_jax.bark import Bark
 from bark_jax.training.recipes.tiny_voice import texts
 from bark_jax.training.recipes.tiny_voice.listen import Hearing, listen
 

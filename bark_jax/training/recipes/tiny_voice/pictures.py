@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bark_jax.plots import N_MELS, NotebookFigure, mel_spectrogram, save_figure
+from bark_jax.audio.plots import N_MELS, NotebookFigure, mel_spectrogram, save_figure
 
 
 def plot_samples(rows: Sequence[Sequence[tuple[str, np.ndarray]]], sample_rate: int, path: str | os.PathLike) -> None:

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bark_jax import tiny
+from bark_jax.checkpoints.load import save_networks
+from bark_jax.checkpoints.model_folder import NETWORKS
+from bark_jax.generation.tokens import TokenSpaces
 from bark_jax.model import BarkModel
-from bark_jax.pretrained import save_networks
-from bark_jax.processor import BarkProcessor
-from bark_jax.tokens import TokenSpaces
+from bark_jax.text.processor import BarkProcessor
 from bark_jax.training.codec_training import train_codec
 from bark_jax.training.dataset import Dataset
 from bark_jax.training.prepare import codec_fingerprint, recode
@@ -20,9 +21,8 @@ from bark_jax.training.recipes.tiny_voice.corpus import make_corpus
 from bark_jax.training.recipes.tiny_voice.model import CONFIG, GENERATION_CONFIG, make_tokenizer
 from bark_jax.training.recipes.tiny_voice.speech import Flite
 from bark_jax.training.stage_training import train_stage, with_networks
-from bark_jax.voice_library import VoiceLibrary
-from bark_jax.voices import Voice
-from bark_jax.weights import NETWORKS
+from bark_jax.voices.library import VoiceLibrary
+from bark_jax.voices.voice import Voice
 
 STAGES = ("semantic", "coarse_acoustics", "fine_acoustics")
 STORED_DTYPE = jnp.float16  # halves the package; the next best is 8-bit integers with scales, which nothing reads

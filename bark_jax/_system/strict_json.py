@@ -1,0 +1,61 @@
+"""JSON of strangers: rows, manifests, and fields that hold JSON."""
+
+import itertools
+import json
+import math
+import re
+from typing import Any
+
+from bark_jax.errors import InputError, quoted
+
+# Metadata of people has some five levels. Python reads a thousand, and fails at writing, comparing or showing them.
+MAX_DEPTH = 64
+
+_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_BRACKET = re.compile(r"[\[\]{}]")
+
+
+def read_strict(data: bytes | str) -> Any:
+    """The value that one JSON text holds.
+
+    Refused is what Python's reader takes and other programs do not, as values come back in files that others read: keys
+    that come twice, NaN and infinities, numbers beyond float64.
+
+    Raises:
+      InputError: it is not UTF-8, not JSON, or more than MAX_DEPTH levels deep, which is looked at first.
+    """
+    try:
+        text = data if isinstance(data, str) else data.decode()
+        check_depth(text)
+        return json.loads(text, object_pairs_hook=_unique, parse_float=_finite, parse_constant=_finite)
+    except UnicodeDecodeError as error:
+        raise InputError(f"not UTF-8 (byte {error.start})") from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"not JSON ({error.msg} at column {error.colno})") from error
+    except InputError:
+        raise
+    except ValueError as error:  # a number of thousands of digits, or from a hook
+        raise InputError(f"not JSON ({quoted(str(error), 200)})") from error
+
+
+def check_depth(text: str) -> None:
+    """Raises InputError where brackets, outside of strings, are open more than MAX_DEPTH deep."""
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return
+    steps = (1 if bracket in "[{" else -1 for bracket in _BRACKET.findall(_STRING.sub("", text)))
+    deepest = max(itertools.accumulate(steps), default=0)
+    if deepest > MAX_DEPTH:
+        raise InputError(f"not JSON of people ({deepest:,} levels deep, expected at most {MAX_DEPTH})")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ValueError("a key comes twice")
+    return fields
+
+
+def _finite(number: str) -> float:
+    if not math.isfinite(value := float(number)):
+        raise ValueError(f"{number} is no number of JSON, or too large")
+    return value

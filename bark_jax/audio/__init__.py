@@ -1,0 +1,1 @@
+"""Audio: clips, files of every format, figures, mel filters."""

@@ -1,0 +1,92 @@
+"""Pictures of audio. Imported where one is asked for: matplotlib is an extra."""
+
+import io
+import os
+
+import numpy as np
+
+from bark_jax.audio.mel import mel_filters, to_mel
+from bark_jax.errors import InputError, UnsupportedError, quoted
+from bark_jax.files import as_path, told_as_output_error, whole_file
+
+try:
+    from matplotlib.figure import Figure
+except ImportError as error:
+    raise UnsupportedError("plots need matplotlib: pip install 'bark-jax[plot]' or pip install matplotlib") from error
+
+WINDOW = 1024  # audio samples of one column of the spectrogram: 43 ms of Bark's
+N_MELS = 80
+MAX_COLUMNS = 2000  # more than a picture has pixels across
+FLOOR_DB = -80.0  # below the loudest
+
+
+class NotebookFigure(Figure):
+    """A figure that Jupyter shows though no pyplot knows of it."""
+
+    def _repr_png_(self) -> bytes:
+        stream = io.BytesIO()
+        self.savefig(stream, format="png")
+        return stream.getvalue()
+
+
+def plot_audio(samples: np.ndarray, sample_rate: int) -> Figure:
+    """Waveform above, mel spectrogram below, over seconds. Channels are averaged.
+
+    Args:
+      samples: float32 [A] or [A, channels]; A may be 0.
+    """
+    mono_A = samples if samples.ndim == 1 else samples.mean(axis=1)
+    duration_s = max(len(mono_A), 1) / sample_rate
+    figure = NotebookFigure(figsize=(9, 5), layout="constrained")
+    wave, mel = figure.subplots(2, 1, sharex=True)
+    low_K, high_K = envelope(mono_A)
+    wave.fill_between(np.linspace(0, duration_s, len(low_K)), low_K, high_K, linewidth=0.5, color="tab:blue")
+    wave.set(ylabel="amplitude", ylim=(-1.05, 1.05), xlim=(0, duration_s))
+    image = mel.imshow(
+        mel_spectrogram(mono_A, sample_rate), origin="lower", aspect="auto", extent=(0, duration_s, 0, N_MELS)
+    )
+    ticks_hz = [hz for hz in (0, 500, 1000, 2000, 4000, 8000, 16000) if hz <= sample_rate / 2]
+    mel.set_yticks(to_mel(np.array(ticks_hz)) / to_mel(sample_rate / 2) * N_MELS, [str(hz) for hz in ticks_hz])
+    mel.set(xlabel="seconds", ylabel="Hz, mel scale")
+    figure.colorbar(image, ax=mel, label="dB below the loudest")
+    return figure
+
+
+def save_figure(figure: Figure, path: str | os.PathLike) -> None:
+    """Writes a figure in the form that the path's ending names.
+
+    Raises:
+      InputError: an ending that matplotlib does not write, or a folder that does not exist.
+      OutputError: the disk is full, or the place may not be written to.
+    """
+    path = as_path(path, "the picture's file")
+    known = figure.canvas.get_supported_filetypes()
+    if path.suffix.lower().removeprefix(".") not in known:
+        raise InputError(
+            f"{quoted(str(path))} ends in {quoted(path.suffix)}, expected one of .{', .'.join(sorted(known))}"
+        )
+    if not path.parent.is_dir():
+        raise InputError(f"the folder {str(path.parent)!r} of {str(path)!r} does not exist; create it first")
+    with told_as_output_error(path), whole_file(path) as file:
+        figure.savefig(file, dpi=150, format=path.suffix.lower().removeprefix("."))
+
+
+def envelope(samples_A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the greatest sample in each of at most MAX_COLUMNS stretches; one stretch of 0 for no samples."""
+    if not len(samples_A):
+        samples_A = np.zeros(1, np.float32)
+    starts_K = np.unique(np.linspace(0, len(samples_A), min(len(samples_A), MAX_COLUMNS), endpoint=False).astype(int))
+    return np.minimum.reduceat(samples_A, starts_K), np.maximum.reduceat(samples_A, starts_K)
+
+
+def mel_spectrogram(samples_A: np.ndarray, sample_rate: int) -> np.ndarray:
+    """Energy in dB below the loudest, [N_MELS, columns], FLOOR_DB to 0."""
+    padded = np.pad(samples_A, (WINDOW // 2, WINDOW))
+    hop = max(WINDOW // 4, -(-len(samples_A) // MAX_COLUMNS))
+    starts_K = np.arange(0, max(len(samples_A), 1), hop)
+    frames_KW = padded[starts_K[:, None] + np.arange(WINDOW)[None]] * np.hanning(WINDOW)[None]
+    power_KF = np.abs(np.fft.rfft(frames_KW, axis=1)) ** 2
+    mel_MK = mel_filters(sample_rate, WINDOW, N_MELS) @ power_KF.T
+    decibels_MK = 10 * np.log10(np.maximum(mel_MK, 1e-10))
+    loudest = max(decibels_MK.max(), 0.0)  # what is all but silent stays dark: a full-scale tone has 48 dB
+    return np.maximum(decibels_MK - loudest, FLOOR_DB)

@@ -1,0 +1,439 @@
+"""Text in, clips out: the networks, the tokenizer and the voices as one."""
+
+import dataclasses
+import functools
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple, Self
+
+import jax
+import numpy as np
+
+from bark_jax.audio.clip import Clip, EmptyClipWarning, SpokenPart, check_silence, join
+from bark_jax.checkpoints import find, load
+from bark_jax.errors import InputError, quoted
+from bark_jax.files import whole_folder
+from bark_jax.generation.rows import Row, Utterance, row_keys
+from bark_jax.generation.runner import OnProgress, OnStage, as_on_stage
+from bark_jax.generation.seeds import CANDIDATE, SENTENCE, derive_keys, seed_of
+from bark_jax.generation.settings import check_count, resolve_settings
+from bark_jax.generation.streaming import RowStream, stream_row
+from bark_jax.generation.tokens import TokenSpaces, text_tokens
+from bark_jax.model import BarkModel
+from bark_jax.text import sentences
+from bark_jax.text.checks import check_texts
+from bark_jax.text.processor import BarkProcessor
+from bark_jax.text.sentences import Line, LongClip, Sentence
+from bark_jax.voices.library import LANGUAGES, resolve_voice
+from bark_jax.voices.voice import Voice
+
+# Rows of one batch. The KV cache of as many rows of the large model takes 6.4 GB in bfloat16.
+MAX_ROWS = 64
+
+
+class Bark:
+    """Text to audio.
+
+    bark = Bark.from_pretrained("suno/bark-small")
+    bark.generate("Hello, my dog is cute [laughs]", voice="v2/en_speaker_6", seed=0).save("hello.wav")
+    """
+
+    def __init__(self, model: BarkModel, processor: BarkProcessor):
+        self.model = model
+        self.processor = processor
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_folder: str,
+        *,
+        dtype: Any = None,
+        attn_implementation: str = "auto",
+        revision: str | None = None,
+        lora: str | os.PathLike | None = None,
+        tokenizer: Any = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        local_files_only: bool = False,
+    ) -> Self:
+        """Loads networks, tokenizer and voices; arguments and errors as for `BarkModel.from_pretrained`.
+
+        Args:
+          tokenizer: a tokenizer file, folder or `tokenizers.Tokenizer`, for checkpoints that bring none.
+        """
+        source = dict(revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
+        # The small files first: what is wrong with them is told before gigabytes of weights are read.
+        _, generation_config = load.read_configs(find.find_model(name_or_folder, **source))
+        spaces = TokenSpaces.from_config(generation_config)
+        processor = BarkProcessor.from_pretrained(name_or_folder, tokenizer=tokenizer, spaces=spaces, **source)
+        model = BarkModel.from_pretrained(
+            name_or_folder, dtype=dtype, attn_implementation=attn_implementation, lora=lora, **source
+        )
+        return cls(model, processor)
+
+    def save_pretrained(self, folder: str | os.PathLike, *, overwrite: bool = False) -> None:
+        """Writes networks, tokenizer, words and voices as a folder for `from_pretrained`, whole or not at all."""
+        with whole_folder(folder, overwrite=overwrite) as partial:
+            self.model.save_pretrained(partial)
+            self.processor.save_pretrained(partial)
+
+    @property
+    def sample_rate(self) -> int:
+        """Audio samples a second."""
+        return self.model.sample_rate
+
+    def generate(
+        self,
+        text: str | Sequence[str],
+        *,
+        voice: Any = None,
+        seed: int | Sequence[int] | None = None,
+        key: jax.Array | None = None,
+        best_of: int | None = None,
+        num_return_sequences: int | None = None,
+        max_rows: int = MAX_ROWS,
+        on_stage: OnStage | None = None,
+        on_progress: OnProgress | None = None,
+        **settings: Any,
+    ) -> Clip | list[Clip] | list[list[Clip]]:
+        """Speaks one text, or several as one batch.
+
+        A text whose semantic tokens end at once gives an empty clip, with an EmptyClipWarning.
+
+        Args:
+          text: a text, or a list of them; each fits one prompt (256 tokens in Bark, one sentence in "tiny") and becomes
+            up to about 15 s.
+          voice: a preset's name, a .npz file, a Voice or None; one for all texts or a list of one a text.
+          seed: an int for all texts or one a text; a clip depends on its own seed alone. None draws one a text.
+          key: instead of seed, one JAX key, or an array of one a text.
+          best_of: generates so many candidates a text and keeps the one of the greatest `Clip.mean_logprob`. Candidate
+            0 has the text's own seed, the others have seeds derived from it (`generation.seeds`); `Clip.seed` tells.
+          num_return_sequences: keeps so many clips a text instead of one: the candidates in their order, or with
+            best_of the best of them, best first.
+          max_rows: most rows (texts times candidates) in one batch; more run as several batches.
+          on_stage: called with "semantic", "coarse", "fine" and "codec" as each starts, in every batch.
+          on_progress: called within a stage with its name, how much is done and the most that it can become: semantic
+            tokens of the longest row, coarse windows.
+          settings: see `settings.resolve_settings`, such as temperature=0.6 or semantic_max_seconds=5.
+
+        Returns:
+          One Clip for one text, a list for a list. With num_return_sequences each Clip becomes a list of Clips.
+
+        Raises:
+          InputError, VoiceError, VoiceNotFoundError: before any network runs.
+        """
+        texts = check_texts(text)
+        n_candidates, n_kept = _check_candidates(best_of, num_return_sequences)
+        max_rows = check_count("max_rows", max_rows)
+        rows = self.rows(text, voice, row_keys(seed, key, len(texts)), settings)
+        candidates = [
+            dataclasses.replace(row, key=candidate_key)
+            for row in rows
+            for candidate_key in derive_keys(row.key, CANDIDATE, n_candidates)
+        ]
+        candidate_texts = [text for text in texts for _ in range(n_candidates)]
+        listeners = _Listeners(on_stage, on_progress)
+        clips = self._speak(candidate_texts, candidates, max_rows, listeners)
+        by_text = [clips[start : start + n_candidates] for start in range(0, len(clips), n_candidates)]
+        if best_of is not None:
+            by_text = [sorted(takes, key=lambda clip: -clip.mean_logprob) for takes in by_text]
+        by_text = [takes[:n_kept] for takes in by_text]
+        _warn_of_empty(by_text, stacklevel=3)
+        kept = [takes[0] for takes in by_text] if num_return_sequences is None else by_text
+        return kept[0] if isinstance(text, str) else kept
+
+    def generate_long(
+        self,
+        text: str | Sequence[Line],
+        *,
+        voice: Any = None,
+        seed: int | None = None,
+        voice_mode: Literal["fixed", "carry"] = "fixed",
+        silence_s: float = 0.25,
+        max_tokens: int | None = None,
+        language: str | None = None,
+        max_rows: int = MAX_ROWS,
+        on_stage: OnStage | None = None,
+        on_progress: OnProgress | None = None,
+        **settings: Any,
+    ) -> LongClip:
+        """Speaks a text of any length, or a dialogue.
+
+        The text is cut into sentences that make good prompts (see `sentences.split_text`); nothing of it is lost. Each
+        has a seed of its own, derived from `seed` and its number (`generation.seeds`): a sentence is spoken again by
+        `generate` from what the result tells of it.
+
+        Args:
+          text: a text, or the lines of a dialogue: (voice, text) pairs, where None means `voice`.
+          voice: as for `generate`. Without one the first sentence finds a voice, which speaks the others too.
+          seed: an int; None draws one.
+          voice_mode: "fixed" speaks all sentences with the voice itself, in batches. "carry" makes each sentence the
+            voice of the speaker's next one, one by one: intonation runs on from sentence to sentence, but takes many
+            times as long, and what a sentence gets wrong the next ones copy, so that after some minutes it may no
+            longer sound like the voice. After an empty sentence a speaker starts again from the voice itself.
+          silence_s: seconds between two sentences, 0 to 60.
+          max_tokens: most text tokens of a sentence, 1 to 256 in Bark; None for what takes 0.85 of the model's longest
+            utterance to say in English: some 40 in Bark, 13 s.
+          language: "en", "de" ...: whose abbreviations do not end sentences; None takes it from a preset's name, else
+            English. Only the cutting depends on it.
+          max_rows: most sentences in one batch.
+          on_stage, on_progress: as for `generate`.
+          settings: as for `generate`, each one value for all sentences.
+
+        Raises:
+          InputError, VoiceError, VoiceNotFoundError: before any network runs.
+        """
+        check_silence(silence_s)
+        max_rows = check_count("max_rows", max_rows)
+        if not isinstance(voice_mode, str) or voice_mode not in ("fixed", "carry"):
+            raise InputError(f"voice_mode is {quoted(voice_mode)}, expected 'fixed' or 'carry'")
+        (base_key,) = row_keys(seed, None, 1)
+        texts, rows = self.sentences(text, voice, base_key, max_tokens, language, settings)
+        listeners = _Listeners(on_stage, on_progress)
+        if voice_mode == "carry":
+            spoken = self._speak_carrying(texts, rows, listeners)
+        else:
+            spoken = self._speak_alike(texts, rows, max_rows, listeners)
+        _warn_of_empty([[clip] for _, clip in spoken], stacklevel=3, name="sentence")
+        samples, starts_s = join([clip for _, clip in spoken], silence_s)
+        sentences = [
+            Sentence(clip.text, row.voice, clip, start_s) for (row, clip), start_s in zip(spoken, starts_s, strict=True)
+        ]
+        return LongClip(samples, self.sample_rate, sentences, seed_of(base_key))
+
+    def stream(
+        self,
+        text: str | Sequence[Line],
+        *,
+        voice: Any = None,
+        seed: int | None = None,
+        silence_s: float = 0.25,
+        max_tokens: int | None = None,
+        language: str | None = None,
+        first_windows: int = 1,
+        on_stage: OnStage | None = None,
+        **settings: Any,
+    ) -> Iterator[SpokenPart]:
+        """Speaks a text of any length, or a dialogue, and gives the audio while it is generated.
+
+        Sentence by sentence, as `generate_long` cuts them; and within a sentence as its coarse windows are done. The
+        tokens of the first two stages are those of `generate_long`. The fine codes are not: they are chosen with less
+        of a view ahead; see `bark_jax.generation.streaming`, which also says what the first audio waits for.
+
+        Args:
+          first_windows: coarse windows of a sentence's first part, 0.4 s of Bark's audio each. More start later and
+            give a slow machine a lead.
+          text, voice, seed, silence_s, max_tokens, language, on_stage, settings: as for `generate_long`.
+
+        Returns:
+          An iterator of SpokenParts; their samples, one after the other, are the audio. Dropping it ends the work.
+
+        Raises:
+          InputError, VoiceError, VoiceNotFoundError, UnsupportedError: at once, before any network runs.
+        """
+        check_silence(silence_s)
+        (base_key,) = row_keys(seed, None, 1)
+        texts, rows = self.sentences(text, voice, base_key, max_tokens, language, settings)
+        start = functools.partial(stream_row, self.model, first_windows=first_windows, on_stage=as_on_stage(on_stage))
+        return self._stream_sentences(texts, rows, silence_s, start, first=start(rows[0]))
+
+    def _stream_sentences(
+        self,
+        texts: list[str],
+        rows: list[Row],
+        silence_s: float,
+        start: Callable[[Row], RowStream],
+        first: RowStream,
+    ) -> Iterator[SpokenPart]:
+        """`first` is the stream of the first row, made by the caller so that its arguments are checked at once."""
+        found, n_samples = None, 0
+        for index, (text, row) in enumerate(zip(texts, rows, strict=True)):
+            if row.voice is None and found is not None:
+                row = dataclasses.replace(row, voice=found)
+            parts = first if index == 0 else start(row)
+            for part in parts:
+                samples = part.samples
+                if n_samples and part.first_frame == 0:
+                    silence = np.zeros((round(silence_s * self.sample_rate), *samples.shape[1:]), np.float32)
+                    samples = np.concatenate([silence, samples])
+                yield SpokenPart(samples, self.sample_rate, text, n_samples / self.sample_rate)
+                n_samples += len(samples)
+            spoken = parts.utterance
+            if row.voice is None and len(spoken.samples):
+                found = Voice(semantic=spoken.semantic, coarse=spoken.coarse, fine=spoken.fine)
+
+    def voices(self, language: str | None = None) -> list[str]:
+        """Names of the voices that this model knows, of one language ("de") or of all."""
+        return self.processor.voices(language)
+
+    def sentences(
+        self,
+        text: str | Sequence[Line],
+        voice: Any,
+        base_key: np.ndarray,
+        max_tokens: int | None,
+        language: str | None,
+        settings: dict[str, Any],
+    ) -> tuple[list[str], list[Row]]:
+        """A long text or a dialogue as sentences, and a row for each: what `generate_long` speaks.
+
+        Rows without a voice are still to get that of the first of them that is not empty.
+
+        Args:
+          base_key: uint32 [2] (`generation.sampling.key_data`), from which the sentences' keys derive.
+          text, voice, max_tokens, language, settings: as for `generate_long`, and its errors.
+        """
+        voices, texts = [], []
+        for line_voice, line_text in self._resolve(sentences.check_lines(text, voice)):
+            line_language = language or language_of(line_voice)
+            pieces = self.processor.split(line_text, max_tokens=max_tokens, language=line_language)
+            texts += pieces
+            voices += [line_voice] * len(pieces)
+        keys = derive_keys(base_key, SENTENCE, len(texts))
+        return texts, self.rows(texts, voices, keys, settings, is_split=True)
+
+    def rows(
+        self,
+        text: str | Sequence[str],
+        voice: Any,
+        keys: list[np.ndarray],
+        settings: dict[str, Any],
+        *,
+        is_split: bool = False,
+    ) -> list[Row]:
+        """What `generate` speaks: one row a text, with one key a row. Arguments and errors are those of `generate`.
+
+        Args:
+          is_split: the texts are what the processor's `split` makes.
+        """
+        spaces = self.model.spaces
+        texts = text if isinstance(text, str) else list(text)
+        inputs = self.processor(texts, voice_preset=voice, is_split=is_split)
+        tokens = [
+            text_tokens(ids_T, mask_T, spaces)
+            for ids_T, mask_T in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
+        ]
+        voices = inputs.get("history_prompt")
+        if not isinstance(voices, list):
+            voices = [voices] * len(keys)
+        resolved = resolve_settings(settings, len(keys), self.model.generation_config, spaces)
+        return [Row(*row) for row in zip(tokens, voices, keys, resolved, strict=True)]
+
+    def _speak(self, texts: list[str], rows: list[Row], max_rows: int, listeners: "_Listeners") -> list[Clip]:
+        """The rows' clips, in batches of at most max_rows."""
+        clips = []
+        for start in range(0, len(rows), max_rows):
+            batch = slice(start, start + max_rows)
+            timer = StageTimer(listeners.on_stage)
+            utterances = self.model.generate_rows(rows[batch], timer, listeners.on_progress)
+            timer.stop()
+            for text, row, utterance in zip(texts[batch], rows[batch], utterances, strict=True):
+                clips.append(self._clip(text, row, utterance, timer.seconds))
+        return clips
+
+    def _speak_alike(
+        self, texts: list[str], rows: list[Row], max_rows: int, listeners: "_Listeners"
+    ) -> list[tuple[Row, Clip]]:
+        """Clips in the rows' voices; rows without a voice take that of the first of them that is not empty."""
+        spoken: dict[int, tuple[Row, Clip]] = {}
+        found = None
+        for index, row in enumerate(rows):
+            if row.voice is None and found is None:
+                (clip,) = self._speak([texts[index]], [row], max_rows, listeners)
+                spoken[index] = row, clip
+                found = None if clip.is_empty else clip.as_voice()
+        rest = {
+            index: dataclasses.replace(row, voice=found) if row.voice is None else row
+            for index, row in enumerate(rows)
+            if index not in spoken
+        }
+        clips = self._speak([texts[index] for index in rest], list(rest.values()), max_rows, listeners)
+        spoken.update({index: (row, clip) for (index, row), clip in zip(rest.items(), clips, strict=True)})
+        return [spoken[index] for index in range(len(rows))]
+
+    def _speak_carrying(self, texts: list[str], rows: list[Row], listeners: "_Listeners") -> list[tuple[Row, Clip]]:
+        """Clips one by one, each the voice of the next with the same voice at first."""
+        spoken = []
+        latest: dict[Voice | None, Voice] = {}
+        for text, first_row in zip(texts, rows, strict=True):
+            row = dataclasses.replace(first_row, voice=latest.get(first_row.voice, first_row.voice))
+            (clip,) = self._speak([text], [row], 1, listeners)
+            spoken.append((row, clip))
+            if clip.is_empty:
+                latest.pop(first_row.voice, None)
+            else:
+                latest[first_row.voice] = clip.as_voice()
+        return spoken
+
+    def _resolve(self, lines: list[Line]) -> Iterator[tuple[Voice | None, str]]:
+        for voice, text in lines:
+            yield resolve_voice(voice, self.processor.library, self.model.spaces), text
+
+    def _clip(self, text: str, row: Row, utterance: Utterance, stats: dict[str, float]) -> Clip:
+        return Clip(
+            samples=utterance.samples,
+            sample_rate=self.sample_rate,
+            text=text,
+            semantic=utterance.semantic,
+            coarse=utterance.coarse,
+            fine=utterance.fine,
+            semantic_logprob=utterance.semantic_logprob,
+            coarse_logprob=utterance.coarse_logprob,
+            seed=seed_of(row.key),
+            stats=dict(stats),
+        )
+
+
+class _Listeners(NamedTuple):
+    """Who is told how far the work is."""
+
+    on_stage: OnStage | None
+    on_progress: OnProgress | None
+
+
+def _check_candidates(best_of: int | None, num_return_sequences: int | None) -> tuple[int, int]:
+    """How many candidates a text has, and how many of them are kept."""
+    n_kept = 1 if num_return_sequences is None else check_count("num_return_sequences", num_return_sequences)
+    n_candidates = n_kept if best_of is None else check_count("best_of", best_of)
+    if n_candidates < n_kept:
+        raise InputError(f"best_of is {best_of} and num_return_sequences {n_kept}, of which it cannot be the best")
+    return n_candidates, n_kept
+
+
+def language_of(voice: Voice | None) -> str:
+    """The language in a preset's name, "de" for "v2/de_speaker_3"; English for any other voice."""
+    code = "" if voice is None or voice.name is None else voice.name.rpartition("/")[2].partition("_")[0]
+    return code if code in LANGUAGES else "en"
+
+
+def _warn_of_empty(by_text: list[list[Clip]], stacklevel: int, name: str = "text") -> None:
+    for index, takes in enumerate(by_text):
+        for clip in takes:
+            if clip.is_empty:
+                message = (
+                    f"{name}[{index}], {clip.text[:60]!r}, has no audio: with seed {clip.seed} the semantic network "
+                    "ended at once. Try another seed, or min_eos_p=None."
+                )
+                warnings.warn(EmptyClipWarning(message), stacklevel=stacklevel)
+
+
+class StageTimer:
+    """An `on_stage` that notes how long each stage takes and passes the call on."""
+
+    def __init__(self, on_stage: OnStage | None):
+        self.seconds: dict[str, float] = {}
+        self._on_stage = as_on_stage(on_stage)
+        self._stage: str | None = None
+        self._started = 0.0
+
+    def __call__(self, stage: str) -> None:
+        self.stop()
+        self._stage, self._started = stage, time.perf_counter()
+        self._on_stage(stage)
+
+    def stop(self) -> None:
+        if self._stage is not None:
+            self.seconds[self._stage] = time.perf_counter() - self._started
+        self._stage = None

@@ -1,0 +1,26 @@
+"""Models on disk: PyTorch checkpoints of Bark and EnCodec in and out, without PyTorch, and this project's own folders.
+
+    convert("suno/bark-small", "bark-small")         # or: bark-jax convert suno/bark-small bark-small
+    export_transformers("bark-small", "for-torch")
+
+From a name to networks in memory:
+
+    find.py snapshots.py     a folder, a Hub id or the built-in model; converted and cached where needed
+    load.py model_folder.py  the networks of a folder in this project's own form; what such a folder holds
+
+From a foreign checkpoint to such a folder, and back:
+
+    open.py layouts/         what a checkpoint is, and opening it; a module for each layout
+    pickle/ safetensors_file.py arrays.py    reading arrays, without running what a file holds
+    names.py rules.py transforms.py          tables of names, what their entries mean, how arrays change
+    plan.py                  which arrays make which parameter, checked as a whole before one is read
+    write.py export.py       writing the folder, and transformers'
+    conversion.py            all of it
+    lora.py with_lora.py     changes to a model, and adding them on the way
+"""
+
+from bark_jax._system.lazy import lazy_names
+
+_MODULE_BY_NAME = {"convert": "checkpoints.conversion", "export_transformers": "checkpoints.export"}
+
+__getattr__, __dir__, __all__ = lazy_names(__name__, _MODULE_BY_NAME)

@@ -1,0 +1,103 @@
+"""From any known checkpoint to this project's folder, or to transformers'."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from bark_jax import tiny
+from bark_jax.checkpoints.open import open_source
+from bark_jax.checkpoints.plan import Progress
+from bark_jax.checkpoints.sources import Source
+from bark_jax.checkpoints.with_lora import open_with_lora
+from bark_jax.checkpoints.write import write_model
+from bark_jax.errors import InputError, quoted
+from bark_jax.files import check_destination
+
+TARGETS = ("bark_jax", "transformers")
+DTYPES = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+
+
+def convert(
+    src: str | os.PathLike,
+    dst: str | os.PathLike,
+    *,
+    to: str = "bark_jax",
+    size: str | None = None,
+    codec: str | os.PathLike | None = None,
+    dtype: Any = None,
+    revision: str | None = None,
+    allow_non_finite: bool = False,
+    overwrite: bool = False,
+    lora: str | os.PathLike | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Converts a checkpoint into the folder `dst`, which appears when it is complete, or not at all.
+
+    Args:
+      src: a folder or file of any known layout, or a Hub id; see `open.open_source`, also for `size`, `codec` and
+        `revision`.
+      to: "bark_jax", or "transformers" for a folder that `BarkModel.from_pretrained` of transformers loads.
+      dtype: "float32", "float16" or "bfloat16"; None keeps these as they are and makes float32 of float64.
+      allow_non_finite: also take weights that are infinite or not a number.
+      overwrite: replace a model that is in `dst`.
+      lora: a file of changes to add to the networks; `src` is then what `BarkModel.from_pretrained` takes.
+      progress: called with the network, bytes written and bytes in all.
+
+    Returns:
+      The path of the new folder.
+    """
+    if to not in TARGETS:
+        raise InputError(f"to is {quoted(to)}, expected {' or '.join(TARGETS)}")
+    dtype = None if dtype is None else _parse_dtype(dtype)
+    check_destination(dst, overwrite=overwrite)
+    src = tiny.folder_of(src)
+    source = _open(src, size, codec, revision, lora)
+    _check_not_inside(src, dst)
+    write_model(
+        source,
+        dst,
+        to=to,
+        dtype=dtype,
+        allow_non_finite=allow_non_finite,
+        overwrite=overwrite,
+        progress=progress,
+    )
+    return Path(dst)
+
+
+def _open(
+    src: str | os.PathLike,
+    size: str | None,
+    codec: str | os.PathLike | None,
+    revision: str | None,
+    lora: str | os.PathLike | None,
+) -> Source:
+    if lora is None:
+        return open_source(src, size=size, codec=codec, revision=revision)
+    if size is not None or codec is not None:
+        raise InputError("size and codec are for Suno's files; convert these first, then what comes out with the LoRA")
+    return open_with_lora(src, lora, revision=revision)
+
+
+def _parse_dtype(dtype: Any) -> np.dtype:
+    try:
+        name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
+    except TypeError:
+        name = dtype
+    if not isinstance(name, str) or name not in DTYPES:
+        raise InputError(f"dtype is {quoted(name)}, expected one of {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def _check_not_inside(src: str | os.PathLike, dst: str | os.PathLike) -> None:
+    """Overwriting the checkpoint with what is made from it would leave nobody a way back."""
+    source, target = Path(os.path.realpath(src)), Path(os.path.realpath(dst))
+    if source.exists() and source.is_relative_to(target):
+        raise InputError(f"{dst} holds what is being converted, {src}; give another folder")

@@ -1,0 +1,40 @@
+"""Models that are in this project's form already: to change their dtype, or to go back to transformers."""
+
+from pathlib import Path
+
+from bark_jax.checkpoints.model_folder import NETWORKS, find_weights, read_manifest, weight_file
+from bark_jax.checkpoints.names import own_rules
+from bark_jax.checkpoints.plan import NetworkSource
+from bark_jax.checkpoints.safetensors_file import read_safetensors
+from bark_jax.checkpoints.sources import Source
+from bark_jax.config import (
+    CONFIG_FILE,
+    GENERATION_CONFIG_FILE,
+    BarkConfig,
+    BarkGenerationConfig,
+    EncodecConfig,
+    parse_config,
+    read_config,
+    read_json,
+)
+
+# The codec's arrays as they were before weight norm was folded, under transformers' names: for the way back.
+ORIGINAL_CODEC_FILE = "codec_model.torch.safetensors"
+
+
+def open_own(folder: Path, label: str) -> Source:
+    manifest = read_manifest(folder)
+    files = manifest.files
+    config_values = read_json(folder / CONFIG_FILE)
+    is_codec = isinstance(config_values, dict) and config_values.get("model_type") == EncodecConfig.model_type
+    config = parse_config(folder / CONFIG_FILE, EncodecConfig if is_codec else BarkConfig, config_values)
+    networks = {}
+    for network in NETWORKS:
+        if weight_file(network) in files:
+            path = find_weights(folder, weight_file(network))
+            sub_config = config if is_codec else getattr(config, NETWORKS[network].config_field)
+            networks[network] = NetworkSource(network, str(path), sub_config, read_safetensors(path), own_rules())
+    generation_path = folder / GENERATION_CONFIG_FILE
+    generation = read_config(generation_path, BarkGenerationConfig) if generation_path.is_file() else None
+    original = find_weights(folder, ORIGINAL_CODEC_FILE) if ORIGINAL_CODEC_FILE in files else None
+    return Source(label, config, generation, networks, folder, original, manifest.dtype)

@@ -1,0 +1,143 @@
+"""Suno's own checkpoints: text.pt, coarse.pt and fine.pt (small), or text_2.pt, coarse_2.pt and fine_2.pt (large).
+
+Each is what its training run saved: the weights (`model`), the size (`model_args`) and the optimizer's state, which is
+two thirds of the file and is never read. They bring no codec.
+
+Source: suno-ai/bark, bark/generation.py, `_load_model`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bark_jax.checkpoints.arrays import StoredArray
+from bark_jax.checkpoints.model_folder import NETWORKS, list_names
+from bark_jax.checkpoints.names import suno_rules
+from bark_jax.checkpoints.pickle import read_torch
+from bark_jax.checkpoints.plan import NetworkSource
+from bark_jax.checkpoints.sources import Source, check_arrays
+from bark_jax.config import TRANSFORMER_CONFIGS, BarkConfig, BarkGenerationConfig, parse_config
+from bark_jax.errors import CheckpointError, InputError, ModelNotFoundError
+
+FILES = {
+    "small": {"semantic": "text.pt", "coarse_acoustics": "coarse.pt", "fine_acoustics": "fine.pt"},
+    "large": {"semantic": "text_2.pt", "coarse_acoustics": "coarse_2.pt", "fine_acoustics": "fine_2.pt"},
+}
+NETWORKS_BY_FILE = {name: network for files in FILES.values() for network, name in files.items()}
+FIELDS = {
+    "n_layer": "num_layers",
+    "n_head": "num_heads",
+    "n_embd": "hidden_size",
+    "block_size": "block_size",
+    "bias": "bias",
+    "dropout": "dropout",
+    "input_vocab_size": "input_vocab_size",
+    "output_vocab_size": "output_vocab_size",
+    "n_codes_total": "n_codes_total",
+    "n_codes_given": "n_codes_given",
+}
+FINE_FIELDS = ("n_codes_total", "n_codes_given")
+REQUIRED = ("n_layer", "n_head", "n_embd", "block_size", "bias")
+COMPILED_PREFIX = "_orig_mod."  # torch.compile wraps the model it compiles
+
+
+def has_suno_files(folder: Path) -> bool:
+    return any((folder / name).is_file() for files in FILES.values() for name in files.values())
+
+
+def open_suno(folder: Path, label: str, size: str | None, codec: NetworkSource) -> Source:
+    """Opens the three files of one size, with a codec from elsewhere."""
+    networks = {network: open_suno_file(folder / name, network) for network, name in _files(folder, size).items()} | {
+        "codec_model": codec
+    }
+    config = BarkConfig(**{NETWORKS[network].config_field: source.config for network, source in networks.items()})
+    return Source(label, config, BarkGenerationConfig.suno(), networks, folder)
+
+
+def _files(folder: Path, size: str | None) -> Mapping[str, str]:
+    present = {name: [file for file in files.values() if (folder / file).is_file()] for name, files in FILES.items()}
+    sizes = [name for name, files in present.items() if files] if size is None else [size]
+    if len(sizes) > 1:
+        raise InputError(f"{folder} holds small (text.pt, ...) and large (text_2.pt, ...): choose by size (--size)")
+    (size,) = sizes
+    missing = [file for file in FILES[size].values() if file not in present[size]]
+    if missing:
+        raise ModelNotFoundError(
+            f"{folder} lacks {', '.join(missing)} of Suno's {size} checkpoint; put all three files into one folder, "
+            "or convert a single file by its own name"
+        )
+    return FILES[size]
+
+
+def open_single(path: Path, label: str) -> Source:
+    """Opens one of Suno's files alone."""
+    source = open_suno_file(path, None)
+    config = BarkConfig(**{NETWORKS[source.network].config_field: source.config})
+    return Source(label, config, None, {source.network: source})
+
+
+def open_suno_file(path: Path, network: str | None) -> NetworkSource:
+    """Opens one file; `network` None: of whichever network it seems to be. Raises CheckpointError for another one."""
+    checkpoint = read_torch(path)
+    _check_keys(path, checkpoint)
+    sizes = _read_sizes(path, checkpoint["model_args"])
+    network = network or NETWORKS_BY_FILE.get(path.name) or _guess_network(sizes)
+    _check_kind(path, network, sizes)
+    config = parse_config(path, TRANSFORMER_CONFIGS[network], {FIELDS[name]: value for name, value in sizes.items()})
+    arrays = _without_prefix(path, check_arrays(path, checkpoint["model"]))
+    return NetworkSource(network, str(path), config, arrays, suno_rules(network))
+
+
+def _check_keys(path: Path, checkpoint: Any) -> None:
+    if not isinstance(checkpoint, Mapping):
+        raise CheckpointError(
+            f"{path} is not a checkpoint of Suno's Bark: it holds a {type(checkpoint).__name__}, expected a dict of "
+            "model and model_args"
+        )
+    if missing := [key for key in ("model", "model_args") if key not in checkpoint]:
+        raise CheckpointError(
+            f"{path} is not a checkpoint of Suno's Bark: it has no {' and no '.join(missing)} but "
+            f"{list_names(checkpoint) or 'nothing'}, expected model and model_args"
+        )
+
+
+def _read_sizes(path: Path, model_args: Any) -> dict[str, Any]:
+    """model_args with one name for each thing. Raises CheckpointError for names that this code does not know."""
+    if not isinstance(model_args, Mapping):
+        raise CheckpointError(f"{path}: model_args is a {type(model_args).__name__}, expected names and numbers")
+    sizes = dict(model_args)
+    if "vocab_size" in sizes:  # the first files had one vocabulary for both sides
+        vocab_size = sizes.pop("vocab_size")
+        sizes = {"input_vocab_size": vocab_size, "output_vocab_size": vocab_size} | sizes
+    if unknown := [str(name) for name in sizes if name not in FIELDS]:
+        raise CheckpointError(f"{path}: model_args has {list_names(unknown)}, expected only {', '.join(FIELDS)}")
+    required = (*REQUIRED, "input_vocab_size", "output_vocab_size")
+    if missing := [name for name in required if name not in sizes]:
+        raise CheckpointError(f"{path}: model_args lacks {', '.join(missing)}")
+    return sizes
+
+
+def _guess_network(sizes: Mapping[str, Any]) -> str:
+    """Of a file under another name: the semantic network puts out fewer ids than it reads, the coarse one as many."""
+    if any(name in sizes for name in FINE_FIELDS):
+        return "fine_acoustics"
+    return "coarse_acoustics" if sizes["input_vocab_size"] == sizes["output_vocab_size"] else "semantic"
+
+
+def _check_kind(path: Path, network: str, sizes: Mapping[str, Any]) -> None:
+    """Only the fine network counts codebooks."""
+    counts = [name for name in FINE_FIELDS if name in sizes]
+    if counts and network != "fine_acoustics":
+        raise CheckpointError(
+            f"{path} holds the fine_acoustics network (model_args has {counts[0]}), expected {network}; "
+            "are two files mixed up?"
+        )
+    if network == "fine_acoustics" and len(counts) < len(FINE_FIELDS):
+        raise CheckpointError(f"{path}: model_args lacks {' or '.join(FINE_FIELDS)}, which the fine network has")
+
+
+def _without_prefix(path: Path, arrays: Mapping[str, StoredArray]) -> dict[str, StoredArray]:
+    plain = {name.removeprefix(COMPILED_PREFIX): array for name, array in arrays.items()}
+    if len(plain) < len(arrays):
+        raise CheckpointError(f"{path} holds arrays both with and without the prefix {COMPILED_PREFIX}")
+    return plain

@@ -1,0 +1,166 @@
+"""A model folder to networks in memory, and back."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+
+from bark_jax._system.forks import check_process
+from bark_jax._system.own_jax_config import under_own_config
+from bark_jax.checkpoints.lora import base_of, load_lora, merge
+from bark_jax.checkpoints.model_folder import (
+    NETWORKS,
+    Manifest,
+    OneKey,
+    find_weights,
+    load_network,
+    read_manifest,
+    save_network,
+    weight_file,
+    write_manifest,
+)
+from bark_jax.config import (
+    CONFIG_FILE,
+    GENERATION_CONFIG_FILE,
+    BarkConfig,
+    BarkGenerationConfig,
+    EncodecConfig,
+    parse_config,
+    read_config,
+    read_json,
+    save_json,
+)
+from bark_jax.errors import InputError, ModelNotFoundError, UnsupportedError, quoted
+from bark_jax.files import whole_folder
+from bark_jax.networks.attention import known_implementation
+from bark_jax.networks.codec.encodec import Codec
+from bark_jax.networks.int8 import is_quantized, quantize
+from bark_jax.networks.platform import backend
+
+DTYPES = ("float32", "bfloat16", "float16", "int8")
+
+
+def read_configs(folder: Path) -> tuple[BarkConfig, BarkGenerationConfig]:
+    """Sizes and settings of a model folder."""
+    config = read_config(folder / CONFIG_FILE, BarkConfig)
+    return config, read_config(folder / GENERATION_CONFIG_FILE, BarkGenerationConfig)
+
+
+@under_own_config
+def load_networks(
+    folder: Path,
+    classes: Mapping[str, type[nnx.Module]],
+    *,
+    dtype: Any = None,
+    attn_implementation: str = "auto",
+    config: BarkConfig | None = None,
+    lora: str | os.PathLike | None = None,
+) -> dict[str, nnx.Module]:
+    """All four networks of a model folder, each of its class; the rest as for `BarkModel.from_pretrained`."""
+    check_process()
+    if config is None:
+        config, _ = read_configs(folder)
+    attn_implementation = known_implementation(attn_implementation)
+    dtype = parse_dtype(dtype)
+    dtype = parse_dtype(read_manifest(folder).dtype) if dtype is None else dtype
+    is_int8 = dtype == jnp.int8
+    if is_int8:
+        dtype = jnp.dtype("float32" if backend() == "cpu" else "bfloat16")
+    changes = {} if lora is None else load_lora(lora, base=base_of(folder))
+    for name in NETWORKS:  # before the first of them is read, which takes a while
+        find_weights(folder, weight_file(name), check_sha256=False)
+    networks = {}
+    for name, (_, field) in NETWORKS.items():
+        size = getattr(config, field)
+        network = load_network(folder, name, module_maker(classes[name], size, attn_implementation), dtype, config=size)
+        if name in changes:
+            network = merge(network, changes[name], where=f"{lora}, for {name},")
+        if is_int8 and not isinstance(network, Codec):
+            quantize(network)
+        networks[name] = network
+    return networks
+
+
+def load_codec(folder: Path, codec_class: type[Codec], *, dtype: Any = None) -> Codec:
+    """The codec of a model folder, which may hold nothing else; arguments as for `EncodecModel.from_pretrained`."""
+    values = read_json(folder / CONFIG_FILE)
+    is_alone = isinstance(values, dict) and values.get("model_type") == EncodecConfig.model_type
+    config = parse_config(folder / CONFIG_FILE, EncodecConfig if is_alone else BarkConfig, values)
+    config = config if is_alone else config.codec_config
+    manifest = read_manifest(folder)
+    if weight_file("codec_model") not in manifest.files:
+        raise ModelNotFoundError(f"{folder} holds {', '.join(manifest.files)}, and no codec; name the folder of one")
+    dtype = parse_dtype(manifest.dtype if dtype is None else dtype)
+    if dtype == jnp.int8:
+        raise InputError("dtype is 'int8', expected float32, bfloat16 or float16: a codec has no weights of eight bits")
+    return load_network(folder, "codec_model", module_maker(codec_class, config), dtype, config=config)
+
+
+def module_maker(
+    module_class: type[nnx.Module], config: Any, attn_implementation: str = "auto"
+) -> Callable[[Any], nnx.Module]:
+    """dtype -> a module to trace, as `load_network` takes it."""
+    options = {} if issubclass(module_class, Codec) else {"attn_implementation": attn_implementation}
+    return lambda dtype: module_class(config, dtype=dtype, rngs=OneKey(), **options)
+
+
+def choose_dtype(dtype: Any, torch_dtype: Any) -> jnp.dtype | None:
+    """What was given under either of transformers' two names. Raises InputError where the two differ."""
+    given, other = parse_dtype(dtype), parse_dtype(torch_dtype)
+    if given is not None and other is not None and given != other:
+        raise InputError(f"dtype is {quoted(given.name)} and torch_dtype {quoted(other.name)}; give one of them")
+    return other if given is None else given
+
+
+def parse_dtype(dtype: Any) -> jnp.dtype | None:
+    """A dtype from its name or itself, JAX's or torch's; None for None and "auto".
+
+    Raises InputError for any but DTYPES.
+    """
+    if dtype is None or (isinstance(dtype, str) and dtype == "auto"):
+        return None
+    is_torchs = type(dtype).__module__ == "torch" or isinstance(dtype, str)
+    dtype = str(dtype).removeprefix("torch.") if is_torchs else dtype  # torch.float16 without importing torch
+    try:
+        name = jnp.dtype(dtype).name
+    except TypeError:
+        name = dtype
+    if name not in DTYPES:
+        raise InputError(f"dtype is {quoted(name)}, expected one of {', '.join(DTYPES)}")
+    return jnp.dtype(name)
+
+
+def save_networks(
+    folder: str | os.PathLike,
+    config: BarkConfig,
+    generation_config: BarkGenerationConfig,
+    networks: Mapping[str, nnx.Module],
+    *,
+    source: str = "",
+    dtype: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Writes a model folder, whole or not at all. `source` and `dtype` are those of `model_folder.Manifest`."""
+    for name, network in networks.items():
+        if is_quantized(network):
+            raise UnsupportedError(
+                f"{name} has weights of eight bits, which lack what a model folder holds: load the model without "
+                "dtype='int8' and save that"
+            )
+    with whole_folder(folder, overwrite=overwrite) as partial:
+        records = {}
+        for name, network in networks.items():
+            file = weight_file(name)
+            records[file] = save_network(network, partial / file)
+        _write_description(partial, config, generation_config, Manifest(source, records, dtype))
+
+
+def _write_description(
+    folder: Path, config: BarkConfig, generation_config: BarkGenerationConfig, manifest: Manifest
+) -> None:
+    save_json(config, folder / CONFIG_FILE)
+    save_json(generation_config, folder / GENERATION_CONFIG_FILE)
+    write_manifest(folder, manifest)

@@ -1,0 +1,271 @@
+"""LoRA: small changes to a frozen network, as products of two thin matrices, in a file of their own of a few megabytes.
+
+    kernel + alpha / rank * A @ B        A [in, rank] drawn, B [rank, out] zero at first
+
+The networks stay as they are: `merge` gives one with changed kernels, inside the training loss and once after loading.
+(`nnx.LoRA` wraps layers instead, which changes module structure, parameter names and the programs of generation; a
+merged change costs nothing there.)
+"""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+from flax import nnx
+
+from bark_jax._system.own_jax_config import under_own_config
+from bark_jax.checkpoints.model_folder import (
+    NETWORKS,
+    check_header_size,
+    check_shapes,
+    list_names,
+    parameter_shapes,
+    read_manifest,
+    safetensors_header,
+    to_device,
+    weight_file,
+)
+from bark_jax.errors import CheckpointError, InputError, ModelNotFoundError, quoted
+from bark_jax.files import told_as_output_error, write_whole
+
+# Layers of a block. A target names every kernel of which it is the end: "mlp.up" is blocks.0.mlp.up.kernel and so on.
+DEFAULT_TARGETS = ("attention.qkv", "attention.out", "mlp.up", "mlp.down")
+FORMAT = "bark_jax_lora"
+VERSION = 1
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Lora:
+    """The changes to one network; a pytree whose arrays are what is trained."""
+
+    a: dict[str, jax.Array]  # float32 [in, rank], by the name of the kernel: "blocks.0.attention.qkv.kernel"
+    b: dict[str, jax.Array]  # float32 [rank, out]
+    alpha: float = dataclasses.field(metadata={"static": True})
+
+    @property
+    def rank(self) -> int:
+        return next(iter(self.a.values())).shape[1]
+
+
+class Base(NamedTuple):
+    """Which model changes were trained on."""
+
+    name: str  # a label for people
+    sha256: Mapping[str, str]  # by network, of its file
+
+
+@under_own_config
+def init_lora(model: nnx.Module, rank: int, alpha: float, seed: int, targets: Sequence[str] = DEFAULT_TARGETS) -> Lora:
+    """Changes that change nothing yet.
+
+    Args:
+      rank: the most a change can vary; 4 to 64 are common.
+      alpha: how much a change counts: it is scaled by alpha / rank.
+      seed: draws A.
+      targets: layers to change, such as "attention.qkv" or "blocks.3.mlp.up".
+
+    Raises:
+      InputError: a rank, alpha or target that cannot be.
+    """
+    if rank < 1 or not (math.isfinite(alpha) and alpha > 0):
+        raise InputError(f"rank is {rank} and alpha {alpha}, expected a rank of 1 or more and an alpha above 0")
+    kernels = {name: array.shape for name, array in parameter_shapes(model).items() if _is_kernel(name, array.shape)}
+    chosen = {name: shape for name, shape in kernels.items() if any(_is_of(name, target) for target in targets)}
+    idle = [target for target in targets if not any(_is_of(name, target) for name in kernels)]
+    if idle or not chosen:
+        raise InputError(
+            f"targets is {list(targets)}, and {list_names(idle) or 'no target'} names no kernel of this network; "
+            f"its kernels are {list_names(kernels, limit=8)}"
+        )
+    rng = np.random.default_rng(seed)
+    return Lora(
+        {name: to_device(np.float32(rng.normal(0, n_in**-0.5, (n_in, rank)))) for name, (n_in, _) in chosen.items()},
+        {name: to_device(np.zeros((rank, n_out), np.float32)) for name, (_, n_out) in chosen.items()},
+        float(alpha),
+    )
+
+
+def merge(model: nnx.Module, lora: Lora, *, where: Any = "the LoRA") -> nnx.Module:
+    """The network with its changes added to it. Pure, and differentiable in the arrays of `lora`.
+
+    The sum is made in float32 and rounded to the network's dtype. Messages begin with `where`.
+
+    Raises:
+      CheckpointError: the changes are those of another network; the message names what does not fit.
+    """
+    check_lora(lora, {name: array.shape for name, array in parameter_shapes(model).items()}, where)
+    graphdef, state = nnx.split(model)
+    merged = []
+    for path, variable in nnx.to_flat_state(state):
+        name = ".".join(map(str, path))
+        if name in lora.a:
+            variable = variable.replace(changed_kernel(variable.get_value(), lora, name))
+        merged.append((path, variable))
+    return nnx.merge(graphdef, nnx.from_flat_state(merged))
+
+
+def changed_kernel(kernel: jax.Array | np.ndarray, lora: Lora, name: str) -> jax.Array:
+    """The kernel of that name with its change, summed in float32 and rounded to the kernel's dtype."""
+    change = jnp.matmul(lora.a[name], lora.b[name], precision="highest") * (lora.alpha / lora.rank)
+    return (kernel.astype(jnp.float32) + change).astype(kernel.dtype)
+
+
+def check_lora(lora: Lora, shapes: Mapping[str, tuple[int, ...]], where: Any) -> None:
+    """Raises CheckpointError, naming the kernels, unless the changes fit a network of these parameters."""
+    changed = {name: (lora.a[name].shape[0], lora.b[name].shape[1]) for name in lora.a}
+    kernels = {name: shape for name, shape in shapes.items() if name in changed and _is_kernel(name, shape)}
+    check_shapes(where, kernels, changed)
+
+
+def _is_kernel(name: str, shape: tuple[int, ...]) -> bool:
+    return name.endswith(".kernel") and len(shape) == 2
+
+
+def _is_of(kernel: str, target: str) -> bool:
+    return f".{kernel}".endswith(f".{target}.kernel")
+
+
+def base_of(folder: str | os.PathLike, name: str | None = None) -> Base:
+    """What `save_lora` and `load_lora` keep and compare of a model folder. `name` is its source if None."""
+    manifest = read_manifest(folder)
+    digests = {network: manifest.files.get(weight_file(network)) for network in NETWORKS}
+    return Base(
+        manifest.source if name is None else name,
+        {network: record.sha256 for network, record in digests.items() if record is not None},
+    )
+
+
+def save_lora(path: str | os.PathLike, loras: Mapping[str, Lora], *, base: Base | None = None) -> None:
+    """Writes the changes of one or several networks as one safetensors file, whole or not at all.
+
+    The same changes make the same bytes, in whichever order they are given.
+
+    Args:
+      loras: by network, "semantic", "coarse_acoustics" or "fine_acoustics".
+      base: the model they were trained on; `load_lora` refuses another.
+
+    Raises:
+      InputError: no changes, or those of no network there is.
+    """
+    if not loras or any(network not in NETWORKS for network in loras):
+        raise InputError(f"loras are of {list(loras)}, expected one or more of {', '.join(NETWORKS)}")
+    arrays, about = {}, {}
+    networks = [network for network in NETWORKS if network in loras]
+    for network in networks:
+        lora = loras[network]
+        about[network] = {"rank": lora.rank, "alpha": float(lora.alpha)}
+        for letter in "ab":
+            for name, array in getattr(lora, letter).items():
+                arrays[f"{network}.{name}.{letter}"] = np.asarray(array, np.float32)
+    metadata = {"format": FORMAT, "version": str(VERSION), "networks": json.dumps(about)}
+    if base is not None:
+        digests = {network: base.sha256[network] for network in networks if network in base.sha256}
+        metadata |= {"base": base.name, "base_sha256": json.dumps(digests)}
+    with told_as_output_error(path):
+        write_whole(path, _serialized(dict(sorted(arrays.items())), metadata))
+
+
+def _serialized(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file in the order of its arguments; the library's own writer has no order for metadata."""
+    data = (np.ascontiguousarray(array).tobytes() for array in arrays.values())
+    return b"".join([safetensors_header(arrays, metadata), *data])
+
+
+def load_lora(path: str | os.PathLike, *, base: Base | None = None) -> dict[str, Lora]:
+    """Reads what `save_lora` wrote: changes by network.
+
+    Args:
+      base: the model they are for, to refuse changes of another.
+
+    Raises:
+      ModelNotFoundError: there is no such file.
+      CheckpointError: it is damaged, no LoRA of this project, or of another model.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise InputError(f"a LoRA is named by its file, not by {quoted(path)}")
+    path = Path(path)
+    if not os.path.isfile(path):  # also for a name that no system takes
+        raise ModelNotFoundError(f"there is no LoRA file {quoted(str(path), 400)}; training writes lora.safetensors")
+    try:
+        check_header_size(path)
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
+    except (safetensors.SafetensorError, OSError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}. Train or download it again.") from error
+    about = _parse_metadata(path, metadata)
+    if base is not None:
+        _check_base(path, metadata, about, base)
+    loras = {network: _take_lora(path, network, record, arrays) for network, record in about.items()}
+    if arrays:
+        raise CheckpointError(f"{path} holds arrays that are of none of its networks: {list_names(arrays)}")
+    return loras
+
+
+def _parse_metadata(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """The rank and alpha of each network."""
+    if metadata.get("format") != FORMAT or metadata.get("version") != str(VERSION):
+        raise CheckpointError(
+            f"{path} has format {quoted(metadata.get('format'))} version {quoted(metadata.get('version'))}, expected "
+            f"{FORMAT} {VERSION}: it is no LoRA of this project, or a newer one"
+        )
+    about = _parse_json(path, metadata, "networks")
+    for network, record in about.items():
+        rank, alpha = (record.get(name) if isinstance(record, dict) else None for name in ("rank", "alpha"))
+        is_right = type(rank) is int and rank > 0 and type(alpha) is float and math.isfinite(alpha) and alpha > 0
+        if network not in NETWORKS or not is_right:
+            raise CheckpointError(f"{path} says of network {quoted(network)} {quoted(record)}, expected rank and alpha")
+    if not about:
+        raise CheckpointError(f"{path} holds changes of no network")
+    return about
+
+
+def _parse_json(path: Path, metadata: Mapping[str, str], field: str) -> dict[str, Any]:
+    try:
+        value = json.loads(metadata.get(field, "{}"))
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: {field} is {quoted(metadata[field])}, expected a JSON object")
+    return value
+
+
+def _check_base(path: Path, metadata: Mapping[str, str], networks: Sequence[str], base: Base) -> None:
+    digests = _parse_json(path, metadata, "base_sha256")
+    other = [n for n in networks if n in digests and n in base.sha256 and digests[n] != base.sha256[n]]
+    if other:
+        raise CheckpointError(
+            f"{path} was trained on other weights of {', '.join(other)} ({quoted(metadata.get('base'))}) than those of "
+            f"{base.name!r}; use it with the model it was trained on"
+        )
+
+
+def _take_lora(path: Path, network: str, record: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> Lora:
+    """Takes the arrays of a network out of `arrays`."""
+    halves = {}
+    for letter in "ab":
+        names = [name for name in arrays if name.startswith(f"{network}.") and name.endswith(f".{letter}")]
+        halves[letter] = {name[len(network) + 1 : -2]: arrays.pop(name) for name in names}
+    a, b, rank = halves["a"], halves["b"], record["rank"]
+    if lone := sorted(a.keys() ^ b.keys()):
+        raise CheckpointError(f"{path} holds only one half of {network}'s change to {list_names(lone)}")
+    if not a:
+        raise CheckpointError(f"{path} holds no changes of {network}")
+    for name in a:
+        shapes = (a[name].shape, b[name].shape)
+        if len(shapes[0]) != 2 or len(shapes[1]) != 2 or shapes[0][1] != rank or shapes[1][0] != rank:
+            raise CheckpointError(
+                f"{path}: the halves of {network}'s {name} have shapes {shapes}, not [in, {rank}] and [{rank}, out]"
+            )
+        if any(half.dtype != np.float32 or not np.isfinite(half).all() for half in (a[name], b[name])):
+            raise CheckpointError(f"{path}: the halves of {network}'s {name} are not finite float32 numbers")
+    return Lora(*({name: to_device(half) for name, half in part.items()} for part in (a, b)), record["alpha"])

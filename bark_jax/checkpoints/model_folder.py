@@ -1,0 +1,392 @@
+"""This project's own form of a model: a folder with one safetensors file a network, and a manifest to check them by.
+
+    config.json  generation_config.json     sizes and settings, in transformers' form
+    semantic.safetensors  coarse_acoustics.safetensors  fine_acoustics.safetensors  codec_model.safetensors
+    bark_jax.json                           of each file its SHA-256, bytes and number of arrays; where it came from
+
+An array is named by its place in the module, `blocks.0.attention.qkv.kernel`, and laid out as Flax lays it out.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, BinaryIO, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import safetensors
+from flax import nnx
+
+from bark_jax.config import read_json
+from bark_jax.errors import CheckpointError, ConfigError, InputError, ModelNotFoundError, quoted
+from bark_jax.networks.causal import CoarseNetwork, SemanticNetwork
+from bark_jax.networks.codec.encodec import Codec
+from bark_jax.networks.fine import FineNetwork
+
+MANIFEST_FILE = "bark_jax.json"
+FORMAT = "bark_jax"
+VERSION = 1
+
+# A Bark's has 0.1 MB; the library takes up to 100 MB, which Python would hold many times over.
+MAX_HEADER_BYTES = 4 * 2**20
+LEAST_ARRAYS_A_LAYER = 6  # of a transformer without biases
+SOON_TRACED_LAYERS = 32
+MAX_NAME_CHARACTERS = 300
+ALIGNMENT = 64  # bytes; where the arrays start, for readers that map the file
+DTYPE_CODES = {
+    np.dtype(np.float64): "F64",
+    np.dtype(np.float32): "F32",
+    np.dtype(np.float16): "F16",
+    np.dtype(ml_dtypes.bfloat16): "BF16",
+    np.dtype(np.bool_): "BOOL",
+    np.dtype(np.int64): "I64",
+    np.dtype(np.int32): "I32",
+    np.dtype(np.int16): "I16",
+    np.dtype(np.int8): "I8",
+    np.dtype(np.uint64): "U64",
+    np.dtype(np.uint32): "U32",
+    np.dtype(np.uint16): "U16",
+    np.dtype(np.uint8): "U8",
+}
+FLOAT_DTYPES = {code: dtype for dtype, code in DTYPE_CODES.items() if code in ("F64", "F32", "F16", "BF16")}
+
+Shapes = Mapping[str, jax.ShapeDtypeStruct]
+
+
+class Network(NamedTuple):
+    """One of the four networks: its class, and the field of BarkConfig that has its size."""
+
+    module_class: type[nnx.Module]
+    config_field: str
+
+
+NETWORKS = {
+    "semantic": Network(SemanticNetwork, "semantic_config"),
+    "coarse_acoustics": Network(CoarseNetwork, "coarse_acoustics_config"),
+    "fine_acoustics": Network(FineNetwork, "fine_acoustics_config"),
+    "codec_model": Network(Codec, "codec_config"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class FileRecord:
+    """What the manifest knows of one file."""
+
+    sha256: str
+    bytes: int
+    arrays: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """The content of bark_jax.json.
+
+    Networks compute in the dtype that the caller names, else in `dtype`, else in that of their files. A small model may
+    be stored in halves and still compute in float32, which CPUs do faster.
+    """
+
+    source: str  # a label for people: a Hub id or a file name, never a path
+    files: Mapping[str, FileRecord]
+    dtype: str | None = None
+
+
+def weight_file(network: str) -> str:
+    """The name of a network's file: `semantic.safetensors`."""
+    if network not in NETWORKS:
+        raise InputError(f"network is {network!r}, expected one of {', '.join(NETWORKS)}")
+    return f"{network}.safetensors"
+
+
+def is_model_folder(folder: str | os.PathLike) -> bool:
+    """Whether `folder` is a model in this project's own form."""
+    return Path(folder, MANIFEST_FILE).is_file()
+
+
+class OneKey:
+    """The `rngs` of a module that is only traced for its shapes: one key for all, as to draw them is half a trace."""
+
+    def __init__(self):
+        self._key = jax.random.key(0)
+
+    def params(self) -> jax.Array:
+        return self._key
+
+
+@functools.lru_cache(maxsize=64)
+def network_shapes(module_class: type[nnx.Module], config: Any, dtype: Any = jnp.float32) -> Shapes:
+    """Names and shapes of a network's parameters; no weights are made, so it costs no memory at any size."""
+    module = nnx.eval_shape(lambda: module_class(config, dtype=dtype, rngs=OneKey()))
+    return MappingProxyType(parameter_shapes(module))
+
+
+def parameter_shapes(module: nnx.Module) -> dict[str, jax.ShapeDtypeStruct]:
+    """{name: shape and dtype} of a module, real or abstract."""
+    return {
+        name: jax.ShapeDtypeStruct(variable.get_value().shape, variable.get_value().dtype)
+        for name, variable in _named_variables(nnx.state(module))
+    }
+
+
+def _named_variables(state: nnx.State) -> list[tuple[str, nnx.Variable]]:
+    return [(".".join(map(str, path)), variable) for path, variable in nnx.to_flat_state(state)]
+
+
+def load_network(
+    folder: str | os.PathLike,
+    network: str,
+    make_module: Callable[[Any], nnx.Module],
+    dtype: Any = None,
+    *,
+    check_sha256: bool = True,
+    config: Any = None,
+) -> nnx.Module:
+    """Reads one network of a model folder.
+
+    Only the network itself and one array more are in memory at a time; no random weights are made first.
+
+    Args:
+      network: one of NETWORKS.
+      make_module: builds the module for a dtype. It is only traced: `lambda dtype: FineNetwork(config, dtype=dtype,
+        rngs=OneKey())`.
+      dtype: of the module; None for that of the file.
+      check_sha256: compare the file with the manifest's SHA-256, which reads it once more. Its size is always compared.
+      config: the module's, to refuse one of absurd depth before it is traced.
+
+    Raises:
+      ModelNotFoundError: there is no such folder, or it has no such network.
+      CheckpointError: the file is not the one in the manifest, or not this network.
+    """
+    path = find_weights(folder, weight_file(network), check_sha256=check_sha256)
+    entries = _read_entries(path)
+    check_depth(path, config, len(entries))
+    dtype = _common_dtype(entries) if dtype is None else dtype
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: make_module(dtype)))
+    expected = {name: variable.get_value() for name, variable in _named_variables(state)}
+    check_shapes(
+        path,
+        {name: array.shape for name, array in expected.items()},
+        {name: entry.shape for name, entry in entries.items()},
+    )
+    with open(path, "rb") as file:
+        loaded = [
+            (key, variable.replace(to_device(_read_array(file, entries[name]).astype(array.dtype, copy=False))))
+            for (name, array), (key, variable) in zip(expected.items(), nnx.to_flat_state(state), strict=True)
+        ]
+    return nnx.merge(graphdef, nnx.from_flat_state(loaded))
+
+
+def to_device(array: np.ndarray) -> jax.Array:
+    """The array on JAX's device. Waiting for it keeps the originals of copies under way from piling up.
+
+    `jnp.asarray` would compile a program for every shape, which takes longer than reading a small network.
+    """
+    return jax.device_put(array).block_until_ready()
+
+
+class Entry(NamedTuple):
+    """Where an array lies in its file."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    start: int
+
+
+def check_header_size(path: str | os.PathLike) -> None:
+    """Raises CheckpointError for a safetensors file whose header is longer than any Bark's, before it is parsed."""
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+    if MAX_HEADER_BYTES < size <= os.path.getsize(path):  # the library refuses one that is longer than its file
+        raise CheckpointError(f"{path} has a header of {size} bytes, more than the {MAX_HEADER_BYTES} of any Bark's")
+
+
+def _read_entries(path: Path) -> dict[str, Entry]:
+    """The header of a safetensors file, once the library has found the file sound."""
+    check_header_size(path)
+    try:
+        with safetensors.safe_open(path, framework="numpy"):
+            pass
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}. Convert or download the model again.") from error
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+    header.pop("__metadata__", None)
+    if unknown := {entry["dtype"] for entry in header.values()} - FLOAT_DTYPES.keys():
+        raise CheckpointError(f"{path} holds arrays of {', '.join(sorted(unknown))}, expected floats")
+    return {
+        name: Entry(tuple(entry["shape"]), FLOAT_DTYPES[entry["dtype"]], 8 + size + entry["data_offsets"][0])
+        for name, entry in header.items()
+    }
+
+
+def _read_array(file: BinaryIO, entry: Entry) -> np.ndarray:
+    """The values in memory of their own. Mapping the file instead would keep all of it resident beside the copies."""
+    file.seek(entry.start)
+    n_bytes = math.prod(entry.shape) * entry.dtype.itemsize
+    return np.fromfile(file, np.uint8, n_bytes).view(entry.dtype).reshape(entry.shape)
+
+
+def _common_dtype(entries: Mapping[str, Entry]) -> np.dtype:
+    """The narrowest dtype that all arrays fit in; float32 for a file without any, whose names are refused anyway."""
+    dtypes = sorted({entry.dtype for entry in entries.values()}, key=lambda dtype: dtype.name)
+    return functools.reduce(jnp.promote_types, dtypes, dtypes[0]) if dtypes else np.dtype(np.float32)
+
+
+def check_depth(where: Any, config: Any, n_arrays: int) -> None:
+    """Raises CheckpointError where a config asks for far more layers than there are arrays for.
+
+    `check_shapes` would find them missing, but only once they are traced, which takes seconds a hundred layers.
+    """
+    n_layers = getattr(config, "num_layers", 0)
+    if n_layers > SOON_TRACED_LAYERS and n_arrays < LEAST_ARRAYS_A_LAYER * n_layers:
+        raise CheckpointError(f"{where} has {n_arrays} arrays, too few for the {n_layers} layers that its config says")
+
+
+def check_shapes(where: Any, expected: Mapping[str, tuple], found: Mapping[str, tuple]) -> None:
+    """Raises CheckpointError naming what is missing, unexpected or of another shape, if anything is."""
+    faults = []
+    if missing := [name for name in expected if name not in found]:
+        faults.append(f"missing: {list_names(missing)}")
+    if unexpected := [name for name in found if name not in expected]:
+        faults.append(f"unexpected: {list_names(unexpected)}")
+    misshapen = [
+        f"{name} is {found[name]}, expected {shape}"
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
+    ]
+    if misshapen:
+        faults.append(f"wrong shape: {list_names(misshapen)}")
+    if faults:
+        raise CheckpointError(f"{where} does not hold this network. " + "; ".join(faults))
+
+
+def list_names(names: Iterable[str], limit: int = 4) -> str:
+    """`a, b, c, d and 7 more (11)`: the first few and how many there are."""
+    names = list(names)
+    rest = len(names) - limit
+    return ", ".join(map(_legible, names[:limit])) + (f" and {rest} more ({len(names)})" if rest > 0 else "")
+
+
+def _legible(name: Any) -> str:
+    """A name of a stranger's file, for a terminal: as it is, but quoted where it is long or would not print."""
+    is_plain = isinstance(name, str) and len(name) <= MAX_NAME_CHARACTERS and name.isprintable()
+    return name if is_plain else quoted(name, MAX_NAME_CHARACTERS)
+
+
+def save_network(module: nnx.Module, path: str | os.PathLike) -> FileRecord:
+    """Writes a module's parameters to one safetensors file."""
+    variables = _named_variables(nnx.state(module))
+    arrays = ((name, np.asarray(variable.get_value())) for name, variable in variables)
+    return write_network(path, parameter_shapes(module), arrays)
+
+
+def write_network(
+    path: str | os.PathLike, shapes: Mapping[str, Any], arrays: Iterable[tuple[str, np.ndarray]]
+) -> FileRecord:
+    """Writes a safetensors file array by array, so that no more than one need be in memory.
+
+    (The library's own `save_file` holds all of them, twice.)
+
+    Args:
+      shapes: shape and dtype of each array, anything with these attributes.
+      arrays: the arrays, in the order of `shapes`.
+    """
+    digest = hashlib.sha256()
+    with open(path, "wb") as file:
+        for chunk in _chunks(shapes, arrays):
+            digest.update(chunk)
+            file.write(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+        return FileRecord(digest.hexdigest(), file.tell(), len(shapes))
+
+
+def _chunks(shapes: Mapping[str, Any], arrays: Iterable[tuple[str, np.ndarray]]) -> Iterable[Any]:
+    yield safetensors_header(shapes, {"format": "pt"})
+    for (name, expected), (given_name, array) in zip(shapes.items(), arrays, strict=True):
+        given = (given_name, tuple(array.shape), array.dtype)
+        if given != (name, tuple(expected.shape), expected.dtype):
+            raise ValueError(f"got array {given}, announced was {(name, tuple(expected.shape), expected.dtype)}")
+        # bytes, as memoryview knows no bfloat16
+        yield np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def safetensors_header(shapes: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
+    """What a safetensors file of these arrays begins with; their bytes follow in the order of `shapes`."""
+    entries: dict[str, Any] = {"__metadata__": metadata}
+    start = 0
+    for name, expected in shapes.items():
+        dtype = np.dtype(expected.dtype)
+        stop = start + math.prod(expected.shape) * dtype.itemsize
+        entries[name] = {
+            "dtype": DTYPE_CODES[dtype],
+            "shape": list(expected.shape),
+            "data_offsets": [start, stop],
+        }
+        start = stop
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text
+
+
+def write_manifest(folder: str | os.PathLike, manifest: Manifest) -> None:
+    content = {"format": FORMAT, "version": VERSION} | dataclasses.asdict(manifest)
+    Path(folder, MANIFEST_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def read_manifest(folder: str | os.PathLike) -> Manifest:
+    """Raises ModelNotFoundError where there is none, CheckpointError where it is not one."""
+    path = Path(folder, MANIFEST_FILE)
+    if not path.is_file():
+        raise ModelNotFoundError(
+            f"{folder} is not a model folder: it has no {MANIFEST_FILE}. "
+            "A PyTorch checkpoint becomes one by `bark-jax convert SRC DST`."
+        )
+    try:
+        return _parse_manifest(read_json(path))
+    except (ConfigError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is not a manifest of this project: {error!r}") from error
+
+
+def _parse_manifest(content: Any) -> Manifest:
+    if content["format"] != FORMAT or content["version"] != VERSION:
+        raise ConfigError(f"format {content['format']!r} version {content['version']!r}, expected {FORMAT} {VERSION}")
+    files = {name: FileRecord(**record) for name, record in content["files"].items()}
+    for name, record in files.items():
+        if (type(record.sha256), type(record.bytes), type(record.arrays)) != (str, int, int):
+            raise ConfigError(f"the entry of {name} is {record}")
+    dtype = content.get("dtype")
+    if not isinstance(dtype, (str, type(None))):
+        raise ConfigError(f"dtype is {dtype!r}")
+    return Manifest(str(content["source"]), files, dtype)
+
+
+def find_weights(folder: str | os.PathLike, name: str, *, check_sha256: bool = True) -> Path:
+    """The path of a file of the manifest, after checking that it is the one that was written.
+
+    Raises:
+      ModelNotFoundError: there is no such file.
+      CheckpointError: its size or content is another.
+    """
+    path, record = Path(folder, name), read_manifest(folder).files.get(name)
+    if record is None or not path.is_file():
+        raise ModelNotFoundError(f"{folder} has no {name}; the model lacks this network or was copied in part")
+    size = path.stat().st_size
+    if size != record.bytes:
+        raise CheckpointError(f"{path} has {size} bytes, expected {record.bytes}; convert or download it again")
+    if check_sha256 and (found := sha256_of(path)) != record.sha256:
+        raise CheckpointError(f"{path} is damaged: its SHA-256 is {found}, expected {record.sha256}")
+    return path
+
+
+def sha256_of(path: str | os.PathLike) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

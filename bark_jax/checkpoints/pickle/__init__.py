@@ -1,0 +1,34 @@
+"""Checkpoints of torch.save, read without PyTorch.
+
+Source: PyTorch, torch/serialization.py, `load`: a zip archive (torch 1.6 and later, see zip.py), or a stream of
+pickles (earlier, see stream.py), or a tar archive (0.1), which is not read here.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from bark_jax.checkpoints.arrays import DOWNLOAD_AGAIN, looks_like, open_file, refuse, refuse_pointers
+from bark_jax.checkpoints.pickle.stream import TorchStream, is_torch_stream
+from bark_jax.checkpoints.pickle.unpickler import WeightsUnpickler
+from bark_jax.checkpoints.pickle.zip import TorchZip
+
+
+def read_torch(path: str | os.PathLike) -> Any:
+    """What torch.save was given: dicts, lists, tuples, strings and numbers, with StoredArrays in place of tensors.
+
+    An OrderedDict comes as a dict, a torch.Size as a tuple, a numpy scalar as a number, a dtype as numpy's. No code of
+    the file is run, and no tensor is read before its `read()`. The same bounds hold for both forms of file.
+
+    Raises CheckpointError or ModelNotFoundError.
+    """
+    path = Path(path)
+    with open_file(path) as file:
+        head = file.read(512)
+        refuse_pointers(path, head)
+        if head.startswith(b"PK\x03\x04"):
+            archive = TorchZip(file, path)
+            return WeightsUnpickler(archive.pickle(), path, archive.storage).load()
+        if is_torch_stream(head):
+            return TorchStream(file, path).load()
+        refuse(path, f"is no checkpoint of torch.save but {looks_like(head)}. {DOWNLOAD_AGAIN}")

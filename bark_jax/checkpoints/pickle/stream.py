@@ -1,0 +1,86 @@
+"""The stream that torch.save wrote before 1.6: pickles one after another, then the values.
+
+    a pickle of MAGIC_NUMBER, one of the protocol's version, one of the machine's sizes
+    a pickle of everything but the tensors' values, as in the zip archive
+    a pickle of the storages' keys
+    of each storage, in this order: its number of elements in 8 bytes, and the values, all little-endian
+
+Source: PyTorch, torch/serialization.py, `_legacy_save` and `_legacy_load`.
+"""
+
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from bark_jax.checkpoints.arrays import DOWNLOAD_AGAIN, MAX_PICKLE_BYTES, FileRegion, brief, refuse, size_of, version_of
+from bark_jax.checkpoints.pickle.unpickler import WeightsUnpickler
+
+MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
+PROTOCOL_VERSION = 1001
+COUNT_BYTES = 8
+
+
+def is_torch_stream(head: bytes) -> bool:
+    """Whether a file that begins so is such a stream, in whichever protocol of pickle."""
+    return head[:1] == b"\x80" and MAGIC_NUMBER.to_bytes(10, "little") in head[:32]
+
+
+class TorchStream:
+    """An open stream. Its storages have places in the file once all of its pickles are read."""
+
+    def __init__(self, file: BinaryIO, path: Path):
+        self._file = file
+        self._path = path
+        self._regions: dict[str, FileRegion] = {}
+        self._itemsizes: dict[str, int] = {}
+        self._position = 0
+        file.seek(0)
+        self._pickles = file.read(min(MAX_PICKLE_BYTES, size_of(file)))  # a read takes the memory that it asks for
+
+    def load(self) -> Any:
+        """What was saved, with StoredArrays in place of tensors."""
+        if self._unpickle() != MAGIC_NUMBER:
+            refuse(self._path, f"is no stream of torch.save: it does not begin with its number. {DOWNLOAD_AGAIN}")
+        if (version := self._unpickle()) != PROTOCOL_VERSION:
+            refuse(
+                self._path, f"is of protocol {brief(version)}, expected {PROTOCOL_VERSION}. Save it with a newer torch"
+            )
+        self._unpickle()  # sizes of C's types where it was saved; the values do not depend on them
+        value = self._unpickle()
+        self._find_storages(self._unpickle())
+        return value
+
+    def _unpickle(self) -> Any:
+        unpickler = WeightsUnpickler(self._pickles, self._path, self._storage, self._position)
+        value = unpickler.load()
+        self._position = unpickler.position
+        return value
+
+    def _storage(self, key: str, nbytes: int, itemsize: int) -> FileRegion:
+        """The region of a storage; where it begins is not known yet."""
+        self._itemsizes[key] = itemsize
+        self._regions[key] = FileRegion(self._path, version_of(self._file), f"storage {brief(key)}", 0, nbytes)
+        return self._regions[key]
+
+    def _find_storages(self, keys: Any) -> None:
+        """Notes where each storage begins. Raises CheckpointError unless they are those of the tensors, in full."""
+        if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(self._regions):
+            refuse(
+                self._path,
+                f"is damaged: it lists the storages {brief(keys)}, and its tensors need {brief(list(self._regions))}. "
+                f"{DOWNLOAD_AGAIN}",
+            )
+        position, end = self._position, size_of(self._file)
+        for key in keys:
+            region, itemsize = self._regions[key], self._itemsizes[key]
+            self._file.seek(position)
+            numel = int.from_bytes(self._file.read(COUNT_BYTES), "little")
+            region.start = position + COUNT_BYTES
+            position = region.start + region.nbytes
+            if position > end:
+                refuse(self._path, f"is cut short: it ends inside {region.label}. {DOWNLOAD_AGAIN}")
+            if numel * itemsize != region.nbytes:
+                refuse(
+                    self._path,
+                    f"is damaged: {region.label} has {numel} elements, its pickle claims {region.nbytes // itemsize}. "
+                    f"{DOWNLOAD_AGAIN}",
+                )

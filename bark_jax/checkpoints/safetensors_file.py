@@ -1,0 +1,180 @@
+"""Weights in safetensors files, and in shards of any kind with their `*.index.json`.
+
+    8 bytes            N, the length of the header, little-endian
+    N bytes            JSON: {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, "__metadata__": {}}
+    the rest           the arrays' bytes, one after another without gaps
+
+The format has no checksum: a bit flipped among the values goes unnoticed here. Whoever has the file's SHA-256, as the
+Hub has, can compare.
+
+Source: huggingface/safetensors, README.md ("Format") and safetensors/src/tensor.rs, `Metadata::validate`.
+"""
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from bark_jax.checkpoints.arrays import (
+    DOWNLOAD_AGAIN,
+    MAX_DIRECTORY_BYTES,
+    FileRegion,
+    StoredArray,
+    are_counts,
+    brief,
+    looks_like,
+    open_file,
+    parse_json,
+    refuse,
+    refuse_pointers,
+    shape_fault,
+    size_of,
+    version_of,
+)
+from bark_jax.errors import CheckpointError
+
+DTYPES = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I16": np.dtype(np.int16),
+    "I8": np.dtype(np.int8),
+    "U64": np.dtype(np.uint64),
+    "U32": np.dtype(np.uint32),
+    "U16": np.dtype(np.uint16),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}
+
+
+def read_safetensors(path: str | os.PathLike) -> dict[str, StoredArray]:
+    """The arrays of a safetensors file by name, none of them read yet.
+
+    Raises CheckpointError or ModelNotFoundError. Damage to the values cannot be seen, as the format has no checksum.
+    """
+    path = Path(path)
+    with open_file(path) as file:
+        entries, data_start = _read_header(file, path)
+        arrays = {name: _array(file, path, name, entry, data_start) for name, entry in entries.items()}
+        _check_extent(path, size_of(file) - data_start, entries)
+        _check_by_library(path)
+    return arrays
+
+
+def _read_header(file: BinaryIO, path: Path) -> tuple[dict[str, Any], int]:
+    """The header's entries without the metadata, and where the arrays' bytes begin."""
+    size = size_of(file)
+    head = file.read(512)
+    refuse_pointers(path, head)
+    header_bytes = int.from_bytes(head[:8], "little")
+    if head[8:9] != b"{":
+        refuse(path, f"is no safetensors file, as no header begins at byte 8, but {looks_like(head)}. {DOWNLOAD_AGAIN}")
+    if header_bytes > MAX_DIRECTORY_BYTES:
+        refuse(path, f"claims a header of {header_bytes} bytes, more than the {MAX_DIRECTORY_BYTES} of any Bark's")
+    if 8 + header_bytes > size:
+        refuse(path, f"is cut short: its header has {header_bytes} bytes, the whole file {size}. {DOWNLOAD_AGAIN}")
+    file.seek(8)
+    entries = parse_json(path, file.read(header_bytes), "header")
+    metadata = entries.pop("__metadata__", None)
+    if metadata is not None and not (isinstance(metadata, dict) and all(type(v) is str for v in metadata.values())):
+        refuse(path, f"has a header whose __metadata__ is not of strings alone. {DOWNLOAD_AGAIN}")
+    return entries, 8 + header_bytes
+
+
+def _array(file: BinaryIO, path: Path, name: str, entry: Any, data_start: int) -> StoredArray:
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        refuse(
+            path, f"has a header that describes {brief(name)} as {brief(entry)}; expected dtype, shape and data_offsets"
+        )
+    shape, offsets = entry["shape"], entry["data_offsets"]
+    if not isinstance(entry["dtype"], str) or entry["dtype"] not in DTYPES:
+        refuse(path, f"holds {brief(name)} in dtype {brief(entry['dtype'])}, expected one of {', '.join(DTYPES)}")
+    dtype = DTYPES[entry["dtype"]]
+    if not isinstance(shape, list):
+        refuse(path, f"holds {brief(name)} in shape {brief(shape)}, expected a list of sizes. {DOWNLOAD_AGAIN}")
+    if fault := shape_fault(shape):
+        refuse(path, f"holds {brief(name)} in shape {brief(shape)}, which has {fault}. {DOWNLOAD_AGAIN}")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not are_counts(offsets) or offsets[0] > offsets[1]:
+        refuse(path, f"holds {brief(name)} at offsets {brief(offsets)}, expected its begin and end. {DOWNLOAD_AGAIN}")
+    nbytes = offsets[1] - offsets[0]
+    if math.prod(shape) * dtype.itemsize != nbytes:
+        refuse(
+            path,
+            f"holds {brief(name)} in {nbytes} bytes, which shape {shape} of {dtype} does not fit. {DOWNLOAD_AGAIN}",
+        )
+    region = FileRegion(path, version_of(file), f"array {brief(name)}", data_start + offsets[0], nbytes)
+    return StoredArray(tuple(shape), dtype, lambda: region.read(tuple(shape), dtype))
+
+
+def _check_extent(path: Path, data_bytes: int, entries: Mapping[str, Any]) -> None:
+    end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+    if end > data_bytes:
+        refuse(path, f"is cut short: its arrays take {end} bytes, it has {data_bytes} of them. {DOWNLOAD_AGAIN}")
+    if end < data_bytes:
+        refuse(path, f"has {data_bytes - end} bytes behind its last array that belong to none. {DOWNLOAD_AGAIN}")
+
+
+def _check_by_library(path: Path) -> None:
+    """The rest of what the format asks for, such as arrays without gaps and overlaps."""
+    try:
+        with safe_open(path, framework="numpy"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is no sound safetensors file: {error}. {DOWNLOAD_AGAIN}") from error
+
+
+def read_sharded(
+    index_path: str | os.PathLike, read_one: Callable[[Path], Mapping[str, StoredArray]]
+) -> dict[str, StoredArray]:
+    """The arrays of all shards that an index lists; read_one reads a shard.
+
+    Works for `model.safetensors.index.json` (read_safetensors) and `pytorch_model.bin.index.json` (read_torch). Shards
+    lie beside the index, and hold what it says: no more, no less.
+
+    Source: transformers, modeling_utils.py, `load_sharded_checkpoint`.
+    """
+    index_path = Path(index_path)
+    with open_file(index_path) as file:
+        if size_of(file) > MAX_DIRECTORY_BYTES:
+            refuse(index_path, f"has {size_of(file)} bytes, more than the {MAX_DIRECTORY_BYTES} of any Bark's")
+        text = file.read()
+    refuse_pointers(index_path, text)
+    weight_map = parse_json(index_path, text, "content").get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        refuse(index_path, "has no weight_map that says which shard holds which array")
+    names_by_shard: dict[str, set[str]] = {}
+    for name, shard in weight_map.items():
+        _check_shard_name(index_path, shard)
+        names_by_shard.setdefault(shard, set()).add(name)
+    arrays: dict[str, StoredArray] = {}
+    for shard, names in sorted(names_by_shard.items()):
+        held = read_one(index_path.parent / shard)
+        _check_shard(index_path, shard, held, names)
+        arrays |= held
+    return arrays
+
+
+def _check_shard_name(index_path: Path, shard: Any) -> None:
+    # By name, not by what it resolves to: the Hub's cache links every file to a folder of blobs.
+    if not isinstance(shard, str) or shard in ("", ".", "..") or any(mark in shard for mark in "/\\:\0"):
+        refuse(index_path, f"names the shard {brief(shard)}, expected a file beside it. Do not use this file")
+
+
+def _check_shard(index_path: Path, shard: str, held: Any, listed: set[str]) -> None:
+    if not isinstance(held, Mapping) or not all(isinstance(array, StoredArray) for array in held.values()):
+        refuse(index_path.parent / shard, "holds something else than arrays by name")
+    if missing := listed - set(held):
+        refuse(
+            index_path, f"lists {brief(min(missing))} in {shard}, which does not hold it ({len(missing)} such arrays)"
+        )
+    if loose := set(held) - listed:
+        name = min(loose, key=str)
+        refuse(index_path, f"does not list {brief(name)}, which {shard} holds ({len(loose)} such arrays)")

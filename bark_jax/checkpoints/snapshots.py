@@ -1,0 +1,213 @@
+"""Models on the Hugging Face Hub, fetched into its cache by its own client: HF_HOME, HF_TOKEN, HF_HUB_OFFLINE hold."""
+
+import fnmatch
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from bark_jax import tiny
+from bark_jax.checkpoints.extras import TOKENIZER_FILES, VOICE_FILES
+from bark_jax.checkpoints.layouts.suno import FILES
+from bark_jax.checkpoints.model_folder import MANIFEST_FILE, NETWORKS, is_model_folder, read_manifest, weight_file
+from bark_jax.config import CONFIG_FILE, GENERATION_CONFIG_FILE
+from bark_jax.errors import BarkError, ModelNotFoundError, quoted
+from bark_jax.files import is_inner_path, write_whole
+from bark_jax.hub.client import (
+    COMMIT,
+    can_reach_hub,
+    check_answers,
+    check_download,
+    progress_that_gives_up,
+    refuse_answer,
+)
+from bark_jax.hub.source import check_revision
+
+# Weights in order of preference: the first kind that a repository has is the one that is fetched.
+WEIGHT_PATTERNS = (
+    (MANIFEST_FILE, "*.safetensors"),
+    ("model.safetensors",),
+    ("model.safetensors.index.json", "model-*.safetensors"),
+    ("pytorch_model.bin",),
+    ("pytorch_model.bin.index.json", "pytorch_model-*.bin"),
+    ("encodec_24khz-*.th",),
+    ("encodec_48khz-*.th",),
+)
+OTHER_PATTERNS = (CONFIG_FILE, GENERATION_CONFIG_FILE, *TOKENIZER_FILES, *VOICE_FILES)
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether `name` has the form owner/model."""
+    return _HUB_ID.fullmatch(name) is not None
+
+
+def fetch(
+    repository: str,
+    *,
+    revision: str | None = None,
+    size: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+) -> Path:
+    """The folder in the cache that holds the repository's model, fetched where it is not there yet.
+
+    Args:
+      size: fetch Suno's own files of this size instead of transformers' weights.
+      token, cache_dir, local_files_only, force_download: as in huggingface_hub.
+
+    Raises:
+      ModelNotFoundError: it is not in the cache and cannot be fetched; the message says how to fetch it.
+      CheckpointError: a file that was fetched is not the one that the Hub has.
+    """
+    from huggingface_hub import errors, snapshot_download
+
+    check_revision(revision)
+    reason = "it is not asked (local_files_only)" if local_files_only else "it cannot be reached"
+    if not local_files_only and can_reach_hub():
+        try:
+            folder = _download(
+                repository, revision, size, token=token, cache_dir=cache_dir, force_download=force_download
+            )
+            if is_model_folder(folder):  # others are checked when they are opened
+                check_blobs(folder, remove=True)
+            return folder
+        except BarkError:
+            raise
+        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+            reason = f"it has none of this name, or not for you: {_first_line(error)}"
+            raise _not_found(repository, reason, cache_dir) from error
+        except Exception as error:  # a broken connection, in the words of the client or of the HTTP library below it
+            reason = _first_line(error)
+    try:
+        return Path(snapshot_download(repository, revision=revision, cache_dir=cache_dir, local_files_only=True))
+    except errors.LocalEntryNotFoundError as error:
+        raise _not_found(repository, reason, cache_dir) from error
+
+
+def _download(
+    repository: str,
+    revision: str | None,
+    size: str | None,
+    *,
+    token: str | bool | None,
+    cache_dir: str | os.PathLike | None,
+    force_download: bool,
+) -> Path:
+    from huggingface_hub import HfApi, constants, snapshot_download
+
+    check_answers()
+    about = HfApi(token=token).model_info(repository, revision=revision)
+    if not COMMIT.fullmatch(about.sha or ""):  # it becomes a part of paths, which the client does not check
+        refuse_answer(constants.ENDPOINT, f"names no commit of {repository} but {quoted(about.sha)}")
+    names = [file.rfilename for file in about.siblings or ()]
+    folder = snapshot_download(
+        repository,
+        revision=about.sha,
+        allow_patterns=wanted_files(names, size),
+        tqdm_class=progress_that_gives_up(),
+        token=token,
+        cache_dir=cache_dir,
+        force_download=force_download,
+    )
+    if Path(folder).name != about.sha:  # a client that asked once more, and a server that answered otherwise
+        refuse_answer(constants.ENDPOINT, f"names two commits of {repository}, {about.sha} and {Path(folder).name}")
+    if revision != about.sha:
+        _note_commit(_reference(repository, revision, cache_dir), about.sha)
+    return Path(folder)
+
+
+def _note_commit(reference: Path, commit: str) -> None:
+    """Notes in the cache which commit a branch or a tag is, as the client does."""
+    reference.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(reference, commit.encode())
+
+
+def _reference(repository: str, revision: str | None, cache_dir: str | os.PathLike | None) -> Path:
+    from huggingface_hub import constants
+
+    return _home(repository, cache_dir) / "refs" / (revision or constants.DEFAULT_REVISION)
+
+
+def _home(repository: str, cache_dir: str | os.PathLike | None) -> Path:
+    from huggingface_hub import constants
+
+    return Path(cache_dir or constants.HF_HUB_CACHE, f"models--{repository.replace('/', '--')}")
+
+
+def find_snapshot(
+    repository: str, *, revision: str | None = None, cache_dir: str | os.PathLike | None = None
+) -> Path | None:
+    """The folder in the cache that holds the repository's model, as it was when it was last fetched; None if none is.
+
+    No network is asked. The folder may hold a part of the model only.
+    """
+    check_revision(revision)
+    reference = _reference(repository, revision, cache_dir)
+    commit = reference.read_text(errors="replace").strip() if reference.is_file() else revision or ""
+    folder = _home(repository, cache_dir) / "snapshots" / commit
+    return folder if COMMIT.fullmatch(commit) and folder.is_dir() else None
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a folder of this project's form has everything that its manifest names."""
+    if not is_model_folder(folder):
+        return False
+    files = read_manifest(folder).files
+    is_bark = all(weight_file(network) in files for network in NETWORKS)
+    configs = (CONFIG_FILE, GENERATION_CONFIG_FILE) if is_bark else (CONFIG_FILE,)
+    has_configs = all((folder / name).is_file() for name in configs)
+    return has_configs and all(
+        (folder / name).is_file() and (folder / name).stat().st_size == record.bytes for name, record in files.items()
+    )
+
+
+def _not_found(repository: str, reason: str, cache_dir: str | os.PathLike | None) -> ModelNotFoundError:
+    from huggingface_hub import constants
+
+    cache = cache_dir or constants.HF_HUB_CACHE
+    return ModelNotFoundError(
+        f"{repository} is no folder here and not in the cache {cache}; of the Hub: {reason}. "
+        f"With a connection to the Hub it is fetched; {tiny.NAME} is built in and needs none (-m {tiny.NAME})"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def wanted_files(names: Sequence[str], size: str | None) -> list[str]:
+    """Of a repository's files those that make the model: configs, tokenizer, voices, and one kind of weights."""
+    if size is not None:
+        weights = [*FILES[size].values(), "encodec_24khz-*.th"]
+        return _matching(names, (*TOKENIZER_FILES, *VOICE_FILES, *weights))
+    weights = next((patterns for patterns in WEIGHT_PATTERNS if _matching(names, patterns[:1])), ())
+    return _matching(names, (*OTHER_PATTERNS, *weights))
+
+
+def _matching(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
+    return [name for name in names if is_inner_path(name) and any(fnmatch.fnmatchcase(name, each) for each in patterns)]
+
+
+def snapshot_name(folder: Path) -> str | None:
+    """`owner/name@commit` of a folder in the Hub's cache; None for any other folder."""
+    folder = folder.resolve()
+    repository = folder.parent.parent.name
+    if folder.parent.name != "snapshots" or not repository.startswith("models--"):
+        return None
+    return f"{repository.removeprefix('models--').replace('--', '/')}@{folder.name}"
+
+
+def check_blobs(folder: Path, *, remove: bool = False) -> None:
+    """`check_download` of every file in a folder of the Hub's cache. Raises CheckpointError for the first wrong one.
+
+    Any other folder has no checksums, and may be as large as a disk.
+    """
+    if snapshot_name(folder) is None:
+        return
+    for root, _, names in os.walk(folder):
+        for name in sorted(names):
+            check_download(Path(root, name), remove=remove)

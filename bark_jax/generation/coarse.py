@@ -1,0 +1,331 @@
+"""The coarse stage: semantic tokens to the codes of the first codebooks.
+
+The codes of all coarse codebooks form one stream, frame by frame. It is generated in windows of coarse_window tokens.
+Each window has a prompt: the semantic tokens around the present, the infer token, and the stream so far.
+
+    semantic   h h h s s s s s s s s s s . .   n_coarse_semantic tokens, from max_semantic_history before the present
+                         ^ present             on, padded with coarse_pad
+    stream     h h h h h h c c c c c c         the last n_coarse_history tokens of the voice's stream and what has been
+                                      ^        generated so far
+
+While nothing has left the prompt at its front, a window's prompt is the last one's and the tokens generated since, and
+its cache goes on: in Bark without a voice up to the eleventh window, 4.4 s. After that, and mostly with a voice, every
+token moves to other positions, and the window reads its whole prompt afresh.
+
+Source: suno-ai/bark, bark/generation.py, `generate_coarse`.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bark_jax.generation.sampling import COARSE_STAGE, Sampling, choose, draw_logits, fold, log_probability
+from bark_jax.generation.slots import put_rows, rows_at_once, take_rows
+from bark_jax.generation.tokens import TokenSpaces, interleave
+from bark_jax.networks.attention import KVCache
+from bark_jax.networks.causal import CoarseNetwork
+from bark_jax.networks.decoder import KernelDecoder, make_decoder
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class CoarsePrompt:
+    """What the rows of a batch ask for; numpy arrays from the host, as making others there compiles."""
+
+    semantic_BT: jax.Array  # a voice's semantic history, then the row's tokens; coarse_pad past both
+    n_history_B: jax.Array  # int32, how many of them are history
+    stream_BT: jax.Array  # [B, n_coarse_history] a voice's stream, right-aligned
+    n_stream_B: jax.Array  # int32, its length
+    n_frames_B: jax.Array  # int32, frames to generate
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class CoarseCodes:
+    """What the stage gives back, on the host. Past a row's frames its codes are those of a continuation unasked for."""
+
+    codes_BQT: np.ndarray  # int32 [B, n_coarse, T] in [0, codebook_size)
+    length_B: np.ndarray  # int32, frames
+    logprob_BQT: np.ndarray  # float32, of each code within its codebook at temperature 1
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class WindowsDone:
+    """Everything that changes from window to window."""
+
+    window_B: jax.Array  # int32, windows generated so far
+    stream_BT: jax.Array  # history, right-aligned to n_coarse_history, then the tokens generated so far
+    logprob_BT: jax.Array  # of the generated tokens
+    cache: KVCache  # the last window's prompt and tokens, less the very last
+
+
+def trim_history(semantic_T: np.ndarray, coarse_QT: np.ndarray, spaces: TokenSpaces) -> tuple[np.ndarray, np.ndarray]:
+    """The part of a voice that conditions the coarse stage: its last semantic tokens, the stream that goes with them.
+
+    The stream loses its last n_coarse tokens, which suno found to sound better, and may start in the middle of a frame.
+    A voice too short for one semantic token gives two empty arrays; suno's code would take all of it instead.
+    """
+    stream_T = interleave(coarse_QT, spaces)
+    n_semantic = min(
+        spaces.max_semantic_history,
+        len(semantic_T) - len(semantic_T) % 2,
+        int(len(stream_T) / spaces.stream_per_semantic),
+    )
+    if n_semantic == 0:
+        return semantic_T[:0], stream_T[:0]
+    n_stream = spaces.n_stream_history(n_semantic)
+    return semantic_T[-n_semantic:], stream_T[-n_stream:][: -spaces.n_coarse]
+
+
+def make_prompt(
+    semantic: list[np.ndarray], voices: list[tuple[np.ndarray, np.ndarray] | None], spaces: TokenSpaces
+) -> CoarsePrompt:
+    """Lays rows out for the stage.
+
+    Args:
+      semantic: a row's semantic tokens.
+      voices: a row's voice as (semantic_T, coarse_QT), or None.
+    """
+    B = len(semantic)
+    nothing = (np.zeros(0, np.int32), np.zeros(0, np.int32))
+    histories = [nothing if voice is None else trim_history(*voice, spaces) for voice in voices]
+    # Whole multiples of max_semantic, so that different texts run one program.
+    n_tokens = spaces.max_semantic * max(1, max(-(-len(tokens) // spaces.max_semantic) for tokens in semantic))
+    width = spaces.max_semantic_history + n_tokens + spaces.n_coarse_semantic
+    semantic_BT = np.full((B, width), spaces.coarse_pad, np.int32)
+    stream_BT = np.full((B, spaces.n_coarse_history), spaces.coarse_pad, np.int32)
+    for row, (tokens, (history, stream)) in enumerate(zip(semantic, histories, strict=True)):
+        semantic_BT[row, : len(history) + len(tokens)] = np.concatenate([history, tokens])
+        stream_BT[row, spaces.n_coarse_history - len(stream) :] = stream
+    return CoarsePrompt(
+        semantic_BT,
+        np.array([len(history) for history, _ in histories], np.int32),
+        stream_BT,
+        np.array([len(stream) for _, stream in histories], np.int32),
+        np.array([spaces.n_frames(len(tokens)) for tokens in semantic], np.int32),
+    )
+
+
+def generate_coarse(
+    model: CoarseNetwork, prompt: CoarsePrompt, sampling: Sampling, *, spaces: TokenSpaces
+) -> CoarseCodes:
+    """Generates the windows that the longest row needs."""
+    state = start(model, prompt, spaces=spaces)
+    state = run_windows(model, prompt, sampling, state, _room(prompt, spaces), spaces=spaces)
+    return read_codes(prompt, state, spaces=spaces)
+
+
+def generate_in_parts(
+    model: CoarseNetwork,
+    prompt: CoarsePrompt,
+    sampling: Sampling,
+    on_part: Callable[[int], None],
+    *,
+    spaces: TokenSpaces,
+) -> CoarseCodes:
+    """What `generate_coarse` gives, bit for bit; `on_part` is called after each window with how many are done."""
+    state = start(model, prompt, spaces=spaces)
+    for n_done in range(1, int(np.max(spaces.n_windows(prompt.n_frames_B))) + 1):
+        state = run_windows(model, prompt, sampling, state, 1, spaces=spaces)
+        jax.block_until_ready(state.window_B)
+        on_part(n_done)
+    return read_codes(prompt, state, spaces=spaces)
+
+
+@functools.partial(jax.jit, static_argnames="spaces")
+def start(model: CoarseNetwork, prompt: CoarsePrompt, *, spaces: TokenSpaces) -> WindowsDone:
+    """The state before the first window."""
+    B, n_tokens = len(prompt.stream_BT), _room(prompt, spaces) * spaces.coarse_window
+    # Past the last window there is room for a whole slice, so that slicing the last tokens never clamps.
+    n_room = n_tokens + spaces.n_coarse_history
+    return WindowsDone(
+        jnp.zeros(B, jnp.int32),
+        jnp.pad(prompt.stream_BT, ((0, 0), (0, n_room)), constant_values=spaces.coarse_pad),
+        jnp.zeros((B, n_tokens)),
+        model.empty_cache(B, spaces.n_coarse_semantic + 1 + spaces.n_coarse_history + spaces.coarse_window),
+    )
+
+
+@functools.partial(jax.jit, static_argnames="spaces", donate_argnames="state")
+def run_windows(
+    model: CoarseNetwork,
+    prompt: CoarsePrompt,
+    sampling: Sampling,
+    state: WindowsDone,
+    n_windows: int | jax.Array,
+    *,
+    spaces: TokenSpaces,
+) -> WindowsDone:
+    """Generates n_windows windows more a row, or as many as the row needs.
+
+    One program for every n_windows: stopping on the way and going on gives, bit for bit, what one run gives. The rows
+    need not have started together.
+    """
+    sampling = dataclasses.replace(sampling, key_B=fold(sampling.key_B, COARSE_STAGE))
+    needed_B = spaces.n_windows(prompt.n_frames_B)
+    decoder = make_decoder(model, len(needed_B))
+
+    def body(carry: tuple[jax.Array, WindowsDone]) -> tuple[jax.Array, WindowsDone]:
+        n_done, state = carry
+        is_active_B = state.window_B < needed_B
+        return n_done + 1, _generate_window(model, decoder, prompt, sampling, state, is_active_B, spaces)
+
+    _, state = jax.lax.while_loop(
+        lambda carry: (carry[0] < n_windows) & jnp.any(carry[1].window_B < needed_B), body, (jnp.int32(0), state)
+    )
+    return state
+
+
+def read_codes(prompt: CoarsePrompt, state: WindowsDone, *, spaces: TokenSpaces) -> CoarseCodes:
+    """The codes of the windows done. What lies beyond them means nothing."""
+    stream_BT, logprob_BT, n_frames_B = jax.device_get((state.stream_BT, state.logprob_BT, prompt.n_frames_B))
+    stream_BT = stream_BT[:, spaces.n_coarse_history :][:, : logprob_BT.shape[1]]
+    offset_Q1 = spaces.semantic_vocab + spaces.codebook_size * np.arange(spaces.n_coarse, dtype=np.int32)[:, None]
+    return CoarseCodes(_by_codebook(stream_BT, spaces) - offset_Q1, n_frames_B, _by_codebook(logprob_BT, spaces))
+
+
+def _room(prompt: CoarsePrompt, spaces: TokenSpaces) -> int:
+    """Windows that the longest row a prompt of this width can hold would take."""
+    n_tokens = prompt.semantic_BT.shape[1] - spaces.max_semantic_history - spaces.n_coarse_semantic
+    return spaces.n_windows(spaces.n_frames(n_tokens))
+
+
+def _by_codebook(stream_BT: np.ndarray, spaces: TokenSpaces) -> np.ndarray:
+    """[B, T * Q] frame by frame -> [B, Q, T]."""
+    return stream_BT.reshape(stream_BT.shape[0], -1, spaces.n_coarse).transpose(0, 2, 1)
+
+
+def _generate_window(
+    model: CoarseNetwork,
+    decoder: CoarseNetwork | KernelDecoder,
+    prompt: CoarsePrompt,
+    sampling: Sampling,
+    state: WindowsDone,
+    is_active_B: jax.Array,
+    spaces: TokenSpaces,
+) -> WindowsDone:
+    """Reads the window's prompt and appends coarse_window tokens to each active row."""
+    done_B = state.window_B * spaces.coarse_window
+    tokens_BT, length_B = _window_prompt(prompt, state, spaces)
+    # The loop reads the prompt's last token, so that all of its steps are alike.
+    is_new_B = is_active_B & ~_goes_on(prompt, state, spaces)
+    cache = _read_prompts(model, state.cache, tokens_BT, length_B - 1, is_new_B, spaces)
+    # A row that has ended starts over each time, so that it never runs out of the cache.
+    cache = dataclasses.replace(cache, length_B=jnp.where(is_active_B, length_B - 1, 0))
+    last_B = jnp.take_along_axis(tokens_BT, (length_B - 1)[:, None], axis=1)[:, 0]
+    starts = [spaces.semantic_vocab + codebook * spaces.codebook_size for codebook in range(spaces.n_coarse)]
+    heads = [decoder.head_of(start, spaces.codebook_size) for start in starts]
+
+    def body(frame: jax.Array, carry: tuple) -> tuple:
+        """One frame. The codebooks are unrolled, so that each reads its own part of the head."""
+        last_B, cache, tokens_BT, logprob_BT = carry
+        for codebook, (start, head) in enumerate(zip(starts, heads, strict=True)):
+            index = frame * spaces.n_coarse + codebook
+            hidden_BD, cache = decoder.decode(last_B, cache)
+            logits_BV = head(hidden_BD)
+            code_B = choose(draw_logits(logits_BV, sampling), sampling, done_B + index)
+            last_B = start + code_B
+            tokens_BT = tokens_BT.at[:, index].set(last_B)
+            logprob_BT = logprob_BT.at[:, index].set(log_probability(logits_BV, code_B))
+        return last_B, cache, tokens_BT, logprob_BT
+
+    B = len(last_B)
+    empty = (jnp.zeros((B, spaces.coarse_window), jnp.int32), jnp.zeros((B, spaces.coarse_window)))
+    n_frames = spaces.coarse_window // spaces.n_coarse
+    _, cache, tokens_BT, logprob_BT = jax.lax.fori_loop(0, n_frames, body, (last_B, cache, *empty))
+    return WindowsDone(
+        state.window_B + is_active_B,
+        _write_rows(state.stream_BT, tokens_BT, spaces.n_coarse_history + done_B, is_active_B),
+        _write_rows(state.logprob_BT, logprob_BT, done_B, is_active_B),
+        cache,
+    )
+
+
+def _window_prompt(prompt: CoarsePrompt, state: WindowsDone, spaces: TokenSpaces) -> tuple[jax.Array, jax.Array]:
+    """The window's prompts, left-aligned, and their lengths."""
+    B = len(state.window_B)
+    done_B = state.window_B * spaces.coarse_window
+    semantic_BT = _slice_rows(
+        prompt.semantic_BT, _first_semantic(prompt, state.window_B, spaces), spaces.n_coarse_semantic
+    )
+    infer_B1 = jnp.full((B, 1), spaces.coarse_infer, jnp.int32)
+    n_recent_B = jnp.minimum(prompt.n_stream_B + done_B, spaces.n_coarse_history)
+    recent_BT = _slice_rows(state.stream_BT, spaces.n_coarse_history + done_B - n_recent_B, spaces.n_coarse_history)
+    length_B = spaces.n_coarse_semantic + 1 + n_recent_B
+    return jnp.concatenate([semantic_BT, infer_B1, recent_BT], axis=1), length_B
+
+
+def _first_semantic(prompt: CoarsePrompt, window_B: jax.Array, spaces: TokenSpaces) -> jax.Array:
+    """Where the semantic tokens of a window's prompt start."""
+    n_windows = _room(prompt, spaces)
+    n_done = jnp.asarray([spaces.n_semantic_done(w * spaces.coarse_window) for w in range(n_windows + 1)])
+    return jnp.maximum(prompt.n_history_B + n_done[window_B] - spaces.max_semantic_history, 0)
+
+
+def _goes_on(prompt: CoarsePrompt, state: WindowsDone, spaces: TokenSpaces) -> jax.Array:
+    """Whether the window's prompt is the last one's with the tokens generated since."""
+    before_B = jnp.maximum(state.window_B - 1, 0)
+    is_same_B = _first_semantic(prompt, before_B, spaces) == _first_semantic(prompt, state.window_B, spaces)
+    is_whole_B = prompt.n_stream_B + state.window_B * spaces.coarse_window <= spaces.n_coarse_history
+    return (state.window_B > 0) & is_same_B & is_whole_B
+
+
+def _read_prompts(
+    model: CoarseNetwork,
+    cache: KVCache,
+    tokens_BT: jax.Array,
+    length_B: jax.Array,
+    is_new_B: jax.Array,
+    spaces: TokenSpaces,
+) -> KVCache:
+    """The cache with the prompts of the rows that are new, less their last token; the other rows stay as they are.
+
+    A prompt without a stream is read in a pass of its own, a third as long in Bark. Which pass reads a row is never a
+    matter of its neighbours.
+    """
+    n_short = spaces.n_coarse_semantic
+    is_short_B = length_B <= n_short
+    cache = _read_rows(model, cache, tokens_BT[:, :n_short], length_B, is_new_B & is_short_B)
+    return _read_rows(model, cache, tokens_BT[:, :-1], length_B, is_new_B & ~is_short_B)
+
+
+def _read_rows(
+    model: CoarseNetwork, cache: KVCache, tokens_BT: jax.Array, length_B: jax.Array, is_read_B: jax.Array
+) -> KVCache:
+    """The cache with some rows read anew, a few at a time until none is left."""
+    B = len(length_B)
+    n_at_once = rows_at_once(B)
+    if n_at_once == B:
+        # Not the loop below: of a single row XLA would move its body out of it, and read the prompt in any case.
+
+        def read(cache: KVCache) -> KVCache:
+            return cache.replaced(is_read_B, model.prefill(model.embed(tokens_BT), length_B, cache.n_slots))
+
+        return jax.lax.cond(jnp.any(is_read_B), read, lambda cache: cache, cache)
+
+    def read_some(carry: tuple[KVCache, jax.Array]) -> tuple[KVCache, jax.Array]:
+        cache, is_left_B = carry
+        (tokens_RT, length_R), row_R = take_rows((tokens_BT, length_B), is_left_B, n_at_once)
+        some = model.prefill(model.embed(tokens_RT), length_R, cache.n_slots)
+        return put_rows(cache, some, row_R, B), is_left_B.at[row_R].set(False, mode="drop")
+
+    cache, _ = jax.lax.while_loop(lambda carry: jnp.any(carry[1]), read_some, (cache, is_read_B))
+    return cache
+
+
+def _slice_rows(x_BT: jax.Array, start_B: jax.Array, size: int) -> jax.Array:
+    """`size` columns of each row, from its own start on."""
+    return jax.vmap(lambda x_T, start: jax.lax.dynamic_slice(x_T, (start,), (size,)))(x_BT, start_B)
+
+
+def _write_rows(x_BT: jax.Array, new_BT: jax.Array, start_B: jax.Array, is_written_B: jax.Array) -> jax.Array:
+    """Each row with `new_BT` from its own start on, or as it was."""
+    written_BT = jax.vmap(lambda x_T, new_T, start: jax.lax.dynamic_update_slice(x_T, new_T, (start,)))(
+        x_BT, new_BT, start_B
+    )
+    return jnp.where(is_written_B[:, None], written_BT, x_BT)

@@ -1,0 +1,424 @@
+"""Continuous batching: slots of the accelerator that are filled again as soon as their row is done.
+
+    requests -> semantic slots -> coarse slots -> groups of the fine stage and the codec -> finished
+
+A batch of fixed rows runs until its longest ends. Here a row that ends leaves its slot, between chunks of steps in the
+semantic stage and between windows in the coarse stage, and another takes it. The coarse stage, which takes longest,
+runs whenever its slots are full or nothing else is left to do.
+
+Every program has one shape, whatever the rows: prompts are read in groups of a fixed size, slots are always as many.
+So a row's tokens depend on the row and on the number of slots alone, never on its neighbours, its slot or the order in
+which rows end.
+
+On several devices the slots are divided among them. No device waits for another within a chunk.
+"""
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from bark_jax._system.forks import check_process
+from bark_jax._system.own_jax_config import under_own_config
+from bark_jax.errors import BarkError, DeviceMemoryError, InputError, UnsupportedError
+from bark_jax.generation import coarse, fine, semantic
+from bark_jax.generation.codec import FRAMES_STEP, decode_codes, decode_padded
+from bark_jax.generation.rows import Row, Utterance
+from bark_jax.generation.runner import (
+    Networks,
+    coarse_prompt,
+    coarse_result,
+    coarse_spaces,
+    fine_prompt,
+    fine_result,
+    require_finite,
+    sampling_of,
+    semantic_prompt,
+    semantic_result,
+)
+from bark_jax.generation.sampling import Sampling
+from bark_jax.generation.settings import check_count
+from bark_jax.generation.slots import ROWS_AT_ONCE, put_rows, rows_at_once
+from bark_jax.generation.tokens import TokenSpaces
+from bark_jax.networks.platform import default_device, device_errors
+
+N_SLOTS = 16
+# Steps of the semantic stage between two looks for rows that have ended. A row that ends costs half of them.
+STEPS_PER_CHUNK = 32
+
+
+class Request(NamedTuple):
+    """A row to speak, and what the caller knows it by."""
+
+    tag: Any
+    row: Row
+
+
+class Finished(NamedTuple):
+    """What a request became: an utterance, or the error of this row alone."""
+
+    tag: Any
+    utterance: Utterance | None
+    error: BarkError | None
+
+
+@dataclasses.dataclass(eq=False)
+class _Job:
+    """A request on its way."""
+
+    request: Request
+    semantic: tuple[np.ndarray, np.ndarray] | None = None  # tokens, log-probabilities
+    coarse: tuple[np.ndarray, np.ndarray] | None = None  # codes, log-probabilities
+
+    @property
+    def row(self) -> Row:
+        return self.request.row
+
+
+class Engine:
+    """Speaks rows of any mix of lengths.
+
+    Args:
+      model: on whose networks; they are copied to the devices.
+      n_slots: rows in the semantic stage at once, and as many in the coarse stage; rounded up to a multiple of the
+        devices. More of them are faster until the device's arithmetic or memory is full.
+      devices: of this process; the default one alone if None.
+    """
+
+    @under_own_config
+    def __init__(self, model: Networks, n_slots: int = N_SLOTS, devices: Sequence[jax.Device] | None = None):
+        check_process()
+        devices = list(devices or [default_device()])
+        if foreign := [device for device in devices if device.process_index != jax.process_index()]:
+            raise InputError(f"devices has {foreign[0]}, expected devices of this process: jax.local_devices()")
+        if model.is_offloaded:
+            raise UnsupportedError("the engine runs all networks at once, and this model's are offloaded one by one")
+        self._programs = _Programs(model, devices)
+        self.n_slots = -(-check_count("n_slots", n_slots) // len(devices)) * len(devices)
+
+    @under_own_config
+    def run(self, requests: Iterable[Request]) -> Iterator[Finished]:
+        """Speaks rows and gives each as it is done, in any order.
+
+        Requests are taken as slots come free, up to about three times n_slots ahead of what has been given. Where a
+        device has no memory for its slots, they are halved, and the rows in them start over.
+
+        Raises:
+          BarkError: not even one slot fits; or, a DeviceError, a device fails. Rows that fail for their own reasons are
+            `Finished` with an error.
+        """
+        check_process()
+        requests, again = iter(requests), collections.deque()
+        while True:
+            run = _Run(self._programs, self.n_slots, requests, again)
+            try:
+                yield from run.finished()
+                return
+            except DeviceMemoryError as error:
+                self._halve(error)
+                again = run.unfinished
+
+    def _halve(self, error: Exception) -> None:
+        n_devices = self._programs.n_devices
+        fewer = self.n_slots // 2 // n_devices * n_devices
+        if fewer == 0:
+            raise BarkError(
+                f"the devices have no memory for {self.n_slots} slots, and fewer there cannot be: {error}. Take a "
+                "smaller model, or dtype='bfloat16'."
+            ) from error
+        self.n_slots = fewer
+
+
+class _Run:
+    """One pass over the requests."""
+
+    def __init__(
+        self,
+        programs: "_Programs",
+        n_slots: int,
+        requests: Iterator[Request],
+        again: "collections.deque[_Job]",
+    ):
+        self._programs = programs
+        self._requests, self._again = requests, again
+        self._is_exhausted = False
+        self._semantic = _SemanticSlots(programs, programs.semantic_model, n_slots)
+        self._coarse = _CoarseSlots(programs, programs.coarse_model, n_slots)
+        self._spoken: collections.deque[_Job] = collections.deque()  # wait for a coarse slot
+        self._groups: dict[tuple, list[_Job]] = {}  # wait for company in the fine stage, by shape
+        self._in_group: list[_Job] = []  # in the fine stage and the codec
+        self._windows: tuple[int, int] | None = None  # the coarse windows that all rows share
+
+    @property
+    def unfinished(self) -> "collections.deque[_Job]":
+        """What has been taken and not given."""
+        waiting = [job for jobs in self._groups.values() for job in jobs]
+        held = [*self._in_group, *waiting, *self._coarse.jobs, *self._spoken, *self._semantic.jobs, *self._again]
+        return collections.deque(_Job(job.request) for job in held)
+
+    def finished(self) -> Iterator[Finished]:
+        while True:
+            yield from self._fill()
+            if self._coarse.is_full or (self._coarse.jobs and not self._semantic.jobs):
+                ended = self._coarse.run()
+            elif self._semantic.jobs:
+                ended = self._semantic.run()
+            elif self._groups:
+                yield from self._finish_group(next(iter(self._groups)))
+                continue
+            else:
+                return
+            for job, error in ended:
+                if error is not None:
+                    yield Finished(job.request.tag, None, error)
+                elif job.coarse is None:
+                    self._spoken.append(job)
+                else:
+                    yield from self._group(job)
+
+    def _fill(self) -> Iterator[Finished]:
+        """Gives free slots new rows."""
+        while self._spoken and not self._coarse.is_full:
+            self._coarse.add(self._spoken.popleft())
+        while not self._semantic.is_full and (job := self._take()) is not None:
+            if (error := self._objection(job.row)) is not None:
+                yield Finished(job.request.tag, None, error)
+            else:
+                self._semantic.add(job)
+        self._semantic.place()
+        self._coarse.place()
+
+    def _take(self) -> _Job | None:
+        if self._again:
+            return self._again.popleft()
+        if self._is_exhausted:
+            return None
+        request = next(self._requests, None)
+        self._is_exhausted = request is None
+        return None if request is None else _Job(request)
+
+    def _objection(self, row: Row) -> BarkError | None:
+        """Why a row cannot share a run with the first."""
+        windows = row.settings.n_coarse_history, row.settings.coarse_window
+        if self._windows is None:
+            self._windows = windows
+            self._coarse.spaces = coarse_spaces([row], self._programs.model.spaces)
+        if windows == self._windows:
+            return None
+        return InputError(
+            f"max_coarse_history and sliding_window_len are {windows}, and {self._windows} in the first row: all rows "
+            "of a run share them"
+        )
+
+    def _group(self, job: _Job) -> Iterator[Finished]:
+        """Finishes a row with others of its shape, as soon as they are a group."""
+        spaces, n_frames = self._programs.model.spaces, job.coarse[0].shape[1]
+        n_history = 0 if job.row.voice is None else min(job.row.voice.fine.shape[1], spaces.n_fine_history)
+        shape = int(fine.count_windows(n_frames, n_history, spaces)), -(-n_frames // FRAMES_STEP)
+        self._groups.setdefault(shape, []).append(job)
+        if len(self._groups[shape]) == self._programs.n_group:
+            yield from self._finish_group(shape)
+
+    def _finish_group(self, shape: tuple) -> Iterator[Finished]:
+        self._in_group = self._groups.pop(shape)
+        codes, audio = self._programs.finish(self._in_group)
+        for job, codes_QT, samples in zip(self._in_group, codes, audio, strict=True):
+            (tokens, semantic_logprob), (coarse_QT, coarse_logprob) = job.semantic, job.coarse
+            utterance = Utterance(tokens, coarse_QT, codes_QT, samples, semantic_logprob, coarse_logprob)
+            error = _objection_to(codes_QT, "fine") or _objection_to(samples, "codec")
+            yield Finished(job.request.tag, None if error else utterance, error)
+        self._in_group = []
+
+
+class _Programs:
+    """The compiled functions, each of one shape, on one device or divided among several."""
+
+    def __init__(self, model: Networks, devices: list[jax.Device]):
+        self.model, self.n_devices = model, len(devices)
+        self.n_group = rows_at_once(ROWS_AT_ONCE) * len(devices)
+        self._mesh = Mesh(np.array(devices), ("data",))
+        put = functools.partial(jax.device_put, device=NamedSharding(self._mesh, P()))
+        self.semantic_model, self.coarse_model = put(model.semantic), put(model.coarse_acoustics)
+        self.fine_model, self.codec = put(model.fine_acoustics), put(model.codec_model)
+        self.place = jax.jit(_place, donate_argnums=0)
+        steps = functools.partial(semantic.run_steps, n_steps=STEPS_PER_CHUNK)
+        self.start_semantic = self._divided(semantic.start, 1)
+        self.run_semantic = self._divided(steps, 3, donate=(3,))
+        self.start_coarse = self._divided(coarse.start, 1)
+        windows = functools.partial(coarse.run_windows, n_windows=1)
+        self.run_coarse = self._divided(windows, 3, donate=(3,))
+        self._fill = self._divided(fine.generate_fine, 2)
+        self._decode = self._divided(lambda *rows, spaces: decode_padded(*rows), 2)
+
+    def _divided(self, function: Callable, n_trees: int, donate: tuple[int, ...] = ()) -> Callable:
+        """A function of a network and of trees of arrays with rows in front, each device for its own rows."""
+
+        def divided(network: Any, *rows: Any, spaces: TokenSpaces | None = None) -> Any:
+            return jax.shard_map(
+                functools.partial(function, spaces=spaces),
+                mesh=self._mesh,
+                in_specs=(P(), *[P("data")] * n_trees),
+                out_specs=P("data"),
+                check_vma=False,
+            )(network, *rows)
+
+        return jax.jit(divided, static_argnames="spaces", donate_argnums=donate)
+
+    def rows(self, tree: Any) -> Any:
+        """Arrays with rows in front, divided among the devices."""
+        return jax.device_put(tree, NamedSharding(self._mesh, P("data")))
+
+    def finish(self, jobs: list[_Job]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """All codes and the audio of a group of rows."""
+        spaces = self.model.spaces
+        rows, known = [job.row for job in jobs], [job.coarse[0] for job in jobs]
+        with device_errors("fine", self.fine_model, len(jobs)):
+            prompt = self.rows(fine_prompt(rows, known, spaces, self.n_group))
+            sampling = self.rows(sampling_of(rows, "fine", self.n_group))
+            codes_BQT = np.asarray(self._fill(self.fine_model, prompt, sampling, spaces=spaces))
+        codes = [fine_result(codes_BQT, b, coarse_QT) for b, coarse_QT in enumerate(known)]
+        idle = [np.zeros((spaces.n_fine, 0), np.int32)] * (self.n_group - len(jobs))
+        with device_errors("codec", self.codec, len(jobs)):
+            return codes, decode_codes(self.codec, codes + idle, self._decode)[: len(jobs)]
+
+
+class _Slots:
+    """Rows of one stage, each in a slot, and the compiled functions that read, place and run them."""
+
+    stage: str
+
+    def __init__(self, programs: _Programs, network: Any, n_slots: int):
+        self.programs, self.network = programs, network
+        self.n_slots, self.spaces = n_slots, programs.model.spaces
+        self._jobs: list[_Job | None] = [None] * n_slots
+        self._added: collections.deque[int] = collections.deque()  # slots of rows that have yet to be placed
+        self._state: Any = None  # (prompt, sampling, what changes), rows in front
+        self._may_cut = False
+
+    @property
+    def jobs(self) -> list[_Job]:
+        return [job for job in self._jobs if job is not None]
+
+    @property
+    def is_full(self) -> bool:
+        return None not in self._jobs
+
+    def add(self, job: _Job) -> None:
+        slot = self._jobs.index(None)
+        self._jobs[slot] = job
+        self._added.append(slot)
+
+    def place(self) -> None:
+        """Reads the prompts of the rows that were added and puts them into their slots, a group at a time."""
+        if not self._added:
+            return
+        with device_errors(self.stage, self.network, self.n_slots):
+            self._place_added()
+
+    def _place_added(self) -> None:
+        if self._state is None:
+            self._state = self.programs.rows(self._read([], self.n_slots))
+        while self._added:
+            n_group = self.programs.n_group
+            slots = [self._added.popleft() for _ in range(min(n_group, len(self._added)))]
+            group = self._read([self._jobs[slot] for slot in slots], n_group)
+            # Slots past the end are dropped: they are those of the rows that only fill the group.
+            to = np.full(n_group, self.n_slots, np.int32)
+            to[: len(slots)] = slots
+            self._state = self.programs.place(self._state, self.programs.rows(group), to)
+
+    def run(self) -> list[tuple[_Job, BarkError | None]]:
+        """Runs on, and gives the rows that ended with what they made, or with an error."""
+        prompt, sampling, state = self._state
+        with device_errors(self.stage, self.network, self.n_slots):
+            state = self._advance(prompt, dataclasses.replace(sampling, may_cut=self._may_cut), state)
+            self._state = prompt, sampling, state
+            return list(self._collect(state))
+
+    def _ended(self, is_done_B: np.ndarray) -> list[int]:
+        """Slots whose rows are done; empty slots are not among them."""
+        return [slot for slot, job in enumerate(self._jobs) if job is not None and is_done_B[slot]]
+
+    def _take_out(self, slot: int, logprob: np.ndarray) -> tuple[_Job, BarkError | None]:
+        job, self._jobs[slot] = self._jobs[slot], None
+        return job, _objection_to(logprob, self.stage)
+
+    def _sampling(self, jobs: list[_Job], n_rows: int) -> Sampling:
+        sampling = sampling_of([job.row for job in jobs], self.stage, n_rows)
+        self._may_cut |= sampling.may_cut
+        return dataclasses.replace(sampling, may_cut=False)
+
+    def _read(self, jobs: list[_Job], n_rows: int) -> Any:
+        """(prompt, sampling, state) of rows that start; those beyond the jobs are idle."""
+        raise NotImplementedError
+
+    def _advance(self, prompt: Any, sampling: Sampling, state: Any) -> Any:
+        raise NotImplementedError
+
+    def _collect(self, state: Any) -> Iterator[tuple[_Job, BarkError | None]]:
+        raise NotImplementedError
+
+
+class _SemanticSlots(_Slots):
+    stage = "semantic"
+
+    def _read(self, jobs: list[_Job], n_rows: int) -> tuple[semantic.SemanticPrompt, Sampling, semantic.Decoding]:
+        prompt = self.programs.rows(semantic_prompt([job.row for job in jobs], self.spaces, n_rows))
+        state = self.programs.start_semantic(self.network, prompt, spaces=self.spaces)
+        return prompt, self._sampling(jobs, n_rows), state
+
+    def _advance(self, *rows: Any) -> semantic.Decoding:
+        return self.programs.run_semantic(self.network, *rows, spaces=self.spaces)
+
+    def _collect(self, state: semantic.Decoding) -> Iterator[tuple[_Job, BarkError | None]]:
+        if ended := self._ended(np.asarray(state.done_B)):
+            output = jax.device_get(state.output)
+        for slot in ended:
+            self._jobs[slot].semantic = _copied(semantic_result(output, slot))
+            yield self._take_out(slot, output.logprob_BT[slot])
+
+
+class _CoarseSlots(_Slots):
+    stage = "coarse"
+
+    def _read(self, jobs: list[_Job], n_rows: int) -> tuple[coarse.CoarsePrompt, Sampling, coarse.WindowsDone]:
+        tokens = [job.semantic[0] for job in jobs]
+        prompt = self.programs.rows(coarse_prompt([job.row for job in jobs], tokens, self.spaces, n_rows))
+        state = self.programs.start_coarse(self.network, prompt, spaces=self.spaces)
+        return prompt, self._sampling(jobs, n_rows), state
+
+    def _advance(self, *rows: Any) -> coarse.WindowsDone:
+        return self.programs.run_coarse(self.network, *rows, spaces=self.spaces)
+
+    def _collect(self, state: coarse.WindowsDone) -> Iterator[tuple[_Job, BarkError | None]]:
+        prompt = self._state[0]
+        needed_B = self.spaces.n_windows(np.asarray(prompt.n_frames_B))
+        if ended := self._ended(np.asarray(state.window_B) >= needed_B):
+            codes = jax.device_get(coarse.read_codes(prompt, state, spaces=self.spaces))
+        for slot in ended:
+            result = _copied(coarse_result(codes, slot))
+            self._jobs[slot].coarse = result
+            yield self._take_out(slot, result[1])
+
+
+def _place(all_rows: Any, some_rows: Any, slot_R: jax.Array) -> Any:
+    return put_rows(all_rows, some_rows, slot_R, n_slots=len(jax.tree.leaves(all_rows)[0]))
+
+
+def _copied(arrays: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Arrays of their own, so that one row does not keep those of all."""
+    return arrays[0].copy(), arrays[1].copy()
+
+
+def _objection_to(values: np.ndarray, stage: str) -> BarkError | None:
+    try:
+        require_finite(values, stage)
+    except BarkError as error:
+        return error
+    return None

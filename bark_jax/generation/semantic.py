@@ -1,0 +1,220 @@
+"""The semantic stage: text tokens to semantic tokens.
+
+Source: suno-ai/bark, bark/generation.py, `generate_text_semantic`.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bark_jax.generation.sampling import SEMANTIC_STAGE, Sampling, choose, draw_logits, fold, log_probability
+from bark_jax.generation.tokens import TokenSpaces
+from bark_jax.networks.attention import KVCache
+from bark_jax.networks.causal import SemanticNetwork
+from bark_jax.networks.decoder import make_decoder
+
+# Steps between two looks at whether all rows have ended. A look makes a GPU wait for the host; a row that has ended
+# costs up to so many steps more.
+STEPS_PER_LOOK = 8
+# Steps of a part, where somebody watches: 0.64 s of Bark's audio.
+PART_STEPS = 4 * STEPS_PER_LOOK
+
+
+@dataclasses.dataclass(frozen=True)
+class SemanticRow:
+    """What one row asks for."""
+
+    text: np.ndarray  # text tokens in the network's vocabulary, at most n_text
+    history: np.ndarray  # a voice's semantic tokens, of which the last n_text are read; empty for no voice
+    max_tokens: int
+    min_end_probability: float = 2.0
+    may_end: bool = True
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SemanticPrompt:
+    """The rows of a batch; numpy arrays from the host, as making others there compiles."""
+
+    text_BT: jax.Array  # text tokens in the network's vocabulary, padded with text_pad to n_text
+    history_BT: jax.Array  # a voice's last semantic tokens, padded with semantic_end to n_text
+    max_tokens_B: jax.Array  # int32, 0 to max_semantic; 0 for a row that is only there to fill the batch
+    min_end_probability_B: jax.Array  # float32; the row ends once the end token is this likely; above 1 for never
+    may_end_B: jax.Array  # bool; where False the end token is not legal, and the row ends at max_tokens_B
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SemanticTokens:
+    """What the stage gives back."""
+
+    tokens_BT: jax.Array  # int32 [B, max_semantic], semantic_end past each row's length
+    length_B: jax.Array  # int32, tokens before the end
+    logprob_BT: jax.Array  # float32, of each token among the legal ones at temperature 1; 0 past the length, unless
+    # the end was chosen among logits that are not finite
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """Everything that changes while semantic tokens are generated."""
+
+    output: SemanticTokens  # what has been chosen so far; a row's next draw is number length_B
+    last_B: jax.Array  # what the network reads next: the infer token, then the token chosen last
+    cache: KVCache  # holds everything before last_B
+    done_B: jax.Array  # the row has ended; it is read on with the others, and nothing comes of it
+
+
+def make_prompt(rows: Sequence[SemanticRow], spaces: TokenSpaces) -> SemanticPrompt:
+    """Lays rows out as one batch."""
+    text_BT, history_BT = pad_prompt([row.text for row in rows], [row.history for row in rows], spaces)
+    return SemanticPrompt(
+        text_BT=text_BT,
+        history_BT=history_BT,
+        max_tokens_B=np.array([row.max_tokens for row in rows], np.int32),
+        min_end_probability_B=np.array([row.min_end_probability for row in rows], np.float32),
+        may_end_B=np.array([row.may_end for row in rows], bool),
+    )
+
+
+def pad_prompt(
+    texts: Sequence[np.ndarray], histories: Sequence[np.ndarray], spaces: TokenSpaces
+) -> tuple[np.ndarray, np.ndarray]:
+    """The two halves of the prompt, int32 [B, n_text] each: text tokens, and a voice's last semantic tokens."""
+    text_BT = np.full((len(texts), spaces.n_text), spaces.text_pad, np.int32)
+    history_BT = np.full((len(texts), spaces.n_text), spaces.semantic_end, np.int32)
+    for b, (text, history) in enumerate(zip(texts, histories, strict=True)):
+        history = history[-spaces.n_text :]
+        text_BT[b, : len(text)] = text
+        history_BT[b, : len(history)] = history
+    return text_BT, history_BT
+
+
+@functools.partial(jax.jit, static_argnames="spaces")
+def generate_semantic(
+    model: SemanticNetwork, prompt: SemanticPrompt, sampling: Sampling, *, spaces: TokenSpaces
+) -> SemanticTokens:
+    """Generates until every row has ended.
+
+    A row ends when it chooses the end token, when the end token's probability in the distribution that it draws from
+    reaches min_end_probability (suno's rule; transformers looks before the temperature), or at max_tokens.
+    """
+    state = start(model, prompt, spaces=spaces)
+    return run_steps(model, prompt, sampling, state, spaces.max_semantic, spaces=spaces).output
+
+
+def generate_in_parts(
+    model: SemanticNetwork,
+    prompt: SemanticPrompt,
+    sampling: Sampling,
+    on_part: Callable[[int], None],
+    *,
+    spaces: TokenSpaces,
+) -> SemanticTokens:
+    """What `generate_semantic` gives, bit for bit, in programs of PART_STEPS tokens a row.
+
+    Args:
+      on_part: called after each part with how many tokens the longest row has.
+    """
+    state = start(model, prompt, spaces=spaces)
+    while not jax.device_get(state.done_B).all():
+        state = run_steps(model, prompt, sampling, state, PART_STEPS, spaces=spaces)
+        on_part(int(jax.device_get(state.output.length_B).max()))
+    return state.output
+
+
+@functools.partial(jax.jit, static_argnames="spaces")
+def start(model: SemanticNetwork, prompt: SemanticPrompt, *, spaces: TokenSpaces) -> Decoding:
+    """Reads the prompts."""
+    B, n_prompt = prompt.text_BT.shape
+    embeds_BTD = model.embed_prompt(prompt.text_BT, prompt.history_BT)
+    return Decoding(
+        output=_no_tokens(B, spaces),
+        last_B=jnp.full(B, spaces.semantic_infer, jnp.int32),
+        cache=model.prefill(embeds_BTD, jnp.full(B, n_prompt, jnp.int32), n_prompt + spaces.max_semantic),
+        done_B=prompt.max_tokens_B == 0,
+    )
+
+
+@functools.partial(jax.jit, static_argnames="spaces", donate_argnames="state")
+def run_steps(
+    model: SemanticNetwork,
+    prompt: SemanticPrompt,
+    sampling: Sampling,
+    state: Decoding,
+    n_steps: int | jax.Array,
+    *,
+    spaces: TokenSpaces,
+) -> Decoding:
+    """Generates n_steps tokens a row, to the next multiple of STEPS_PER_LOOK, or until every row has ended.
+
+    One program for every n_steps: stopping on the way and going on gives, bit for bit, what one run gives. The rows
+    need not have started together.
+    """
+    sampling = dataclasses.replace(sampling, key_B=fold(sampling.key_B, SEMANTIC_STAGE))
+    decoder = make_decoder(model, len(state.done_B))
+    head = decoder.head_of(0, spaces.semantic_end + 1)
+
+    def step(_: jax.Array, state: Decoding) -> Decoding:
+        hidden_BD, cache = decoder.decode(state.last_B, state.cache)
+        return _choose_token(state, cache, _mask(head(hidden_BD), prompt, spaces), prompt, sampling, spaces)
+
+    def steps(carry: tuple[jax.Array, Decoding]) -> tuple[jax.Array, Decoding]:
+        n_done, state = carry
+        return n_done + STEPS_PER_LOOK, jax.lax.fori_loop(0, STEPS_PER_LOOK, step, state)
+
+    _, state = jax.lax.while_loop(
+        lambda carry: (carry[0] < n_steps) & ~jnp.all(carry[1].done_B), steps, (jnp.int32(0), state)
+    )
+    return state
+
+
+def _no_tokens(B: int, spaces: TokenSpaces) -> SemanticTokens:
+    return SemanticTokens(
+        jnp.full((B, spaces.max_semantic), spaces.semantic_end, jnp.int32),
+        jnp.zeros(B, jnp.int32),
+        jnp.zeros((B, spaces.max_semantic)),
+    )
+
+
+def _mask(logits_BV: jax.Array, prompt: SemanticPrompt, spaces: TokenSpaces) -> jax.Array:
+    """Leaves the semantic tokens and, where it is legal, the end token; whatever lies between them never is."""
+    id_1V = jnp.arange(logits_BV.shape[1])[None]
+    is_legal_BV = (id_1V < spaces.semantic_vocab) | ((id_1V == spaces.semantic_end) & prompt.may_end_B[:, None])
+    return jnp.where(is_legal_BV, logits_BV, -jnp.inf)
+
+
+def _choose_token(
+    state: Decoding,
+    cache: KVCache,
+    logits_BV: jax.Array,
+    prompt: SemanticPrompt,
+    sampling: Sampling,
+    spaces: TokenSpaces,
+) -> Decoding:
+    """`cache` holds last_B too."""
+    output, done_B = state.output, state.done_B
+    drawn_from_BV = draw_logits(logits_BV, sampling)
+    token_B = choose(drawn_from_BV, sampling, output.length_B)
+    end_probability_B = jnp.exp(log_probability(drawn_from_BV, jnp.full_like(token_B, spaces.semantic_end)))
+    ends_B = (token_B == spaces.semantic_end) | (end_probability_B >= prompt.min_end_probability_B)
+    keeps_B = ~(done_B | ends_B)
+    # A row that has ended writes past the end of the array, which JAX drops.
+    slots = jnp.arange(len(done_B)), jnp.where(done_B, output.tokens_BT.shape[1], output.length_B)
+    logprob_B = log_probability(logits_BV, token_B)
+    # An end that comes of numbers which are not finite is left to be seen past the row's length.
+    is_told_B = keeps_B | (~done_B & ~jnp.isfinite(logprob_B))
+    logprob_B = jnp.where(is_told_B, logprob_B, 0.0)
+    output = SemanticTokens(
+        output.tokens_BT.at[slots].set(jnp.where(keeps_B, token_B, spaces.semantic_end), mode="drop"),
+        output.length_B + keeps_B,
+        output.logprob_BT.at[slots].set(logprob_B, mode="drop"),
+    )
+    done_B = ~keeps_B | (output.length_B >= prompt.max_tokens_B)
+    # An ended row stays where it is, so that it never runs out of the cache.
+    length_B = jnp.where(done_B, state.cache.length_B, cache.length_B)
+    return Decoding(output, token_B, dataclasses.replace(cache, length_B=length_B), done_B)

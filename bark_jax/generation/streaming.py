@@ -1,0 +1,207 @@
+"""One utterance as it comes: audio while the coarse stage is still at work on the rest.
+
+The semantic stage runs first and whole; the other three run in turns, each turn over a few coarse windows more:
+
+    semantic   ssssssssssss
+    coarse                 c  cc   cccc     ....     windows of the part
+    fine                    f   f      f             the part's frames, less those held back for the next
+    codec                    a   a      a            the part's audio
+
+The first audio comes after the semantic stage, first_windows coarse windows (0.4 s of Bark's audio each), one fine
+window and one step of the codec. Each part has twice the windows of the one before, up to what one fine window holds:
+in Bark 1, 2, 4, 8, 16, 16 ... So the longest utterance takes 6 fine windows in all, where `generate_rows` takes 2, or 3
+with a voice. Playback does not run dry where the second part takes no longer than the first lasts: 2 coarse windows and
+a fine one against 0.2 s of Bark's audio.
+
+What is equal to `generate_rows([row])`, and what is not:
+
+    semantic, coarse   equal bit for bit: the same compiled programs
+    fine               not equal. Its windows see the frames before and after; here they see the codes already sent, as
+                       if they were a voice's, and n_held frames ahead, and each part draws from a key of its own. An
+                       utterance of one part is equal
+    audio              what the codec makes of the codes sent, to float32 rounding
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from bark_jax._system.by_value import ByValue
+from bark_jax._system.own_jax_config import under_own_config
+from bark_jax.generation import coarse
+from bark_jax.generation.codec_steps import decode_next, frames_per_step
+from bark_jax.generation.rows import Row, Utterance
+from bark_jax.generation.runner import (
+    Networks,
+    OnStage,
+    as_on_stage,
+    coarse_prompt,
+    coarse_result,
+    coarse_spaces,
+    require_finite,
+    run_fine,
+    run_semantic,
+    sampling_of,
+)
+from bark_jax.generation.seeds import derive_key
+from bark_jax.generation.settings import check_count
+from bark_jax.generation.tokens import TokenSpaces
+from bark_jax.networks.platform import device_errors
+
+# Frames that the fine stage looks ahead before a frame is sent: 0.2 s of Bark's.
+N_HELD = 15
+
+# Folded into a row's key, as the stages fold small numbers; this is none of them.
+_LATER_PART = 0x70617274  # "part"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StreamedPart(ByValue):
+    """Some frames of an utterance, and their audio."""
+
+    samples: np.ndarray  # float32 [A] audio samples, or [A, channels] of a stereo codec
+    codes: np.ndarray  # int32 [n_fine, T] codes, the coarse ones first
+    first_frame: int  # frames before the part
+
+
+def stream_row(
+    model: Networks, row: Row, *, first_windows: int = 1, n_held: int = N_HELD, on_stage: OnStage | None = None
+) -> "RowStream":
+    """Generates one utterance part by part.
+
+    Nothing runs ahead of the caller: a part is generated when it is asked for, and `close` ends the work, as does
+    dropping the stream. A row whose semantic stage ends at once has no parts.
+
+    Args:
+      first_windows: coarse windows of the first part. More of them start later and give a slow machine a lead.
+      n_held: frames that the fine stage looks ahead. With 0 audio comes soonest, and parts end without a view of what
+        follows; as many as n_fine_history or more leave a fine window room for little else.
+      on_stage: called with "semantic", and then with "coarse", "fine" and "codec" as each starts on a part.
+
+    Returns:
+      An iterator of parts, whose `utterance` is the whole once they have run out.
+
+    Raises:
+      InputError: first_windows or n_held is no such count.
+      UnsupportedError: the codec looks ahead, so no audio could come before the end; use `generate_rows`.
+      BarkError: while iterating: a stage computed something that is not finite.
+    """
+    first_windows, n_held = check_count("first_windows", first_windows), check_count("n_held", n_held, least=0)
+    return RowStream(model, row, first_windows, n_held, as_on_stage(on_stage))
+
+
+class RowStream(Iterator[StreamedPart]):
+    """The parts of one utterance; see `stream_row`."""
+
+    utterance: Utterance | None  # the whole, once the parts have run out
+
+    @under_own_config
+    def __init__(self, model: Networks, row: Row, first_windows: int, n_held: int, tell: OnStage):
+        self.utterance = None
+        self._model, self._row, self._tell = model, row, tell
+        self._first_windows, self._n_held = first_windows, n_held
+        self._sent = np.zeros((model.spaces.n_fine, 0), np.int32)  # codes [n_fine, T] of the parts so far
+        self._codec_state = model.codec_model.init_decode_state(1)
+        self._parts = self._generate()
+
+    @under_own_config
+    def __next__(self) -> StreamedPart:
+        return next(self._parts)
+
+    def close(self) -> None:
+        """Ends the work; no parts follow."""
+        self._parts.close()
+
+    def _generate(self) -> Iterator[StreamedPart]:
+        model, spaces = self._model, self._model.spaces
+        self._tell("semantic")
+        ((tokens, semantic_logprob),) = run_semantic(model.semantic, [self._row], spaces, model.on_accelerator)
+        n_frames = spaces.n_frames(len(tokens))
+        audio, _ = decode_next(model.codec_model, self._sent, self._codec_state)  # none yet, in the codec's shape
+        known = np.zeros((spaces.n_coarse, 0), np.int32), np.zeros((spaces.n_coarse, 0), np.float32)
+        for known in self._run_coarse(tokens):
+            n_sent = self._sent.shape[1]
+            codes_QT = self._run_fine(known[0][:, n_sent:], n_frames - n_sent)
+            if codes_QT.shape[1]:
+                samples = self._run_codec(codes_QT)
+                audio = np.concatenate([audio, samples])
+                yield StreamedPart(samples, codes_QT, n_sent)
+        self.utterance = Utterance(tokens, known[0], self._sent, audio, semantic_logprob, known[1])
+
+    def _run_coarse(self, tokens: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Codes [n_coarse, T] and their log-probabilities from the utterance's start on, with more frames each time."""
+        model = self._model
+        spaces = coarse_spaces([self._row], model.spaces)
+        prompt = coarse_prompt([self._row], [tokens], spaces)
+        sampling = sampling_of([self._row], "coarse")
+        with device_errors("coarse", model.coarse_acoustics, 1):
+            state = coarse.start(model.on_accelerator(model.coarse_acoustics), prompt, spaces=spaces)
+        n_frames = spaces.n_frames(len(tokens))
+        most_windows = (spaces.fine_window - spaces.n_fine_history - self._n_held) // _window_frames(spaces)
+        n_done = 0
+        for stop in part_stops(spaces.n_windows(n_frames), self._first_windows, most_windows):
+            self._tell("coarse")
+            with device_errors("coarse", model.coarse_acoustics, 1):
+                network = model.on_accelerator(model.coarse_acoustics)
+                state = coarse.run_windows(network, prompt, sampling, state, stop - n_done, spaces=spaces)
+                out = jax.device_get(coarse.read_codes(prompt, state, spaces=spaces))
+            n_done = stop
+            n_known = min(stop * _window_frames(spaces), n_frames)
+            codes_QT, logprob_QT = coarse_result(out, 0, n_known)
+            require_finite(logprob_QT, "coarse")
+            yield codes_QT, logprob_QT
+
+    def _run_fine(self, coarse_QT: np.ndarray, n_left: int) -> np.ndarray:
+        """All codes of the next frames to send, given the coarse codes known of the `n_left` frames that are left."""
+        n_known = coarse_QT.shape[1]
+        step = frames_per_step(self._model.codec_model)
+        n_ready = n_left if n_known == n_left else max(0, n_known - self._n_held) // step * step
+        if n_ready == 0:
+            return self._sent[:, :0]
+        self._tell("fine")
+        model, row = self._model, dataclasses.replace(self._row, key=self._fine_key())
+        (known_QT,) = run_fine(
+            model.fine_acoustics, [row], [coarse_QT], model.spaces, model.on_accelerator, [self._fine_history()]
+        )
+        codes_QT = known_QT[:, :n_ready]
+        self._sent = np.concatenate([self._sent, codes_QT], axis=1)
+        return codes_QT
+
+    def _fine_history(self) -> np.ndarray:
+        """The codes [n_fine, T] that the fine stage reads before it: the voice's, then those sent."""
+        voice = self._row.voice
+        return self._sent if voice is None else np.concatenate([voice.fine, self._sent], axis=1)
+
+    def _fine_key(self) -> np.ndarray:
+        """The row's key for the first part, for others one of their own: the draws of no part repeat in another."""
+        first_frame = self._sent.shape[1]
+        return derive_key(self._row.key, _LATER_PART, first_frame)
+
+    def _run_codec(self, codes_QT: np.ndarray) -> np.ndarray:
+        """The audio samples of the next frames."""
+        self._tell("codec")
+        codec = self._model.codec_model
+        with device_errors("codec", codec, 1):
+            samples, self._codec_state = decode_next(self._model.on_accelerator(codec), codes_QT, self._codec_state)
+        require_finite(samples, "codec")
+        return samples
+
+
+def part_stops(n_windows: int, first: int, most: int) -> list[int]:
+    """Windows done after each part: each has twice those of the one before, up to `most`, and the last what is left.
+
+    39 windows, first 1, at most 16 -> [1, 3, 7, 15, 31, 39]
+    """
+    done, size, found = 0, first, []
+    while done < n_windows:
+        done = min(done + size, n_windows)
+        size = max(size, min(2 * size, most))
+        found.append(done)
+    return found
+
+
+def _window_frames(spaces: TokenSpaces) -> int:
+    """Frames that a coarse window makes."""
+    return spaces.coarse_window // spaces.n_coarse

@@ -1,0 +1,137 @@
+"""Single files of a model: in a folder, or in a repository of the Hugging Face Hub."""
+
+import dataclasses
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from bark_jax import tiny
+from bark_jax.errors import InputError, ModelNotFoundError, quoted
+from bark_jax.files import is_inner_path
+from bark_jax.hub.client import can_reach_hub, check_answers, check_download, progress_that_gives_up
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?", re.ASCII)
+_REVISION = re.compile(r"[A-Za-z0-9][\w.+-]{0,99}(/[\w.+-]{1,100}){0,4}", re.ASCII)
+
+
+def check_revision(revision: Any) -> None:
+    """Raises InputError unless `revision` is None or can be a branch, a tag or a commit: it becomes part of a path."""
+    if revision is None or (isinstance(revision, str) and _REVISION.fullmatch(revision) and ".." not in revision):
+        return
+    raise InputError(f"revision is {quoted(revision)}, expected a branch, a tag or a commit of the Hub's repository")
+
+
+class UnreachableError(ModelNotFoundError):
+    """A file that is not on this machine, while the Hub, which may have it, cannot be asked."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where a model's files are.
+
+    `name` is a folder, which "tiny" stands for too, or a Hub id; the other fields only matter for the Hub.
+    """
+
+    name: str
+    revision: str | None = None
+    token: str | bool | None = dataclasses.field(default=None, repr=False)
+    cache_dir: str | os.PathLike | None = None
+    local_files_only: bool = False
+    force_download: bool = False
+
+    def __post_init__(self):
+        check_revision(self.revision)
+        name = tiny.folder_of(self.name)
+        name = os.fspath(name) if isinstance(name, (str, os.PathLike)) else name
+        if not isinstance(name, str):
+            raise InputError(f"a model is named by a folder or a Hub id, not by {quoted(self.name)}")
+        if "\0" in name or not (os.path.isdir(name) or _HUB_ID.fullmatch(name)):
+            raise ModelNotFoundError(
+                f"{quoted(name)} is no folder on this machine and no Hub id, which looks like 'suno/bark-small'"
+            )
+        # Voices are read later, when the working directory may be another.
+        object.__setattr__(self, "name", os.path.abspath(name) if os.path.isdir(name) else name)
+
+    @property
+    def is_folder(self) -> bool:
+        return os.path.isdir(self.name)
+
+    def find(self, path: str) -> Path | None:
+        """A local copy of the file at `path`, downloaded where needed; None where the model has no such file.
+
+        Raises:
+          InputError: the path, or a link on it, leads out of the folder.
+          UnreachableError: the Hub cannot be reached and the file is not in its cache on this machine.
+          ModelNotFoundError: the Hub has no such model, or does not give it.
+          CheckpointError: the file is not the one that the Hub has.
+        """
+        if not is_inner_path(path):
+            raise InputError(
+                f"{quoted(path)} is no path below {self.name}: relative, with '/' between and without '..'"
+            )
+        return self._find_in_folder(path) if self.is_folder else self._download(path)
+
+    def _find_in_folder(self, path: str) -> Path | None:
+        file = Path(self.name, path)
+        if not os.path.isfile(file):  # also for a name that no system takes, where Path.is_file raises
+            return None
+        folder = Path(self.name).resolve()
+        target = file.resolve()
+        if not any(target.is_relative_to(root) for root in (folder, *_blob_folders(folder))):
+            raise InputError(f"{file} is a link to {target}, outside of {folder}; put the file itself there")
+        return file
+
+    def _download(self, path: str) -> Path | None:
+        """The file from the Hub's cache, if it is there, without asking whether the Hub has a newer one.
+
+        With force_download it comes from the Hub where that can be asked.
+        """
+        from huggingface_hub import hf_hub_download, try_to_load_from_cache
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+        where = dict(revision=self.revision, cache_dir=self.cache_dir)
+        is_local = self.local_files_only or (self.force_download and not can_reach_hub())
+        is_forced = self.force_download and not is_local
+        cached = None if is_forced else try_to_load_from_cache(self.name, path, **where)
+        if isinstance(cached, str):
+            check_download(Path(cached))
+            return Path(cached)
+        if cached is not None:  # the Hub has said that there is no such file
+            return None
+        is_local = is_local or not (is_forced or can_reach_hub())
+        check_answers()
+        try:
+            file = hf_hub_download(
+                self.name,
+                path,
+                token=self.token,
+                local_files_only=is_local,
+                force_download=is_forced,
+                tqdm_class=progress_that_gives_up(),
+                **where,
+            )
+        except LocalEntryNotFoundError as error:
+            raise UnreachableError(
+                f"{path} of {self.name} is not on this machine (no folder is called {self.name}) and the Hub cannot be "
+                f"reached. With a connection, run: hf download {self.name} {path}"
+            ) from error
+        except EntryNotFoundError:
+            return None
+        except ModelNotFoundError:
+            raise
+        except Exception as error:  # of the Hub's client and of the two HTTP libraries below it
+            raise ModelNotFoundError(
+                f"{path} of {self.name} cannot be had from the Hub ({type(error).__name__}: {error}). Check the name, "
+                "the revision and, for private or gated models, the login (hf auth login)."
+            ) from error
+        check_download(Path(file), remove=True)
+        return Path(file)
+
+
+def _blob_folders(folder: Path) -> list[Path]:
+    """In the Hub's cache the files of models--owner--name/snapshots/COMMIT are links to models--owner--name/blobs."""
+    for parent in (folder, *folder.parents):
+        if parent.parent.name == "snapshots" and parent.parent.parent.name.startswith("models--"):
+            return [parent.parent.parent / "blobs"]
+    return []

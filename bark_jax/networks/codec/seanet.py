@@ -1,0 +1,121 @@
+"""EnCodec's encoder and decoder (SEANet): which layers, in which order.
+
+A layer's place in `layers` is its place in transformers' checkpoints.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bark_jax.config import EncodecConfig
+from bark_jax.networks.codec.conv import Conv, TransposedConv
+from bark_jax.networks.codec.layer import Elu, Layer, step_through, zero_beyond
+from bark_jax.networks.codec.lstm import SkipLstm
+
+
+class ResidualBlock(Layer):
+    """Two convolutions through fewer channels, added to their input (with use_conv_shortcut: to a projection)."""
+
+    def __init__(self, config: EncodecConfig, channels: int, dilation: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        narrow = channels // config.compress
+        kernel_size = config.residual_kernel_size
+        made = {"dtype": dtype, "rngs": rngs}
+        self.block = nnx.List(
+            [
+                Elu(),
+                Conv(config, channels, narrow, kernel_size, dilation=dilation, **made),
+                Elu(),
+                Conv(config, narrow, channels, 1, **made),
+            ]
+        )
+        self.shortcut = Conv(config, channels, channels, 1, **made) if config.use_conv_shortcut else None
+        self.min_start = max(layer.min_start for layer in self.block)
+        self.is_causal = all(layer.is_causal for layer in self.block)
+
+    def __call__(self, x_BTC: jax.Array, lengths_B: jax.Array | None = None) -> jax.Array:
+        y_BTC = x_BTC
+        for layer in self.block:
+            y_BTC = layer(y_BTC, lengths_B)
+        return self._shorten(x_BTC) + y_BTC
+
+    def init_state(self, batch: int) -> tuple[Any, ...]:
+        return tuple(layer.init_state(batch) for layer in self.block)
+
+    def step(self, x_BTC: jax.Array, state: tuple[Any, ...], started: bool) -> tuple[jax.Array, tuple[Any, ...]]:
+        y_BTC, state = step_through(self.block, x_BTC, state, started)
+        return self._shorten(x_BTC) + y_BTC, state
+
+    def _shorten(self, x_BTC: jax.Array) -> jax.Array:
+        return x_BTC if self.shortcut is None else self.shortcut(x_BTC)
+
+
+class Encoder(nnx.Module):
+    """Audio to one vector a frame: channels double at each stride."""
+
+    def __init__(self, config: EncodecConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        made = {"dtype": dtype, "rngs": rngs}
+        width = config.num_filters
+        layers = [Conv(config, config.audio_channels, width, config.kernel_size, **made)]
+        for ratio in reversed(config.upsampling_ratios):
+            layers += _residual_blocks(config, width, **made)
+            layers += [Elu(), Conv(config, width, 2 * width, 2 * ratio, stride=ratio, **made)]
+            width *= 2
+        layers += [SkipLstm(config, width, **made), Elu()]
+        layers += [Conv(config, width, config.hidden_size, config.last_kernel_size, **made)]
+        self.layers = nnx.List(layers)
+
+    def __call__(self, audio_BAC: jax.Array) -> jax.Array:
+        """x_BTC with C = hidden_size and T = ceil(A / hop_length)."""
+        x_BTC = audio_BAC
+        for layer in self.layers:
+            x_BTC = layer(x_BTC)
+        return x_BTC
+
+
+class Decoder(nnx.Module):
+    """One vector a frame to audio: channels halve at each stride."""
+
+    def __init__(self, config: EncodecConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        made = {"dtype": dtype, "rngs": rngs}
+        width = config.num_filters * 2 ** len(config.upsampling_ratios)
+        layers = [Conv(config, config.hidden_size, width, config.kernel_size, **made), SkipLstm(config, width, **made)]
+        for ratio in config.upsampling_ratios:
+            layers += [Elu(), TransposedConv(config, width, width // 2, 2 * ratio, stride=ratio, **made)]
+            width //= 2
+            layers += _residual_blocks(config, width, **made)
+        layers += [Elu(), Conv(config, width, config.audio_channels, config.last_kernel_size, **made)]
+        self.layers = nnx.List(layers)
+
+    def __call__(self, x_BTC: jax.Array, lengths_B: jax.Array | None = None) -> jax.Array:
+        """audio_BAC of T * hop_length samples, zeros past lengths_B frames of a row."""
+        for layer in self.layers:
+            x_BTC = layer(x_BTC, lengths_B)
+            lengths_B = None if lengths_B is None else lengths_B * layer.upsampling
+        return zero_beyond(x_BTC, lengths_B)
+
+    @property
+    def min_first_frames(self) -> int:
+        """Frames that the first `step` needs, so that each layer gets its min_start."""
+        frames, positions_per_frame = 1, 1
+        for layer in self.layers:
+            frames = max(frames, math.ceil(layer.min_start / positions_per_frame))
+            positions_per_frame *= layer.upsampling
+        return frames
+
+    @property
+    def is_causal(self) -> bool:
+        return all(layer.is_causal for layer in self.layers)
+
+    def init_state(self, batch: int) -> tuple[Any, ...]:
+        return tuple(layer.init_state(batch) for layer in self.layers)
+
+    def step(self, x_BTC: jax.Array, state: tuple[Any, ...], started: bool) -> tuple[jax.Array, tuple[Any, ...]]:
+        return step_through(self.layers, x_BTC, state, started)
+
+
+def _residual_blocks(config: EncodecConfig, channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> list[ResidualBlock]:
+    dilations = [config.dilation_growth_rate**i for i in range(config.num_residual_layers)]
+    return [ResidualBlock(config, channels, dilation, dtype=dtype, rngs=rngs) for dilation in dilations]

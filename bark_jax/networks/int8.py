@@ -1,0 +1,115 @@
+"""Linear layers with weights of eight bits.
+
+Each output feature has a scale, and its weights are whole multiples of it, -127 to 127. That is a quarter of float32's
+bytes, which is what a decoding step on a CPU waits for, and CPUs multiply such numbers several times as fast.
+
+In a step an activation keeps about 15 bits: it is cut into a coarse and a fine part of eight bits each, which pass the
+same weights side by side. Sums of such products are exact whatever their order.
+
+Whole sequences are bound by arithmetic instead, and no product is faster there than one in bfloat16 where the CPU has
+instructions for it: the weights are exact in it, and activations keep eight bits. Other CPUs make the weights float32.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bark_jax.networks.linear import multiplies_bfloat16, multiply
+from bark_jax.networks.platform import backend
+
+MOST = 127
+MOST_ROWS_LAST = 16  # up to which XLA's product is faster with the weights first
+PARTS = 2 * MOST  # a fine part's unit is this fraction of a coarse one's
+
+
+class Int8Linear(nnx.Module):
+    """What takes the place of an `nnx.Linear`: int8 weights [out, in], and a float32 scale [out]."""
+
+    def __init__(self, linear: nnx.Linear):
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.param_dtype = linear.param_dtype  # of activations
+        weight_NK, scale_N = rounded(linear.kernel[...])
+        self.weight, self.scale, self.bias = nnx.Param(weight_NK), nnx.Param(scale_N), linear.bias
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, in] or [B, T, in] -> the same with out, in the dtype of x."""
+        return self.features()(x).astype(x.dtype)
+
+    def features(self, start: int = 0, size: int | None = None) -> Callable[[jax.Array], jax.Array]:
+        """What computes `size` output features from `start` on, in float32."""
+        taken = slice(start, None if size is None else start + size)
+        bias_N = None if self.bias is None else self.bias[taken]
+        return functools.partial(_linear, weight_NK=self.weight[taken], scale_N=self.scale[taken], bias_N=bias_N)
+
+
+def quantize(network: nnx.Module) -> None:
+    """Puts an `Int8Linear` in the place of each Linear of a transformer. Embeddings, norms and tied heads stay."""
+    for block in network.blocks:
+        block.attention.sequence_dtype = sequence_dtype(block.attention.qkv.param_dtype)
+        for module, names in ((block.attention, ("qkv", "out")), (block.mlp, ("up", "down"))):
+            for name in names:
+                setattr(module, name, Int8Linear(getattr(module, name)))
+    if hasattr(network, "head"):
+        network.head = Int8Linear(network.head)
+
+
+def is_quantized(network: nnx.Module) -> bool:
+    return hasattr(network, "blocks") and isinstance(network.blocks[0].mlp.up, Int8Linear)
+
+
+@jax.jit
+def rounded(kernel_KN: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A kernel as int8 weights [N, K], and the scale [N] to multiply what comes of them with."""
+    weight_NK = kernel_KN.T.astype(jnp.float32)
+    scale_N1 = _scale(weight_NK)
+    return jnp.round(weight_NK / scale_N1).astype(jnp.int8), scale_N1[:, 0]
+
+
+def _scale(x_MK: jax.Array) -> jax.Array:
+    """[M, 1], what is 1 in the multiples of each row; of a row of zeros any number."""
+    return jnp.maximum(jnp.max(jnp.abs(x_MK), axis=1, keepdims=True) / MOST, jnp.finfo(jnp.float32).tiny)
+
+
+def sequence_dtype(dtype: jnp.dtype) -> jnp.dtype:
+    """Of what whole sequences are multiplied in, where activations have this dtype."""
+    return jnp.dtype(jnp.bfloat16 if backend() == "cpu" and multiplies_bfloat16() else dtype)
+
+
+def _linear(x: jax.Array, weight_NK: jax.Array, scale_N: jax.Array, bias_N: jax.Array | None) -> jax.Array:
+    is_step = x.ndim == 2 or x.shape[1] == 1  # not by the number of rows: a row reads alike in any company
+    product = _multiply_in_parts if is_step and backend() == "cpu" else _multiply
+    y_MN = product(x.reshape(-1, x.shape[-1]), weight_NK) * scale_N[None]
+    if bias_N is not None:
+        y_MN = y_MN + bias_N.astype(jnp.float32)[None]
+    return y_MN.reshape(*x.shape[:-1], len(scale_N))
+
+
+def _multiply(x_MK: jax.Array, weight_NK: jax.Array) -> jax.Array:
+    dtype = sequence_dtype(x_MK.dtype)
+    return multiply(x_MK.astype(dtype), weight_NK.astype(dtype), 1, jnp.float32)
+
+
+def _multiply_in_parts(x_MK: jax.Array, weight_NK: jax.Array) -> jax.Array:
+    x_MK = x_MK.astype(jnp.float32)
+    scale_M1 = _scale(x_MK)
+    coarse_MK = jnp.round(x_MK / scale_M1)
+    fine_MK = jnp.round((x_MK / scale_M1 - coarse_MK) * PARTS)
+    # Also why there are two parts: with one row XLA makes a loop that is thirty times as slow.
+    parts = jnp.concatenate([coarse_MK, fine_MK]).astype(jnp.int8)
+    if len(x_MK) <= MOST_ROWS_LAST:
+        y_MN = _joined(_sums(weight_NK, parts), axis=1).T
+    else:
+        y_MN = _joined(_sums(parts, weight_NK), axis=0)
+    return y_MN * scale_M1
+
+
+def _sums(x_MK: jax.Array, y_NK: jax.Array) -> jax.Array:
+    return jax.lax.dot_general(x_MK, y_NK, (((1,), (1,)), ((), ())), preferred_element_type=jnp.int32)
+
+
+def _joined(sums: jax.Array, axis: int) -> jax.Array:
+    coarse, fine = jnp.split(sums.astype(jnp.float32), 2, axis)
+    return coarse + fine * (1 / PARTS)

@@ -1,0 +1,57 @@
+"""The default device: its platform, and errors of a device that has too little memory for a stage or fails in it."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from bark_jax._system.forks import check_process
+from bark_jax.errors import DeviceError, DeviceMemoryError
+
+
+def default_device() -> jax.Device:
+    """What `jax.default_device` has chosen, else this process's first device."""
+    chosen = jax.config.jax_default_device
+    if chosen is None or isinstance(chosen, str):
+        return jax.local_devices(backend=chosen)[0]
+    return chosen
+
+
+def backend() -> str:
+    """The platform of the default device, "cpu", "gpu" or "tpu".
+
+    `jax.default_backend` names that of the machine's first device, whatever `jax.default_device` has chosen.
+    """
+    return jax.default_backend() if jax.config.jax_default_device is None else default_device().platform
+
+
+def is_beside_accelerator() -> bool:
+    """Whether the default device is the CPU of a machine whose accelerator JAX would use otherwise."""
+    return backend() == "cpu" != jax.default_backend()
+
+
+@contextlib.contextmanager
+def device_errors(stage: str, network: Any, n_rows: int) -> Iterator[None]:
+    """Turns what JAX raises in the block into an error that names the stage, its sizes and the remedy.
+
+    Raises:
+      DeviceMemoryError: the device has no memory for it.
+      DeviceError: the device fails otherwise.
+      UnsupportedError: this process was forked after JAX had run; see `forks`.
+    """
+    check_process()
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        weights = sum(leaf.nbytes for leaf in jax.tree.leaves(network)) / 1e6
+        sizes = f"{stage} stage of {n_rows} row{'s' if n_rows > 1 else ''}, with {weights:,.0f} MB of weights"
+        what = " ".join(str(error).split())[:300]
+        if "RESOURCE_EXHAUSTED" in what:
+            raise DeviceMemoryError(
+                f"the device has no memory for the {sizes}: {what}. Give fewer rows at once, load the model with "
+                "dtype='bfloat16', or keep one network at a time there: model.enable_cpu_offload()"
+            ) from error
+        raise DeviceError(
+            f"the device failed in the {sizes}: {what}. Try again in a new process; `bark-jax doctor` looks at devices"
+        ) from error

@@ -1,0 +1,129 @@
+"""The pre-LayerNorm block that all three transformers stack, and what they embed with.
+
+    x += attention(norm(x));  x += mlp(norm(x))
+
+Source: suno-ai/bark, bark/model.py, and transformers 5.23, models/bark/modeling_bark.py.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bark_jax.config import BarkSubModelConfig
+from bark_jax.errors import InputError
+from bark_jax.networks.attention import Implementations, SelfAttention
+from bark_jax.networks.linear import make_linear
+
+
+class Embedding(nnx.Embed):
+    """`nnx.Embed`, whose table of half precision a loop on a CPU does not make float32 as a whole, before it starts."""
+
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        """[...] -> [..., D]. An id that the table lacks gives NaN."""
+        # Bound to the ids, so that XLA finds nothing to move out of a loop.
+        table_VD, ids = jax.lax.optimization_barrier((self.embedding[...], ids))
+        return jnp.take(table_VD, ids, axis=0)
+
+
+def check_size(x_BTD: jax.Array, config: BarkSubModelConfig, unit: str) -> None:
+    """Raises InputError where the network cannot read so many rows or positions, called `unit`."""
+    B, T, _ = x_BTD.shape
+    if not B or not T:
+        raise InputError(f"{B} rows of {T} {unit} were given, expected at least one of each")
+    if T > config.block_size:
+        raise InputError(f"{T} {unit} were given, and the network has {config.block_size} (block_size)")
+
+
+def choose_embeds(input_embeds: jax.Array | None, inputs_embeds: jax.Array | None) -> jax.Array | None:
+    """What was given under either of the names that transformers 4 and 5 have for it; None where nothing was."""
+    if input_embeds is not None and inputs_embeds is not None:
+        raise InputError("input_embeds and inputs_embeds are two names of one argument; give one of them")
+    return inputs_embeds if input_embeds is None else input_embeds
+
+
+def as_seen(attention_mask: jax.Array | None, x_BTD: jax.Array) -> jax.Array | None:
+    """transformers' attention_mask as bool [B, T]; None stays None. Raises InputError for another shape."""
+    if attention_mask is None:
+        return None
+    mask_BT = jnp.asarray(attention_mask)
+    if mask_BT.shape != x_BTD.shape[:2]:
+        raise InputError(
+            f"attention_mask has shape {mask_BT.shape}, expected {x_BTD.shape[:2]}: 1 for a position that is attended "
+            "to, 0 for another"
+        )
+    return mask_BT != 0
+
+
+def make_embedding(config: BarkSubModelConfig, n_ids: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> Embedding:
+    return Embedding(
+        n_ids,
+        config.hidden_size,
+        dtype=dtype,
+        param_dtype=dtype,
+        embedding_init=nnx.initializers.normal(config.initializer_range),
+        rngs=rngs,
+    )
+
+
+def make_norm(config: BarkSubModelConfig, *, has_bias: bool, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """torch's LayerNorm: its epsilon, and the variance in two passes (one pass loses digits at a large mean)."""
+    return nnx.LayerNorm(
+        config.hidden_size,
+        epsilon=1e-5,
+        use_fast_variance=False,
+        use_bias=has_bias,
+        dtype=dtype,
+        param_dtype=dtype,
+        rngs=rngs,
+    )
+
+
+class MLP(nnx.Module):
+    """Two Linear layers around an exact GELU; four times as wide inside."""
+
+    def __init__(self, config: BarkSubModelConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        D = config.hidden_size
+        self.up = make_linear(config, D, 4 * D, dtype, rngs)
+        self.down = make_linear(config, 4 * D, D, dtype, rngs)
+
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        wide_BTF = self.up(x_BTD)
+        # In float32 and rounded once, as torch's. In half precision XLA would round each operation of the erf, and on a
+        # GPU write half of the GELU to memory and read it again.
+        activated_BTF = jax.nn.gelu(wide_BTF.astype(jnp.float32), approximate=False)
+        return self.down(activated_BTF.astype(wide_BTF.dtype))
+
+
+class Block(nnx.Module):
+    """One layer. The fine network's LayerNorms have a bias even where its Linear layers have none (norm_has_bias)."""
+
+    def __init__(
+        self,
+        config: BarkSubModelConfig,
+        *,
+        is_causal: bool,
+        norm_has_bias: bool,
+        dtype: jnp.dtype,
+        implementations: Implementations,
+        rngs: nnx.Rngs,
+    ):
+        self.attention_norm = make_norm(config, has_bias=norm_has_bias, dtype=dtype, rngs=rngs)
+        self.attention = SelfAttention(
+            config, is_causal=is_causal, dtype=dtype, implementations=implementations, rngs=rngs
+        )
+        self.mlp_norm = make_norm(config, has_bias=norm_has_bias, dtype=dtype, rngs=rngs)
+        self.mlp = MLP(config, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x_BTD: jax.Array, is_seen_BT: jax.Array | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns the output [B, T, D] and the layer's keys and values [B, T, N, H]; see `SelfAttention`."""
+        y_BTD, k_BTNH, v_BTNH = self.attention(self.attention_norm(x_BTD), is_seen_BT)
+        x_BTD = x_BTD + y_BTD
+        return x_BTD + self.mlp(self.mlp_norm(x_BTD)), k_BTNH, v_BTNH
+
+    def extend(
+        self, x_RD: jax.Array, keys: jax.Array, values: jax.Array, length_B: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The same for one new position a row, which reads the cache; see `SelfAttention.extend`."""
+        y_RD, keys, values = self.attention.extend(self.attention_norm(x_RD), keys, values, length_B)
+        x_RD = x_RD + y_RD
+        return x_RD + self.mlp(self.mlp_norm(x_RD)), keys, values

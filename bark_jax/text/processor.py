@@ -1,0 +1,519 @@
+"""Text and voices to what BarkModel.generate takes, under transformers' names.
+
+Source: transformers 5.23, models/bark/processing_bark.py. Equal texts get equal ids. Departures: each row of a batch
+may have its own voice; a text that is too long, empty or unspeakable is refused instead of being cut or dropped
+silently; a voice is checked, and never read from outside the model's folder by name; arrays are numpy or JAX.
+"""
+
+import functools
+import json
+import os
+import re
+import warnings
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from bark_jax.checkpoints.options import (
+    CONTROL_TOKEN_LISTS,
+    CONTROL_TOKENS,
+    PROCESSOR_IGNORED,
+    PROCESSOR_REFUSED,
+    check_options,
+    control_tokens,
+)
+from bark_jax.config import GENERATION_CONFIG_FILE, BarkGenerationConfig, read_config
+from bark_jax.errors import BarkWarning, ConfigError, InputError, UnsupportedError, VoiceError, quoted
+from bark_jax.files import as_path, is_inner_path, naming, told_as_output_error, write_whole
+from bark_jax.generation.settings import check_count
+from bark_jax.generation.tokens import TokenSpaces
+from bark_jax.hub.source import Source, UnreachableError
+from bark_jax.text.checks import as_nfc, check_texts
+from bark_jax.text.sentences import number_sentences, prompt_budget, split_text
+from bark_jax.text.tokenizer import (
+    SPECIAL_TOKENS,
+    TOKENIZER_CONFIG_FILE,
+    TOKENIZER_FILE,
+    as_tokenizer,
+    count_text_tokens,
+    find_tokenizer,
+    told_as_config_error,
+    transformers_config,
+    with_control_tokens,
+)
+from bark_jax.text.vocabulary import WORDS_FILE, UnknownWordsWarning, listed, read_words, unknown_words
+from bark_jax.voices.files import write_npy
+from bark_jax.voices.library import SPEAKER_EMBEDDINGS_FILE, VoiceLibrary, resolve_voice
+from bark_jax.voices.voice import BARK_SPACES, Voice
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+
+# A longer word becomes one unknown token in BERT's tokenizer (max_input_chars_per_word).
+MAX_WORD_CHARACTERS = 100
+SHOWN_CUT_CHARACTERS = 200
+
+_LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{1,8})*")
+
+
+class TextCutWarning(BarkWarning):
+    """The end of a text was cut off because it did not fit the prompt; `cut` is that end, whole."""
+
+    def __init__(self, message: str, cut: str):
+        super().__init__(message)
+        self.cut = cut
+
+
+class UnknownCharactersWarning(BarkWarning):
+    """The tokenizer knows no character of some words, which reach the model as one unknown token; `words` are these."""
+
+    def __init__(self, words: tuple[str, ...]):
+        super().__init__(
+            f"the tokenizer cannot read {listed(words)}: the model gets an unknown token for each, and does not say "
+            "it. Write it in letters, or take it out."
+        )
+        self.words = words
+
+
+class BarkInputs(dict):
+    """The arguments of BarkModel.generate: a dict whose keys can be read as attributes too."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"the inputs have no {name!r}; they have {', '.join(self)}") from None
+
+
+class BarkProcessor:
+    """Turns texts into token ids and names into voices.
+
+    Args:
+      tokenizer: a `tokenizers.Tokenizer`, a tokenizer of transformers, or the path of a tokenizer's file or folder.
+      speaker_embeddings: the voices known by name: a VoiceLibrary, or transformers' dict of names to paths whose
+        "repo_or_path" says below which folder or in which Hub repository they are.
+      spaces: the model's token spaces: how many text tokens fit, which voices do.
+      words: all words that the model knows, in lower case, if they are few; others are warned of.
+      max_sentences: most sentences that the model speaks of one prompt; None for all that there is room for.
+
+    Raises:
+      InputError, ModelNotFoundError: no tokenizer.
+      ConfigError: a damaged tokenizer, or one with more tokens than the model knows.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        speaker_embeddings: VoiceLibrary | Mapping[str, Any] | None = None,
+        *,
+        spaces: TokenSpaces = BARK_SPACES,
+        words: Collection[str] | None = None,
+        max_sentences: int | None = None,
+    ):
+        self.max_sentences = None if max_sentences is None else check_count("max_sentences", max_sentences)
+        self.words = None if words is None else frozenset(words)
+        self.tokenizer = as_tokenizer(tokenizer)
+        self.spaces = spaces
+        if speaker_embeddings is None:
+            speaker_embeddings = VoiceLibrary({})
+        is_library = isinstance(speaker_embeddings, VoiceLibrary)
+        self.library = speaker_embeddings if is_library else VoiceLibrary.from_dict(speaker_embeddings)
+        added = self.tokenizer.get_added_tokens_decoder().values()
+        self._control_tokens = {*SPECIAL_TOKENS.values(), *(token.content for token in added if token.special)}
+        self._pad_id = self.tokenizer.token_to_id(SPECIAL_TOKENS["pad_token"]) or 0
+        n_tokens, n_fitting = count_text_tokens(self.tokenizer), spaces.text_pad - spaces.text_offset
+        if n_tokens > n_fitting:
+            raise ConfigError(
+                f"the tokenizer has {n_tokens:,} tokens, the model room for {n_fitting:,}: it is another model's"
+            )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_processor_name_or_path: str | os.PathLike | None = None,
+        speaker_embeddings_dict_path: str | None = SPEAKER_EMBEDDINGS_FILE,
+        *,
+        pretrained_model_name_or_path: str | os.PathLike | None = None,
+        revision: str | None = None,
+        tokenizer: Any = None,
+        spaces: TokenSpaces | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+        **options: Any,
+    ) -> Self:
+        """Loads a model's tokenizer and the list of its voices; a voice itself is read when it is first used.
+
+        A model without voices gets Suno's 261, by name from the Hub, if its tokens are Bark's. A model without a
+        tokenizer gets Bark's, from the Hub.
+
+        Args:
+          pretrained_processor_name_or_path: a folder, a Hub id or "tiny".
+          pretrained_model_name_or_path: the same, under the name that AutoProcessor has for it.
+          speaker_embeddings_dict_path: the JSON file that lists the voices; None for no voices.
+          tokenizer: instead of the model's: a `tokenizers.Tokenizer`, or the path of its file or folder.
+          spaces: the model's token spaces, when they are known; else they are read from its generation_config.json.
+          revision, token, cache_dir, local_files_only, force_download: as in huggingface_hub.
+          options: bos_token, eos_token, sep_token, cls_token, mask_token or additional_special_tokens, names of tokens
+            that no text may hold and the tokenizer gets where it lacks them; other arguments of transformers' are
+            ignored or refused, see `checkpoints.options`.
+
+        Raises:
+          InputError: an argument that would have no effect here, or is unknown.
+          ModelNotFoundError: no such model, or no tokenizer to be had.
+          ConfigError, VoiceError: a damaged file, named.
+        """
+        name = _only_name(pretrained_processor_name_or_path, pretrained_model_name_or_path)
+        control = {key: options.pop(key) for key in (*CONTROL_TOKENS, *CONTROL_TOKEN_LISTS) if key in options}
+        check_options(options, cls.from_pretrained, PROCESSOR_IGNORED, PROCESSOR_REFUSED, CONTROL_TOKENS)
+        hub_options = dict(token=token, cache_dir=cache_dir, local_files_only=local_files_only)
+        source = Source(name, revision=revision, force_download=force_download, **hub_options)
+        config = _find_config(source)
+        if spaces is None:
+            spaces = BARK_SPACES if config is None else TokenSpaces.from_config(config)
+        library = VoiceLibrary({})
+        if speaker_embeddings_dict_path is not None:
+            library = VoiceLibrary.find(source, speaker_embeddings_dict_path, spaces)
+        tokenizer = find_tokenizer(source) if tokenizer is None else tokenizer
+        tokenizer = with_control_tokens(tokenizer, control_tokens(control))
+        max_sentences = None if config is None else config.sentences_per_prompt
+        return cls(tokenizer, library, spaces=spaces, words=read_words(source), max_sentences=max_sentences)
+
+    @property
+    def speaker_embeddings(self) -> dict[str, Any] | None:
+        """The voices known by name as transformers lists them; None without any."""
+        if not self.library.entries:
+            return None
+        home = {} if self.library.source is None else {"repo_or_path": self.library.source.name}
+        return {**home, **self.library.entries}
+
+    @property
+    def available_voice_presets(self) -> list[str]:
+        """The names that `voice_preset` takes."""
+        return self.library.names()
+
+    def voices(self, language: str | None = None) -> list[str]:
+        """The names that `voice_preset` takes, of one language ("de" or "German") or of all."""
+        return self.library.names(language)
+
+    def __call__(
+        self,
+        text: str | list[str],
+        voice_preset: Any = None,
+        return_tensors: str | None = "np",
+        max_length: int | None = None,
+        add_special_tokens: bool = False,
+        return_attention_mask: bool = True,
+        return_token_type_ids: bool = False,
+        *,
+        truncation: bool = False,
+        padding: bool | str = "max_length",
+        is_split: bool = False,
+    ) -> BarkInputs:
+        """Tokenizes one text or a list of them, and finds their voices.
+
+        A cue such as [laughs] is text like any other. The name of one of the tokenizer's own tokens, such as [MASK], is
+        not: the tokenizers of Suno and of transformers would make it the control token, which Bark never saw, so it is
+        refused.
+
+        Args:
+          text: a string or a list of strings.
+          voice_preset: what `resolve_voice` takes, for all texts; or, for a list of texts, a list of one (or None) a
+            text.
+          return_tensors: "np" (or None) for numpy arrays, "jax" for JAX arrays.
+          max_length: columns of the arrays and most tokens of a text, 1 to the spaces.n_text that the model reads; None
+            for all of these, 256 in Bark. The model pads the rest, so a smaller number gives the same audio.
+          add_special_tokens: stays false; Bark reads text without [CLS] and [SEP].
+          return_token_type_ids: adds the zeros that BERT would take; generate does not.
+          truncation: cuts a text that is too long, with a TextCutWarning, instead of refusing it.
+          padding: "max_length", or "longest" (or True) for as many columns as the longest text has tokens.
+          is_split: the texts are what `split` makes, whose sentences need not be counted, for a model that speaks few
+            sentences of a prompt.
+
+        Returns:
+          input_ids and attention_mask, int32 [B, max_length], right-padded; and, where a voice was given,
+          history_prompt: a Voice, or a list of a Voice or None a text.
+
+        Raises:
+          InputError: a text or a setting that makes no sense, or a text with more tokens than max_length or more
+            sentences than the model speaks of one prompt.
+          ConfigError: the tokenizer cannot read the text, which a sound one always can.
+          VoiceError, VoiceNotFoundError: a voice that cannot be used, or found.
+          UnsupportedError: arrays of another framework.
+        """
+        if add_special_tokens:
+            raise InputError("add_special_tokens is true, expected false: Bark reads text without [CLS] and [SEP]")
+        if not isinstance(truncation, bool):
+            raise InputError(f"truncation is {quoted(truncation)}, expected true or false")
+        to_array = _array_maker(return_tensors)
+        max_length = self._check_max_length(max_length)
+        texts = check_texts(text)
+        names = ["text"] if isinstance(text, str) else [f"text[{row}]" for row in range(len(texts))]
+        if not is_split:
+            texts = [self._limit_sentences(*each, truncation) for each in zip(texts, names, strict=True)]
+        encodings = [self._tokenize(*each) for each in zip(texts, names, strict=True)]
+        self._warn_of_unknown_words(texts)
+        self._warn_of_unknown_characters(encodings, texts)
+        rows = [self._fit(*each, max_length, truncation) for each in zip(encodings, texts, names, strict=True)]
+        width = _width(padding, rows, max_length)
+        arrays = {"input_ids": _padded(rows, width, self._pad_id)}
+        if return_token_type_ids:
+            arrays["token_type_ids"] = np.zeros((len(rows), width), np.int32)
+        if return_attention_mask:
+            arrays["attention_mask"] = _padded([[1] * len(ids) for ids in rows], width, 0)
+        inputs = BarkInputs({name: to_array(array) for name, array in arrays.items()})
+        if voice_preset is not None:
+            inputs["history_prompt"] = self._voices(voice_preset, text)
+        return inputs
+
+    def split(self, text: str, *, max_tokens: int | None = None, language: str = "en") -> list[str]:
+        """Cuts a text of any length into prompts, at the ends of sentences where it can; see `sentences.split_text`.
+
+        Args:
+          max_tokens: most tokens of a prompt, 1 to spaces.n_text; None for `sentences.prompt_budget`.
+          language: whose abbreviations do not end sentences, such as "de".
+        """
+        if not isinstance(language, str) or not _LANGUAGE.fullmatch(language):
+            raise InputError(f"language is {quoted(language)}, expected a code such as 'en' or 'de'")
+        n_text = self.spaces.n_text
+        if max_tokens is None:
+            max_tokens = prompt_budget(self._count_tokens, self.spaces)
+        elif check_count("max_tokens", max_tokens) > n_text:
+            raise InputError(f"max_tokens is {max_tokens}, expected at most the {n_text} that a prompt has room for")
+        return split_text(as_nfc(text), self._count_tokens, max_tokens, language, self.max_sentences)
+
+    def holds(self, text: str) -> bool:
+        """Whether a prompt holds as many sentences as the text has: always, where the model sets no limit."""
+        limit = self.max_sentences
+        return limit is None or all(number < limit for number, _ in number_sentences(text))
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        speaker_embeddings_dict_path: str = SPEAKER_EMBEDDINGS_FILE,
+        speaker_embeddings_directory: str = "speaker_embeddings",
+    ) -> None:
+        """Writes tokenizer and voices as transformers' BarkProcessor reads them.
+
+        Suno's voices, where the model has none of its own, are not copied. Nothing is written before all voices have
+        been read and checked.
+        """
+        for path in (speaker_embeddings_dict_path, speaker_embeddings_directory):
+            if not is_inner_path(path):
+                raise InputError(f"{quoted(path)} is no path below {save_directory}")
+        names = self.available_voice_presets if self.library.is_own else []
+        for name in names:
+            if not is_inner_path(name) or name != name.strip():
+                raise VoiceError(f"{quoted(name)} is no name for a voice's file: it has to stay below {save_directory}")
+        voices = [self.library.load(name, self.spaces) for name in names]
+        folder = as_path(save_directory, "the folder to make")
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{save_directory} is a file; give the name of a folder to make")
+        with told_as_output_error(folder):
+            self._write(folder, voices, speaker_embeddings_dict_path, speaker_embeddings_directory)
+
+    def _write(self, folder: Path, voices: list[Voice], list_path: str, directory: str) -> None:
+        with naming(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / TOKENIZER_FILE, self.tokenizer.to_str(pretty=True).encode())
+        _write_json(folder / TOKENIZER_CONFIG_FILE, transformers_config(self.tokenizer))
+        if self.words is not None:
+            write_whole(folder / WORDS_FILE, ("\n".join(sorted(self.words)) + "\n").encode())
+        if not voices:
+            return
+        entries = {voice.name: _save_arrays(voice, folder, directory) for voice in voices}
+        # Both readers take the files from where the list was read, so a folder may be moved.
+        _write_json(folder / list_path, {"repo_or_path": ".", **entries})
+
+    def _check_max_length(self, max_length: Any) -> int:
+        n_text = self.spaces.n_text
+        if max_length is None:
+            return n_text
+        if isinstance(max_length, bool) or not isinstance(max_length, (int, np.integer)):
+            raise InputError(f"max_length is {quoted(max_length)}, expected a whole number from 1 to {n_text}")
+        if not 1 <= max_length <= n_text:
+            raise InputError(
+                f"max_length is {quoted(max_length)}, expected 1 to the {n_text} text tokens that the model reads"
+            )
+        return int(max_length)
+
+    def _limit_sentences(self, text: str, what: str, truncation: bool) -> str:
+        """The text, or as many sentences of it as the model speaks of one prompt; messages begin with `what`."""
+        limit = self.max_sentences
+        if limit is None:
+            return text
+        numbered = number_sentences(text)
+        n_sentences = numbered[-1][0] + 1
+        if n_sentences <= limit:
+            return text
+        start = sum(len(sentence) for number, sentence in numbered if number < limit)
+        had = f"{what} has {n_sentences} sentences"
+        _cut_or_refuse(
+            text[start:], had, f"of which this model speaks {limit} a prompt", f"of which {limit} are read", truncation
+        )
+        return text[:start]
+
+    def _tokenize(self, text: str, what: str) -> "Encoding":
+        """A text's tokens, of which the model can say some; messages begin with `what`."""
+        for name in self._control_tokens:
+            if name in text:
+                raise InputError(f"{what} names the tokenizer's own {name}; write it otherwise or take it out")
+        encoding = self._encode(text, what)
+        if not encoding.ids:
+            raise InputError(
+                f"{what} is {quoted(text)}, of which the tokenizer leaves nothing; expected letters that it knows"
+            )
+        _check_words(encoding, text, what)
+        if {token for token in encoding.tokens if token.strip()} == {self._unknown_token}:
+            raise InputError(
+                f"{what} is {quoted(text)}, of which the tokenizer knows no word: the model would get unknown tokens "
+                "alone; expected letters that it knows"
+            )
+        return encoding
+
+    def _fit(self, encoding: "Encoding", text: str, what: str, max_length: int, truncation: bool) -> list[int]:
+        """The text's ids, at most max_length; messages begin with `what`."""
+        ids = encoding.ids
+        if len(ids) <= max_length:
+            return ids
+        cut = text[encoding.offsets[max_length][0] :]
+        had = f"{what} has {len(ids)} tokens"
+        _cut_or_refuse(cut, had, f"at most {max_length} are read", f"of which {max_length} are read", truncation)
+        return ids[:max_length]
+
+    def _encode(self, text: str, what: str) -> "Encoding":
+        with told_as_config_error(f"the tokenizer cannot read {what}, {quoted(text)}"):  # such as one without [UNK]
+            encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        n_fitting = self.spaces.text_pad - self.spaces.text_offset
+        if encoding.ids and max(encoding.ids) >= n_fitting:
+            raise ConfigError(
+                f"the tokenizer gives {what} the id {max(encoding.ids)}, the model knows {n_fitting:,}: it is another "
+                "model's"
+            )
+        return encoding
+
+    def _count_tokens(self, text: str) -> int:
+        return len(self._encode(text, "the text").ids)
+
+    def _warn_of_unknown_words(self, texts: list[str]) -> None:
+        if self.words is None:
+            return
+        normalizer = self.tokenizer.normalizer
+        with told_as_config_error("the tokenizer cannot read the text"):
+            unknown = unknown_words(texts, self.words, str if normalizer is None else normalizer.normalize_str)
+        if unknown:
+            warnings.warn(UnknownWordsWarning(unknown, len(self.words)), stacklevel=3)
+
+    def _warn_of_unknown_characters(self, encodings: "list[Encoding]", texts: list[str]) -> None:
+        words = (
+            text[start:end]
+            for encoding, text in zip(encodings, texts, strict=True)
+            for token, (start, end) in zip(encoding.tokens, encoding.offsets, strict=True)
+            if token == self._unknown_token
+        )
+        if unknown := tuple(dict.fromkeys(words)):
+            warnings.warn(UnknownCharactersWarning(unknown), stacklevel=3)
+
+    @functools.cached_property
+    def _unknown_token(self) -> str | None:
+        """What the tokenizer makes of a word that it does not know; None where it has none, and raises."""
+        return getattr(self.tokenizer.model, "unk_token", None)
+
+    def _voices(self, voice_preset: Any, text: str | list[str]) -> Voice | list[Voice | None]:
+        if isinstance(text, str) or not isinstance(voice_preset, list):
+            return resolve_voice(voice_preset, self.library, self.spaces)
+        if len(voice_preset) != len(text):
+            raise InputError(f"voice_preset has {len(voice_preset)} voices for {len(text)} texts; give one a text")
+        return [resolve_voice(each, self.library, self.spaces) for each in voice_preset]
+
+
+def _cut_or_refuse(cut: str, had: str, limit: str, kept: str, truncation: bool) -> None:
+    """Warns of the end of a text that is cut off, where that was asked for.
+
+    Args:
+      cut: that end.
+      had, limit, kept: what the text has too much of, and the limit, as the refusal and the warning say it.
+
+    Raises:
+      InputError: it was not asked for.
+    """
+    if not truncation:
+        raise InputError(
+            f"{had}, {limit}: {quoted(cut)} would be lost. Split the text, use Bark.generate_long (bark-jax say "
+            "--long), or cut it with truncation=True."
+        )
+    message = f"{had}, {kept}; cut off: {quoted(cut, SHOWN_CUT_CHARACTERS)}"
+    warnings.warn(TextCutWarning(message, cut), stacklevel=5)
+
+
+def _only_name(processor_name: Any, model_name: Any) -> Any:
+    """What was given under either of the two names."""
+    if (processor_name is None) == (model_name is None):
+        raise InputError("give one name, a folder or a Hub id, as pretrained_processor_name_or_path")
+    return model_name if processor_name is None else processor_name
+
+
+def _find_config(source: Source) -> BarkGenerationConfig | None:
+    """A model's generation config, which says which tokens and how many sentences it reads; None without one."""
+    try:
+        file = source.find(GENERATION_CONFIG_FILE)
+    except UnreachableError:
+        file = None
+    return None if file is None else read_config(file, BarkGenerationConfig)
+
+
+def _array_maker(return_tensors: str | None) -> Any:
+    if return_tensors in (None, "np"):
+        return np.asarray
+    if return_tensors == "jax":
+        import jax.numpy as jnp
+
+        return jnp.asarray
+    if return_tensors in ("pt", "tf", "mlx"):
+        raise UnsupportedError(
+            f"return_tensors is {return_tensors!r}; this package makes 'np' and 'jax' arrays. Leave it out: "
+            "BarkModel.generate takes the numpy arrays."
+        )
+    raise InputError(f"return_tensors is {quoted(return_tensors)}, expected 'np', 'jax' or None")
+
+
+def _check_words(encoding: "Encoding", text: str, what: str) -> None:
+    """Refuses a word so long that the tokenizer makes one unknown token of it."""
+    for start, end in encoding.offsets:
+        if end - start > MAX_WORD_CHARACTERS:
+            raise InputError(
+                f"{what} has a word of {end - start:,} characters, {quoted(text[start:end], 40)}, which the model "
+                f"would not see; at most {MAX_WORD_CHARACTERS} go without a space"
+            )
+
+
+def _width(padding: bool | str, rows: list[list[int]], max_length: int) -> int:
+    if isinstance(padding, str) and padding == "max_length":
+        return max_length
+    if padding is True or (isinstance(padding, str) and padding == "longest"):
+        return max(len(ids) for ids in rows)
+    raise InputError(f"padding is {quoted(padding)}, expected 'max_length' or 'longest': rows are of one length")
+
+
+def _padded(rows: list[list[int]], width: int, value: int) -> np.ndarray:
+    """int32 [B, width], each row padded on the right."""
+    array = np.full((len(rows), width), value, np.int32)
+    for row, ids in enumerate(rows):
+        array[row, : len(ids)] = ids
+    return array
+
+
+def _save_arrays(voice: Voice, folder: Path, directory: str) -> dict[str, str]:
+    """Writes a voice's three .npy files; returns their paths below the folder."""
+    paths = {key: f"{directory}/{voice.name}_{key}.npy" for key in voice.to_dict()}
+    for key, array in voice.to_dict().items():
+        (folder / paths[key]).parent.mkdir(parents=True, exist_ok=True)
+        write_npy(folder / paths[key], array)
+    return paths
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    write_whole(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())

@@ -1,0 +1,1 @@
+"""Voices: a voice and its checks, its .npz and .npy files, voices found by name."""

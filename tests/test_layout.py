@@ -1,0 +1,105 @@
+"""The layout: which room may import which, no circles, few modules at the top, one package in the wheel."""
+
+import ast
+import functools
+import graphlib
+from pathlib import Path
+
+import bark_jax
+
+PACKAGE = Path(bark_jax.__file__).parent
+
+# From below upwards; rooms of one line do not import each other.
+FLOORS = (
+    ("errors",),
+    ("_system",),
+    ("files", "tiny"),
+    ("hub",),
+    ("config",),
+    ("networks",),
+    ("generation",),
+    ("checkpoints",),
+    ("voices",),
+    ("audio",),
+    ("text",),
+    ("stage_models",),
+    ("model",),
+    ("bark",),
+    ("batch", "bench", "parity", "training"),
+    ("cli",),
+    ("__main__",),
+)
+# Rooms that work before JAX is imported, or without it, and so import what needs it when it is needed.
+LAZY_ROOMS = {"batch", "cli"}
+# An optional package, or a module of JAX that costs more than the rest, is behind these.
+LAZY_MODULES = {"bark_jax.audio.plots", "bark_jax.networks.pallas_decode", "bark_jax.networks._probes"}
+
+
+def room(module: str) -> str:
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+@functools.cache
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        name = ".".join(("bark_jax", *path.relative_to(PACKAGE).with_suffix("").parts))
+        found[name.removesuffix(".__init__")] = path
+    return found
+
+
+def imports(module: str) -> list[tuple[str, bool]]:
+    """What a module imports of the package, and whether when it is imported itself; types alone are left out."""
+    found = []
+    stack = [(node, True) for node in ast.parse(modules()[module].read_text()).body]
+    while stack:
+        node, is_at_once = stack.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        if isinstance(node, ast.Import):
+            found += [(alias.name, is_at_once) for alias in node.names if alias.name in modules()]
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                found += [(name, is_at_once) for name in (inner, node.module) if name in modules()][:1]
+        is_inner = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        stack += [(child, is_at_once and not is_inner) for child in ast.iter_child_nodes(node)]
+    return [(name, is_at_once) for name, is_at_once in found if name != "bark_jax"]
+
+
+def test_few_modules_lie_at_the_top():
+    assert len(list(PACKAGE.glob("*.py"))) <= 9
+
+
+def test_every_room_has_its_floor():
+    floors = [name for floor in FLOORS for name in floor]
+    assert sorted({room(module) for module in modules()} - {"__init__"}) == sorted(floors)
+
+
+def test_no_module_imports_a_room_above_its_own():
+    floor = {name: number for number, floor in enumerate(FLOORS) for name in floor}
+    above = [
+        (module, name)
+        for module in modules()
+        for name, _ in imports(module)
+        if module != "bark_jax" and room(name) != room(module) and floor[room(name)] >= floor[room(module)]
+    ]
+    assert above == []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    graph = {module: {name for name, is_at_once in imports(module) if is_at_once} for module in modules()}
+    for module, found in graph.items():  # a module's package is imported before it
+        packages = {name.rpartition(".")[0] for name in found} - {module, "bark_jax"}
+        found |= {package for package in packages if not module.startswith(f"{package}.")}
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+def test_functions_import_only_what_is_optional():
+    late = {
+        (module, name)
+        for module in modules()
+        for name, is_at_once in imports(module)
+        if room(module) not in LAZY_ROOMS and not is_at_once and name not in LAZY_MODULES
+    }
+    assert late == set()
