@@ -18,6 +18,7 @@ import numpy as np
 
 from bark_jax.generation.codec import decode_codes
 from bark_jax.generation.rows import Row
+from bark_jax.generation.runner import run_coarse, run_fine, run_semantic
 from bark_jax.generation.sampling import key_data
 from bark_jax.generation.settings import resolve_settings
 from bark_jax.generation.tokens import text_tokens
@@ -64,14 +65,14 @@ class BarkJax:
         ]
 
     def semantic(self, n_tokens: int) -> None:
-        self._model.run_semantic(self.rows(n_tokens))
+        run_semantic(self._model.semantic, self.rows(n_tokens), self._model.spaces)
 
     def coarse(self, n_windows: int) -> None:
         tokens = self._semantic[:, : n_windows * TOKENS_PER_WINDOW]
-        self._model.run_coarse(self.rows(1, self._voice), list(tokens))
+        run_coarse(self._model.coarse_acoustics, self.rows(1, self._voice), list(tokens), self._model.spaces)
 
     def fine(self) -> None:
-        self._model.run_fine(self.rows(1), list(self._codes[:, :2]))
+        run_fine(self._model.fine_acoustics, self.rows(1), list(self._codes[:, :2]), self._model.spaces)
 
     def codec(self) -> None:
         decode_codes(self._model.codec_model, list(self._codes))

@@ -16,6 +16,7 @@ import soundfile
 
 from bark_jax.batch import Job
 from bark_jax.batch.runner import run_batch
+from bark_jax.generation import runner
 from bark_jax.generation.engine import Engine, Request
 from bark_jax.generation.rows import Row
 from bark_jax.model import BarkModel
@@ -48,7 +49,7 @@ def compare(model: BarkModel, n_slots: int, n_rows: int, most_tokens: int, *, al
     if alone:
         ways["one after the other"] = lambda: run_batches(model, rows, 1)
     # What does not decode token by token takes as long in any company; on a CPU it is most of all.
-    filling = [(BarkModel, "run_fine"), (BarkModel, "_run_codec"), (type(speaker._programs), "finish")]
+    filling = [(runner, "run_fine"), (runner, "run_codec"), (type(speaker._programs), "finish")]
     rates, decoding_s = {}, {}
     for name, way in ways.items():
         audio_s = sum(len(each.samples) for each in way()) / model.sample_rate
@@ -66,7 +67,7 @@ def compare(model: BarkModel, n_slots: int, n_rows: int, most_tokens: int, *, al
 
 
 @contextlib.contextmanager
-def _stopwatch(*methods: tuple[type, str]) -> Iterator[list[float]]:
+def _stopwatch(*methods: tuple[Any, str]) -> Iterator[list[float]]:
     """Seconds of each call of some methods, which wait for their results, while the block runs."""
     spent: list[float] = []
 

@@ -1053,7 +1053,6 @@ def test_a_single_transformer_does_not_go_back(suno, tmp_path):
 
 
 def test_a_failure_half_way_leaves_nothing(bark, tmp_path, monkeypatch):
-    from bark_jax.checkpoints import conversion
 
     calls = []
 
@@ -1063,7 +1062,7 @@ def test_a_failure_half_way_leaves_nothing(bark, tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
         return plan.write_converted(*args, **options)
 
-    monkeypatch.setattr(conversion, "write_converted", write)
+    monkeypatch.setattr(write, "write_converted", write_some)
     with pytest.raises(OSError, match="No space"):
         convert(bark, tmp_path / "dst")
     assert os.listdir(tmp_path) == []

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bark_jax.generation.rows import Row
+from bark_jax.generation.runner import run_coarse, run_fine, run_semantic
 from bark_jax.generation.sampling import key_data
 from bark_jax.generation.settings import resolve_settings
 from bark_jax.generation.tokens import text_tokens
@@ -46,9 +47,10 @@ def generate(model, rows, order, batch_size) -> dict[int, tuple]:
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
         mine = [rows[index] for index in batch]
-        semantic = [tokens for tokens, _ in model.run_semantic(mine)]
-        coarse = [codes for codes, _ in model.run_coarse(mine, semantic)]
-        found |= zip(batch, zip(semantic, coarse, model.run_fine(mine, coarse), strict=True), strict=True)
+        semantic = [tokens for tokens, _ in run_semantic(model.semantic, mine, model.spaces)]
+        coarse = [codes for codes, _ in run_coarse(model.coarse_acoustics, mine, semantic, model.spaces)]
+        fine = run_fine(model.fine_acoustics, mine, coarse, model.spaces)
+        found |= zip(batch, zip(semantic, coarse, fine, strict=True), strict=True)
     return found
 
 
@@ -75,8 +77,8 @@ def test_rows_keep_their_tokens_in_any_arrangement(model):
 
 
 @pytest.mark.slow
-def test_200_rows_keep_their_tokens_in_20_arrangements(model):
-    check_arrangements(model, n_rows=200, n_arrangements=20)
+def test_100_rows_keep_their_tokens_in_12_arrangements(model):
+    check_arrangements(model, n_rows=100, n_arrangements=12)
 
 
 def test_keys_that_stay_with_the_slot_are_found_out(model):

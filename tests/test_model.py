@@ -12,6 +12,7 @@ from bark_jax.checkpoints.load import save_networks
 from bark_jax.checkpoints.model_folder import NETWORKS
 from bark_jax.errors import BarkError, InputError, VoiceError
 from bark_jax.generation.rows import Row, row_keys
+from bark_jax.generation.runner import coarse_spaces
 from bark_jax.generation.settings import resolve_settings
 from bark_jax.model import BarkModel
 
@@ -206,7 +207,7 @@ def test_the_coarse_stage_has_the_windows_that_rows_ask_for(tiny):
     asked = {"max_coarse_history": 100, "sliding_window_len": 24}
     (settings,) = resolve_settings(asked, 1, tiny.generation_config, tiny.spaces)
     row = Row(np.arange(130, 140), None, row_keys(1, None, 1)[0], settings)
-    assert tiny.coarse_spaces([row]) == dataclasses.replace(tiny.spaces, n_coarse_history=100, coarse_window=24)
+    assert coarse_spaces([row], tiny.spaces) == dataclasses.replace(tiny.spaces, n_coarse_history=100, coarse_window=24)
 
 
 def test_a_voice_of_other_token_spaces_is_refused(tiny, voice):

@@ -23,7 +23,7 @@ from bark_jax import errors
 from bark_jax.audio import clip
 from bark_jax.batch.rows import Fault, RowsError, check_rows
 from bark_jax.batch.speech import Spoken
-from bark_jax.generation.rows import Utterance
+from bark_jax.generation.rows import Conditioning, Utterance
 from bark_jax.generation.streaming import StreamedPart
 from bark_jax.text.processor import BarkInputs, TextCutWarning
 from bark_jax.text.vocabulary import UnknownWordsWarning
@@ -31,7 +31,15 @@ from bark_jax.training.manifest import ManifestError
 from bark_jax.voices.voice import Voice
 
 # What holds functions or networks is no result, and stays where it was made.
-PARTS_OF_NETWORKS = {"networks", "semantic", "coarse", "fine", "codec", "codec_steps", "sampling", "slots", "padding"}
+# Of networks and of a conversion at work: rooms and modules whose results are arrays on a device, or hold functions.
+PARTS = {"networks", "semantic", "coarse", "fine", "codec", "codec_steps", "sampling", "slots", "padding"} | {
+    "arrays",
+    "export",
+    "pickle",
+    "plan",
+    "rules",
+    "sources",
+}
 HOLD_NETWORKS = {"BarkModel", "CodecTraining", "Network", "NetworkTraining", "TrainedCodec", "TrainedStage"}
 
 
@@ -52,7 +60,7 @@ RESULTS = sorted(
         if (dataclasses.is_dataclass(each) or (issubclass(each, tuple) and hasattr(each, "_fields")))
         and not each.__name__.startswith("_")
         and each.__module__.startswith("bark_jax.")
-        and not PARTS_OF_NETWORKS & set(each.__module__.split("."))
+        and not PARTS & set(each.__module__.split("."))
         and each.__name__ not in HOLD_NETWORKS
     ),
     key=str,
@@ -90,7 +98,7 @@ def example(kind):
         return EXAMPLES[kind]
     if kind is jax.Array:
         return jax.device_put(np.arange(3))
-    if kind is Voice:
+    if kind in (Voice, Conditioning):
         fine = np.arange(24).reshape(8, 3)
         return Voice(np.arange(5), fine[:2], fine, name="anna")
     if origin in (types.UnionType, typing.Union, typing.Literal):
@@ -106,7 +114,7 @@ def example(kind):
 
 def make(kind):
     """An instance with examples as values; checks that refuse them are left out."""
-    if kind is Voice:
+    if kind in (Voice, Conditioning):
         return example(kind)
     hints = typing.get_type_hints(kind)
     if not dataclasses.is_dataclass(kind):

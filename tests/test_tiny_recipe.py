@@ -18,9 +18,10 @@ from bark_jax.config import BarkGenerationConfig
 from bark_jax.errors import InputError, ModelNotFoundError, UnsupportedError
 from bark_jax.training.recipes.tiny_voice import choose, measure, speech, texts
 from bark_jax.training.recipes.tiny_voice.__main__ import main
+from bark_jax.training.recipes.tiny_voice.amounts import AMOUNTS
 from bark_jax.training.recipes.tiny_voice.listen import edit_distance, listen, word_error
 from bark_jax.training.recipes.tiny_voice.model import CHARACTERS, MAX_SEMANTIC, N_TEXT
-from bark_jax.training.recipes.tiny_voice.train import make_processor
+from bark_jax.training.recipes.tiny_voice.train import make_processor, train
 
 
 @pytest.mark.parametrize("kind", measure.KINDS)
@@ -128,14 +129,10 @@ def test_settings_are_written_into_no_model_that_is_given_by_name(tmp_path, monk
 @pytest.mark.slow
 @pytest.mark.skipif(not (shutil.which("flite") or shutil.which("apt-get")), reason="flite cannot be had here")
 def test_the_recipe_goes_all_the_way_from_nothing_and_on_from_there(tmp_path):
-    def run(work, *args):
-        return CliRunner().invoke(
-            main, [str(tmp_path / work), "--amount", "smoke", "--texts", "2", "--no-choose", *args]
-        )
-
-    result = run("first")
+    options = ["--amount", "smoke", "--texts", "1", "--seeds", "1", "--no-choose"]
+    result = CliRunner().invoke(main, [str(tmp_path / "first"), *options])
     assert result.exit_code == 0, result.output
-    assert len(re.findall(r"^\| 2 (?:digits|sentences) \| (?:none|slt|rms) ", result.output, re.MULTILINE)) == 6
+    assert len(re.findall(r"^\| 1 (?:digits|sentences) \| (?:none|slt|rms) ", result.output, re.MULTILINE)) == 6
     report = json.loads((tmp_path / "first" / "report.json").read_text())
     assert report["amount"] == "smoke" and len(report["measures"]) == 6
     bark = Bark.from_pretrained(str(tmp_path / "first" / "model"))
@@ -143,10 +140,11 @@ def test_the_recipe_goes_all_the_way_from_nothing_and_on_from_there(tmp_path):
     runs = {path.parent.name for path in (tmp_path / "first").glob("*/metrics.jsonl")}
     assert runs == {"codec_model", "semantic", "coarse_acoustics", "fine_acoustics"}
 
-    before = (tmp_path / "first" / "model" / "bark_jax.json").read_bytes()
-    assert run("first").exit_code == 0, "nothing is trained twice"
-    assert (tmp_path / "first" / "model" / "bark_jax.json").read_bytes() == before
-    assert run("second", "--start", str(tmp_path / "first" / "model")).exit_code == 0
+    metrics = {path: path.read_bytes() for path in (tmp_path / "first").glob("*/metrics.jsonl")}
+    train(tmp_path / "first", AMOUNTS["smoke"], seed=1)
+    assert metrics == {path: path.read_bytes() for path in metrics}, "nothing is trained twice"
+    train(tmp_path / "second", AMOUNTS["smoke"], seed=1, start=tmp_path / "first" / "model")
+    assert {path.parent.name for path in (tmp_path / "second").glob("*/metrics.jsonl")} == runs
 
 
 def test_flite_is_told_of_where_it_cannot_be_had(tmp_path, monkeypatch):

@@ -25,7 +25,7 @@ def check_place(option: str, path: str) -> None:
 def check_plot(path: str | None) -> str | None:
     """The path, if a plot can be written there. Raises UnsupportedError without matplotlib, InputError otherwise."""
     if path is not None:
-        from bark_jax.audio.files import plots  # noqa: F401, raises UnsupportedError without matplotlib
+        from bark_jax.audio import plots  # noqa: F401, raises UnsupportedError without matplotlib
 
         if Path(path).suffix.lower() not in PLOT_FORMATS:
             raise InputError(f"--plot is {quoted(path)}, expected a name that ends in one of {', '.join(PLOT_FORMATS)}")

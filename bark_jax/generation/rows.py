@@ -3,7 +3,7 @@
 import dataclasses
 import secrets
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -16,10 +16,20 @@ from bark_jax.generation.sampling import KEY_IMPLEMENTATION, key_data
 from bark_jax.generation.settings import RowSettings
 from bark_jax.generation.tokens import TokenSpaces
 
-if TYPE_CHECKING:
-    from bark_jax.voices.voice import Voice
-
 MAX_ROWS = 1024  # of one call of `BarkModel.generate`; their caches alone are 100 GB of a large Bark
+
+
+class Conditioning(Protocol):
+    """Tokens of every stage that rows are conditioned on; `voices.voice.Voice` is one."""
+
+    @property
+    def semantic(self) -> np.ndarray: ...  # [S]
+
+    @property
+    def coarse(self) -> np.ndarray: ...  # [n_coarse, T]
+
+    @property
+    def fine(self) -> np.ndarray: ...  # [n_fine, T]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +37,7 @@ class Row:
     """One utterance to generate."""
 
     text: np.ndarray  # text tokens in the semantic network's vocabulary (`tokens.text_tokens`), at most n_text
-    voice: "Voice | None"
+    voice: Conditioning | None
     key: np.ndarray  # uint32 [2], what every draw of the row derives from (`sampling.key_data`)
     settings: RowSettings
 

@@ -1,6 +1,6 @@
 """The built-in model: a small voice of Bark's architecture, for a first try without a download.
 
-It is a model folder like any other, `assets/tiny`; its model card there says what it was trained on and how well it is
+It is a model folder like any other, `model`; its model card there says what it was trained on and how well it is
 understood. It says digits and the sentences of a small grammar in two voices.
 """
 
@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 NAME = "tiny"
-FOLDER = Path(__file__).parent / "assets" / NAME
+FOLDER = Path(__file__).parent / "model"
 EXAMPLE = "The weather is beautiful today."
 
 # Each form of checkpoint has one of these. A folder without, such as one of audio, does not hide the built-in model.

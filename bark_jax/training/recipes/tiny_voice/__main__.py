@@ -32,6 +32,7 @@ CHOOSING_TEXTS = 24  # at most, a kind
 @click.option("--start", type=click.Path(exists=True, file_okay=False, path_type=Path), help="A model to go on from.")
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True)
 @click.option("--texts", "n_texts", type=click.IntRange(1), default=60, show_default=True, help="To listen to, a kind.")
+@click.option("--seeds", "n_seeds", type=click.IntRange(1), default=3, show_default=True, help="To listen with.")
 @click.option("--measure", "only_measure", metavar="MODEL", help="Train nothing; listen to a model that is there.")
 @click.option(
     "--choose/--no-choose",
@@ -45,6 +46,7 @@ def main(
     start: Path | None,
     seed: int,
     n_texts: int,
+    n_seeds: int,
     only_measure: str | None,
     is_chosen: bool | None,
 ) -> None:
@@ -65,7 +67,7 @@ def main(
             click.echo(choosing.choose_for(folder, n_texts=min(n_texts, CHOOSING_TEXTS)))
         bark = Bark.from_pretrained(folder)
         measures = [
-            measuring.measure(bark, kind, n_texts=n_texts, seeds=range(3), voice=voice)
+            measuring.measure(bark, kind, n_texts=n_texts, seeds=range(n_seeds), voice=voice)
             for voice in (None, *bark.voices())
             for kind in measuring.KINDS
         ]

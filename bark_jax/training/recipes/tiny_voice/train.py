@@ -11,6 +11,7 @@ from bark_jax.checkpoints.load import save_networks
 from bark_jax.checkpoints.model_folder import NETWORKS
 from bark_jax.generation.tokens import TokenSpaces
 from bark_jax.model import BarkModel
+from bark_jax.stage_models import NETWORK_CLASSES
 from bark_jax.text.processor import BarkProcessor
 from bark_jax.training.codec_training import train_codec
 from bark_jax.training.dataset import Dataset
@@ -60,8 +61,8 @@ def random_model(seed: int) -> BarkModel:
     """The model before training, float32."""
     rngs = nnx.Rngs(seed)
     networks = {
-        name: module_class(getattr(CONFIG, field), dtype=jnp.float32, rngs=rngs)
-        for name, (module_class, field) in NETWORKS.items()
+        name: NETWORK_CLASSES[name](getattr(CONFIG, field), dtype=jnp.float32, rngs=rngs)
+        for name, (_, field) in NETWORKS.items()
     }
     return BarkModel(CONFIG, GENERATION_CONFIG, **networks)
 
