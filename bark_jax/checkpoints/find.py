@@ -20,7 +20,7 @@ from bark_jax.checkpoints.open import open_source
 from bark_jax.checkpoints.progress import BytesBar
 from bark_jax.checkpoints.write import write_model
 from bark_jax.errors import InputError, ModelNotFoundError, OutputError, quoted
-from bark_jax.files import remove_abandoned
+from bark_jax.files import check_destination, remove_abandoned
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +108,7 @@ def _own_form(folder: Path, cache_name: str, cache_dir: str | os.PathLike | None
         return folder
 
     def convert(target: Path) -> None:
+        check_destination(target)  # before all of the checkpoint is opened
         logger.warning("converting %s, once, into %s", folder, target)
         with BytesBar() as bar:
             write_model(open_source(folder), target, progress=bar)
