@@ -1,12 +1,13 @@
 """The four networks as one: text tokens in, audio samples and every stage's tokens out."""
 
-import dataclasses
+import functools
 import os
 from collections.abc import Sequence
 from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from bark_jax._system.forks import check_process
 from bark_jax._system.own_jax_config import under_own_config
@@ -27,26 +28,29 @@ from bark_jax.voices.library import SPEAKER_EMBEDDINGS_FILE, VoiceLibrary, resol
 from bark_jax.voices.voice import Voice, as_voice, check_voice
 
 
-@dataclasses.dataclass
-class BarkModel:
+class BarkModel(nnx.Module):
     """Bark's four networks, called as in transformers: model.semantic(input_ids), model.fine_acoustics(codebook, ids).
 
-    The networks are modules of their own; see `bark_jax.networks`. Their parameters never change.
+    A module of modules (see `bark_jax.networks`), and so a pytree of their parameters, which never change: it goes
+    through `jax.jit`, `jax.tree.map`, `nnx.split` and `jax.device_put` as a whole.
     """
 
-    config: BarkConfig
-    generation_config: BarkGenerationConfig
-    semantic: BarkSemanticModel
-    coarse_acoustics: BarkCoarseModel
-    fine_acoustics: BarkFineModel
-    codec_model: EncodecModel
-
-    def __post_init__(self):
-        check_fit(self.config, self.generation_config)
-        self.spaces = TokenSpaces.from_config(self.generation_config)
+    def __init__(
+        self,
+        config: BarkConfig,
+        generation_config: BarkGenerationConfig,
+        semantic: BarkSemanticModel,
+        coarse_acoustics: BarkCoarseModel,
+        fine_acoustics: BarkFineModel,
+        codec_model: EncodecModel,
+    ):
+        check_fit(config, generation_config)
+        self.config, self.generation_config = config, generation_config
+        self.spaces = TokenSpaces.from_config(generation_config)
+        self.semantic, self.coarse_acoustics = semantic, coarse_acoustics
+        self.fine_acoustics, self.codec_model = fine_acoustics, codec_model
         self._accelerator: jax.Device | None = None  # where networks go one at a time, if they are offloaded
-        self._source: Source | None = None  # where the voices are that the model knows by name
-        self._library: VoiceLibrary | None = None  # these voices, once one was asked for
+        self._voices: _NamedVoices | None = None  # those that the model knows by name
 
     @classmethod
     def from_pretrained(
@@ -97,8 +101,29 @@ class BarkModel:
             folder, NETWORK_CLASSES, dtype=dtype, attn_implementation=attn_implementation, config=config, lora=lora
         )
         model = cls(config, generation_config, **networks)
-        model._source = Source(pretrained_model_name_or_path, revision=revision, **hub_options)
+        model._voices = _NamedVoices(
+            Source(pretrained_model_name_or_path, revision=revision, **hub_options), model.spaces
+        )
         return model
+
+    def replace(self, **networks: nnx.Module) -> Self:
+        """A model with other networks in the places of some; it shares the rest.
+
+        Args:
+          networks: by attribute: semantic, coarse_acoustics, fine_acoustics, codec_model.
+        """
+        held = {name: getattr(self, name) for name in NETWORK_CLASSES}
+        if unknown := sorted(networks.keys() - held.keys()):
+            raise InputError(f"{unknown[0]} is no network of the model, which has {', '.join(held)}")
+        other = type(self)(self.config, self.generation_config, **(held | networks))
+        other._accelerator, other._voices = self._accelerator, self._voices
+        return other
+
+    def __repr__(self) -> str:
+        lines = [f"  {name}: {_described(getattr(self, name))}" for name in NETWORK_CLASSES]
+        return "\n".join(["BarkModel(", *lines, ")"])
+
+    __str__ = __repr__  # nnx has one of its own, which lists every array
 
     @under_own_config
     def save_pretrained(self, folder: str, *, overwrite: bool = False) -> None:
@@ -279,11 +304,30 @@ class BarkModel:
         if not isinstance(prompt, (str, os.PathLike)):
             return None if prompt is None else check_voice(as_voice(prompt), self.spaces)
         is_file = isinstance(prompt, os.PathLike) or prompt.endswith(".npz")
-        if not is_file and self._source is None:
+        if is_file:
+            return resolve_voice(prompt, VoiceLibrary({}), self.spaces)
+        if self._voices is None:
             raise VoiceNotFoundError(
                 f"history_prompt is {quoted(prompt)}, and this model was made of its networks, without a folder of "
                 "voices; give the Voice itself, such as processor(text, voice_preset=...) finds by its name"
             )
-        if self._library is None and not is_file:
-            self._library = VoiceLibrary.find(self._source, SPEAKER_EMBEDDINGS_FILE, self.spaces)
-        return resolve_voice(prompt, self._library or VoiceLibrary({}), self.spaces)
+        return resolve_voice(prompt, self._voices.library, self.spaces)
+
+
+class _NamedVoices:
+    """Voices that a model knows by name, read when one is asked for. A static part, equal to itself alone."""
+
+    def __init__(self, source: Source, spaces: TokenSpaces):
+        self._source, self._spaces = source, spaces
+
+    @functools.cached_property
+    def library(self) -> VoiceLibrary:
+        return VoiceLibrary.find(self._source, SPEAKER_EMBEDDINGS_FILE, self._spaces)
+
+
+def _described(network: nnx.Module) -> str:
+    """A network in some words: its class, dtype and size."""
+    arrays = jax.tree.leaves(network)
+    megabytes = sum(array.size * array.dtype.itemsize for array in arrays) / 1e6
+    dtypes = ", ".join(sorted({array.dtype.name for array in arrays}))
+    return f"{type(network).__name__}, {sum(array.size for array in arrays):,} numbers of {dtypes}, {megabytes:,.1f} MB"

@@ -132,7 +132,7 @@ def test_stages_equal_transformers_greedy(twins, toy_voice, rng):
 
 def test_the_model_tells_its_device_and_that_it_generates(toy_model):
     assert toy_model.device == jax.devices()[0] and toy_model.can_generate() and type(toy_model).can_generate()
-    offloaded = dataclasses.replace(toy_model)
+    offloaded = toy_model.replace()
     offloaded.enable_cpu_offload()
     assert offloaded.device == jax.devices()[0]
 

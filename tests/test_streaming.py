@@ -207,7 +207,7 @@ def test_more_look_ahead_than_the_first_part_has_frames_delays_it(tiny, whole):
 
 def test_a_codec_that_looks_ahead_is_refused_before_a_network_runs(tiny):
     config = dataclasses.replace(tiny.config.codec_config, use_causal_conv=False)
-    model = dataclasses.replace(tiny, codec_model=random_encodec(config))
+    model = tiny.replace(codec_model=random_encodec(config))
     with pytest.raises(UnsupportedError, match="looks ahead"):
         stream_row(model, make_row(tiny))
 

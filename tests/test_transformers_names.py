@@ -345,7 +345,7 @@ def test_a_model_tells_its_size(toy_model):
 
 
 def test_networks_are_offloaded_from_a_device_by_its_number(toy_model):
-    model = dataclasses.replace(toy_model)
+    model = toy_model.replace()
     for wrong in (-1, len(jax.local_devices()), True, "cuda"):
         with pytest.raises(InputError, match=r"accelerator_id is .*expected an integer from 0"):
             model.enable_cpu_offload(accelerator_id=wrong)
@@ -439,7 +439,7 @@ def test_a_voice_goes_by_its_place_as_well(toy_model, toy_voice, asked):
 
 
 def test_a_model_without_a_folder_knows_no_names(toy_model):
-    model = dataclasses.replace(toy_model)
+    model = toy_model.replace()
     with pytest.raises(bark_jax.VoiceNotFoundError, match="made of its networks, without a folder of voices"):
         model.generate([[5, 6]], history_prompt="anna")
     with pytest.raises(bark_jax.VoiceNotFoundError, match="this model has no voices of its own"):

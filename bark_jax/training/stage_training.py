@@ -143,7 +143,7 @@ def train_stage(
 
 def with_networks(model: BarkModel, networks: Mapping[str, nnx.Module]) -> BarkModel:
     """The model with some of its networks replaced."""
-    return dataclasses.replace(model, **networks)
+    return model.replace(**networks)
 
 
 def fingerprint(network: nnx.Module) -> str:

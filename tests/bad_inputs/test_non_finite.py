@@ -1,7 +1,5 @@
 """Weights that compute no numbers: never silence or noise in place of speech, but an error that names the stage."""
 
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
@@ -31,7 +29,7 @@ def spoilt(bark, stage, value, only=""):
             variable = variable.replace(jax.device_put(array))
         changed.append((path, variable))
     network = nnx.merge(graphdef, nnx.from_flat_state(changed))
-    return Bark(dataclasses.replace(bark.model, **{FIELDS[stage]: network}), bark.processor)
+    return Bark(bark.model.replace(**{FIELDS[stage]: network}), bark.processor)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf], ids=["nan", "inf"])
@@ -61,6 +59,6 @@ def test_an_end_token_that_is_not_finite_is_no_end(bark):
             kernel_DV = np.array(variable.get_value())
             kernel_DV[:, 10_000] = np.nan
             flat[path] = variable.replace(jax.device_put(kernel_DV))
-    model = dataclasses.replace(bark.model, semantic=nnx.merge(graphdef, nnx.from_flat_state(list(flat.items()))))
+    model = bark.model.replace(semantic=nnx.merge(graphdef, nnx.from_flat_state(list(flat.items()))))
     with pytest.raises(BarkError, match="the semantic stage"):
         Bark(model, bark.processor).generate("hello", seed=0, max_new_tokens=8)
