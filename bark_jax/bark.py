@@ -5,17 +5,18 @@ import functools
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Self
 
 import jax
 import numpy as np
 
-from bark_jax.audio.clip import Clip, EmptyClipWarning, SpokenPart, check_silence, join
+from bark_jax.audio.clip import Clip, EmptyClipWarning, Recording, SpokenPart, check_silence, join
 from bark_jax.checkpoints import find, load
 from bark_jax.errors import InputError, quoted
 from bark_jax.files import whole_folder
-from bark_jax.generation.rows import Row, Utterance, row_keys
+from bark_jax.generation import stage_by_stage
+from bark_jax.generation.rows import Row, Utterance, row_keys, spread_prompts
 from bark_jax.generation.runner import OnProgress, OnStage, as_on_stage
 from bark_jax.generation.seeds import CANDIDATE, SENTENCE, derive_keys, seed_of
 from bark_jax.generation.settings import check_count, resolve_settings
@@ -264,6 +265,113 @@ class Bark:
             if row.voice is None and len(spoken.samples):
                 found = Voice(semantic=spoken.semantic, coarse=spoken.coarse, fine=spoken.fine)
 
+    def text_to_semantic(
+        self,
+        text: str | Sequence[str],
+        *,
+        voice: Any = None,
+        seed: int | Sequence[int] | None = None,
+        key: jax.Array | None = None,
+        max_rows: int = MAX_ROWS,
+        devices: Sequence[jax.Device] | None = None,
+        **settings: Any,
+    ) -> np.ndarray | list[np.ndarray]:
+        """Runs the semantic stage alone: the tokens that `generate` would have with the same arguments.
+
+        Args:
+          text: one text, or any number of them.
+          voice, seed, key, max_rows: as for `generate`.
+          devices: of this process, such as jax.local_devices(); each takes batches in turn. None is the model's own.
+          settings: those of `generate` for the semantic stage, with or without the prefix semantic_.
+
+        Returns:
+          Semantic tokens, int32 [S] in [0, 10,000) in Bark; for several texts a list of them. [0] where the stage ended
+          at once.
+
+        Raises:
+          InputError, VoiceError, VoiceNotFoundError: before the network runs.
+        """
+        _check_stages(settings, ("coarse", "fine"), "text_to_semantic")
+        max_rows = check_count("max_rows", max_rows)
+        texts = check_texts(text)
+        rows = self.rows(texts, voice, row_keys(seed, key, len(texts)), settings)
+        tokens = stage_by_stage.semantic_tokens(self.model, rows, max_rows, devices)
+        return tokens[0] if isinstance(text, str) else tokens
+
+    def semantic_to_codes(
+        self,
+        tokens: Any,
+        *,
+        voice: Any = None,
+        seed: int | Sequence[int] | None = None,
+        key: jax.Array | None = None,
+        max_rows: int = MAX_ROWS,
+        devices: Sequence[jax.Device] | None = None,
+        **settings: Any,
+    ) -> np.ndarray | list[np.ndarray]:
+        """Runs the coarse and the fine stage: the codes that `generate` would have with the same voice and seed.
+
+        Args:
+          tokens: semantic tokens, integers [S], or a list or an array of such rows; made by `text_to_semantic`, of a
+            clip, or changed by hand.
+          voice, seed, key, max_rows: as for `generate`.
+          devices: as for `text_to_semantic`.
+          settings: those of `generate` for the coarse and the fine stage.
+
+        Returns:
+          Codes, int32 [n_fine, T] in [0, 1024) in Bark, coarse codebooks first; for several rows a list of them.
+
+        Raises:
+          InputError, VoiceError, VoiceNotFoundError: before a network runs.
+        """
+        _check_stages(settings, ("semantic",), "semantic_to_codes")
+        max_rows, spaces = check_count("max_rows", max_rows), self.model.spaces
+        semantic, is_one = stage_by_stage.check_tokens(tokens, spaces)
+        resolved = resolve_settings(settings, len(semantic), self.model.generation_config, spaces)
+        voices = [
+            resolve_voice(each, self.processor.library, spaces)
+            for each in spread_prompts(voice, len(semantic), "voice")
+        ]
+        keys, no_text = row_keys(seed, key, len(semantic)), np.zeros(0, np.int32)
+        rows = [Row(no_text, *row) for row in zip(voices, keys, resolved, strict=True)]
+        codes = stage_by_stage.all_codes(self.model, rows, semantic, max_rows, devices)
+        return codes[0] if is_one else codes
+
+    def codes_to_audio(
+        self, codes: Any, *, max_rows: int = MAX_ROWS, devices: Sequence[jax.Device] | None = None
+    ) -> Recording | list[Recording]:
+        """Runs the codec.
+
+        Args:
+          codes: integers [n_fine, T], or a list or an array of such rows, as `semantic_to_codes` gives them.
+          max_rows, devices: as for `text_to_semantic`.
+
+        Raises:
+          InputError: what is given are no codes of this model.
+        """
+        max_rows = check_count("max_rows", max_rows)
+        rows, is_one = stage_by_stage.check_codes(codes, self.model.spaces)
+        audio = stage_by_stage.audio_samples(self.model, rows, max_rows, devices)
+        recordings = [Recording(samples, self.sample_rate) for samples in audio]
+        return recordings[0] if is_one else recordings
+
+    def semantic_to_audio(
+        self,
+        tokens: Any,
+        *,
+        voice: Any = None,
+        seed: int | Sequence[int] | None = None,
+        key: jax.Array | None = None,
+        max_rows: int = MAX_ROWS,
+        devices: Sequence[jax.Device] | None = None,
+        **settings: Any,
+    ) -> Recording | list[Recording]:
+        """`codes_to_audio` of `semantic_to_codes`, whose arguments and errors these are."""
+        codes = self.semantic_to_codes(
+            tokens, voice=voice, seed=seed, key=key, max_rows=max_rows, devices=devices, **settings
+        )
+        return self.codes_to_audio(codes, max_rows=max_rows, devices=devices)
+
     def voices(self, language: str | None = None) -> list[str]:
         """Names of the voices that this model knows, of one language ("de") or of all."""
         return self.processor.voices(language)
@@ -384,6 +492,13 @@ class Bark:
             seed=seed_of(row.key),
             stats=dict(stats),
         )
+
+
+def _check_stages(settings: Mapping[str, Any], stages: tuple[str, ...], method: str) -> None:
+    """Raises InputError for a setting of a stage that the method does not run, where it would have no effect."""
+    for name in settings:
+        if name.startswith(tuple(f"{stage}_" for stage in stages)):
+            raise InputError(f"{method} has no setting {name}: it does not run that stage")
 
 
 class _Listeners(NamedTuple):

@@ -218,6 +218,7 @@ def test_audio_of_every_kind_onto_a_full_disk_is_an_output_error(tmp_path):
 
 def test_a_stream_that_fails_raises_its_own_error():
     from bark_jax.audio.files import write_stream
+    from bark_jax.audio.formats import FORMATS
 
     class Broken:
         def __getattr__(self, name):
@@ -226,6 +227,6 @@ def test_a_stream_that_fails_raises_its_own_error():
 
             return fail
 
-    for kind in (("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS")):
+    for ending in (".wav", ".flac", ".ogg"):
         with pytest.raises(ValueError, match="closed stream"):
-            write_stream(Broken(), np.zeros(100, np.float32), 24_000, *kind)
+            write_stream(Broken(), np.zeros(100, np.float32), 24_000, FORMATS[ending])

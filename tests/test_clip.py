@@ -10,7 +10,8 @@ import pytest
 import soundfile
 
 from bark_jax.audio.clip import MAX_WAV_PLAYER_S, Clip, Recording, join
-from bark_jax.audio.files import FORMATS, write_audio
+from bark_jax.audio.files import write_audio
+from bark_jax.audio.formats import FORMATS
 from bark_jax.errors import InputError, UnsupportedError, VoiceError
 from bark_jax.voices.voice import BARK_SPACES, check_voice
 
@@ -49,6 +50,21 @@ def test_every_kind_of_file_decodes_to_the_clip(ending, tmp_path):
     assert samples.shape == clip.samples.shape
     assert np.corrcoef(samples, clip.samples)[0, 1] > 0.99
     assert [file.name for file in tmp_path.iterdir()] == [f"clip{ending}"]
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_bytes_are_those_of_a_file(ending):
+    clip, name = make_clip(), ending.removeprefix(".").upper()
+    samples, rate = soundfile.read(io.BytesIO(clip.to_bytes(name)), dtype="float32")
+    assert rate == clip.sample_rate and np.corrcoef(samples, clip.samples)[0, 1] > 0.99
+
+
+def test_bytes_of_what_is_no_format_are_refused():
+    for name in (".wav", "aac", None, 3):
+        with pytest.raises(InputError, match=r"audio format is .*expected one of wav, flac, ogg, opus, mp3"):
+            make_clip().to_bytes(name)
+    with pytest.raises(InputError, match="the audio is empty, which no MP3 file can be"):
+        make_clip(0).to_bytes("mp3")
 
 
 @pytest.mark.parametrize("ending", FORMATS)

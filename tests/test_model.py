@@ -168,7 +168,7 @@ def test_a_model_stored_in_halves_can_say_that_it_computes_in_float32(tiny, tmp_
 def test_a_network_that_is_not_finite_raises_with_the_stage(tiny, rng):
     broken = nnx.clone(tiny.coarse_acoustics)
     broken.final_norm.scale[...] = jnp.full_like(broken.final_norm.scale[...], jnp.nan)
-    model = dataclasses.replace(tiny, coarse_acoustics=broken)
+    model = tiny.replace(coarse_acoustics=broken)
     with pytest.raises(BarkError, match="the coarse stage computed values that are not finite"):
         generate_tokens(model, tiny_ids(rng, 8), 1, max_new_tokens=9, allow_early_stop=False)
 

@@ -231,7 +231,7 @@ def test_a_network_that_is_not_finite_raises_with_the_stage(tiny):
 
     broken = nnx.clone(tiny.coarse_acoustics)
     broken.final_norm.scale[...] = jnp.full_like(broken.final_norm.scale[...], jnp.nan)
-    model = dataclasses.replace(tiny, coarse_acoustics=broken)
+    model = tiny.replace(coarse_acoustics=broken)
     with pytest.raises(BarkError, match="the coarse stage computed values that are not finite"):
         next(stream_row(model, make_row(tiny)))
 

@@ -2,7 +2,6 @@
 
 import base64
 import dataclasses
-import io
 import math
 import os
 from collections.abc import Sequence
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bark_jax._system.by_value import ByValue
-from bark_jax.audio.files import write_audio, write_stream
+from bark_jax.audio.files import encode, write_audio
+from bark_jax.audio.formats import format_named
 from bark_jax.errors import BarkWarning, InputError, VoiceError, quoted
 from bark_jax.voices.voice import Voice
 
@@ -46,6 +46,17 @@ class Recording(ByValue):
         """
         write_audio(path, self.samples, self.sample_rate)
 
+    def to_bytes(self, format: str = "wav") -> bytes:
+        """The audio file that `save` writes, as bytes.
+
+        Args:
+          format: "wav", "flac", "ogg", "opus" or "mp3".
+
+        Raises:
+          InputError: another format, or no audio where the format cannot be empty: wav and ogg can.
+        """
+        return encode(self.samples, self.sample_rate, format_named(format))
+
     def plot(self, path: str | os.PathLike | None = None) -> "Figure":
         """Draws waveform and mel spectrogram; returns the figure, and with a path writes it as PNG, SVG or PDF.
 
@@ -62,14 +73,9 @@ class Recording(ByValue):
 
     def _repr_html_(self) -> str:
         """The player that Jupyter shows; the audio is inside, so that it plays without this package or its files."""
-        container, coding = "WAV", "PCM_16"
-        if self.duration_s > MAX_WAV_PLAYER_S:
-            container, coding = "MP3", "MPEG_LAYER_III"
-        stream = io.BytesIO()
-        write_stream(stream, self.samples, self.sample_rate, container, coding)
-        audio = base64.b64encode(stream.getvalue()).decode()
-        kind = {"WAV": "audio/wav", "MP3": "audio/mpeg"}[container]
-        return f'<audio controls preload="metadata" src="data:{kind};base64,{audio}"></audio>'
+        name = "mp3" if self.duration_s > MAX_WAV_PLAYER_S else "wav"
+        audio = base64.b64encode(self.to_bytes(name)).decode()
+        return f'<audio controls preload="metadata" src="data:{format_named(name).media_type};base64,{audio}"></audio>'
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.duration_s:.2f} s at {self.sample_rate:,} Hz)"

@@ -1,38 +1,19 @@
 """Audio files. Written through soundfile (libsndfile), whole or not at all."""
 
+import io
 import os
 import struct
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from bark_jax.errors import InputError, quoted
+from bark_jax.audio.formats import FORMATS, Format, format_of
+from bark_jax.errors import InputError
 from bark_jax.files import as_path, told_as_output_error, whole_file
-
-# Ending -> libsndfile's container and coding.
-FORMATS = {
-    ".wav": ("WAV", "PCM_16"),
-    ".flac": ("FLAC", "PCM_16"),
-    ".ogg": ("OGG", "VORBIS"),
-    ".opus": ("OGG", "OPUS"),
-    ".mp3": ("MP3", "MPEG_LAYER_III"),
-}
-
-# Of these kinds libsndfile cannot read a file of no audio samples, not even its own.
-_NEVER_EMPTY = (("FLAC", "PCM_16"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III"))
 
 # Audio samples that libsndfile is given at once: its version 1.2 crashes on minutes of Vorbis written in one call.
 _BLOCK = 2**16
-
-
-def check_format(path: str | os.PathLike) -> tuple[str, str]:
-    """libsndfile's container and coding for a file's ending. Raises InputError for an unknown one."""
-    ending = Path(path).suffix.lower()
-    if ending not in FORMATS:
-        raise InputError(f"{quoted(str(path))} ends in {quoted(ending)}, expected one of {', '.join(FORMATS)}")
-    return FORMATS[ending]
 
 
 def write_audio(path: str | os.PathLike, samples: np.ndarray, sample_rate: int) -> None:
@@ -46,18 +27,16 @@ def write_audio(path: str | os.PathLike, samples: np.ndarray, sample_rate: int) 
       OutputError: the disk is full, or the place may not be written to.
     """
     path = as_path(path, "the audio file")
-    container, coding = check_format(path)
+    audio_format = format_of(path)
     if not path.parent.is_dir():
         raise InputError(f"the folder {str(path.parent)!r} of {str(path)!r} does not exist; create it first")
     if path.is_dir():
         raise InputError(f"{str(path)!r} is a folder; give the name of a file in it")
     with told_as_output_error(path), whole_file(path) as file:
-        write_stream(file, samples, sample_rate, container, coding)
+        write_stream(file, samples, sample_rate, audio_format)
 
 
-def write_stream(
-    file: BinaryIO, samples: np.ndarray, sample_rate: int, container: str = "WAV", coding: str = "PCM_16"
-) -> None:
+def write_stream(file: BinaryIO, samples: np.ndarray, sample_rate: int, audio_format: Format = FORMATS[".wav"]) -> None:
     """Writes one complete audio file into an open binary stream, which has to be seekable.
 
     Raises:
@@ -66,7 +45,8 @@ def write_stream(
     """
     import soundfile
 
-    if not len(samples) and (container, coding) in _NEVER_EMPTY:
+    container, coding = audio_format.container, audio_format.coding
+    if not len(samples) and not audio_format.takes_empty:
         kind = coding if container == "OGG" else container
         raise InputError(f"the audio is empty, which no {kind} file can be; .wav and .ogg can")
     n_channels = 1 if samples.ndim == 1 else samples.shape[1]
@@ -85,6 +65,13 @@ def write_stream(
         ) from error
     if watched.error is not None:
         raise watched.error
+
+
+def encode(samples: np.ndarray, sample_rate: int, audio_format: Format) -> bytes:
+    """One complete audio file as bytes. Arguments and errors as for `write_stream`."""
+    stream = io.BytesIO()
+    write_stream(stream, samples, sample_rate, audio_format)
+    return stream.getvalue()
 
 
 class _Watched:

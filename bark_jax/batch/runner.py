@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bark_jax import __version__
-from bark_jax.audio.files import FORMATS
+from bark_jax.audio.formats import format_named
 from bark_jax.batch import files
 from bark_jax.batch.forms import choose_format
 from bark_jax.batch.ids import Shard
@@ -54,9 +54,7 @@ class Output:
     def __post_init__(self):
         if self.form not in ("files", "parquet"):
             raise InputError(f"the form of the output is {quoted(self.form)}, expected files or parquet")
-        if f".{self.audio}" not in FORMATS:
-            kinds = ", ".join(ending[1:] for ending in FORMATS)
-            raise InputError(f"the audio is {quoted(self.audio)}, expected one of {kinds}")
+        format_named(self.audio)
         check_count("rows_per_part", self.rows_per_part)
         check_count("n_threads", self.n_threads)
         if self.form == "parquet":

@@ -16,7 +16,8 @@ from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 
-from bark_jax.audio.files import check_format, write_stream
+from bark_jax.audio.files import write_stream
+from bark_jax.audio.formats import format_named
 from bark_jax.batch.manifest import Entry, Manifest
 from bark_jax.errors import BarkError, OutputError
 
@@ -66,7 +67,7 @@ class Writer:
         n_threads: int = DEFAULT_THREADS,
     ):
         self._folder, self._store, self._manifest, self._on_settled = folder, store, manifest, on_settled
-        self._container, self._coding = check_format(f"_.{ending}")
+        self._format = format_named(ending)
         self._pool = concurrent.futures.ThreadPoolExecutor(n_threads, thread_name_prefix="bark-jax-encode")
         self._room = threading.Semaphore(_WAITING_PER_THREAD * n_threads)
         self._stored: queue.SimpleQueue[tuple[Entry, bytes | None] | None] = queue.SimpleQueue()
@@ -123,7 +124,7 @@ class Writer:
         started = time.perf_counter()
         stream = io.BytesIO()
         try:
-            write_stream(stream, audio.samples, audio.sample_rate, self._container, self._coding)
+            write_stream(stream, audio.samples, audio.sample_rate, self._format)
         except BarkError as error:  # of this row alone, such as a kind that takes no stereo
             return failed(entry, str(error)), None
         data = stream.getvalue()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bark_jax.audio.formats import NAMES
 from bark_jax.cli.batch_progress import BatchProgress
 from bark_jax.cli.compiled import keep_compiled_programs
 from bark_jax.cli.group import EXIT_SOME_FAILED, Verb
@@ -73,7 +74,7 @@ class _BatchVerb(Verb):
 @click.option("--voice", help="Of rows that name none: a voice's name or .npz file.")
 @click.option("--input-format", type=click.Choice(["jsonl", "json", "csv", "lines"]), help="By default as IN shows.")
 @click.option("--format", "form", type=click.Choice(["files", "parquet"]), default="files", show_default=True)
-@click.option("--audio", type=click.Choice(["wav", "flac", "ogg", "opus", "mp3"]), default="wav", show_default=True)
+@click.option("--audio", type=click.Choice(NAMES), default="wav", show_default=True)
 @click.option("--rows-per-part", type=click.IntRange(1), default=1000, show_default=True, help="Of --format parquet.")
 @click.option("--shard", metavar="I/N", help="Only part I of N, 0 to N - 1, in a folder of its own in OUT.")
 @click.option("--retry-failed", is_flag=True, help="Also do rows again that have failed.")

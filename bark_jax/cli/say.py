@@ -272,7 +272,7 @@ def _take_free_name(path: Path) -> Path:
 
 def _check_output(output: str | None, is_played: bool, as_json: bool) -> str | None:
     """The audio file to write, None for none. Refuses now what would fail after minutes of work."""
-    from bark_jax.audio.files import check_format
+    from bark_jax.audio.formats import format_of
 
     if output is None:
         output = None if is_played else DEFAULT_OUTPUT
@@ -282,7 +282,7 @@ def _check_output(output: str | None, is_played: bool, as_json: bool) -> str | N
         if sys.stdout.isatty():
             raise click.UsageError("-o - writes binary audio to a terminal; redirect stdout, or give -o a file.")
     elif output is not None:
-        check_format(output)
+        format_of(output)
         check_place("output", output)
     return output
 

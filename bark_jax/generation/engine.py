@@ -46,7 +46,7 @@ from bark_jax.generation.sampling import Sampling
 from bark_jax.generation.settings import check_count
 from bark_jax.generation.slots import ROWS_AT_ONCE, put_rows, rows_at_once
 from bark_jax.generation.tokens import TokenSpaces
-from bark_jax.networks.platform import default_device, device_errors
+from bark_jax.networks.platform import check_devices, device_errors
 
 N_SLOTS = 16
 # Steps of the semantic stage between two looks for rows that have ended. A row that ends costs half of them.
@@ -94,9 +94,7 @@ class Engine:
     @under_own_config
     def __init__(self, model: Networks, n_slots: int = N_SLOTS, devices: Sequence[jax.Device] | None = None):
         check_process()
-        devices = list(devices or [default_device()])
-        if foreign := [device for device in devices if device.process_index != jax.process_index()]:
-            raise InputError(f"devices has {foreign[0]}, expected devices of this process: jax.local_devices()")
+        devices = check_devices(devices)
         if model.is_offloaded:
             raise UnsupportedError("the engine runs all networks at once, and this model's are offloaded one by one")
         self._programs = _Programs(model, devices)

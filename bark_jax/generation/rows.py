@@ -97,13 +97,13 @@ def check_ids(
     return ids_BT, mask_BT
 
 
-def spread_prompts(history_prompt: Any, n_rows: int) -> Sequence[Any]:
-    """One history_prompt a row from one for all or a list. Raises InputError for a list of another length."""
-    if not isinstance(history_prompt, (list, tuple)):
-        return [history_prompt] * n_rows
-    if len(history_prompt) != n_rows:
-        raise InputError(f"history_prompt has {len(history_prompt)} voices for {n_rows} rows; give one or None a row")
-    return history_prompt
+def spread_prompts(voice: Any, n_rows: int, name: str = "history_prompt") -> Sequence[Any]:
+    """One voice a row from one for all or a list. Raises InputError for a list of another length."""
+    if not isinstance(voice, (list, tuple)):
+        return [voice] * n_rows
+    if len(voice) != n_rows:
+        raise InputError(f"{name} has {len(voice)} voices for {n_rows} rows; give one or None a row")
+    return voice
 
 
 @under_own_config

@@ -1,13 +1,13 @@
 """The default device: its platform, and errors of a device that has too little memory for a stage or fails in it."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 
 from bark_jax._system.forks import check_process
-from bark_jax.errors import DeviceError, DeviceMemoryError
+from bark_jax.errors import DeviceError, DeviceMemoryError, InputError, quoted
 
 
 def default_device() -> jax.Device:
@@ -29,6 +29,17 @@ def backend() -> str:
 def is_beside_accelerator() -> bool:
     """Whether the default device is the CPU of a machine whose accelerator JAX would use otherwise."""
     return backend() == "cpu" != jax.default_backend()
+
+
+def check_devices(devices: Sequence[jax.Device] | None) -> list[jax.Device]:
+    """The devices, or the default one for None. Raises InputError for what are none of this process."""
+    if devices is None:
+        return [default_device()]
+    if not isinstance(devices, (list, tuple)) or not devices or not all(isinstance(d, jax.Device) for d in devices):
+        raise InputError(f"devices is {quoted(devices)}, expected a list of devices, such as jax.local_devices()")
+    if foreign := [device for device in devices if device.process_index != jax.process_index()]:
+        raise InputError(f"devices has {foreign[0]}, expected devices of this process: jax.local_devices()")
+    return list(devices)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,150 @@
+"""One stage at a time, for rows of any number: batch after batch, on one device or side by side on several.
+
+Each device has a copy of the network and takes the next batch when it is done with one; no device waits for another.
+A batch is the same program wherever it runs, so a row's result does not depend on how many devices there are.
+"""
+
+import concurrent.futures
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from bark_jax._system.own_jax_config import under_own_config
+from bark_jax.errors import InputError, UnsupportedError, quoted
+from bark_jax.generation.rows import Row
+from bark_jax.generation.runner import Networks, Place, run_coarse, run_codec, run_fine, run_semantic
+from bark_jax.generation.tokens import TokenSpaces
+from bark_jax.networks.platform import check_devices
+
+# A network where its batch runs, and a batch of its inputs -> the batch's results.
+RunBatch = Callable[[Place, slice], list[Any]]
+
+
+def semantic_tokens(
+    networks: Networks, rows: Sequence[Row], max_rows: int, devices: Sequence[jax.Device] | None
+) -> list[np.ndarray]:
+    """Semantic tokens, int32 [S], of each row."""
+
+    def run(place: Place, batch: slice) -> list[np.ndarray]:
+        found = run_semantic(networks.semantic, rows[batch], networks.spaces, place)
+        return [tokens for tokens, _ in found]
+
+    return _in_batches(networks, len(rows), run, max_rows, devices)
+
+
+def all_codes(
+    networks: Networks,
+    rows: Sequence[Row],
+    tokens: Sequence[np.ndarray],
+    max_rows: int,
+    devices: Sequence[jax.Device] | None,
+) -> list[np.ndarray]:
+    """Codes, int32 [n_fine, T], of each row's semantic tokens."""
+
+    def run(place: Place, batch: slice) -> list[np.ndarray]:
+        coded = run_coarse(networks.coarse_acoustics, rows[batch], list(tokens[batch]), networks.spaces, place)
+        codes = [codes for codes, _ in coded]
+        return run_fine(networks.fine_acoustics, rows[batch], codes, networks.spaces, place)
+
+    return _in_batches(networks, len(rows), run, max_rows, devices)
+
+
+def audio_samples(
+    networks: Networks, codes: Sequence[np.ndarray], max_rows: int, devices: Sequence[jax.Device] | None
+) -> list[np.ndarray]:
+    """Audio samples, float32 [A] or [A, channels], of each row's codes."""
+
+    def run(place: Place, batch: slice) -> list[np.ndarray]:
+        return run_codec(networks.codec_model, list(codes[batch]), place)
+
+    return _in_batches(networks, len(codes), run, max_rows, devices)
+
+
+def _in_batches(
+    networks: Networks, n_rows: int, run: RunBatch, max_rows: int, devices: Sequence[jax.Device] | None
+) -> list[Any]:
+    batches = [slice(start, start + max_rows) for start in range(0, n_rows, max_rows)]
+    if devices is None:
+        return [row for batch in batches for row in run(networks.on_accelerator, batch)]
+    if networks.is_offloaded:
+        raise UnsupportedError("the networks of this model are offloaded to one device; give devices=None")
+    places = {device: _Copies(device) for device in check_devices(devices)}
+    free = list(places.values())
+
+    @under_own_config
+    def run_on_a_free_device(batch: slice) -> list[Any]:
+        place = free.pop()
+        try:
+            return run(place, batch)
+        finally:
+            free.append(place)
+
+    with concurrent.futures.ThreadPoolExecutor(len(places)) as threads:
+        return [row for rows in threads.map(run_on_a_free_device, batches) for row in rows]
+
+
+class _Copies:
+    """Puts networks onto a device, each once."""
+
+    def __init__(self, device: jax.Device):
+        self._device, self._copies = device, {}
+
+    def __call__(self, network: Any) -> Any:
+        if id(network) not in self._copies:
+            self._copies[id(network)] = jax.device_put(network, self._device)
+        return self._copies[id(network)]
+
+
+def check_tokens(tokens: Any, spaces: TokenSpaces) -> tuple[list[np.ndarray], bool]:
+    """Rows of semantic tokens, and whether it was one row alone. Raises InputError for anything else."""
+    rows, is_one = _as_rows("tokens", tokens, 1, "semantic tokens [S]")
+    for index, row_S in enumerate(rows):
+        _check_range(f"tokens[{index}]", row_S, spaces.semantic_vocab)
+        if len(row_S) > spaces.max_semantic:
+            raise InputError(f"tokens[{index}] has {len(row_S)} tokens, expected at most {spaces.max_semantic}")
+    return rows, is_one
+
+
+def check_codes(codes: Any, spaces: TokenSpaces) -> tuple[list[np.ndarray], bool]:
+    """Rows of codes [n_fine, T], and whether it was one row alone. Raises InputError for anything else."""
+    rows, is_one = _as_rows("codes", codes, 2, f"codes [{spaces.n_fine}, T]")
+    for index, row_QT in enumerate(rows):
+        if len(row_QT) != spaces.n_fine:
+            raise InputError(f"codes[{index}] has shape {row_QT.shape}, expected [{spaces.n_fine}, frames]")
+        _check_range(f"codes[{index}]", row_QT, spaces.codebook_size)
+    return rows, is_one
+
+
+def _as_rows(name: str, values: Any, n_axes: int, what: str) -> tuple[list[np.ndarray], bool]:
+    """The rows of what may be one row, an array of rows or a list of them, and whether it was one."""
+    if isinstance(values, (list, tuple)):
+        is_one = bool(values) and not hasattr(values[0], "ndim") and _depth(values) == n_axes
+    else:
+        is_one = np.ndim(values) != n_axes + 1
+    rows = [values] if is_one else list(values)
+    if not rows:
+        raise InputError(f"{name} is {quoted(values)}, expected {what}, or a list of one row or more")
+    return [_as_integers(f"{name}[{index}]", row, n_axes, what) for index, row in enumerate(rows)], is_one
+
+
+def _depth(values: Any) -> int:
+    """How many lists lie in each other."""
+    return 1 + _depth(values[0]) if isinstance(values, (list, tuple)) and values else 0
+
+
+def _as_integers(name: str, row: Any, n_axes: int, what: str) -> np.ndarray:
+    try:
+        array = np.asarray(row)
+    except ValueError as error:  # rows of unequal length
+        raise InputError(f"{name} is {quoted(row)}, expected {what}") from error
+    if array.ndim != n_axes or (array.size and array.dtype.kind not in "iu"):
+        raise InputError(f"{name} has shape {array.shape} and dtype {array.dtype}, expected {what}, integers")
+    return array.astype(np.int64)
+
+
+def _check_range(name: str, values: np.ndarray, limit: int) -> None:
+    wrong = values[(values < 0) | (values >= limit)]
+    if wrong.size:
+        raise InputError(f"{name} holds {wrong.flat[0]}, expected 0 to {limit - 1}")
