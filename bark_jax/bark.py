@@ -58,6 +58,7 @@ class Bark:
         token: str | bool | None = None,
         cache_dir: str | os.PathLike | None = None,
         local_files_only: bool = False,
+        keep_compiled: bool = True,
     ) -> Self:
         """Loads networks, tokenizer and voices; arguments and errors as for `BarkModel.from_pretrained`.
 
@@ -70,7 +71,12 @@ class Bark:
         spaces = TokenSpaces.from_config(generation_config)
         processor = BarkProcessor.from_pretrained(name_or_folder, tokenizer=tokenizer, spaces=spaces, **source)
         model = BarkModel.from_pretrained(
-            name_or_folder, dtype=dtype, attn_implementation=attn_implementation, lora=lora, **source
+            name_or_folder,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            lora=lora,
+            keep_compiled=keep_compiled,
+            **source,
         )
         return cls(model, processor)
 
@@ -79,6 +85,35 @@ class Bark:
         with whole_folder(folder, overwrite=overwrite) as partial:
             self.model.save_pretrained(partial)
             self.processor.save_pretrained(partial)
+
+    def warm_up(
+        self,
+        rows: int | Sequence[int] = 1,
+        *,
+        seconds: float | Sequence[float] = 1.0,
+        voice: Any = None,
+        **settings: Any,
+    ) -> None:
+        """Compiles what `generate` will run, by speaking nonsense, so that the first text does not wait for it.
+
+        Each number of rows, rounded up to a power of two, is a program of its own in every stage; each length of audio,
+        rounded up to the fine stage's windows and the codec's step, one in the last two.
+
+        Args:
+          rows: of one batch, one number or several.
+          seconds: of audio that is spoken for it, one length or several.
+          voice, settings: those that `generate` will be given: a voice makes the fine stage's windows more, and top_k
+            and top_p are programs of their own.
+        """
+        spaces = self.model.spaces
+        voice = resolve_voice(voice, self.processor.library, spaces)
+        text = np.full(1, spaces.text_offset + 1, np.int32)
+        for n_rows in np.atleast_1d(rows).tolist():
+            for length_s in np.atleast_1d(seconds).tolist():
+                asked = settings | {"max_seconds": length_s, "allow_early_stop": False}
+                resolved = resolve_settings(asked, n_rows, self.model.generation_config, spaces)
+                keys = row_keys(0, None, check_count("rows", n_rows))
+                self.model.generate_rows([Row(text, voice, *row) for row in zip(keys, resolved, strict=True)])
 
     @property
     def sample_rate(self) -> int:

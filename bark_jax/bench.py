@@ -213,7 +213,7 @@ def _count_tokens(seconds: float | None, spaces: TokenSpaces) -> int:
 def _run(folder: Path, case: _Case, n_rows: int, n_tokens: int, repeats: int, tell: OnCall) -> Run:
     _, peak_before = _peak_bytes()
     tell(f"{_label(case.dtype or 'own dtype', case.is_offloaded)}: loading")
-    model = BarkModel.from_pretrained(str(folder), dtype=case.dtype)
+    model = BarkModel.from_pretrained(str(folder), dtype=case.dtype, keep_compiled=False)
     if case.is_offloaded:
         model.enable_cpu_offload()
     shapes = {name: parameter_shapes(getattr(model, name)) for name in NETWORKS}

@@ -12,6 +12,7 @@ from flax import nnx
 from bark_jax._system.forks import check_process
 from bark_jax._system.own_jax_config import under_own_config
 from bark_jax.checkpoints import find, load
+from bark_jax.checkpoints.compiled import keep_compiled_programs
 from bark_jax.checkpoints.options import MODEL_IGNORED, MODEL_REFUSED, check_options
 from bark_jax.config import BarkConfig, BarkGenerationConfig
 from bark_jax.errors import InputError, VoiceNotFoundError, quoted
@@ -66,6 +67,7 @@ class BarkModel(nnx.Module):
         cache_dir: str | os.PathLike | None = None,
         local_files_only: bool = False,
         force_download: bool = False,
+        keep_compiled: bool = True,
         **options: Any,
     ) -> Self:
         """Loads a model: a folder, a Hub id such as "suno/bark-small", or "tiny", which is built in.
@@ -82,6 +84,8 @@ class BarkModel(nnx.Module):
           revision: a branch, tag or commit of the Hub repository.
           lora: a file of changes to these networks (`bark_jax.checkpoints.lora`), which are added to them.
           token, cache_dir, local_files_only, force_download: see `find.find_model`.
+          keep_compiled: keep compiled programs on disk for the next process (`checkpoints.compiled`); also
+            BARK_JAX_KEEP_COMPILED=0 switches it off.
           options: other arguments of transformers', which are ignored or refused; see `checkpoints.options`.
 
         Raises:
@@ -90,6 +94,7 @@ class BarkModel(nnx.Module):
           CheckpointError, ConfigError: the files are damaged or are not those of a Bark.
         """
         check_options(options, cls.from_pretrained, MODEL_IGNORED, MODEL_REFUSED)
+        keep_compiled_programs(wanted=check_flag("keep_compiled", keep_compiled))
         dtype = load.choose_dtype(dtype, torch_dtype)
         hub_options = dict(token=token, cache_dir=cache_dir, local_files_only=local_files_only)
         folder = find.find_model(

@@ -16,6 +16,7 @@ import numpy as np
 
 from bark_jax._system.own_jax_config import under_own_config
 from bark_jax.checkpoints import find, load
+from bark_jax.checkpoints.compiled import keep_compiled_programs
 from bark_jax.checkpoints.options import MODEL_IGNORED, MODEL_REFUSED, check_options
 from bark_jax.config import (
     BarkCoarseGenerationConfig,
@@ -192,6 +193,7 @@ class EncodecModel(Codec):
         cache_dir: str | os.PathLike | None = None,
         local_files_only: bool = False,
         force_download: bool = False,
+        keep_compiled: bool = True,
         **options: Any,
     ) -> Self:
         """Loads a codec: a folder, a Hub id such as "facebook/encodec_24khz"; of a whole Bark its codec.
@@ -201,7 +203,7 @@ class EncodecModel(Codec):
         Args:
           dtype: "float32", "bfloat16" or "float16", or torch's object of that name; None and "auto" keep what the
             checkpoint has.
-          torch_dtype, revision, token, cache_dir, local_files_only, force_download, options: as for
+          torch_dtype, revision, token, cache_dir, local_files_only, force_download, keep_compiled, options: as for
             `BarkModel.from_pretrained`.
 
         Raises:
@@ -210,6 +212,7 @@ class EncodecModel(Codec):
           InputError: a dtype or a name that cannot be; an argument that would have no effect here, or is unknown.
         """
         check_options(options, cls.from_pretrained, MODEL_IGNORED, MODEL_REFUSED)
+        keep_compiled_programs(wanted=check_flag("keep_compiled", keep_compiled))
         dtype = load.choose_dtype(dtype, torch_dtype)
         folder = find.find_model(
             pretrained_model_name_or_path,

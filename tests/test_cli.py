@@ -19,7 +19,7 @@ from click.testing import CliRunner
 import bark_jax
 from bark_jax import tiny
 from bark_jax.checkpoints.progress import BytesBar
-from bark_jax.cli import compiled, main, player, say
+from bark_jax.cli import main, player, say
 from bark_jax.cli.options import sampling_options
 from bark_jax.cli.progress import Progress
 from bark_jax.config import GENERATION_CONFIG_FILE
@@ -566,24 +566,6 @@ def test_the_doctor_goes_on_past_what_is_broken(monkeypatch):
     report = json.loads(run("doctor", "--json").stdout)
     assert report["devices"] == {"problem": "RuntimeError: no driver"}
     assert report["versions"]["flax"]
-
-
-def test_compiled_programs_are_kept_beside_the_models(hf_home, monkeypatch):
-    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
-    values = {}
-    monkeypatch.setattr("jax.config.update", values.__setitem__)
-    assert compiled.keep_compiled_programs()
-    assert values["jax_compilation_cache_dir"] == str(hf_home / "bark_jax" / "compiled")
-
-
-def test_a_folder_that_takes_no_files_is_left_alone(tmp_path, monkeypatch):
-    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
-    (tmp_path / "file").touch()
-    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "file"))
-    values = {}
-    monkeypatch.setattr("jax.config.update", values.__setitem__)
-    assert not compiled.keep_compiled_programs()
-    assert not values
 
 
 def test_every_sampling_option_is_a_setting():

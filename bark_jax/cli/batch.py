@@ -9,7 +9,6 @@ import click
 
 from bark_jax.audio.formats import NAMES
 from bark_jax.cli.batch_progress import BatchProgress
-from bark_jax.cli.compiled import keep_compiled_programs
 from bark_jax.cli.group import EXIT_SOME_FAILED, Verb
 from bark_jax.cli.options import (
     DTYPES,
@@ -157,7 +156,6 @@ def _opener(job: "Job", options: dict[str, Any]) -> Any:
         choose_devices(options["devices"])
 
     def open_local(_: Any) -> Any:
-        keep_compiled_programs()
         return job.open_speaker()
 
     return open_local

@@ -12,7 +12,6 @@ from typing import Any
 
 import click
 
-from bark_jax.cli.compiled import compiled_folder, keep_compiled_programs
 from bark_jax.cli.group import Verb
 from bark_jax.cli.options import json_option
 
@@ -104,6 +103,7 @@ def _attention() -> dict[str, str]:
 def _caches() -> dict[str, str]:
     from huggingface_hub import constants
 
+    from bark_jax.checkpoints.compiled import VARIABLE, compiled_folder, keep_compiled_programs
     from bark_jax.checkpoints.find import cache_folder
 
     is_kept = keep_compiled_programs()
@@ -114,7 +114,8 @@ def _caches() -> dict[str, str]:
     }
     found = {name: f"{folder} ({_in_words(_size(folder))})" for name, folder in folders.items()}
     if not is_kept:
-        found["compiled programs"] += ", which takes no files: every run compiles anew"
+        why = f"{VARIABLE} is 0" if os.environ.get(VARIABLE) == "0" else "which takes no files"
+        found["compiled programs"] += f", {why}: every run compiles anew"
     return found
 
 

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bark_jax.cli.compiled import keep_compiled_programs
 from bark_jax.cli.group import EXIT_FAILURE, Verb
 from bark_jax.cli.options import json_option, revision_option
 
@@ -51,7 +50,6 @@ def command(
 
     import_torch()
     text_ids, known_voice = _read(model, revision, text, voice)
-    keep_compiled_programs()
     rows = compare(
         model,
         reference=reference,

@@ -15,7 +15,6 @@ import click
 
 from bark_jax import tiny
 from bark_jax._system import stopping
-from bark_jax.cli.compiled import keep_compiled_programs
 from bark_jax.cli.group import Verb
 from bark_jax.cli.options import (
     DTYPES,
@@ -196,7 +195,6 @@ def open_bark(
     folder = find_model(model, revision=revision)
     _, generation_config = read_configs(folder)
     resolve_settings(settings, 1, generation_config, processor.spaces)
-    keep_compiled_programs()
     networks = BarkModel.from_pretrained(str(folder), dtype=dtype, attn_implementation=attn_implementation, lora=lora)
     return Bark(networks, processor)
 
