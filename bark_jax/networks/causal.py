@@ -11,11 +11,12 @@ from bark_jax.config import BarkCoarseConfig, BarkSemanticConfig, BarkSubModelCo
 from bark_jax.errors import InputError
 from bark_jax.networks.attention import GPU_BACKENDS, KVCache, resolve
 from bark_jax.networks.linear import multiply
-from bark_jax.networks.platform import backend
+from bark_jax.networks.platform import backend, check_sharding
 from bark_jax.networks.transformer import (
     Block,
     Embedding,
     as_seen,
+    check_axes,
     check_size,
     choose_embeds,
     make_embedding,
@@ -99,6 +100,8 @@ class BarkCausalModel(nnx.Module):
         embeds_BTD = choose_embeds(input_embeds, inputs_embeds)
         if (input_ids is None) == (embeds_BTD is None):
             raise InputError("give either input_ids or inputs_embeds")
+        check_axes(input_ids, embeds_BTD, "[B, T]")
+        check_sharding(self, input_ids, embeds_BTD)
         embeds_BTD = self.embed(input_ids) if embeds_BTD is None else embeds_BTD
         hidden, _, _ = self._read(embeds_BTD, as_seen(attention_mask, embeds_BTD))
         logits_BTV = self.logits(hidden[-1])

@@ -1,15 +1,27 @@
 """The bidirectional transformer of the fine stage: the codes of the lower codebooks in, those of the next one out."""
 
+import operator
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from bark_jax._system.forks import check_process
 from bark_jax.config import BarkFineConfig
-from bark_jax.errors import InputError
+from bark_jax.errors import InputError, quoted
 from bark_jax.networks.attention import resolve
 from bark_jax.networks.linear import multiply
-from bark_jax.networks.transformer import Block, as_seen, check_size, choose_embeds, make_embedding, make_norm
+from bark_jax.networks.platform import check_sharding
+from bark_jax.networks.transformer import (
+    Block,
+    as_seen,
+    check_axes,
+    check_size,
+    choose_embeds,
+    make_embedding,
+    make_norm,
+)
 
 
 class FineNetwork(nnx.Module):
@@ -74,6 +86,7 @@ class FineNetwork(nnx.Module):
           logits_BTV in float32; with `output_hidden_states` a pair.
         """
         check_process()
+        codebook_idx = _as_index(codebook_idx)
         if not 1 <= codebook_idx < self.config.n_codes_total:
             raise InputError(
                 f"codebook_idx is {codebook_idx}, expected 1 to {self.config.n_codes_total - 1}; "
@@ -82,6 +95,8 @@ class FineNetwork(nnx.Module):
         embeds_BTD = choose_embeds(input_embeds, inputs_embeds)
         if (input_ids is None) == (embeds_BTD is None):
             raise InputError("give either input_ids or inputs_embeds")
+        check_axes(input_ids, embeds_BTD, "[B, T, n_codes_total]")
+        check_sharding(self, input_ids, embeds_BTD)
         if embeds_BTD is None:
             embeds_BTD = sum(self.token_embeddings[q](input_ids[:, :, q]) for q in range(codebook_idx + 1))
         hidden = self._read(embeds_BTD, as_seen(attention_mask, embeds_BTD))
@@ -106,3 +121,14 @@ class FineNetwork(nnx.Module):
             hidden.append(x_BTD)
             x_BTD, _, _ = block(x_BTD, is_seen_BT)
         return (*hidden, self.final_norm(x_BTD))
+
+
+def _as_index(codebook_idx: Any) -> int:
+    """A codebook's number as Python has it. Raises InputError for one that jax.jit traces, or what is no integer."""
+    try:
+        return operator.index(codebook_idx)
+    except TypeError as error:  # which JAX's error for what is traced is too
+        raise InputError(
+            f"codebook_idx is {quoted(codebook_idx)}, expected a Python int: each codebook has a program of its "
+            "own, so give it to jax.jit as a static argument"
+        ) from error

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from bark_jax._system.forks import check_process
-from bark_jax.errors import DeviceError, DeviceMemoryError, InputError, quoted
+from bark_jax.errors import DeviceError, DeviceMemoryError, InputError, UnsupportedError, quoted
 
 
 def default_device() -> jax.Device:
@@ -42,6 +43,22 @@ def check_devices(devices: Sequence[jax.Device] | None) -> list[jax.Device]:
     return list(devices)
 
 
+def check_sharding(*trees: Any) -> None:
+    """Raises UnsupportedError for arrays that are divided along an axis which a mesh has as an explicit one.
+
+    There the type of every intermediate result has to name its sharding, which these networks leave to the compiler.
+    """
+    for leaf in jax.tree.leaves(trees):
+        sharding = jax.typeof(leaf).sharding
+        kinds = dict(zip(sharding.mesh.axis_names, sharding.mesh.axis_types, strict=True))
+        used = [name for axes in sharding.spec if axes is not None for name in np.atleast_1d(axes).tolist()]
+        if explicit := [name for name in used if kinds.get(name) == jax.sharding.AxisType.Explicit]:
+            raise UnsupportedError(
+                f"an array of shape {leaf.shape} is divided along {explicit[0]!r}, an explicit axis of its mesh; make "
+                "the mesh with axis_types=(jax.sharding.AxisType.Auto,) * its number of axes"
+            )
+
+
 @contextlib.contextmanager
 def device_errors(stage: str, network: Any, n_rows: int) -> Iterator[None]:
     """Turns what JAX raises in the block into an error that names the stage, its sizes and the remedy.
@@ -52,6 +69,7 @@ def device_errors(stage: str, network: Any, n_rows: int) -> Iterator[None]:
       UnsupportedError: this process was forked after JAX had run; see `forks`.
     """
     check_process()
+    check_sharding(network)
     try:
         yield
     except jax.errors.JaxRuntimeError as error:

@@ -127,3 +127,11 @@ class Block(nnx.Module):
         y_RD, keys, values = self.attention.extend(self.attention_norm(x_RD), keys, values, length_B)
         x_RD = x_RD + y_RD
         return x_RD + self.mlp(self.mlp_norm(x_RD)), keys, values
+
+
+def check_axes(input_ids: jax.Array | None, embeds_BTD: jax.Array | None, axes: str) -> None:
+    """Raises InputError for ids without all of `axes`, such as "[B, T]", or embeddings without [B, T, D]."""
+    given, expected = (input_ids, axes) if embeds_BTD is None else (embeds_BTD, "[B, T, D]")
+    if jnp.ndim(given) != expected.count(",") + 1:
+        name = "input_ids" if embeds_BTD is None else "inputs_embeds"
+        raise InputError(f"{name} has shape {jnp.shape(given)}, expected {expected}")
