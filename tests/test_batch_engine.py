@@ -70,6 +70,17 @@ def test_rows_equal_their_runs_alone(spoken, bark, requests):
         np.testing.assert_allclose(found.semantic_logprob, alone.semantic_logprob, atol=1e-4)
 
 
+def test_a_row_that_cuts_the_distribution_is_cut_among_rows_that_do_not(bark, speaker):
+    """With top_k of 1 it chooses the likeliest tokens, whoever is in the slots before it and beside it."""
+    whole = make_requests(bark, (9, 60, 33), temperature=1.5, do_sample=True)
+    (cut,) = make_requests(bark, (47,), temperature=1.5, do_sample=True, top_k=1)
+    (greedy,) = make_requests(bark, (47,), do_sample=False)
+    found = run(speaker, [*whole, Request("cut", cut.row)])
+    (alone,) = bark.model.generate_rows([greedy.row])
+    np.testing.assert_array_equal(found["cut"].utterance.semantic, alone.semantic)
+    np.testing.assert_array_equal(found["cut"].utterance.coarse, alone.coarse)
+
+
 def test_the_order_of_rows_changes_no_bit_of_any(spoken, speaker, requests):
     again = run(speaker, requests[::-1])
     assert list(again) != list(spoken)
