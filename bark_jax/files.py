@@ -20,6 +20,10 @@ from bark_jax.errors import InputError, OutputError, quoted
 # By kind of folder: one without any of these is not ours to replace, whatever the caller asked for.
 MARKERS = {"model": ("bark_jax.json", "config.json"), "dataset": ("dataset.json",)}
 
+# Every layout of checkpoint has one of these in its folder: all of their `signs`, see `checkpoints.layouts`. They stand
+# here for those who may not import the layouts, and JAX with them, to look at a folder.
+MODEL_SIGNS = ("config.json", "*.pt", "*.th")
+
 # Of Linux; room for the name of the file that is renamed at the end.
 MAX_NAME_BYTES = 230
 MAX_PATH_CHARACTERS = 4000
@@ -58,6 +62,11 @@ def is_inner_path(path: Any) -> bool:
         return False
     parts = PurePosixPath(path).parts
     return bool(parts) and parts[0] != "/" and ".." not in parts
+
+
+def holds_model(folder: str | os.PathLike) -> bool:
+    """Whether a folder seems to hold a model, of whichever layout; False where there is no such folder."""
+    return any(any(Path(folder).glob(sign)) for sign in MODEL_SIGNS)
 
 
 @contextlib.contextmanager

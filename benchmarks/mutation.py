@@ -53,7 +53,15 @@ GROUPS = {
     "converters": Group(
         tuple(
             f"bark_jax/checkpoints/{name}.py"
-            for name in ("rules", "names", "transforms", "plan", "open", "layouts/suno")
+            for name in (
+                "rules",
+                "transforms",
+                "plan",
+                "open",
+                "layouts/suno",
+                "layouts/transformers",
+                "layouts/encodec",
+            )
         ),
         ("tests/test_converters.py",),
         40,

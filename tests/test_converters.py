@@ -20,8 +20,8 @@ from safetensors.numpy import load_file
 import bark_jax
 from bark_jax.checkpoints import convert, export_transformers, plan, snapshots
 from bark_jax.checkpoints.arrays import StoredArray
+from bark_jax.checkpoints.layouts.own import own_rules
 from bark_jax.checkpoints.model_folder import NETWORKS, load_network, read_manifest, weight_file
-from bark_jax.checkpoints.names import own_rules
 from bark_jax.checkpoints.open import open_source
 from bark_jax.checkpoints.rules import Rule, Use, rule
 from bark_jax.checkpoints.transforms import CONV, LINEAR, TRANSPOSED_CONV, UNCHANGED, SummedBiases, WeightNorm

@@ -13,7 +13,8 @@ PACKAGE = Path(bark_jax.__file__).parent
 FLOORS = (
     ("errors",),
     ("_system",),
-    ("files", "tiny"),
+    ("files",),
+    ("tiny",),
     ("hub",),
     ("config",),
     ("networks",),

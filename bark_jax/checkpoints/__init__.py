@@ -10,9 +10,9 @@ From a name to networks in memory:
 
 From a foreign checkpoint to such a folder, and back:
 
-    open.py layouts/         what a checkpoint is, and opening it; a module for each layout
+    open.py layouts/         what a checkpoint is, and opening it; a module for all there is to say of a layout
     pickle/ safetensors_file.py arrays.py    reading arrays, without running what a file holds
-    names.py rules.py transforms.py          tables of names, what their entries mean, how arrays change
+    rules.py transforms.py   what the entries of a layout's table of names mean, how arrays change
     plan.py                  which arrays make which parameter, checked as a whole before one is read
     write.py export.py       writing the folder, and transformers'
     conversion.py            all of it

@@ -18,8 +18,8 @@ import numpy as np
 from bark_jax.checkpoints.arrays import StoredArray
 from bark_jax.checkpoints.extras import copy_extras
 from bark_jax.checkpoints.layouts.own import open_own
+from bark_jax.checkpoints.layouts.transformers import transformers_rules
 from bark_jax.checkpoints.model_folder import NETWORKS, check_shapes, write_network
-from bark_jax.checkpoints.names import transformers_rules
 from bark_jax.checkpoints.plan import NetworkSource, Progress, make_plan, read_parameter
 from bark_jax.checkpoints.rules import names_of
 from bark_jax.checkpoints.safetensors_file import read_safetensors

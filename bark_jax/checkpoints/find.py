@@ -13,9 +13,7 @@ from pathlib import Path
 
 from bark_jax import tiny
 from bark_jax.checkpoints import snapshots
-from bark_jax.checkpoints.model_folder import (
-    is_model_folder,
-)
+from bark_jax.checkpoints.model_folder import is_model_folder
 from bark_jax.checkpoints.open import open_source
 from bark_jax.checkpoints.progress import BytesBar
 from bark_jax.checkpoints.write import write_model

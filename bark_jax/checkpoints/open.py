@@ -2,24 +2,17 @@
 
 import os
 from pathlib import Path
+from typing import NoReturn
 
 from bark_jax.checkpoints import snapshots
-from bark_jax.checkpoints.layouts.encodec import open_encodec_file
-from bark_jax.checkpoints.layouts.own import open_own
-from bark_jax.checkpoints.layouts.suno import FILES, has_suno_files, open_single, open_suno
-from bark_jax.checkpoints.layouts.transformers import open_transformers
-from bark_jax.checkpoints.model_folder import is_model_folder, list_names
-from bark_jax.checkpoints.plan import NetworkSource
+from bark_jax.checkpoints.layouts import LAYOUTS
+from bark_jax.checkpoints.layouts.layout import Request
+from bark_jax.checkpoints.model_folder import is_model_folder
 from bark_jax.checkpoints.sources import Source
-from bark_jax.config import CONFIG_FILE, BarkGenerationConfig
 from bark_jax.errors import CheckpointError, InputError, ModelNotFoundError, quoted
 
-LAYOUTS = (
-    "a transformers folder (config.json and weights) of a Bark or of one of its networks, Suno's text.pt, "
-    "coarse.pt and fine.pt, an EnCodec's .th file, or a folder that this program wrote"
-)
-CODEC_PATTERN = "encodec_24khz-*.th"
-CODEC_HINT = "give one by codec (--codec), for instance --codec facebook/encodec_24khz"
+KINDS = ", ".join(layout.kind for layout in LAYOUTS[:-1]) + f", or {LAYOUTS[-1].kind}"
+SIZES = tuple(size for layout in LAYOUTS for size in layout.sizes)
 
 
 def open_source(
@@ -41,17 +34,19 @@ def open_source(
       ModelNotFoundError: there is nothing, or a part is missing.
       CheckpointError, ConfigError: it cannot be used.
     """
-    if size is not None and (not isinstance(size, str) or size not in FILES):
-        raise InputError(f"size is {quoted(size)}, expected {' or '.join(FILES)}")
+    if size is not None and (not isinstance(size, str) or size not in SIZES):
+        raise InputError(f"size is {quoted(size)}, expected {' or '.join(SIZES)}")
     path, label = _locate(src, size, revision)
     if path.is_dir() and not is_model_folder(path):  # which has a manifest of its own
         snapshots.check_blobs(path)
-    is_suno = path.is_dir() and has_suno_files(path) and (size is not None or not (path / CONFIG_FILE).is_file())
-    if is_suno:
-        return open_suno(path, label, size, _open_codec(path, codec))
-    if size is not None or codec is not None:
+    request = Request(path, label, open_source, size, codec)
+    layout = next((layout for layout in LAYOUTS if layout.is_mine(request)), None)
+    has_choices = path.is_dir() and layout is not None and layout.sizes
+    if (size is not None or codec is not None) and not has_choices:
         raise InputError(f"{src} is not a folder of Suno's files, the only ones that need size or codec")
-    return _open_folder(path, label) if path.is_dir() else _open_file(path, label)
+    if layout is None:
+        _refuse(path)
+    return layout.open(request)
 
 
 def _locate(src: str | os.PathLike, size: str | None, revision: str | None) -> tuple[Path, str]:
@@ -67,47 +62,11 @@ def _locate(src: str | os.PathLike, size: str | None, revision: str | None) -> t
         folder = snapshots.fetch(str(src), revision=revision, size=size)
         return folder, snapshots.snapshot_name(folder) or str(src)
     raise ModelNotFoundError(
-        f"{quoted(str(src), 400)} does not exist. Expected {LAYOUTS}, or a Hub id such as suno/bark-small"
+        f"{quoted(str(src), 400)} does not exist. Expected {KINDS}, or a Hub id such as suno/bark-small"
     )
 
 
-def _open_folder(folder: Path, label: str) -> Source:
-    if is_model_folder(folder):
-        return open_own(folder, label)
-    if (folder / CONFIG_FILE).is_file():
-        return open_transformers(folder, label)
-    codecs = sorted(folder.glob("*.th"))
-    if len(codecs) == 1:
-        return open_encodec_file(codecs[0], label)
-    if codecs:
-        names = list_names(path.name for path in codecs)
-        raise ModelNotFoundError(f"{folder} holds several codecs, {names}; give the path of one of them")
-    raise ModelNotFoundError(f"{folder} holds no model that is known here. Expected {LAYOUTS}")
-
-
-def _open_file(path: Path, label: str) -> Source:
-    if path.suffix == ".th":
-        return open_encodec_file(path, label)
-    if path.suffix == ".pt":
-        return open_single(path, label)
-    raise CheckpointError(f"{path} is of no known kind by its name. Expected {LAYOUTS}; give the folder, not its file")
-
-
-def _open_codec(folder: Path, codec: str | os.PathLike | None) -> NetworkSource:
-    """The codec that was asked for, else the one beside Suno's files."""
-    if codec is None:
-        beside = sorted(folder.glob(CODEC_PATTERN))
-        if not beside:
-            raise ModelNotFoundError(
-                f"Suno's files bring no codec, and no {CODEC_PATTERN} lies in {folder}; {CODEC_HINT}"
-            )
-        codec = beside[0]
-    networks = open_source(codec).networks
-    if "codec_model" not in networks:
-        raise CheckpointError(f"{codec} holds no codec but {', '.join(networks)}; {CODEC_HINT}")
-    rate, expected = networks["codec_model"].config.sampling_rate, BarkGenerationConfig.suno().sample_rate
-    if rate != expected:
-        raise CheckpointError(
-            f"{codec} is a codec of {rate:,} Hz, and Suno's Bark has codes of {expected:,} Hz; {CODEC_HINT}"
-        )
-    return networks["codec_model"]
+def _refuse(path: Path) -> NoReturn:
+    if path.is_dir():
+        raise ModelNotFoundError(f"{path} holds no model that is known here. Expected {KINDS}")
+    raise CheckpointError(f"{path} is of no known kind by its name. Expected {KINDS}; give the folder, not its file")

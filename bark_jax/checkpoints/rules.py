@@ -1,4 +1,4 @@
-"""Rules: which arrays of a checkpoint make which parameter. The tables of rules are in `names.py`."""
+"""Rules: which arrays of a checkpoint make which parameter. Each layout has a table of them."""
 
 import dataclasses
 import enum
@@ -6,7 +6,8 @@ import functools
 import re
 from collections.abc import Mapping, Sequence
 
-from bark_jax.checkpoints.transforms import UNCHANGED, Transform
+from bark_jax.checkpoints.transforms import UNCHANGED, Axes, Transform, WeightNorm
+from bark_jax.config import EncodecConfig
 
 
 class Use(enum.Enum):
@@ -38,6 +39,17 @@ class Rule:
 def rule(name: str, parameter: str, transform: Transform = UNCHANGED, use: Use = Use.PARAMETER) -> Rule:
     """A rule about a single array."""
     return Rule((name,), parameter, transform, use)
+
+
+def kernel_rules(theirs: str, ours: str, axes: Axes, config: EncodecConfig) -> tuple[Rule, ...]:
+    """A convolution's kernel: plain, or weight-normed in either of torch's spellings (the newer one first)."""
+    if config.norm_type != "weight_norm":
+        return (rule(theirs + ".weight", ours + ".kernel", axes),)
+    newer, older = theirs + ".parametrizations.weight.original", theirs + ".weight_"
+    return (
+        Rule((newer + "0", newer + "1"), ours + ".kernel", WeightNorm(axes)),
+        Rule((older + "g", older + "v"), ours + ".kernel", WeightNorm(axes)),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from bark_jax import tiny
 from bark_jax.checkpoints.extras import TOKENIZER_FILES, VOICE_FILES
-from bark_jax.checkpoints.layouts.suno import FILES
-from bark_jax.checkpoints.model_folder import MANIFEST_FILE, NETWORKS, is_model_folder, read_manifest, weight_file
+from bark_jax.checkpoints.layouts import LAYOUTS
+from bark_jax.checkpoints.model_folder import NETWORKS, is_model_folder, read_manifest, weight_file
 from bark_jax.config import CONFIG_FILE, GENERATION_CONFIG_FILE
 from bark_jax.errors import BarkError, ModelNotFoundError, quoted
 from bark_jax.files import is_inner_path, write_whole
@@ -23,16 +23,6 @@ from bark_jax.hub.client import (
 )
 from bark_jax.hub.source import check_revision
 
-# Weights in order of preference: the first kind that a repository has is the one that is fetched.
-WEIGHT_PATTERNS = (
-    (MANIFEST_FILE, "*.safetensors"),
-    ("model.safetensors",),
-    ("model.safetensors.index.json", "model-*.safetensors"),
-    ("pytorch_model.bin",),
-    ("pytorch_model.bin.index.json", "pytorch_model-*.bin"),
-    ("encodec_24khz-*.th",),
-    ("encodec_48khz-*.th",),
-)
 OTHER_PATTERNS = (CONFIG_FILE, GENERATION_CONFIG_FILE, *TOKENIZER_FILES, *VOICE_FILES)
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
@@ -182,9 +172,10 @@ def _first_line(error: Exception) -> str:
 def wanted_files(names: Sequence[str], size: str | None) -> list[str]:
     """Of a repository's files those that make the model: configs, tokenizer, voices, and one kind of weights."""
     if size is not None:
-        weights = [*FILES[size].values(), "encodec_24khz-*.th"]
+        weights = next(layout.sizes[size] for layout in LAYOUTS if size in layout.sizes)
         return _matching(names, (*TOKENIZER_FILES, *VOICE_FILES, *weights))
-    weights = next((patterns for patterns in WEIGHT_PATTERNS if _matching(names, patterns[:1])), ())
+    kinds = [patterns for layout in LAYOUTS for patterns in layout.weights]
+    weights = next((patterns for patterns in kinds if _matching(names, patterns[:1])), ())
     return _matching(names, (*OTHER_PATTERNS, *weights))
 
 

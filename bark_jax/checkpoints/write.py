@@ -9,7 +9,8 @@ import numpy as np
 
 from bark_jax.checkpoints.export import export_into
 from bark_jax.checkpoints.extras import copy_extras
-from bark_jax.checkpoints.layouts.own import ORIGINAL_CODEC_FILE
+from bark_jax.checkpoints.layouts.own import ORIGINAL_CODEC_FILE, own_rules
+from bark_jax.checkpoints.layouts.transformers import transformers_rules
 from bark_jax.checkpoints.model_folder import (
     FileRecord,
     Manifest,
@@ -18,7 +19,6 @@ from bark_jax.checkpoints.model_folder import (
     write_manifest,
     write_network,
 )
-from bark_jax.checkpoints.names import own_rules, transformers_rules
 from bark_jax.checkpoints.plan import NetworkSource, Progress, write_converted
 from bark_jax.checkpoints.rules import find_rule, names_of
 from bark_jax.checkpoints.safetensors_file import read_safetensors

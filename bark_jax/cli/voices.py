@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import click
@@ -9,8 +10,8 @@ import click
 from bark_jax.cli.group import Verb
 from bark_jax.cli.options import json_option, model_option, revision_option
 from bark_jax.errors import ModelNotFoundError
+from bark_jax.files import holds_model
 
-MODEL_FILES = (".json", ".pt")
 SHOWN_NAMES = 10
 
 EXAMPLES = """\b
@@ -51,6 +52,7 @@ def open_processor(model: str, revision: str | None) -> Any:
     from bark_jax.text.processor import BarkProcessor
     from bark_jax.text.tokenizer import TOKENIZER_FILE
 
-    if os.path.isdir(model) and not any(name.endswith(MODEL_FILES) for name in os.listdir(model)):
+    # A processor that transformers saved alone has voices, and no config.json.
+    if os.path.isdir(model) and not holds_model(model) and not any(Path(model).glob("*.json")):
         raise ModelNotFoundError(f"{model} holds no model: neither a config.json nor Suno's text.pt")
     return BarkProcessor.from_pretrained(model, revision=revision, tokenizer=tiny.FOLDER / TOKENIZER_FILE)

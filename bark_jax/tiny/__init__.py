@@ -7,14 +7,16 @@ understood. It says digits and the sentences of a small grammar in two voices.
 import os
 from pathlib import Path
 
+from bark_jax.files import holds_model
+
 NAME = "tiny"
 FOLDER = Path(__file__).parent / "model"
 EXAMPLE = "The weather is beautiful today."
 
-# Each form of checkpoint has one of these. A folder without, such as one of audio, does not hide the built-in model.
-_SIGNS = ("config.json", "*.pt", "*.th")
-
 
 def folder_of(name: str | os.PathLike) -> str | os.PathLike:
-    """What a name stands for: the built-in model's folder, unless a model of that name lies here; others stay."""
-    return FOLDER if name == NAME and not any(any(Path(NAME).glob(sign)) for sign in _SIGNS) else name
+    """What a name stands for: the built-in model's folder, unless a model of that name lies here; others stay.
+
+    A folder of something else, such as one of audio, does not hide the built-in model.
+    """
+    return FOLDER if name == NAME and not holds_model(NAME) else name

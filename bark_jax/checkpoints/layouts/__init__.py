@@ -1,1 +1,6 @@
-"""Layouts of checkpoints, a module each: the files that are it, how they open, the table of its names."""
+"""The layouts of checkpoint that can be opened, a module each: its signs, files on the Hub, names of arrays, opener."""
+
+from bark_jax.checkpoints.layouts import encodec, own, suno, transformers
+
+# In order: the first that says a folder is its own opens it, and the first whose weights a repository has is fetched.
+LAYOUTS = (suno.LAYOUT, own.LAYOUT, transformers.LAYOUT, encodec.LAYOUT)

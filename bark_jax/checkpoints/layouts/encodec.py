@@ -4,18 +4,23 @@ The file does not say its sizes. They are those of a config.json of an EnCodec b
 that its arrays are of: the 24 kHz one is mono, the 48 kHz one stereo. Where the arrays do not tell, its name does.
 
 Source: facebookresearch/encodec, encodec/model.py, `encodec_model_24khz` and `encodec_model_48khz`; the sizes under
-transformers' names: transformers 5.23, models/encodec/convert_encodec_checkpoint_to_pytorch.py.
+transformers' names: transformers 5.23, models/encodec/convert_encodec_checkpoint_to_pytorch.py; the names of arrays:
+encodec/modules/.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bark_jax.checkpoints.arrays import StoredArray
-from bark_jax.checkpoints.names import encodec_rules
+from bark_jax.checkpoints.layouts.layout import Layout, Request
+from bark_jax.checkpoints.model_folder import list_names
 from bark_jax.checkpoints.pickle import read_torch
 from bark_jax.checkpoints.plan import NetworkSource
+from bark_jax.checkpoints.rules import Rule, Use, kernel_rules, rule
 from bark_jax.checkpoints.sources import Source, check_arrays
+from bark_jax.checkpoints.transforms import CONV, LINEAR, TRANSPOSED_CONV, Axes, SummedBiases
 from bark_jax.config import CONFIG_FILE, EncodecConfig, parse_config, read_json
+from bark_jax.errors import ModelNotFoundError
 
 MONO_24_KHZ = EncodecConfig()
 STEREO_48_KHZ = EncodecConfig(
@@ -31,12 +36,62 @@ STEREO_48_KHZ = EncodecConfig(
 CONFIG_BY_CHANNELS = {config.audio_channels: config for config in (MONO_24_KHZ, STEREO_48_KHZ)}
 FIRST_KERNEL = "encoder.model.0.conv.conv."  # its array has the shape [filters, channels, kernel size]
 
+_QUANTIZER = (
+    rule("quantizer.vq.layers.{q}._codebook.embed", "quantizer.codebooks.{q}.embedding"),
+    rule("quantizer.vq.layers.{q}._codebook.embed_avg", "quantizer.codebooks.{q}.embed_avg", use=Use.STATISTIC),
+    rule("quantizer.vq.layers.{q}._codebook.cluster_size", "quantizer.codebooks.{q}.cluster_size", use=Use.STATISTIC),
+    rule("quantizer.vq.layers.{q}._codebook.inited", "quantizer.codebooks.{q}.inited", use=Use.STATISTIC),
+)
 
-def open_encodec_file(path: Path, label: str) -> Source:
+
+def _rules(config: EncodecConfig) -> Sequence[Rule]:
+    """The names of the original EnCodec, which wraps each convolution twice and says which ones are transposed."""
+    rules = list(_QUANTIZER)
+    for part in ("encoder", "decoder"):
+        theirs, ours = part + ".model.{i}", part + ".layers.{i}"
+        for within in ("", ".block.{j}", ".shortcut"):
+            rules += _conv_rules(theirs + within + ".conv", ours + within, CONV, config)
+        rules += _conv_rules(theirs + ".convtr", ours, TRANSPOSED_CONV, config)
+        rules += _lstm_rules(theirs, ours)
+    return rules
+
+
+def _conv_rules(theirs: str, ours: str, axes: Axes, config: EncodecConfig) -> Sequence[Rule]:
+    inner = theirs + theirs[theirs.rindex(".") :]  # x.conv.conv, x.convtr.convtr
+    return (
+        *kernel_rules(inner, ours + ".conv", axes, config),
+        rule(inner + ".bias", ours + ".conv.bias"),
+        rule(theirs + ".norm.weight", ours + ".norm.scale"),
+        rule(theirs + ".norm.bias", ours + ".norm.bias"),
+    )
+
+
+def _lstm_rules(theirs: str, ours: str) -> Sequence[Rule]:
+    return (
+        rule(theirs + ".lstm.weight_ih_l{n}", ours + ".lstm.{n}.input_kernel", LINEAR),
+        rule(theirs + ".lstm.weight_hh_l{n}", ours + ".lstm.{n}.hidden_kernel", LINEAR),
+        Rule((theirs + ".lstm.bias_ih_l{n}", theirs + ".lstm.bias_hh_l{n}"), ours + ".lstm.{n}.bias", SummedBiases()),
+    )
+
+
+def _is_mine(request: Request) -> bool:
+    return any(request.path.glob("*.th")) if request.path.is_dir() else request.path.suffix == ".th"
+
+
+def _open(request: Request) -> Source:
+    path = _find_file(request.path) if request.path.is_dir() else request.path
     arrays = check_arrays(path, read_torch(path))
     config = _read_config(path.parent / CONFIG_FILE) or _published_config(path, arrays)
-    network = NetworkSource("codec_model", str(path), config, arrays, encodec_rules(config))
-    return Source(label, config, None, {"codec_model": network})
+    network = NetworkSource("codec_model", str(path), config, arrays, _rules(config))
+    return Source(request.label, config, None, {"codec_model": network})
+
+
+def _find_file(folder: Path) -> Path:
+    path, *others = sorted(folder.glob("*.th"))
+    if others:
+        names = list_names(each.name for each in (path, *others))
+        raise ModelNotFoundError(f"{folder} holds several codecs, {names}; give the path of one of them")
+    return path
 
 
 def _read_config(path: Path) -> EncodecConfig | None:
@@ -50,3 +105,12 @@ def _published_config(path: Path, arrays: Mapping[str, StoredArray]) -> EncodecC
     channels = max((shape[1] for shape in kernels), default=0)  # beside a weight norm's g, which is [filters, 1, 1]
     by_name = STEREO_48_KHZ if "48khz" in path.name.lower() else MONO_24_KHZ
     return CONFIG_BY_CHANNELS.get(channels, by_name)
+
+
+LAYOUT = Layout(
+    kind="an EnCodec's .th file",
+    signs=("*.th",),
+    is_mine=_is_mine,
+    open=_open,
+    weights=(("encodec_24khz-*.th",), ("encodec_48khz-*.th",)),
+)

@@ -1,10 +1,19 @@
 """Models that are in this project's form already: to change their dtype, or to go back to transformers."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from bark_jax.checkpoints.model_folder import NETWORKS, find_weights, read_manifest, weight_file
-from bark_jax.checkpoints.names import own_rules
+from bark_jax.checkpoints.layouts.layout import Layout, Request
+from bark_jax.checkpoints.model_folder import (
+    MANIFEST_FILE,
+    NETWORKS,
+    find_weights,
+    is_model_folder,
+    read_manifest,
+    weight_file,
+)
 from bark_jax.checkpoints.plan import NetworkSource
+from bark_jax.checkpoints.rules import Rule, rule
 from bark_jax.checkpoints.safetensors_file import read_safetensors
 from bark_jax.checkpoints.sources import Source
 from bark_jax.config import (
@@ -20,6 +29,19 @@ from bark_jax.config import (
 
 # The codec's arrays as they were before weight norm was folded, under transformers' names: for the way back.
 ORIGINAL_CODEC_FILE = "codec_model.torch.safetensors"
+
+
+def own_rules() -> Sequence[Rule]:
+    """The rule of this project's own files: a name is the name, and no array needs a change."""
+    return (rule("{at}", "{at}"),)
+
+
+def _is_mine(request: Request) -> bool:
+    return is_model_folder(request.path)
+
+
+def _open(request: Request) -> Source:
+    return open_own(request.path, request.label)
 
 
 def open_own(folder: Path, label: str) -> Source:
@@ -38,3 +60,12 @@ def open_own(folder: Path, label: str) -> Source:
     generation = read_config(generation_path, BarkGenerationConfig) if generation_path.is_file() else None
     original = find_weights(folder, ORIGINAL_CODEC_FILE) if ORIGINAL_CODEC_FILE in files else None
     return Source(label, config, generation, networks, folder, original, manifest.dtype)
+
+
+LAYOUT = Layout(
+    kind="a folder that this program wrote",
+    signs=(CONFIG_FILE,),
+    is_mine=_is_mine,
+    open=_open,
+    weights=((MANIFEST_FILE, "*.safetensors"),),
+)

@@ -3,20 +3,22 @@
 Each is what its training run saved: the weights (`model`), the size (`model_args`) and the optimizer's state, which is
 two thirds of the file and is never read. They bring no codec.
 
-Source: suno-ai/bark, bark/generation.py, `_load_model`.
+Source: suno-ai/bark, bark/generation.py, `_load_model`; the names: bark/model.py and model_fine.py.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bark_jax.checkpoints.arrays import StoredArray
+from bark_jax.checkpoints.layouts.layout import Layout, Request
 from bark_jax.checkpoints.model_folder import NETWORKS, list_names
-from bark_jax.checkpoints.names import suno_rules
 from bark_jax.checkpoints.pickle import read_torch
 from bark_jax.checkpoints.plan import NetworkSource
+from bark_jax.checkpoints.rules import Rule, Use, rule
 from bark_jax.checkpoints.sources import Source, check_arrays
-from bark_jax.config import TRANSFORMER_CONFIGS, BarkConfig, BarkGenerationConfig, parse_config
+from bark_jax.checkpoints.transforms import LINEAR
+from bark_jax.config import CONFIG_FILE, TRANSFORMER_CONFIGS, BarkConfig, BarkGenerationConfig, parse_config
 from bark_jax.errors import CheckpointError, InputError, ModelNotFoundError
 
 FILES = {
@@ -39,19 +41,85 @@ FIELDS = {
 FINE_FIELDS = ("n_codes_total", "n_codes_given")
 REQUIRED = ("n_layer", "n_head", "n_embd", "block_size", "bias")
 COMPILED_PREFIX = "_orig_mod."  # torch.compile wraps the model it compiles
+CODEC_PATTERN = "encodec_24khz-*.th"
+CODEC_HINT = "give one by codec (--codec), for instance --codec facebook/encodec_24khz"
+
+_BLOCK = (
+    rule("transformer.h.{i}.ln_1.weight", "blocks.{i}.attention_norm.scale"),
+    rule("transformer.h.{i}.ln_1.bias", "blocks.{i}.attention_norm.bias"),
+    rule("transformer.h.{i}.attn.c_attn.weight", "blocks.{i}.attention.qkv.kernel", LINEAR),
+    rule("transformer.h.{i}.attn.c_attn.bias", "blocks.{i}.attention.qkv.bias"),
+    rule("transformer.h.{i}.attn.c_proj.weight", "blocks.{i}.attention.out.kernel", LINEAR),
+    rule("transformer.h.{i}.attn.c_proj.bias", "blocks.{i}.attention.out.bias"),
+    rule("transformer.h.{i}.ln_2.weight", "blocks.{i}.mlp_norm.scale"),
+    rule("transformer.h.{i}.ln_2.bias", "blocks.{i}.mlp_norm.bias"),
+    rule("transformer.h.{i}.mlp.c_fc.weight", "blocks.{i}.mlp.up.kernel", LINEAR),
+    rule("transformer.h.{i}.mlp.c_fc.bias", "blocks.{i}.mlp.up.bias"),
+    rule("transformer.h.{i}.mlp.c_proj.weight", "blocks.{i}.mlp.down.kernel", LINEAR),
+    rule("transformer.h.{i}.mlp.c_proj.bias", "blocks.{i}.mlp.down.bias"),
+    rule("transformer.ln_f.weight", "final_norm.scale"),
+    rule("transformer.ln_f.bias", "final_norm.bias"),
+    rule("transformer.wpe.weight", "position_embedding.embedding"),
+)
+_CAUSAL = (
+    *_BLOCK,
+    rule("transformer.wte.weight", "token_embedding.embedding"),
+    rule("lm_head.weight", "head.kernel", LINEAR),
+    rule("transformer.h.{i}.attn.bias", "blocks.{i}.attention", use=Use.CAUSAL_MASK),
+)
+# Head q predicts codebook q + 1 and is that codebook's table.
+_FINE = (
+    *_BLOCK,
+    rule("transformer.wtes.{q}.weight", "token_embeddings.{q}.embedding"),
+    rule("lm_heads.{q}.weight", "token_embeddings.{q+1}.embedding", use=Use.COPY),
+)
 
 
-def has_suno_files(folder: Path) -> bool:
-    return any((folder / name).is_file() for files in FILES.values() for name in files.values())
+def suno_rules(network: str) -> Sequence[Rule]:
+    return _FINE if network == "fine_acoustics" else _CAUSAL
 
 
-def open_suno(folder: Path, label: str, size: str | None, codec: NetworkSource) -> Source:
+def _is_mine(request: Request) -> bool:
+    """Beside a config.json the files are Suno's only if one of their sizes is asked for."""
+    if not request.path.is_dir():
+        return request.path.suffix == ".pt"
+    has_files = any((request.path / name).is_file() for name in NETWORKS_BY_FILE)
+    return has_files and (request.size is not None or not (request.path / CONFIG_FILE).is_file())
+
+
+def _open(request: Request) -> Source:
+    return _open_folder(request) if request.path.is_dir() else _open_single(request.path, request.label)
+
+
+def _open_folder(request: Request) -> Source:
     """Opens the three files of one size, with a codec from elsewhere."""
-    networks = {network: open_suno_file(folder / name, network) for network, name in _files(folder, size).items()} | {
-        "codec_model": codec
-    }
+    folder = request.path
+    codec = _open_codec(request)
+    networks = {network: _open_file(folder / name, network) for network, name in _files(folder, request.size).items()}
+    networks["codec_model"] = codec
     config = BarkConfig(**{NETWORKS[network].config_field: source.config for network, source in networks.items()})
-    return Source(label, config, BarkGenerationConfig.suno(), networks, folder)
+    return Source(request.label, config, BarkGenerationConfig.suno(), networks, folder)
+
+
+def _open_codec(request: Request) -> NetworkSource:
+    """The codec that was asked for, else the one beside Suno's files."""
+    codec = _find_codec(request.path) if request.codec is None else request.codec
+    networks = request.open_source(codec).networks
+    if "codec_model" not in networks:
+        raise CheckpointError(f"{codec} holds no codec but {', '.join(networks)}; {CODEC_HINT}")
+    rate, expected = networks["codec_model"].config.sampling_rate, BarkGenerationConfig.suno().sample_rate
+    if rate != expected:
+        raise CheckpointError(
+            f"{codec} is a codec of {rate:,} Hz, and Suno's Bark has codes of {expected:,} Hz; {CODEC_HINT}"
+        )
+    return networks["codec_model"]
+
+
+def _find_codec(folder: Path) -> Path:
+    beside = sorted(folder.glob(CODEC_PATTERN))
+    if not beside:
+        raise ModelNotFoundError(f"Suno's files bring no codec, and no {CODEC_PATTERN} lies in {folder}; {CODEC_HINT}")
+    return beside[0]
 
 
 def _files(folder: Path, size: str | None) -> Mapping[str, str]:
@@ -69,14 +137,14 @@ def _files(folder: Path, size: str | None) -> Mapping[str, str]:
     return FILES[size]
 
 
-def open_single(path: Path, label: str) -> Source:
+def _open_single(path: Path, label: str) -> Source:
     """Opens one of Suno's files alone."""
-    source = open_suno_file(path, None)
+    source = _open_file(path, None)
     config = BarkConfig(**{NETWORKS[source.network].config_field: source.config})
     return Source(label, config, None, {source.network: source})
 
 
-def open_suno_file(path: Path, network: str | None) -> NetworkSource:
+def _open_file(path: Path, network: str | None) -> NetworkSource:
     """Opens one file; `network` None: of whichever network it seems to be. Raises CheckpointError for another one."""
     checkpoint = read_torch(path)
     _check_keys(path, checkpoint)
@@ -141,3 +209,12 @@ def _without_prefix(path: Path, arrays: Mapping[str, StoredArray]) -> dict[str, 
     if len(plain) < len(arrays):
         raise CheckpointError(f"{path} holds arrays both with and without the prefix {COMPILED_PREFIX}")
     return plain
+
+
+LAYOUT = Layout(
+    kind="Suno's text.pt, coarse.pt and fine.pt",
+    signs=("*.pt",),
+    is_mine=_is_mine,
+    open=_open,
+    sizes={size: (*files.values(), CODEC_PATTERN) for size, files in FILES.items()},
+)

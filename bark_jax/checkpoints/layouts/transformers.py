@@ -1,16 +1,21 @@
-"""Checkpoints of transformers: a Bark, one of its networks alone, or an EnCodec alone."""
+"""Checkpoints of transformers: a Bark, one of its networks alone, or an EnCodec alone.
+
+Source of the names: transformers 5.23, models/{bark,encodec}/modeling_*.py.
+"""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bark_jax.checkpoints.arrays import StoredArray
+from bark_jax.checkpoints.layouts.layout import Layout, Request
 from bark_jax.checkpoints.model_folder import NETWORKS, list_names
-from bark_jax.checkpoints.names import transformers_rules
 from bark_jax.checkpoints.pickle import read_torch
 from bark_jax.checkpoints.plan import NetworkSource
+from bark_jax.checkpoints.rules import Rule, Use, kernel_rules, rule
 from bark_jax.checkpoints.safetensors_file import read_safetensors, read_sharded
 from bark_jax.checkpoints.sources import Source, check_arrays
+from bark_jax.checkpoints.transforms import CONV, LINEAR, TRANSPOSED_CONV, SummedBiases
 from bark_jax.config import (
     CONFIG_FILE,
     GENERATION_CONFIG_FILE,
@@ -32,9 +37,77 @@ WEIGHT_FILES = {
     "pytorch_model.bin.index.json": lambda path: read_sharded(path, read_torch),
 }
 
+_BLOCK = (
+    rule("layers.{i}.layernorm_1.weight", "blocks.{i}.attention_norm.scale"),
+    rule("layers.{i}.layernorm_1.bias", "blocks.{i}.attention_norm.bias"),
+    rule("layers.{i}.attn.att_proj.weight", "blocks.{i}.attention.qkv.kernel", LINEAR),
+    rule("layers.{i}.attn.att_proj.bias", "blocks.{i}.attention.qkv.bias"),
+    rule("layers.{i}.attn.out_proj.weight", "blocks.{i}.attention.out.kernel", LINEAR),
+    rule("layers.{i}.attn.out_proj.bias", "blocks.{i}.attention.out.bias"),
+    rule("layers.{i}.layernorm_2.weight", "blocks.{i}.mlp_norm.scale"),
+    rule("layers.{i}.layernorm_2.bias", "blocks.{i}.mlp_norm.bias"),
+    rule("layers.{i}.mlp.in_proj.weight", "blocks.{i}.mlp.up.kernel", LINEAR),
+    rule("layers.{i}.mlp.in_proj.bias", "blocks.{i}.mlp.up.bias"),
+    rule("layers.{i}.mlp.out_proj.weight", "blocks.{i}.mlp.down.kernel", LINEAR),
+    rule("layers.{i}.mlp.out_proj.bias", "blocks.{i}.mlp.down.bias"),
+    rule("layernorm_final.weight", "final_norm.scale"),
+    rule("layernorm_final.bias", "final_norm.bias"),
+    rule("position_embeds_layer.weight", "position_embedding.embedding"),
+)
+_CAUSAL = (
+    *_BLOCK,
+    rule("input_embeds_layer.weight", "token_embedding.embedding"),
+    rule("lm_head.weight", "head.kernel", LINEAR),
+    rule("layers.{i}.attn.bias", "blocks.{i}.attention", use=Use.CAUSAL_MASK),  # no bias, whatever its name says
+)
 
-def open_transformers(folder: Path, label: str) -> Source:
-    """Opens a folder with config.json and weights."""
+# Head q predicts codebook q + 1 and is that codebook's table. transformers 5 leaves it out when it saves.
+_FINE = (
+    *_BLOCK,
+    rule("input_embeds_layers.{q}.weight", "token_embeddings.{q}.embedding"),
+    rule("lm_heads.{q}.weight", "token_embeddings.{q+1}.embedding", use=Use.COPY),
+)
+
+_CODEC = (
+    rule("{at}.conv.bias", "{at}.conv.bias"),
+    rule("{at}.lstm.weight_ih_l{n}", "{at}.lstm.{n}.input_kernel", LINEAR),
+    rule("{at}.lstm.weight_hh_l{n}", "{at}.lstm.{n}.hidden_kernel", LINEAR),
+    Rule(("{at}.lstm.bias_ih_l{n}", "{at}.lstm.bias_hh_l{n}"), "{at}.lstm.{n}.bias", SummedBiases()),
+    rule("{at}.norm.weight", "{at}.norm.scale"),
+    rule("{at}.norm.bias", "{at}.norm.bias"),
+    rule("quantizer.layers.{q}.codebook.embed", "quantizer.codebooks.{q}.embedding"),
+    rule("quantizer.layers.{q}.codebook.embed_avg", "quantizer.codebooks.{q}.embed_avg", use=Use.STATISTIC),
+    rule("quantizer.layers.{q}.codebook.cluster_size", "quantizer.codebooks.{q}.cluster_size", use=Use.STATISTIC),
+    rule("quantizer.layers.{q}.codebook.inited", "quantizer.codebooks.{q}.inited", use=Use.STATISTIC),
+)
+
+
+def transformers_rules(network: str, config: EncodecConfig | object) -> Sequence[Rule]:
+    """The names of transformers within one network, without the network's prefix."""
+    if network == "codec_model":
+        return _codec_rules(config)
+    return _FINE if network == "fine_acoustics" else _CAUSAL
+
+
+def _codec_rules(config: EncodecConfig) -> Sequence[Rule]:
+    # Only a layer's place tells a transposed convolution from a plain one.
+    places = [f"decoder.layers.{i}.conv" for i in _transposed_layers(config)]
+    spread = [kernel for place in places for kernel in kernel_rules(place, place, TRANSPOSED_CONV, config)]
+    return (*spread, *kernel_rules("{at}.conv", "{at}.conv", CONV, config), *_CODEC)
+
+
+def _transposed_layers(config: EncodecConfig) -> range:
+    """Places in `decoder.layers`: 3 is the first, after a convolution, the LSTM and an ELU; then residual blocks."""
+    step = 2 + config.num_residual_layers
+    return range(3, 3 + step * len(config.upsampling_ratios), step)
+
+
+def _is_mine(request: Request) -> bool:
+    return (request.path / CONFIG_FILE).is_file()
+
+
+def _open(request: Request) -> Source:
+    folder, label = request.path, request.label
     values = read_json(folder / CONFIG_FILE)
     model_type = values.get("model_type") if isinstance(values, Mapping) else None
     if model_type == EncodecConfig.model_type:
@@ -109,3 +182,17 @@ def _by_network(path: Path, arrays: Mapping[str, StoredArray]) -> dict[str, dict
             f"arrays of no network: {list_names(loose) or 'none'}; expected names like semantic.lm_head.weight"
         )
     return {network: held[network] for network in NETWORKS}
+
+
+LAYOUT = Layout(
+    kind="a transformers folder (config.json and weights) of a Bark or of one of its networks",
+    signs=(CONFIG_FILE,),
+    is_mine=_is_mine,
+    open=_open,
+    weights=(
+        ("model.safetensors",),
+        ("model.safetensors.index.json", "model-*.safetensors"),
+        ("pytorch_model.bin",),
+        ("pytorch_model.bin.index.json", "pytorch_model-*.bin"),
+    ),
+)
