@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import glob
+import hashlib
 import os
 import re
 import secrets
@@ -309,3 +310,11 @@ def write_whole(path: str | os.PathLike, data: bytes) -> None:
     """Writes a small file that appears under its name complete, or not at all."""
     with whole_file(path) as file:
         file.write(data)
+
+
+def sha256_of(file: str | os.PathLike | BinaryIO) -> str:
+    """SHA-256 of a file's content, in hexadecimal; of an open file from where it stands."""
+    if not isinstance(file, (str, os.PathLike)):
+        return hashlib.file_digest(file, "sha256").hexdigest()
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -978,7 +978,8 @@ def change_codec(folder, change):
     """Changes the codec's file as training would, and makes the manifest agree."""
     from safetensors.numpy import save_file
 
-    from bark_jax.checkpoints.model_folder import FileRecord, Manifest, sha256_of, write_manifest
+    from bark_jax.checkpoints.model_folder import FileRecord, Manifest, write_manifest
+    from bark_jax.files import sha256_of
 
     path = folder / "codec_model.safetensors"
     arrays = load_file(path)
@@ -1163,7 +1164,7 @@ def hub_cache(monkeypatch, tmp_path):
 
 def fill_cache(cache, repository, folder):
     """Lays a folder out as the Hub's client does: files are links to blobs named by their SHA-256."""
-    from bark_jax.checkpoints.model_folder import sha256_of
+    from bark_jax.files import sha256_of
 
     commit = "0123456789" * 4
     home = cache / f"models--{repository.replace('/', '--')}"

@@ -52,7 +52,8 @@ def test_a_changed_weight_fails_and_names_its_stage(leaky, tmp_path):
 def change_weight(folder, network, name):
     from safetensors.numpy import load_file, save_file
 
-    from bark_jax.checkpoints.model_folder import FileRecord, read_manifest, sha256_of, weight_file, write_manifest
+    from bark_jax.checkpoints.model_folder import FileRecord, read_manifest, weight_file, write_manifest
+    from bark_jax.files import sha256_of
 
     path = folder / weight_file(network)
     arrays = load_file(path)

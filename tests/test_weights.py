@@ -22,13 +22,12 @@ from bark_jax.checkpoints.model_folder import (
     parameter_shapes,
     read_manifest,
     save_network,
-    sha256_of,
     write_manifest,
     write_network,
 )
 from bark_jax.config import BarkConfig, BarkFineConfig, BarkSemanticConfig, EncodecConfig
 from bark_jax.errors import CheckpointError, InputError, ModelNotFoundError
-from bark_jax.files import whole_folder
+from bark_jax.files import sha256_of, whole_folder
 from bark_jax.stage_models import BarkFineModel, BarkSemanticModel, EncodecModel
 
 SIZES = dict(num_layers=2, num_heads=2, hidden_size=16, block_size=32)

@@ -12,6 +12,7 @@ from bark_jax.batch.runner import Output, run_batch
 from bark_jax.batch.speech import Speaker
 from bark_jax.batch.tally import Summary
 from bark_jax.errors import InputError, quoted
+from bark_jax.files import sha256_of
 from bark_jax.generation.settings import check_count
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def _model_digest(folder: Path) -> str:
     whole = hashlib.sha256(repr(sorted(base_of(folder).sha256.items())).encode())
     for name in (CONFIG_FILE, GENERATION_CONFIG_FILE, TOKENIZER_FILE):
         if (folder / name).is_file():
-            whole.update(hashlib.sha256((folder / name).read_bytes()).digest())
+            whole.update(bytes.fromhex(sha256_of(folder / name)))
     return whole.hexdigest()
 
 
@@ -155,5 +156,4 @@ def _named_file(path: str | None) -> dict[str, str] | str | None:
     """A file's name and what is in it; a name alone where it is no file."""
     if path is None or not os.path.isfile(path):
         return path
-    with open(path, "rb") as file:
-        return {"name": path, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"name": path, "sha256": sha256_of(path)}

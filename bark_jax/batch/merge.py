@@ -1,6 +1,5 @@
 """The shards of many machines as one: their manifests checked against each other and joined."""
 
-import hashlib
 import json
 import os
 import re
@@ -14,7 +13,7 @@ from bark_jax.batch.manifest import MANIFEST_FILE, Entry, read_entries, to_line
 from bark_jax.batch.parquet import read_digests
 from bark_jax.batch.run_folder import RUN_FILE, differences, locked, open_folder, read_run
 from bark_jax.errors import FaultsError, InputError, quoted
-from bark_jax.files import is_inner_path, read_regular, sync, told_as_output_error, whole_file, write_whole
+from bark_jax.files import is_inner_path, read_regular, sha256_of, sync, told_as_output_error, whole_file, write_whole
 
 _SHARD_FOLDER = re.compile(r"shard-\d{1,9}-of-\d{1,9}")
 _SHARD_OF_FOLDER = re.compile(r"shard-(\d+)-of-(\d+)")
@@ -154,7 +153,7 @@ def _has_audio(part: _Part, entry: Entry, digests: dict[str, dict[str, str]], *,
     if not verify:
         return True
     with read_regular(part.folder / entry["file"]) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == entry.get("sha256")
+        return sha256_of(file) == entry.get("sha256")
 
 
 def _latest(folder: Path) -> Iterator[Entry]:

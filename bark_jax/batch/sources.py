@@ -5,7 +5,6 @@ vanish meanwhile, is copied to a temporary file first.
 """
 
 import contextlib
-import hashlib
 import os
 import shutil
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from bark_jax.errors import BarkError, InputError, UnsupportedError, quoted
-from bark_jax.files import temporary_folder
+from bark_jax.files import sha256_of, temporary_folder
 
 STDIN = "-"
 
@@ -47,7 +46,7 @@ class Input:
 
     def __init__(self, source: str, path: Path):
         self.source, self.path = source, path
-        self._state, self.sha256 = _state(path), _sha256(path)
+        self._state, self.sha256 = _state(path), sha256_of(path)
         self.n_bytes = self._state[0]
         self.check()
 
@@ -55,7 +54,7 @@ class Input:
         """Raises BarkError where the file has other bytes now. Costs a look at the folder while nothing is written."""
         try:
             state = _state(self.path)
-            is_same = state == self._state or _sha256(self.path) == self.sha256
+            is_same = state == self._state or sha256_of(self.path) == self.sha256
         except OSError as error:
             raise BarkError(f"{self._told()} and cannot be read now ({error.strerror}); run the same again") from error
         if not is_same:
@@ -69,11 +68,6 @@ class Input:
 def _state(path: Path) -> tuple[int, int, int, int]:
     status = os.stat(path)
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _open(source: str) -> contextlib.AbstractContextManager[BinaryIO]:

@@ -27,6 +27,7 @@ from flax import nnx
 
 from bark_jax.config import read_json
 from bark_jax.errors import CheckpointError, ConfigError, InputError, ModelNotFoundError, quoted
+from bark_jax.files import sha256_of
 from bark_jax.networks.causal import CoarseNetwork, SemanticNetwork
 from bark_jax.networks.codec.encodec import Codec
 from bark_jax.networks.fine import FineNetwork
@@ -385,8 +386,3 @@ def find_weights(folder: str | os.PathLike, name: str, *, check_sha256: bool = T
     if check_sha256 and (found := sha256_of(path)) != record.sha256:
         raise CheckpointError(f"{path} is damaged: its SHA-256 is {found}, expected {record.sha256}")
     return path
-
-
-def sha256_of(path: str | os.PathLike) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

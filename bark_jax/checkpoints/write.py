@@ -14,7 +14,6 @@ from bark_jax.checkpoints.layouts.transformers import transformers_rules
 from bark_jax.checkpoints.model_folder import (
     FileRecord,
     Manifest,
-    sha256_of,
     weight_file,
     write_manifest,
     write_network,
@@ -24,7 +23,7 @@ from bark_jax.checkpoints.rules import find_rule, names_of
 from bark_jax.checkpoints.safetensors_file import read_safetensors
 from bark_jax.checkpoints.sources import Source
 from bark_jax.config import CONFIG_FILE, GENERATION_CONFIG_FILE, save_json
-from bark_jax.files import whole_folder
+from bark_jax.files import sha256_of, whole_folder
 
 
 def write_model(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bark_jax.errors import CheckpointError, ModelNotFoundError, quoted
-from bark_jax.files import is_inner_path
+from bark_jax.files import is_inner_path, sha256_of
 
 _SHA256, _SHA1 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
 COMMIT = _SHA1
@@ -150,9 +150,9 @@ def check_download(path: Path, *, remove: bool = False) -> None:
 
 
 def _checksum(path: Path, kind: str) -> str:
+    if kind == "SHA-256":
+        return sha256_of(path)
     with open(path, "rb") as file:
-        if kind == "SHA-256":
-            return hashlib.file_digest(file, "sha256").hexdigest()
         digest = hashlib.sha1(b"blob %d\0" % os.fstat(file.fileno()).st_size)  # as git names a file
         while chunk := file.read(2**20):
             digest.update(chunk)

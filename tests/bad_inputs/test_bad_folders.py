@@ -15,9 +15,9 @@ from bad_inputs.harness import ARGUMENT_CALLS, FOLDER_CALLS, NETWORK_CALLS, by_i
 from bark_jax import Bark
 from bark_jax.audio.files import write_audio
 from bark_jax.checkpoints import convert
-from bark_jax.checkpoints.model_folder import sha256_of
 from bark_jax.config import BarkConfig, read_config
 from bark_jax.errors import BarkError, CheckpointError, ConfigError, InputError, ModelNotFoundError
+from bark_jax.files import sha256_of
 from bark_jax.text.processor import BarkProcessor
 
 CONFIG, GENERATION, MANIFEST = "config.json", "generation_config.json", "bark_jax.json"
