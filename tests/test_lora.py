@@ -12,10 +12,10 @@ import safetensors.numpy
 from click.testing import CliRunner
 from networks import as_dtype
 
-from bark_jax.checkpoints import model_folder
 from bark_jax.checkpoints.find import find_model
 from bark_jax.checkpoints.lora import Base, Lora, base_of, init_lora, load_lora, merge, save_lora
 from bark_jax.checkpoints.model_folder import parameter_shapes
+from bark_jax.checkpoints.safetensors_file import read_safetensors
 from bark_jax.cli import main
 from bark_jax.errors import CheckpointError, InputError, ModelNotFoundError
 from bark_jax.model import BarkModel
@@ -149,15 +149,15 @@ def test_the_same_changes_have_the_same_bytes(loras, tmp_path):
         assert file.metadata()["base"] == "tiny" and len(file.metadata()) == 5
 
 
-@pytest.mark.parametrize("read", [load_lora, model_folder.check_header_size])
+@pytest.mark.parametrize("read", [load_lora, read_safetensors])
 def test_a_header_without_bound_is_refused_before_it_is_parsed(read, tmp_path, monkeypatch):
     path, size = tmp_path / "a.safetensors", 2**26
     with open(path, "wb") as file:
         file.write(size.to_bytes(8, "little") + b"{")
         file.truncate(8 + size)
-    monkeypatch.setattr(safetensors, "safe_open", None)
+    monkeypatch.setattr("bark_jax.checkpoints.safetensors_file.parse_json", None)
     tracemalloc.start()
-    with pytest.raises(CheckpointError, match=r"a\.safetensors has a header of 67108864 bytes, more than the 4194304"):
+    with pytest.raises(CheckpointError, match="claims a header of 67108864 bytes, more than the 4194304"):
         read(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -281,7 +281,7 @@ def test_a_file_that_is_not_for_this_model_is_refused_by_name(change, message, l
 def test_a_file_that_is_no_safetensors_file_is_refused(content, tmp_path):
     path = tmp_path / "voice.safetensors"
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match=r"is empty|no safetensors file"):
         load_lora(path)
 
 

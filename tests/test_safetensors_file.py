@@ -110,7 +110,7 @@ DAMAGED = {
     "cut inside the header's length": (GOOD[:5], "no safetensors file"),
     "cut inside the values": (GOOD[:-8], "is cut short: its arrays take 16 bytes, it has 8"),
     "less its last byte": (GOOD[:-1], "is cut short"),
-    "empty": (b"", "is empty. Download it again."),
+    "empty": (b"", "is empty. Download or make it again."),
     "header of length 0": (struct.pack("<Q", 0) + bytes(16), "no safetensors file"),
     "header of length 2**64 - 1": (struct.pack("<Q", 2**64 - 1) + b"{}", "claims a header of 18446744073709551615"),
     "header that is no JSON": (file_of(b'{"w": oops}'), "header is not JSON"),

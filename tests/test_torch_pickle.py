@@ -913,7 +913,7 @@ def test_one_bit_of_a_storage_is_noticed_when_it_is_read(path):
     data = bytearray(write_zip(path, GOOD).read_bytes())
     data[data.index(VALUES.tobytes()) + 20] ^= 1
     path.write_bytes(data)
-    with pytest.raises(CheckpointError, match=r"damaged: record data/0 has CRC-32 .* Download it again"):
+    with pytest.raises(CheckpointError, match=r"damaged: record data/0 has CRC-32 .* Download or make it again"):
         read_torch(path).read()
 
 
@@ -928,7 +928,7 @@ def test_a_file_changed_between_opening_and_reading_is_refused(path):
 # Files of other kinds
 
 OTHERS = {
-    "empty": (b"", "is empty. Download it again."),
+    "empty": (b"", "is empty. Download or make it again."),
     "git-lfs pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "run `git lfs pull`"),
     "random bytes": (random.Random(0).randbytes(2**20), "a file of unknown kind"),
     "web page": (b"<!DOCTYPE html><html>Sign in</html>", "a web page"),

@@ -1,4 +1,4 @@
-"""Arrays that are still in their file, and what the readers of foreign weight files share.
+"""Arrays that are still in their file, and what the readers of weight files share.
 
 A weight file is not trusted. Whatever it claims is checked against what it holds before memory is taken, and a refusal
 names the file, what is wrong and what to do about it.
@@ -29,7 +29,7 @@ MAX_PICKLE_BYTES = 16 * 2**20
 MAX_DIMENSIONS = 32
 MAX_ELEMENTS = 2**40
 CRC_CHUNK_BYTES = 2**20
-DOWNLOAD_AGAIN = "Download it again."
+DOWNLOAD_AGAIN = "Download or make it again."
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 TORCH_STREAM = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."

@@ -18,21 +18,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 from flax import nnx
 
 from bark_jax._system.own_jax_config import under_own_config
 from bark_jax.checkpoints.model_folder import (
     NETWORKS,
-    check_header_size,
     check_shapes,
     list_names,
     parameter_shapes,
     read_manifest,
-    safetensors_header,
     to_device,
     weight_file,
 )
+from bark_jax.checkpoints.safetensors_file import read_with_metadata, safetensors_chunks
 from bark_jax.errors import CheckpointError, InputError, ModelNotFoundError, quoted
 from bark_jax.files import told_as_output_error, write_whole
 
@@ -170,14 +168,9 @@ def save_lora(path: str | os.PathLike, loras: Mapping[str, Lora], *, base: Base 
     if base is not None:
         digests = {network: base.sha256[network] for network in networks if network in base.sha256}
         metadata |= {"base": base.name, "base_sha256": json.dumps(digests)}
+    ordered = dict(sorted(arrays.items()))
     with told_as_output_error(path):
-        write_whole(path, _serialized(dict(sorted(arrays.items())), metadata))
-
-
-def _serialized(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
-    """A safetensors file in the order of its arguments; the library's own writer has no order for metadata."""
-    data = (np.ascontiguousarray(array).tobytes() for array in arrays.values())
-    return b"".join([safetensors_header(arrays, metadata), *data])
+        write_whole(path, b"".join(safetensors_chunks(ordered, ordered.items(), metadata)))
 
 
 def load_lora(path: str | os.PathLike, *, base: Base | None = None) -> dict[str, Lora]:
@@ -195,13 +188,8 @@ def load_lora(path: str | os.PathLike, *, base: Base | None = None) -> dict[str,
     path = Path(path)
     if not os.path.isfile(path):  # also for a name that no system takes
         raise ModelNotFoundError(f"there is no LoRA file {quoted(str(path), 400)}; training writes lora.safetensors")
-    try:
-        check_header_size(path)
-        with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
-    except (safetensors.SafetensorError, OSError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}. Train or download it again.") from error
+    stored, metadata = read_with_metadata(path)
+    arrays = {name: array.read() for name, array in stored.items()}
     about = _parse_metadata(path, metadata)
     if base is not None:
         _check_base(path, metadata, about, base)

@@ -11,20 +11,20 @@ import dataclasses
 import functools
 import hashlib
 import json
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
-import safetensors
 from flax import nnx
 
+from bark_jax.checkpoints.arrays import StoredArray
+from bark_jax.checkpoints.safetensors_file import CODES, read_safetensors, safetensors_chunks
 from bark_jax.config import read_json
 from bark_jax.errors import CheckpointError, ConfigError, InputError, ModelNotFoundError, quoted
 from bark_jax.files import sha256_of
@@ -36,28 +36,10 @@ MANIFEST_FILE = "bark_jax.json"
 FORMAT = "bark_jax"
 VERSION = 1
 
-# A Bark's has 0.1 MB; the library takes up to 100 MB, which Python would hold many times over.
-MAX_HEADER_BYTES = 4 * 2**20
 LEAST_ARRAYS_A_LAYER = 6  # of a transformer without biases
 SOON_TRACED_LAYERS = 32
 MAX_NAME_CHARACTERS = 300
-ALIGNMENT = 64  # bytes; where the arrays start, for readers that map the file
-DTYPE_CODES = {
-    np.dtype(np.float64): "F64",
-    np.dtype(np.float32): "F32",
-    np.dtype(np.float16): "F16",
-    np.dtype(ml_dtypes.bfloat16): "BF16",
-    np.dtype(np.bool_): "BOOL",
-    np.dtype(np.int64): "I64",
-    np.dtype(np.int32): "I32",
-    np.dtype(np.int16): "I16",
-    np.dtype(np.int8): "I8",
-    np.dtype(np.uint64): "U64",
-    np.dtype(np.uint32): "U32",
-    np.dtype(np.uint16): "U16",
-    np.dtype(np.uint8): "U8",
-}
-FLOAT_DTYPES = {code: dtype for dtype, code in DTYPE_CODES.items() if code in ("F64", "F32", "F16", "BF16")}
+FLOAT_DTYPES = tuple(np.dtype(dtype) for dtype in (np.float64, np.float32, np.float16, ml_dtypes.bfloat16))
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
 
@@ -166,21 +148,20 @@ def load_network(
       CheckpointError: the file is not the one in the manifest, or not this network.
     """
     path = find_weights(folder, weight_file(network), check_sha256=check_sha256)
-    entries = _read_entries(path)
-    check_depth(path, config, len(entries))
-    dtype = _common_dtype(entries) if dtype is None else dtype
+    arrays = _read_floats(path)
+    check_depth(path, config, len(arrays))
+    dtype = _common_dtype(arrays) if dtype is None else dtype
     graphdef, state = nnx.split(nnx.eval_shape(lambda: make_module(dtype)))
     expected = {name: variable.get_value() for name, variable in _named_variables(state)}
     check_shapes(
         path,
         {name: array.shape for name, array in expected.items()},
-        {name: entry.shape for name, entry in entries.items()},
+        {name: array.shape for name, array in arrays.items()},
     )
-    with open(path, "rb") as file:
-        loaded = [
-            (key, variable.replace(to_device(_read_array(file, entries[name]).astype(array.dtype, copy=False))))
-            for (name, array), (key, variable) in zip(expected.items(), nnx.to_flat_state(state), strict=True)
-        ]
+    loaded = [
+        (key, variable.replace(to_device(arrays[name].read().astype(array.dtype, copy=False))))
+        for (name, array), (key, variable) in zip(expected.items(), nnx.to_flat_state(state), strict=True)
+    ]
     return nnx.merge(graphdef, nnx.from_flat_state(loaded))
 
 
@@ -192,52 +173,16 @@ def to_device(array: np.ndarray) -> jax.Array:
     return jax.device_put(array).block_until_ready()
 
 
-class Entry(NamedTuple):
-    """Where an array lies in its file."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    start: int
-
-
-def check_header_size(path: str | os.PathLike) -> None:
-    """Raises CheckpointError for a safetensors file whose header is longer than any Bark's, before it is parsed."""
-    with open(path, "rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-    if MAX_HEADER_BYTES < size <= os.path.getsize(path):  # the library refuses one that is longer than its file
-        raise CheckpointError(f"{path} has a header of {size} bytes, more than the {MAX_HEADER_BYTES} of any Bark's")
-
-
-def _read_entries(path: Path) -> dict[str, Entry]:
-    """The header of a safetensors file, once the library has found the file sound."""
-    check_header_size(path)
-    try:
-        with safetensors.safe_open(path, framework="numpy"):
-            pass
-    except (safetensors.SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}. Convert or download the model again.") from error
-    with open(path, "rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
-    header.pop("__metadata__", None)
-    if unknown := {entry["dtype"] for entry in header.values()} - FLOAT_DTYPES.keys():
+def _read_floats(path: Path) -> dict[str, StoredArray]:
+    arrays = read_safetensors(path)
+    if unknown := {CODES[array.dtype] for array in arrays.values() if array.dtype not in FLOAT_DTYPES}:
         raise CheckpointError(f"{path} holds arrays of {', '.join(sorted(unknown))}, expected floats")
-    return {
-        name: Entry(tuple(entry["shape"]), FLOAT_DTYPES[entry["dtype"]], 8 + size + entry["data_offsets"][0])
-        for name, entry in header.items()
-    }
+    return arrays
 
 
-def _read_array(file: BinaryIO, entry: Entry) -> np.ndarray:
-    """The values in memory of their own. Mapping the file instead would keep all of it resident beside the copies."""
-    file.seek(entry.start)
-    n_bytes = math.prod(entry.shape) * entry.dtype.itemsize
-    return np.fromfile(file, np.uint8, n_bytes).view(entry.dtype).reshape(entry.shape)
-
-
-def _common_dtype(entries: Mapping[str, Entry]) -> np.dtype:
+def _common_dtype(arrays: Mapping[str, StoredArray]) -> np.dtype:
     """The narrowest dtype that all arrays fit in; float32 for a file without any, whose names are refused anyway."""
-    dtypes = sorted({entry.dtype for entry in entries.values()}, key=lambda dtype: dtype.name)
+    dtypes = sorted({array.dtype for array in arrays.values()}, key=lambda dtype: dtype.name)
     return functools.reduce(jnp.promote_types, dtypes, dtypes[0]) if dtypes else np.dtype(np.float32)
 
 
@@ -302,40 +247,12 @@ def write_network(
     """
     digest = hashlib.sha256()
     with open(path, "wb") as file:
-        for chunk in _chunks(shapes, arrays):
+        for chunk in safetensors_chunks(shapes, arrays, {"format": "pt"}):
             digest.update(chunk)
             file.write(chunk)
         file.flush()
         os.fsync(file.fileno())
         return FileRecord(digest.hexdigest(), file.tell(), len(shapes))
-
-
-def _chunks(shapes: Mapping[str, Any], arrays: Iterable[tuple[str, np.ndarray]]) -> Iterable[Any]:
-    yield safetensors_header(shapes, {"format": "pt"})
-    for (name, expected), (given_name, array) in zip(shapes.items(), arrays, strict=True):
-        given = (given_name, tuple(array.shape), array.dtype)
-        if given != (name, tuple(expected.shape), expected.dtype):
-            raise ValueError(f"got array {given}, announced was {(name, tuple(expected.shape), expected.dtype)}")
-        # bytes, as memoryview knows no bfloat16
-        yield np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-
-
-def safetensors_header(shapes: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
-    """What a safetensors file of these arrays begins with; their bytes follow in the order of `shapes`."""
-    entries: dict[str, Any] = {"__metadata__": metadata}
-    start = 0
-    for name, expected in shapes.items():
-        dtype = np.dtype(expected.dtype)
-        stop = start + math.prod(expected.shape) * dtype.itemsize
-        entries[name] = {
-            "dtype": DTYPE_CODES[dtype],
-            "shape": list(expected.shape),
-            "data_offsets": [start, stop],
-        }
-        start = stop
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-(8 + len(text)) % ALIGNMENT)
-    return len(text).to_bytes(8, "little") + text
 
 
 def write_manifest(folder: str | os.PathLike, manifest: Manifest) -> None:

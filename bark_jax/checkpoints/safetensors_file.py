@@ -1,4 +1,4 @@
-"""Weights in safetensors files, and in shards of any kind with their `*.index.json`.
+"""Safetensors files, read and written array by array, and shards of any kind with their `*.index.json`.
 
     8 bytes            N, the length of the header, little-endian
     N bytes            JSON: {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, "__metadata__": {}}
@@ -10,9 +10,10 @@ Hub has, can compare.
 Source: huggingface/safetensors, README.md ("Format") and safetensors/src/tensor.rs, `Metadata::validate`.
 """
 
+import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -53,6 +54,8 @@ DTYPES = {
     "U8": np.dtype(np.uint8),
     "BOOL": np.dtype(np.bool_),
 }
+CODES = {dtype: code for code, dtype in DTYPES.items()}
+ALIGNMENT = 64  # bytes; where the arrays of a file that is written here start, for readers that map it
 
 
 def read_safetensors(path: str | os.PathLike) -> dict[str, StoredArray]:
@@ -60,17 +63,22 @@ def read_safetensors(path: str | os.PathLike) -> dict[str, StoredArray]:
 
     Raises CheckpointError or ModelNotFoundError. Damage to the values cannot be seen, as the format has no checksum.
     """
+    return read_with_metadata(path)[0]
+
+
+def read_with_metadata(path: str | os.PathLike) -> tuple[dict[str, StoredArray], dict[str, str]]:
+    """`read_safetensors`, and what the file says of itself."""
     path = Path(path)
     with open_file(path) as file:
-        entries, data_start = _read_header(file, path)
+        entries, metadata, data_start = _read_header(file, path)
         arrays = {name: _array(file, path, name, entry, data_start) for name, entry in entries.items()}
         _check_extent(path, size_of(file) - data_start, entries)
         _check_by_library(path)
-    return arrays
+    return arrays, metadata
 
 
-def _read_header(file: BinaryIO, path: Path) -> tuple[dict[str, Any], int]:
-    """The header's entries without the metadata, and where the arrays' bytes begin."""
+def _read_header(file: BinaryIO, path: Path) -> tuple[dict[str, Any], dict[str, str], int]:
+    """The header's entries, its metadata, and where the arrays' bytes begin."""
     size = size_of(file)
     head = file.read(512)
     refuse_pointers(path, head)
@@ -86,7 +94,7 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[dict[str, Any], int]:
     metadata = entries.pop("__metadata__", None)
     if metadata is not None and not (isinstance(metadata, dict) and all(type(v) is str for v in metadata.values())):
         refuse(path, f"has a header whose __metadata__ is not of strings alone. {DOWNLOAD_AGAIN}")
-    return entries, 8 + header_bytes
+    return entries, metadata or {}, 8 + header_bytes
 
 
 def _array(file: BinaryIO, path: Path, name: str, entry: Any, data_start: int) -> StoredArray:
@@ -178,3 +186,36 @@ def _check_shard(index_path: Path, shard: str, held: Any, listed: set[str]) -> N
     if loose := set(held) - listed:
         name = min(loose, key=str)
         refuse(index_path, f"does not list {brief(name)}, which {shard} holds ({len(loose)} such arrays)")
+
+
+def safetensors_chunks(
+    shapes: Mapping[str, Any], arrays: Iterable[tuple[str, np.ndarray]], metadata: Mapping[str, str]
+) -> Iterator[bytes | memoryview]:
+    """The bytes of a safetensors file, array by array, so that no more than one need be in memory.
+
+    (The library's own writer holds all of them, twice, and has no order for metadata.)
+
+    Args:
+      shapes: shape and dtype of each array, anything with these attributes.
+      arrays: the arrays, in the order of `shapes`.
+    """
+    yield _header(shapes, metadata)
+    for (name, expected), (given_name, array) in zip(shapes.items(), arrays, strict=True):
+        given = (given_name, tuple(array.shape), array.dtype)
+        if given != (name, tuple(expected.shape), expected.dtype):
+            raise ValueError(f"got array {given}, announced was {(name, tuple(expected.shape), expected.dtype)}")
+        # bytes, as memoryview knows no bfloat16
+        yield np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def _header(shapes: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
+    entries: dict[str, Any] = {"__metadata__": metadata}
+    start = 0
+    for name, expected in shapes.items():
+        dtype = np.dtype(expected.dtype)
+        stop = start + math.prod(expected.shape) * dtype.itemsize
+        entries[name] = {"dtype": CODES[dtype], "shape": list(expected.shape), "data_offsets": [start, stop]}
+        start = stop
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text

@@ -177,19 +177,19 @@ def test_a_manifest_that_says_something_else_is_refused(copy, tmp_path, change, 
 
 
 WEIGHTS = {
-    "empty": (spoil_weights(lambda data: b""), "cannot be read"),
-    "cut at half": (spoil_weights(lambda data: data[: len(data) // 2]), "cannot be read"),
-    "less its last byte": (spoil_weights(lambda data: data[:-1]), "cannot be read"),
-    "garbage behind": (spoil_weights(lambda data: data + b"x"), "cannot be read"),
-    "pickle": (spoil_weights(lambda data: b"\x80\x02cposix\nsystem\n" + bytes(99)), "cannot be read"),
-    "zip": (spoil_weights(lambda data: b"PK\3\4" + bytes(99)), "cannot be read"),
-    "no header": (spoil_weights(lambda data: bytes(8) + data), "cannot be read"),
-    "a header of 2**64 bytes": (spoil_weights(lambda data: b"\xff" * 8 + data), "cannot be read"),
+    "empty": (spoil_weights(lambda data: b""), "is empty"),
+    "cut at half": (spoil_weights(lambda data: data[: len(data) // 2]), "is cut short"),
+    "less its last byte": (spoil_weights(lambda data: data[:-1]), "is cut short"),
+    "garbage behind": (spoil_weights(lambda data: data + b"x"), "has 1 bytes behind its last array"),
+    "pickle": (spoil_weights(lambda data: b"\x80\x02cposix\nsystem\n" + bytes(99)), "a bare pickle"),
+    "zip": (spoil_weights(lambda data: b"PK\3\4" + bytes(99)), "a zip archive"),
+    "no header": (spoil_weights(lambda data: bytes(8) + data), "no safetensors file"),
+    "a header of 2**64 bytes": (spoil_weights(lambda data: b"\xff" * 8 + data), "no safetensors file"),
     "another name": (with_header(lambda text: text.replace(b"blocks.0.", b"blocks.1.")), r"missing: blocks\.0\."),
     "another dtype": (with_header(lambda text: text.replace(b"F32", b"I32")), "holds arrays of I32, expected floats"),
-    "an unknown dtype": (with_header(lambda text: text.replace(b"F32", b"F33")), "cannot be read"),
+    "an unknown dtype": (with_header(lambda text: text.replace(b"F32", b"F33")), "in dtype 'F33', expected"),
     "another shape": (with_header(lambda text: text.replace(b"[16,48]", b"[48,16]")), "wrong shape: .*expected"),
-    "a shape too large": (with_header(lambda text: text.replace(b"[16,48]", b"[999,48]")), "cannot be read"),
+    "a shape too large": (with_header(lambda text: text.replace(b"[16,48]", b"[999,48]")), "does not fit"),
     "a header of 5 MiB": (with_header(lambda text: text + b" " * 5 * 2**20), "a header of .* bytes, more than"),
     "one bit": (lambda folder: put(folder, "coarse_acoustics.safetensors",
         (folder / "coarse_acoustics.safetensors").read_bytes()[:-1] + b"\x7f"), "is damaged: its SHA-256"),
@@ -373,10 +373,10 @@ def test_a_name_that_is_no_model_is_refused(name, message):
 
 
 LORAS = {
-    "empty": (b"", "cannot be read"),
-    "pickle": (b"\x80\x02cposix\nsystem\n", "cannot be read"),
+    "empty": (b"", "is empty"),
+    "pickle": (b"\x80\x02cposix\nsystem\n", "no safetensors file"),
     "no metadata": (b"\2\0\0\0\0\0\0\0{}", "has format None version None, expected"),
-    "cut": (b"\xff\0\0\0\0\0\0\0{", "cannot be read"),
+    "cut": (b"\xff\0\0\0\0\0\0\0{", "is cut short: its header"),
 }
 
 
