@@ -12,7 +12,7 @@ from hub_server import COMMIT, REPOSITORY, Hub, files_of, serving
 from bark_jax.checkpoints import convert, snapshots
 from bark_jax.checkpoints.find import find_model
 from bark_jax.checkpoints.model_folder import is_model_folder
-from bark_jax.errors import CheckpointError, InputError, ModelNotFoundError
+from bark_jax.errors import CheckpointError, InputError, ModelNotFoundError, UnsupportedError
 from bark_jax.hub import client, source
 from bark_jax.hub.source import Source
 from bark_jax.text.processor import BarkProcessor
@@ -215,7 +215,7 @@ def test_a_checksum_that_leads_elsewhere_writes_nothing(hub, tmp_path, checksum)
     hub.checksum = checksum.replace("{tmp}", str(tmp_path))
     with pytest.raises(ModelNotFoundError, match=r"the answer of 127\.0\.0\.1 is refused: it names no checksum but"):
         Source(REPOSITORY).find("config.json")
-    with pytest.raises(ModelNotFoundError, match=r"the answer of 127\.0\.0\.1 is refused: it names no SHA-256 but"):
+    with pytest.raises(ModelNotFoundError, match=r"127\.0\.0\.1 is refused: it names no (SHA-256|checksum) but"):
         find_model(REPOSITORY)
     assert not [found for found in listing(tmp_path) if "PWNED" in found[0]]
     assert not blobs(tmp_path)
@@ -245,14 +245,23 @@ def test_a_checksum_is_looked_at_where_the_client_goes_no_further(place):
 
 
 def test_clients_that_take_the_place_of_others_are_checked(hub, tmp_path):
-    from huggingface_hub import close_session
+    from huggingface_hub import close_session, get_session
 
     client.check_answers()
     client.check_answers()
-    close_session()
+    close_session()  # as the client itself does when a connection is refused
+    assert get_session().event_hooks["response"].count(client._check_answer) == 1
     hub.checksum = "../../../../../PWNED"
     with pytest.raises(ModelNotFoundError, match="names no checksum but"):
         Source(REPOSITORY).find("config.json")
+
+
+def test_a_client_that_cannot_be_held_to_it_downloads_nothing(hub, tmp_path, monkeypatch):
+    monkeypatch.delattr("huggingface_hub.utils._http._GLOBAL_CLIENT_FACTORY")
+    for ask in (find_model, lambda name: Source(name).find("config.json")):
+        with refused(UnsupportedError, r"huggingface-hub is \d.*install an older one, such as", folder=tmp_path):
+            ask(REPOSITORY)
+    assert not hub.asked
 
 
 def test_h07_the_page_of_a_hotels_network_is_no_model(hub, tmp_path):

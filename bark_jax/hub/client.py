@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bark_jax.errors import CheckpointError, ModelNotFoundError, quoted
+from bark_jax.errors import CheckpointError, ModelNotFoundError, UnsupportedError, quoted
 from bark_jax.files import is_inner_path, sha256_of
 
 _SHA256, _SHA1 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
@@ -25,20 +25,34 @@ COMMIT = _SHA1
 # same half again and again.
 STALL_S = 60.0
 
+_FACTORY = "_GLOBAL_CLIENT_FACTORY"  # in huggingface_hub.utils._http, from 1.0 to 2.4 at least
+KNOWN_CLIENT = "2.4.0"  # the newest that was tried
+
 
 def check_answers() -> None:
     """From now on an answer of the Hub that names no commit or no checksum raises ModelNotFoundError, in this process.
 
     The Hub's client makes paths of both, unchecked: a hostile server could have it write what it likes where it likes.
     To ask for the names beforehand is no help, as the server may answer otherwise when the client asks.
+
+    Raises:
+      UnsupportedError: the client is of a version that cannot be held to this.
     """
-    from huggingface_hub import get_session
+    from huggingface_hub import __version__, get_session
     from huggingface_hub.utils import _http
 
-    # Its `set_client_factory` would close connections that others have open.
-    make = _http._GLOBAL_CLIENT_FACTORY
+    # A hook in the session at hand is not enough: a server that refuses a connection has the client make another. The
+    # public `set_client_factory` would do, but it closes connections that others have open, and what they have set by
+    # it, a proxy or certificates, cannot be asked for and would be lost.
+    make = getattr(_http, _FACTORY, None)
+    if make is None:
+        raise UnsupportedError(
+            f"huggingface-hub is {__version__}, whose answers cannot be checked here before it makes paths of them "
+            f"(it has no {_FACTORY}), so nothing is downloaded with it; install an older one, such as "
+            f"'huggingface-hub=={KNOWN_CLIENT}', or name a folder on this machine"
+        )
     if not isinstance(make, _CheckedClients):
-        _http._GLOBAL_CLIENT_FACTORY = _CheckedClients(make)
+        setattr(_http, _FACTORY, _CheckedClients(make))
         _check_answers_to(get_session())
 
 
