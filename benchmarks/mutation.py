@@ -54,9 +54,9 @@ GROUPS = {
         tuple(
             f"bark_jax/checkpoints/{name}.py"
             for name in (
-                "rules",
-                "transforms",
-                "plan",
+                "_rules",
+                "_transforms",
+                "_plan",
                 "open",
                 "layouts/suno",
                 "layouts/transformers",

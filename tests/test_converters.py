@@ -18,13 +18,13 @@ from flax import nnx
 from safetensors.numpy import load_file
 
 import bark_jax
-from bark_jax.checkpoints import convert, export_transformers, plan, snapshots
-from bark_jax.checkpoints.arrays import StoredArray
+from bark_jax.checkpoints import _plan, convert, export_transformers, snapshots
+from bark_jax.checkpoints._arrays import StoredArray
+from bark_jax.checkpoints._rules import Rule, Use, rule
+from bark_jax.checkpoints._transforms import CONV, LINEAR, TRANSPOSED_CONV, UNCHANGED, SummedBiases, WeightNorm
 from bark_jax.checkpoints.layouts.own import own_rules
 from bark_jax.checkpoints.model_folder import NETWORKS, load_network, read_manifest, weight_file
 from bark_jax.checkpoints.open import open_source
-from bark_jax.checkpoints.rules import Rule, Use, rule
-from bark_jax.checkpoints.transforms import CONV, LINEAR, TRANSPOSED_CONV, UNCHANGED, SummedBiases, WeightNorm
 from bark_jax.config import BarkConfig, BarkGenerationConfig, EncodecConfig, read_json
 from bark_jax.errors import BarkError, CheckpointError, ConfigError, InputError, ModelNotFoundError
 
@@ -828,7 +828,7 @@ def test_unknown_choices_are_refused(bark, tmp_path, options, message):
 
 def make_source(arrays, rules):
     stored = {name: StoredArray.of(np.asarray(array)) for name, array in arrays.items()}
-    return plan.NetworkSource("semantic", "here", None, stored, rules, prefix="net.")
+    return _plan.NetworkSource("semantic", "here", None, stored, rules, prefix="net.")
 
 
 def shapes(**sizes):
@@ -838,25 +838,25 @@ def shapes(**sizes):
 def test_an_array_that_no_rule_takes_is_named():
     source = make_source({"a": [1.0], "b": [1.0]}, [rule("a", "x")])
     with pytest.raises(CheckpointError, match=r"unexpected: net\.b"):
-        plan.make_plan(source, shapes(x=(1,)))
+        _plan.make_plan(source, shapes(x=(1,)))
 
 
 def test_a_parameter_that_nothing_fills_is_named_on_both_sides():
     source = make_source({"a": [1.0]}, [rule("a", "x"), rule("b", "y")])
     with pytest.raises(CheckpointError, match=r"missing: net\.b \(for y\)"):
-        plan.make_plan(source, shapes(x=(1,), y=(1,)))
+        _plan.make_plan(source, shapes(x=(1,), y=(1,)))
 
 
 def test_a_parameter_that_two_arrays_fill_is_named_on_both_sides():
     source = make_source({"a": [1.0], "b": [1.0]}, [rule("a", "x"), rule("b", "x")])
     with pytest.raises(CheckpointError, match=r"given twice: x \(by net\.a and net\.b\)"):
-        plan.make_plan(source, shapes(x=(1,)))
+        _plan.make_plan(source, shapes(x=(1,)))
 
 
 def test_all_faults_are_told_at_once():
     source = make_source({"a": np.zeros((2, 3)), "b": [1]}, [rule("a", "x", LINEAR), rule("c", "y"), rule("d", "z")])
     with pytest.raises(CheckpointError) as error:
-        plan.make_plan(source, shapes(x=(2, 3), y=(1,)))
+        _plan.make_plan(source, shapes(x=(2, 3), y=(1,)))
     for fault in ("missing: net.c (for y)", "unexpected: net.b", "net.a is (2, 3), expected (3, 2) (for x)"):
         assert fault in str(error.value)
 
@@ -864,7 +864,7 @@ def test_all_faults_are_told_at_once():
 def test_an_array_of_an_unknown_dtype_is_named():
     source = make_source({"a": np.array([1])}, [rule("a", "x")])
     with pytest.raises(CheckpointError, match=r"net\.a is int64, expected float32"):
-        plan.make_plan(source, shapes(x=(1,)))
+        _plan.make_plan(source, shapes(x=(1,)))
 
 
 def test_nothing_is_read_before_the_names_are_checked():
@@ -872,20 +872,20 @@ def test_nothing_is_read_before_the_names_are_checked():
         pytest.fail("read")
 
     stored = {"a": StoredArray((1,), np.dtype(np.float32), fail)}
-    source = plan.NetworkSource("semantic", "here", None, stored, [rule("a", "x")])
+    source = _plan.NetworkSource("semantic", "here", None, stored, [rule("a", "x")])
     with pytest.raises(CheckpointError, match=r"missing: an array \(for y\)"):
-        plan.make_plan(source, shapes(x=(1,), y=(1,)))
+        _plan.make_plan(source, shapes(x=(1,), y=(1,)))
 
 
 def test_templates_take_numbers_and_not_words():
     source = make_source({"h.01.w": [1.0], "h.x.w": [1.0]}, [rule("h.{i}.w", "blocks.{i}.x")])
     with pytest.raises(CheckpointError, match=r"unexpected: net\.h\.01\.w, net\.h\.x\.w"):
-        plan.make_plan(source, {})
+        _plan.make_plan(source, {})
 
 
 def test_statistics_fill_nothing():
     source = make_source({"a": [1.0], "b": [1]}, [rule("a", "x"), rule("b", "count", use=Use.STATISTIC)])
-    assert list(plan.make_plan(source, shapes(x=(1,))).fills) == ["x"]
+    assert list(_plan.make_plan(source, shapes(x=(1,))).fills) == ["x"]
 
 
 @pytest.mark.parametrize(
@@ -909,12 +909,12 @@ def test_weight_norm_folds_as_torch_does(torch, rng, transform, dim):
 def test_a_rule_may_not_be_used_for_half_of_its_arrays():
     source = make_source({"g": np.ones((2, 1, 1))}, [Rule(("g", "v"), "k", WeightNorm(CONV))])
     with pytest.raises(CheckpointError, match=r"missing: net\.v \(for k\)"):
-        plan.make_plan(source, shapes(k=(3, 4, 2)))
+        _plan.make_plan(source, shapes(k=(3, 4, 2)))
 
 
 def test_our_own_names_need_no_table():
     source = make_source({"blocks.0.x": [1.0]}, own_rules())
-    assert list(plan.make_plan(source, {"blocks.0.x": np.empty(1)}).fills) == ["blocks.0.x"]
+    assert list(_plan.make_plan(source, {"blocks.0.x": np.empty(1)}).fills) == ["blocks.0.x"]
 
 
 # The way back
@@ -1054,7 +1054,7 @@ def test_a_single_transformer_does_not_go_back(suno, tmp_path):
 
 
 def test_a_failure_half_way_leaves_nothing(bark, tmp_path, monkeypatch):
-    from bark_jax.checkpoints import write
+    from bark_jax.checkpoints import _write
 
     calls = []
 
@@ -1062,9 +1062,9 @@ def test_a_failure_half_way_leaves_nothing(bark, tmp_path, monkeypatch):
         calls.append(args)
         if len(calls) == 3:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return plan.write_converted(*args, **options)
+        return _plan.write_converted(*args, **options)
 
-    monkeypatch.setattr(write, "write_converted", write_some)
+    monkeypatch.setattr(_write, "write_converted", write_some)
     with pytest.raises(OSError, match="No space"):
         convert(bark, tmp_path / "dst")
     assert os.listdir(tmp_path) == []
@@ -1131,7 +1131,7 @@ def test_what_is_linked_from_elsewhere_is_left_out_and_said(bark, tmp_path, capl
     for link, target in links.items():
         link.symlink_to(target)
     dst = convert(src, tmp_path / "dst")
-    (told,) = [record.getMessage() for record in caplog.records if record.name == "bark_jax.checkpoints.extras"]
+    (told,) = [record.getMessage() for record in caplog.records if record.name == "bark_jax.checkpoints._extras"]
     assert told.startswith("left out speaker_embeddings/v2, tokenizer.json, vocab.txt, speaker_embeddings/a.npy: links")
     assert str(src) in told
     assert (dst / "words.txt").read_text() == "inside"

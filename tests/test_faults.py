@@ -17,7 +17,7 @@ from deadlines import HANG_S
 
 from bark_jax import Bark, files
 from bark_jax.audio.clip import Recording
-from bark_jax.checkpoints import convert, find, plan
+from bark_jax.checkpoints import _plan, convert, find
 from bark_jax.checkpoints.find import find_model
 from bark_jax.checkpoints.model_folder import is_model_folder
 from bark_jax.errors import BarkError, OutputError, UnsupportedError
@@ -125,7 +125,7 @@ def test_a_conversion_that_is_interrupted_leaves_nothing_and_works_again(checkpo
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(plan, "_check_finite", interrupt)
+        patch.setattr(_plan, "_check_finite", interrupt)
         with pytest.raises(KeyboardInterrupt):
             find_model(checkpoint)
     assert not cache.exists()

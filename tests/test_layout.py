@@ -88,6 +88,16 @@ def test_no_module_imports_a_room_above_its_own():
     assert above == []
 
 
+def test_no_module_imports_a_private_one_of_another_room():
+    private = [
+        (module, name)
+        for module in modules()
+        for name, _ in imports(module)
+        if room(name) not in (room(module), "_system") and any(part.startswith("_") for part in name.split(".")[2:])
+    ]
+    assert private == []
+
+
 def test_no_modules_import_each_other_in_a_circle():
     graph = {module: {name for name, is_at_once in imports(module) if is_at_once} for module in modules()}
     for module, found in graph.items():  # a module's package is imported before it

@@ -12,7 +12,7 @@ import pytest
 from bad_inputs.harness import FILE_BYTES, FILE_CALLS, refused
 from safetensors.numpy import save_file
 
-from bark_jax.checkpoints.arrays import StoredArray
+from bark_jax.checkpoints._arrays import StoredArray
 from bark_jax.checkpoints.safetensors_file import DTYPES, read_safetensors, read_sharded
 from bark_jax.errors import BarkError, CheckpointError, ModelNotFoundError
 

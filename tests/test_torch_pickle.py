@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from bad_inputs.harness import FILE_BYTES, FILE_CALLS, refused
 
-from bark_jax.checkpoints.arrays import TORCH_STREAM, StoredArray
+from bark_jax.checkpoints._arrays import TORCH_STREAM, StoredArray
 from bark_jax.checkpoints.pickle import read_torch
 from bark_jax.errors import BarkError, CheckpointError, ModelNotFoundError
 

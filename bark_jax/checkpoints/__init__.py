@@ -10,13 +10,15 @@ From a name to networks in memory:
 
 From a foreign checkpoint to such a folder, and back:
 
-    open.py layouts/         what a checkpoint is, and opening it; a module for all there is to say of a layout
-    pickle/ safetensors_file.py arrays.py    reading arrays, without running what a file holds
-    rules.py transforms.py   what the entries of a layout's table of names mean, how arrays change
-    plan.py                  which arrays make which parameter, checked as a whole before one is read
-    write.py export.py       writing the folder, and transformers'
-    conversion.py            all of it
-    lora.py with_lora.py     changes to a model, and adding them on the way
+    open.py layouts/             what a checkpoint is, and opening it; a module for all there is to say of a layout
+    pickle/ safetensors_file.py _arrays.py  reading arrays, without running what a file holds
+    _rules.py _transforms.py     what the entries of a layout's table of names mean, how arrays change
+    _sources.py _plan.py         an opened checkpoint; which arrays make which parameter, checked before one is read
+    _write.py _extras.py export.py  writing the folder, its tokenizer and voices, and transformers' folder
+    conversion.py                all of it
+    lora.py _with_lora.py        changes to a model, and adding them on the way
+
+What begins with _ is for this folder alone.
 """
 
 from bark_jax._system.lazy import lazy_names

@@ -8,11 +8,11 @@ import ml_dtypes
 import numpy as np
 
 from bark_jax import tiny
+from bark_jax.checkpoints._plan import Progress
+from bark_jax.checkpoints._sources import Source
+from bark_jax.checkpoints._with_lora import open_with_lora
+from bark_jax.checkpoints._write import write_model
 from bark_jax.checkpoints.open import open_source
-from bark_jax.checkpoints.plan import Progress
-from bark_jax.checkpoints.sources import Source
-from bark_jax.checkpoints.with_lora import open_with_lora
-from bark_jax.checkpoints.write import write_model
 from bark_jax.errors import InputError, quoted
 from bark_jax.files import check_destination
 

@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from bark_jax.checkpoints.arrays import StoredArray
-from bark_jax.checkpoints.extras import copy_extras
+from bark_jax.checkpoints._arrays import StoredArray
+from bark_jax.checkpoints._extras import copy_extras
+from bark_jax.checkpoints._plan import NetworkSource, Progress, make_plan, read_parameter
+from bark_jax.checkpoints._rules import names_of
+from bark_jax.checkpoints._sources import Source
 from bark_jax.checkpoints.layouts.own import open_own
 from bark_jax.checkpoints.layouts.transformers import transformers_rules
 from bark_jax.checkpoints.model_folder import NETWORKS, check_shapes, write_network
-from bark_jax.checkpoints.plan import NetworkSource, Progress, make_plan, read_parameter
-from bark_jax.checkpoints.rules import names_of
 from bark_jax.checkpoints.safetensors_file import read_safetensors
-from bark_jax.checkpoints.sources import Source
 from bark_jax.config import CONFIG_FILE, GENERATION_CONFIG_FILE, JsonConfig, save_json
 from bark_jax.errors import CheckpointError, ModelNotFoundError
 from bark_jax.files import whole_folder

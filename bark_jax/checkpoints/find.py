@@ -13,10 +13,10 @@ from pathlib import Path
 
 from bark_jax import tiny
 from bark_jax.checkpoints import snapshots
+from bark_jax.checkpoints._write import write_model
 from bark_jax.checkpoints.model_folder import is_model_folder
 from bark_jax.checkpoints.open import open_source
 from bark_jax.checkpoints.progress import BytesBar
-from bark_jax.checkpoints.write import write_model
 from bark_jax.errors import InputError, ModelNotFoundError, OutputError, quoted
 from bark_jax.files import check_destination, remove_abandoned
 

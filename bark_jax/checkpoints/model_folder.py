@@ -23,7 +23,7 @@ import ml_dtypes
 import numpy as np
 from flax import nnx
 
-from bark_jax.checkpoints.arrays import StoredArray
+from bark_jax.checkpoints._arrays import StoredArray
 from bark_jax.checkpoints.safetensors_file import CODES, read_safetensors, safetensors_chunks
 from bark_jax.config import read_json
 from bark_jax.errors import CheckpointError, ConfigError, InputError, ModelNotFoundError, quoted

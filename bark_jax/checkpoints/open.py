@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from bark_jax.checkpoints import snapshots
+from bark_jax.checkpoints._sources import Source
 from bark_jax.checkpoints.layouts import LAYOUTS
 from bark_jax.checkpoints.layouts.layout import Request
 from bark_jax.checkpoints.model_folder import is_model_folder
-from bark_jax.checkpoints.sources import Source
 from bark_jax.errors import CheckpointError, InputError, ModelNotFoundError, quoted
 
 KINDS = ", ".join(layout.kind for layout in LAYOUTS[:-1]) + f", or {LAYOUTS[-1].kind}"

@@ -21,7 +21,7 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from bark_jax.checkpoints.arrays import (
+from bark_jax.checkpoints._arrays import (
     DOWNLOAD_AGAIN,
     MAX_DIRECTORY_BYTES,
     FileRegion,

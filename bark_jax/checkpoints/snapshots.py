@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bark_jax import tiny
-from bark_jax.checkpoints.extras import TOKENIZER_FILES, VOICE_FILES
+from bark_jax.checkpoints._extras import TOKENIZER_FILES, VOICE_FILES
 from bark_jax.checkpoints.layouts import LAYOUTS
 from bark_jax.checkpoints.model_folder import NETWORKS, is_model_folder, read_manifest, weight_file
 from bark_jax.config import CONFIG_FILE, GENERATION_CONFIG_FILE

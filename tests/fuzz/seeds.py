@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from bark_jax.checkpoints.arrays import TORCH_STREAM
+from bark_jax.checkpoints._arrays import TORCH_STREAM
 from bark_jax.checkpoints.lora import FORMAT, VERSION
 from bark_jax.config import BarkConfig, BarkGenerationConfig, EncodecConfig
 from bark_jax.voices.voice import PROMPT_KEYS

@@ -11,14 +11,14 @@ encodec/modules/.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bark_jax.checkpoints.arrays import StoredArray
+from bark_jax.checkpoints._arrays import StoredArray
+from bark_jax.checkpoints._plan import NetworkSource
+from bark_jax.checkpoints._rules import Rule, Use, kernel_rules, rule
+from bark_jax.checkpoints._sources import Source, check_arrays
+from bark_jax.checkpoints._transforms import CONV, LINEAR, TRANSPOSED_CONV, Axes, SummedBiases
 from bark_jax.checkpoints.layouts.layout import Layout, Request
 from bark_jax.checkpoints.model_folder import list_names
 from bark_jax.checkpoints.pickle import read_torch
-from bark_jax.checkpoints.plan import NetworkSource
-from bark_jax.checkpoints.rules import Rule, Use, kernel_rules, rule
-from bark_jax.checkpoints.sources import Source, check_arrays
-from bark_jax.checkpoints.transforms import CONV, LINEAR, TRANSPOSED_CONV, Axes, SummedBiases
 from bark_jax.config import CONFIG_FILE, EncodecConfig, parse_config, read_json
 from bark_jax.errors import ModelNotFoundError
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from bark_jax.checkpoints.sources import Source
+from bark_jax.checkpoints._sources import Source
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from bark_jax.checkpoints._plan import NetworkSource
+from bark_jax.checkpoints._rules import Rule, rule
+from bark_jax.checkpoints._sources import Source
 from bark_jax.checkpoints.layouts.layout import Layout, Request
 from bark_jax.checkpoints.model_folder import (
     MANIFEST_FILE,
@@ -12,10 +15,7 @@ from bark_jax.checkpoints.model_folder import (
     read_manifest,
     weight_file,
 )
-from bark_jax.checkpoints.plan import NetworkSource
-from bark_jax.checkpoints.rules import Rule, rule
 from bark_jax.checkpoints.safetensors_file import read_safetensors
-from bark_jax.checkpoints.sources import Source
 from bark_jax.config import (
     CONFIG_FILE,
     GENERATION_CONFIG_FILE,

@@ -10,14 +10,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bark_jax.checkpoints.arrays import StoredArray
+from bark_jax.checkpoints._arrays import StoredArray
+from bark_jax.checkpoints._plan import NetworkSource
+from bark_jax.checkpoints._rules import Rule, Use, rule
+from bark_jax.checkpoints._sources import Source, check_arrays
+from bark_jax.checkpoints._transforms import LINEAR
 from bark_jax.checkpoints.layouts.layout import Layout, Request
 from bark_jax.checkpoints.model_folder import NETWORKS, list_names
 from bark_jax.checkpoints.pickle import read_torch
-from bark_jax.checkpoints.plan import NetworkSource
-from bark_jax.checkpoints.rules import Rule, Use, rule
-from bark_jax.checkpoints.sources import Source, check_arrays
-from bark_jax.checkpoints.transforms import LINEAR
 from bark_jax.config import CONFIG_FILE, TRANSFORMER_CONFIGS, BarkConfig, BarkGenerationConfig, parse_config
 from bark_jax.errors import CheckpointError, InputError, ModelNotFoundError
 

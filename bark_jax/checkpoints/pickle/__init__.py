@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from bark_jax.checkpoints.arrays import DOWNLOAD_AGAIN, looks_like, open_file, refuse, refuse_pointers
+from bark_jax.checkpoints._arrays import DOWNLOAD_AGAIN, looks_like, open_file, refuse, refuse_pointers
 from bark_jax.checkpoints.pickle.stream import TorchStream, is_torch_stream
 from bark_jax.checkpoints.pickle.unpickler import WeightsUnpickler
 from bark_jax.checkpoints.pickle.zip import TorchZip

@@ -12,7 +12,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from bark_jax.checkpoints.arrays import FileRegion, StoredArray, are_counts, brief, shape_fault
+from bark_jax.checkpoints._arrays import FileRegion, StoredArray, are_counts, brief, shape_fault
 
 # latin1 strings stand for the bytes of numpy scalars alone.
 MAX_ENCODED_BYTES = 16

@@ -11,7 +11,15 @@ Source: PyTorch, torch/serialization.py, `_legacy_save` and `_legacy_load`.
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from bark_jax.checkpoints.arrays import DOWNLOAD_AGAIN, MAX_PICKLE_BYTES, FileRegion, brief, refuse, size_of, version_of
+from bark_jax.checkpoints._arrays import (
+    DOWNLOAD_AGAIN,
+    MAX_PICKLE_BYTES,
+    FileRegion,
+    brief,
+    refuse,
+    size_of,
+    version_of,
+)
 from bark_jax.checkpoints.pickle.unpickler import WeightsUnpickler
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C

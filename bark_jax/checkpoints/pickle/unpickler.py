@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from bark_jax.checkpoints.arrays import DOWNLOAD_AGAIN, FileRegion, StoredArray, are_counts, brief, refuse
+from bark_jax.checkpoints._arrays import DOWNLOAD_AGAIN, FileRegion, StoredArray, are_counts, brief, refuse
 from bark_jax.checkpoints.pickle.globals import GLOBALS, Function, Storage, StorageType
 from bark_jax.errors import CheckpointError
 

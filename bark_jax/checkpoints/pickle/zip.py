@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from bark_jax.checkpoints.arrays import (
+from bark_jax.checkpoints._arrays import (
     DOWNLOAD_AGAIN,
     MAX_DIRECTORY_BYTES,
     MAX_PICKLE_BYTES,

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bark_jax.checkpoints.arrays import StoredArray, brief
+from bark_jax.checkpoints._arrays import StoredArray, brief
+from bark_jax.checkpoints._plan import NetworkSource
 from bark_jax.checkpoints.model_folder import NETWORKS
-from bark_jax.checkpoints.plan import NetworkSource
 from bark_jax.config import BarkConfig, BarkGenerationConfig, EncodecConfig
 from bark_jax.errors import CheckpointError
 from bark_jax.generation.tokens import check_fit

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from bark_jax.checkpoints.arrays import StoredArray
+from bark_jax.checkpoints._arrays import StoredArray
+from bark_jax.checkpoints._plan import NetworkSource
+from bark_jax.checkpoints._sources import Source
 from bark_jax.checkpoints.find import find_model
 from bark_jax.checkpoints.layouts.own import open_own
 from bark_jax.checkpoints.lora import Lora, base_of, changed_kernel, check_lora, load_lora
 from bark_jax.checkpoints.model_folder import read_manifest
-from bark_jax.checkpoints.plan import NetworkSource
-from bark_jax.checkpoints.sources import Source
 
 
 def open_with_lora(src: str | os.PathLike, lora: str | os.PathLike, *, revision: str | None = None) -> Source:

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from bark_jax.checkpoints._extras import copy_extras
+from bark_jax.checkpoints._plan import NetworkSource, Progress, write_converted
+from bark_jax.checkpoints._rules import find_rule, names_of
+from bark_jax.checkpoints._sources import Source
 from bark_jax.checkpoints.export import export_into
-from bark_jax.checkpoints.extras import copy_extras
 from bark_jax.checkpoints.layouts.own import ORIGINAL_CODEC_FILE, own_rules
 from bark_jax.checkpoints.layouts.transformers import transformers_rules
 from bark_jax.checkpoints.model_folder import (
@@ -18,10 +21,7 @@ from bark_jax.checkpoints.model_folder import (
     write_manifest,
     write_network,
 )
-from bark_jax.checkpoints.plan import NetworkSource, Progress, write_converted
-from bark_jax.checkpoints.rules import find_rule, names_of
 from bark_jax.checkpoints.safetensors_file import read_safetensors
-from bark_jax.checkpoints.sources import Source
 from bark_jax.config import CONFIG_FILE, GENERATION_CONFIG_FILE, save_json
 from bark_jax.files import sha256_of, whole_folder
 

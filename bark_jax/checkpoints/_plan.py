@@ -16,7 +16,9 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-from bark_jax.checkpoints.arrays import StoredArray
+from bark_jax.checkpoints._arrays import StoredArray
+from bark_jax.checkpoints._rules import Rule, Use, find_rule, names_of
+from bark_jax.checkpoints._transforms import Transform
 from bark_jax.checkpoints.model_folder import (
     NETWORKS,
     FileRecord,
@@ -26,8 +28,6 @@ from bark_jax.checkpoints.model_folder import (
     network_shapes,
     write_network,
 )
-from bark_jax.checkpoints.rules import Rule, Use, find_rule, names_of
-from bark_jax.checkpoints.transforms import Transform
 from bark_jax.errors import CheckpointError
 
 KEPT_DTYPES = tuple(np.dtype(dtype) for dtype in (np.float32, np.float16, ml_dtypes.bfloat16))

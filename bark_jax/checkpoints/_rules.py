@@ -6,7 +6,7 @@ import functools
 import re
 from collections.abc import Mapping, Sequence
 
-from bark_jax.checkpoints.transforms import UNCHANGED, Axes, Transform, WeightNorm
+from bark_jax.checkpoints._transforms import UNCHANGED, Axes, Transform, WeightNorm
 from bark_jax.config import EncodecConfig
 
 
