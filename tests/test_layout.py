@@ -3,6 +3,7 @@
 import ast
 import functools
 import graphlib
+import re
 from pathlib import Path
 
 import bark_jax
@@ -114,3 +115,12 @@ def test_functions_import_only_what_is_optional():
         if room(module) not in LAZY_ROOMS and not is_at_once and name not in LAZY_MODULES
     }
     assert late == set()
+
+
+def test_one_module_reads_safetensors_files():
+    users = {
+        module
+        for module, path in modules().items()
+        if re.search(r"^\s*(import|from) safetensors\b", path.read_text(), re.M)
+    }
+    assert users == {"bark_jax.checkpoints.safetensors_file"}
