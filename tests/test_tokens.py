@@ -46,16 +46,6 @@ def test_lengths_equal_the_references_float_formulas():
     assert BARK.max_semantic_history == 209
 
 
-def test_the_longest_utterance_takes_39_windows():
-    assert BARK.n_frames(768) == 1154
-    assert BARK.n_windows(1154) == 39
-
-
-@pytest.mark.parametrize(("n_frames", "n_windows"), [(0, 0), (1, 1), (29, 1), (30, 1), (31, 2), (60, 2), (61, 3)])
-def test_windows_at_their_edges(n_frames, n_windows):
-    assert BARK.n_windows(n_frames) == n_windows
-
-
 def test_default_spaces_are_those_of_the_default_generation_config():
     assert TokenSpaces.from_config(BarkGenerationConfig()) == BARK
 

@@ -11,6 +11,7 @@ from bark_jax.errors import InputError
 from bark_jax.generation import coarse, fine, semantic
 from bark_jax.generation.sampling import Sampling
 from bark_jax.generation.tokens import TokenSpaces, interleave, text_tokens
+from bark_jax.generation.windows import count_coarse_windows
 from bark_jax.training.batches import coarse_batches, fine_batches, semantic_batches
 from bark_jax.training.dataset import Dataset, Example
 
@@ -94,7 +95,7 @@ def test_coarse_rows_are_the_windows_of_generation(dataset):
         for history in histories_of(dataset, index):
             voice = None if history is None else (history.semantic, history.codes[: SMALL.n_coarse])
             prompt = coarse.make_prompt([dataset[index].semantic], [voice], SMALL)
-            n_windows = SMALL.n_windows(codes_QT.shape[1])
+            n_windows = count_coarse_windows(codes_QT.shape[1], SMALL)
             room = np.full(10 * SMALL.n_coarse_history, SMALL.coarse_pad)
             stream_BT = np.concatenate([prompt.stream_BT[0], true_T, room])[None, : 10 * SMALL.n_coarse_history]
             for window in range(n_windows):
@@ -158,7 +159,7 @@ def read_at_generation(example, history, spaces):
 
 
 def n_fine_windows(n_frames, n_history, spaces):
-    """`fine.count_windows` in numpy, which compiles nothing."""
+    """As `windows.count_fine_windows` counts them."""
     return 1 + max(0, -(-(n_frames + n_history - spaces.fine_window) // spaces.n_fine_history))
 
 

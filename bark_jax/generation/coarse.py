@@ -26,6 +26,14 @@ import numpy as np
 from bark_jax.generation.sampling import COARSE_STAGE, Sampling, choose, draw_logits, fold, log_probability
 from bark_jax.generation.slots import put_rows, rows_at_once, take_rows
 from bark_jax.generation.tokens import TokenSpaces, interleave
+from bark_jax.generation.windows import (
+    CoarseWindow,
+    coarse_window,
+    count_coarse_windows,
+    frames_per_coarse_window,
+    goes_on,
+    n_prompt_slots,
+)
 from bark_jax.networks.attention import KVCache
 from bark_jax.networks.causal import CoarseNetwork
 from bark_jax.networks.decoder import KernelDecoder, make_decoder
@@ -130,7 +138,7 @@ def generate_in_parts(
 ) -> CoarseCodes:
     """What `generate_coarse` gives, bit for bit; `on_part` is called after each window with how many are done."""
     state = start(model, prompt, spaces=spaces)
-    for n_done in range(1, int(np.max(spaces.n_windows(prompt.n_frames_B))) + 1):
+    for n_done in range(1, int(np.max(count_coarse_windows(prompt.n_frames_B, spaces))) + 1):
         state = run_windows(model, prompt, sampling, state, 1, spaces=spaces)
         jax.block_until_ready(state.window_B)
         on_part(n_done)
@@ -147,7 +155,7 @@ def start(model: CoarseNetwork, prompt: CoarsePrompt, *, spaces: TokenSpaces) ->
         jnp.zeros(B, jnp.int32),
         jnp.pad(prompt.stream_BT, ((0, 0), (0, n_room)), constant_values=spaces.coarse_pad),
         jnp.zeros((B, n_tokens)),
-        model.empty_cache(B, spaces.n_coarse_semantic + 1 + spaces.n_coarse_history + spaces.coarse_window),
+        model.empty_cache(B, n_prompt_slots(spaces) + spaces.coarse_window),
     )
 
 
@@ -167,7 +175,7 @@ def run_windows(
     need not have started together.
     """
     sampling = dataclasses.replace(sampling, key_B=fold(sampling.key_B, COARSE_STAGE))
-    needed_B = spaces.n_windows(prompt.n_frames_B)
+    needed_B = count_coarse_windows(prompt.n_frames_B, spaces)
     decoder = make_decoder(model, len(needed_B))
 
     def body(carry: tuple[jax.Array, WindowsDone]) -> tuple[jax.Array, WindowsDone]:
@@ -192,7 +200,7 @@ def read_codes(prompt: CoarsePrompt, state: WindowsDone, *, spaces: TokenSpaces)
 def _room(prompt: CoarsePrompt, spaces: TokenSpaces) -> int:
     """Windows that the longest row a prompt of this width can hold would take."""
     n_tokens = prompt.semantic_BT.shape[1] - spaces.max_semantic_history - spaces.n_coarse_semantic
-    return spaces.n_windows(spaces.n_frames(n_tokens))
+    return count_coarse_windows(spaces.n_frames(n_tokens), spaces)
 
 
 def _by_codebook(stream_BT: np.ndarray, spaces: TokenSpaces) -> np.ndarray:
@@ -210,7 +218,7 @@ def _generate_window(
     spaces: TokenSpaces,
 ) -> WindowsDone:
     """Reads the window's prompt and appends coarse_window tokens to each active row."""
-    done_B = state.window_B * spaces.coarse_window
+    done_B = _windows(prompt, state, spaces).n_done
     tokens_BT, length_B = _window_prompt(prompt, state, spaces)
     # The loop reads the prompt's last token, so that all of its steps are alike.
     is_new_B = is_active_B & ~_goes_on(prompt, state, spaces)
@@ -236,7 +244,7 @@ def _generate_window(
 
     B = len(last_B)
     empty = (jnp.zeros((B, spaces.coarse_window), jnp.int32), jnp.zeros((B, spaces.coarse_window)))
-    n_frames = spaces.coarse_window // spaces.n_coarse
+    n_frames = frames_per_coarse_window(spaces)
     _, cache, tokens_BT, logprob_BT = jax.lax.fori_loop(0, n_frames, body, (last_B, cache, *empty))
     return WindowsDone(
         state.window_B + is_active_B,
@@ -248,31 +256,23 @@ def _generate_window(
 
 def _window_prompt(prompt: CoarsePrompt, state: WindowsDone, spaces: TokenSpaces) -> tuple[jax.Array, jax.Array]:
     """The window's prompts, left-aligned, and their lengths."""
-    B = len(state.window_B)
-    done_B = state.window_B * spaces.coarse_window
-    semantic_BT = _slice_rows(
-        prompt.semantic_BT, _first_semantic(prompt, state.window_B, spaces), spaces.n_coarse_semantic
-    )
+    B, windows = len(state.window_B), _windows(prompt, state, spaces)
+    semantic_BT = _slice_rows(prompt.semantic_BT, windows.first_semantic, spaces.n_coarse_semantic)
     infer_B1 = jnp.full((B, 1), spaces.coarse_infer, jnp.int32)
-    n_recent_B = jnp.minimum(prompt.n_stream_B + done_B, spaces.n_coarse_history)
-    recent_BT = _slice_rows(state.stream_BT, spaces.n_coarse_history + done_B - n_recent_B, spaces.n_coarse_history)
-    length_B = spaces.n_coarse_semantic + 1 + n_recent_B
+    recent_B = spaces.n_coarse_history + windows.n_done - windows.n_recent  # a voice's stream is right-aligned
+    recent_BT = _slice_rows(state.stream_BT, recent_B, spaces.n_coarse_history)
+    length_B = spaces.n_coarse_semantic + 1 + windows.n_recent
     return jnp.concatenate([semantic_BT, infer_B1, recent_BT], axis=1), length_B
 
 
-def _first_semantic(prompt: CoarsePrompt, window_B: jax.Array, spaces: TokenSpaces) -> jax.Array:
-    """Where the semantic tokens of a window's prompt start."""
-    n_windows = _room(prompt, spaces)
-    n_done = jnp.asarray([spaces.n_semantic_done(w * spaces.coarse_window) for w in range(n_windows + 1)])
-    return jnp.maximum(prompt.n_history_B + n_done[window_B] - spaces.max_semantic_history, 0)
+def _windows(prompt: CoarsePrompt, state: WindowsDone, spaces: TokenSpaces) -> CoarseWindow:
+    """Each row's next window."""
+    return coarse_window(state.window_B, prompt.n_history_B, prompt.n_stream_B, _room(prompt, spaces), spaces)
 
 
 def _goes_on(prompt: CoarsePrompt, state: WindowsDone, spaces: TokenSpaces) -> jax.Array:
     """Whether the window's prompt is the last one's with the tokens generated since."""
-    before_B = jnp.maximum(state.window_B - 1, 0)
-    is_same_B = _first_semantic(prompt, before_B, spaces) == _first_semantic(prompt, state.window_B, spaces)
-    is_whole_B = prompt.n_stream_B + state.window_B * spaces.coarse_window <= spaces.n_coarse_history
-    return (state.window_B > 0) & is_same_B & is_whole_B
+    return goes_on(state.window_B, prompt.n_history_B, prompt.n_stream_B, _room(prompt, spaces), spaces)
 
 
 def _read_prompts(

@@ -46,6 +46,7 @@ from bark_jax.generation.sampling import Sampling
 from bark_jax.generation.settings import check_count
 from bark_jax.generation.slots import ROWS_AT_ONCE, put_rows, rows_at_once
 from bark_jax.generation.tokens import TokenSpaces
+from bark_jax.generation.windows import count_coarse_windows, count_fine_windows
 from bark_jax.networks.platform import check_devices, device_errors
 
 N_SLOTS = 16
@@ -218,7 +219,7 @@ class _Run:
         """Finishes a row with others of its shape, as soon as they are a group."""
         spaces, n_frames = self._programs.model.spaces, job.coarse[0].shape[1]
         n_history = 0 if job.row.voice is None else min(job.row.voice.fine.shape[1], spaces.n_fine_history)
-        shape = int(fine.count_windows(n_frames, n_history, spaces)), -(-n_frames // FRAMES_STEP)
+        shape = int(count_fine_windows(n_frames, n_history, spaces)), -(-n_frames // FRAMES_STEP)
         self._groups.setdefault(shape, []).append(job)
         if len(self._groups[shape]) == self._programs.n_group:
             yield from self._finish_group(shape)
@@ -396,7 +397,7 @@ class _CoarseSlots(_Slots):
 
     def _collect(self, state: coarse.WindowsDone) -> Iterator[tuple[_Job, BarkError | None]]:
         prompt = self._state[0]
-        needed_B = self.spaces.n_windows(np.asarray(prompt.n_frames_B))
+        needed_B = count_coarse_windows(np.asarray(prompt.n_frames_B), self.spaces)
         if ended := self._ended(np.asarray(state.window_B) >= needed_B):
             codes = jax.device_get(coarse.read_codes(prompt, state, spaces=self.spaces))
         for slot in ended:

@@ -10,7 +10,6 @@ Source: suno-ai/bark, bark/generation.py, `generate_fine`.
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +18,7 @@ import numpy as np
 from bark_jax.generation.sampling import FINE_STAGE, Sampling, fold
 from bark_jax.generation.slots import rows_at_once, take_rows
 from bark_jax.generation.tokens import TokenSpaces
+from bark_jax.generation.windows import count_fine_windows, fine_window
 from bark_jax.networks.fine import FineNetwork
 
 
@@ -68,7 +68,7 @@ def generate_fine(model: FineNetwork, prompt: FinePrompt, sampling: Sampling, *,
     """
     B = len(prompt.n_frames_B)
     sampling = dataclasses.replace(sampling, key_B=fold(sampling.key_B, FINE_STAGE))
-    n_windows_B = count_windows(prompt.n_frames_B, prompt.n_history_B, spaces)
+    n_windows_B = count_fine_windows(prompt.n_frames_B, prompt.n_history_B, spaces)
 
     def body(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         """A window of the first rows that need one."""
@@ -87,24 +87,11 @@ def generate_fine(model: FineNetwork, prompt: FinePrompt, sampling: Sampling, *,
     return _slice_rows(codes_BTQ, prompt.n_history_B, n_frames).transpose(0, 2, 1)
 
 
-def count_windows(n_frames_B: Any, n_history_B: Any, spaces: TokenSpaces) -> jax.Array:
-    """Windows a row takes: the first holds fine_window frames with the history, each other n_fine_history new ones.
-
-    A row of no frames takes none.
-    """
-    n_beyond_B = n_frames_B - (spaces.fine_window - n_history_B)
-    n_more_B = jnp.maximum(0, -(-n_beyond_B // spaces.n_fine_history))
-    return jnp.where(n_frames_B > 0, 1 + n_more_B, 0)
-
-
 def _fill_window(
     model: FineNetwork, prompt: FinePrompt, sampling: Sampling, window_B: jax.Array, spaces: TokenSpaces
 ) -> jax.Array:
     """`codes_BTQ` with one window of each row: its codes from the first frame on that is not context."""
-    advanced_B = window_B * spaces.n_fine_history
-    n_total_B = jnp.maximum(prompt.n_history_B + prompt.n_frames_B, spaces.fine_window)  # padded to a whole window
-    start_B = jnp.minimum(advanced_B, n_total_B - spaces.fine_window)
-    fill_B = jnp.minimum(prompt.n_history_B + advanced_B, n_total_B - spaces.n_fine_history)
+    start_B, fill_B = fine_window(window_B, prompt.n_frames_B, prompt.n_history_B, spaces)
     is_filled_BT = jnp.arange(spaces.fine_window)[None] >= (fill_B - start_B)[:, None]
     window_BTQ = _slice_rows(prompt.codes_BTQ, start_B, spaces.fine_window)
     key_B = fold(sampling.key_B, window_B)

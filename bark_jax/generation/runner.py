@@ -26,6 +26,7 @@ from bark_jax.generation.rows import Row, Utterance
 from bark_jax.generation.sampling import KEY_IMPLEMENTATION, Sampling
 from bark_jax.generation.settings import StageSettings
 from bark_jax.generation.tokens import TokenSpaces
+from bark_jax.generation.windows import count_coarse_windows
 from bark_jax.networks.causal import CoarseNetwork, SemanticNetwork
 from bark_jax.networks.codec.encodec import Codec
 from bark_jax.networks.fine import FineNetwork
@@ -108,7 +109,7 @@ def run_coarse(
     with device_errors("coarse", network, len(rows)):
         generate: Callable[..., coarse.CoarseCodes] = coarse.generate_coarse
         if on_progress is not None:
-            n_windows = int(np.max(spaces.n_windows(prompt.n_frames_B)))
+            n_windows = int(np.max(count_coarse_windows(prompt.n_frames_B, spaces)))
             generate = _in_parts(coarse.generate_in_parts, on_progress, "coarse", n_windows)
         out = jax.device_get(generate(place(network), prompt, sampling, spaces=spaces))
     require_finite(out.logprob_BQT, "coarse")

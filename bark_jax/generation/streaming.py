@@ -47,7 +47,7 @@ from bark_jax.generation.runner import (
 )
 from bark_jax.generation.seeds import derive_key
 from bark_jax.generation.settings import check_count
-from bark_jax.generation.tokens import TokenSpaces
+from bark_jax.generation.windows import count_coarse_windows, frames_per_coarse_window, n_new_fine_frames
 from bark_jax.networks.platform import device_errors
 
 # Frames that the fine stage looks ahead before a frame is sent: 0.2 s of Bark's.
@@ -139,16 +139,17 @@ class RowStream(Iterator[StreamedPart]):
         with device_errors("coarse", model.coarse_acoustics, 1):
             state = coarse.start(model.on_accelerator(model.coarse_acoustics), prompt, spaces=spaces)
         n_frames = spaces.n_frames(len(tokens))
-        most_windows = (spaces.fine_window - spaces.n_fine_history - self._n_held) // _window_frames(spaces)
+        n_per_window = frames_per_coarse_window(spaces)
+        most_windows = (n_new_fine_frames(spaces) - self._n_held) // n_per_window
         n_done = 0
-        for stop in part_stops(spaces.n_windows(n_frames), self._first_windows, most_windows):
+        for stop in part_stops(count_coarse_windows(n_frames, spaces), self._first_windows, most_windows):
             self._tell("coarse")
             with device_errors("coarse", model.coarse_acoustics, 1):
                 network = model.on_accelerator(model.coarse_acoustics)
                 state = coarse.run_windows(network, prompt, sampling, state, stop - n_done, spaces=spaces)
                 out = jax.device_get(coarse.read_codes(prompt, state, spaces=spaces))
             n_done = stop
-            n_known = min(stop * _window_frames(spaces), n_frames)
+            n_known = min(stop * n_per_window, n_frames)
             codes_QT, logprob_QT = coarse_result(out, 0, n_known)
             require_finite(logprob_QT, "coarse")
             yield codes_QT, logprob_QT
@@ -200,8 +201,3 @@ def part_stops(n_windows: int, first: int, most: int) -> list[int]:
         size = max(size, min(2 * size, most))
         found.append(done)
     return found
-
-
-def _window_frames(spaces: TokenSpaces) -> int:
-    """Frames that a coarse window makes."""
-    return spaces.coarse_window // spaces.n_coarse

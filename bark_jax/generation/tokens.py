@@ -97,10 +97,6 @@ class TokenSpaces:
         """Semantic tokens that the first `n_stream` tokens of the coarse stream account for, half to even."""
         return round(n_stream / self.stream_per_semantic)
 
-    def n_windows(self, n_frames: Any) -> Any:
-        """Coarse windows that `n_frames` frames take; an integer or an array of them."""
-        return -(-n_frames * self.n_coarse // self.coarse_window)
-
 
 def text_tokens(ids_T: np.ndarray, mask_T: np.ndarray, spaces: TokenSpaces) -> np.ndarray:
     """Tokenizer ids in the semantic network's vocabulary, with text_pad where the mask is 0: [101] -> [10149]."""

@@ -14,6 +14,7 @@ import numpy as np
 from bark_jax.config import BarkGenerationConfig, JsonConfig
 from bark_jax.errors import UnsupportedError
 from bark_jax.generation.tokens import TokenSpaces, deinterleave, interleave
+from bark_jax.generation.windows import fine_window, padded_frames
 from bark_jax.voices.voice import Voice
 
 # What greedy generation has no use for; transformers warns about them.
@@ -171,11 +172,10 @@ class Reference:
 
     def _place_margins(self, margins: dict[int, list[np.ndarray]], n_history: int, n_frames: int) -> np.ndarray:
         spaces = self.spaces
-        n_total = max(n_history + n_frames, spaces.fine_window)
-        placed_QT = np.full((spaces.n_fine, n_total), np.inf)
+        placed_QT = np.full((spaces.n_fine, padded_frames(n_frames, n_history, spaces)), np.inf)
         for codebook, windows in margins.items():
             for window, margin_T in enumerate(windows):
-                start = min(window * spaces.n_fine_history, n_total - spaces.fine_window)
+                start = fine_window(window, n_frames, n_history, spaces).start
                 part_T = placed_QT[codebook, start : start + spaces.fine_window]
                 np.minimum(part_T, margin_T, out=part_T)
         return placed_QT[:, n_history : n_history + n_frames]

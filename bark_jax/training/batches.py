@@ -26,6 +26,7 @@ from bark_jax.errors import InputError
 from bark_jax.generation.coarse import trim_history
 from bark_jax.generation.semantic import pad_prompt
 from bark_jax.generation.tokens import TokenSpaces, interleave, text_tokens
+from bark_jax.generation.windows import coarse_window, count_coarse_windows, count_fine_windows, fine_window
 from bark_jax.training.dataset import Dataset, Example
 
 Batch = dict[str, np.ndarray]
@@ -88,7 +89,7 @@ def coarse_batches(
         windows = []
         for index, rng in rows.draw(step):
             example = dataset[index]
-            window = int(rng.integers(spaces.n_windows(example.codes.shape[1])))
+            window = int(rng.integers(count_coarse_windows(example.codes.shape[1], spaces)))
             windows.append(_coarse_window(example, rows.draw_history(index, rng), window, spaces))
         semantic, streams, n_history = zip(*windows, strict=True)
         semantic_BT, _ = _pad(semantic, spaces.n_coarse_semantic, spaces.coarse_pad)
@@ -127,12 +128,10 @@ def _coarse_window(
     semantic_T, stream_T = np.zeros(0, np.int32), np.zeros(0, np.int32)
     if history is not None:
         semantic_T, stream_T = trim_history(history.semantic, history.codes[: spaces.n_coarse], spaces)
-    done = window * spaces.coarse_window
-    present = len(semantic_T) + spaces.n_semantic_done(done)
-    first = max(present - spaces.max_semantic_history, 0)
-    semantic_T = np.concatenate([semantic_T, example.semantic])[first : first + spaces.n_coarse_semantic]
-    now = len(stream_T) + done
-    n_recent = min(now, spaces.n_coarse_history)
+    n_windows = count_coarse_windows(example.codes.shape[1], spaces)
+    n_done, first_semantic, n_recent = coarse_window(window, len(semantic_T), len(stream_T), n_windows, spaces)
+    semantic_T = np.concatenate([semantic_T, example.semantic])[first_semantic:][: spaces.n_coarse_semantic]
+    now = len(stream_T) + n_done
     stream_T = np.concatenate([stream_T, interleave(example.codes[: spaces.n_coarse], spaces)])
     return semantic_T, stream_T[now - n_recent : now + spaces.coarse_window], n_recent
 
@@ -150,12 +149,12 @@ def _fine_window(
     if history is not None:
         recent_TQ = history.codes.T[-spaces.n_fine_history :]
         n_history, known_TQ = len(recent_TQ), np.concatenate([recent_TQ, known_TQ])
-    n_total = max(len(known_TQ), spaces.fine_window)
-    n_beyond = n_total - spaces.fine_window
-    window = int(rng.integers(1 + -(-n_beyond // spaces.n_fine_history)))
-    start = min(window * spaces.n_fine_history, n_beyond)
-    fill = min(n_history + window * spaces.n_fine_history, n_total - spaces.n_fine_history)
-    n_filled = (window - 1) * spaces.n_fine_history + spaces.fine_window if window else 0  # by the windows before
+    n_frames = example.codes.shape[1]
+    window = int(rng.integers(count_fine_windows(n_frames, n_history, spaces)))
+    start, fill = fine_window(window, n_frames, n_history, spaces)
+    n_filled = 0  # by the windows before
+    if window:
+        n_filled = fine_window(window - 1, n_frames, n_history, spaces).start + spaces.fine_window
 
     true_TQ = np.full((spaces.fine_window, spaces.n_fine), spaces.codebook_size, np.int32)
     part_TQ = known_TQ[start : start + spaces.fine_window]
