@@ -17,9 +17,10 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from bark_jax._system.strict_json import check_depth
+from bark_jax._system.json_lines import read_lines, read_object
 from bark_jax.batch.ids import digest
 from bark_jax.batch.rows import MAX_LINE_BYTES as MAX_ROW_BYTES
+from bark_jax.errors import InputError
 from bark_jax.files import open_regular, read_regular
 
 MANIFEST_FILE = "manifest.jsonl"
@@ -88,25 +89,13 @@ def read_entries(path: str | os.PathLike) -> Iterator[Entry]:
     Such a line is the half of one at the end, or damage, as is one of more than MAX_LINE_BYTES; its row is done again.
     """
     with contextlib.suppress(FileNotFoundError), read_regular(Path(path)) as file:
-        # What is too long comes in pieces, of which the last, with the line's end, could pass for an entry.
-        is_inside = False
-        while line := file.readline(MAX_LINE_BYTES):
-            is_rest, is_inside = is_inside, not line.endswith(b"\n")
-            if is_rest:
-                continue
-            entry = None
-            if line.endswith(b"\n"):
-                with contextlib.suppress(ValueError):
-                    entry = read_entry(line)
-            if isinstance(entry, dict) and isinstance(entry.get("id"), str):
+        for _, line in read_lines(file, MAX_LINE_BYTES):
+            entry: Entry = {}
+            if line is not None and line.endswith(b"\n"):
+                with contextlib.suppress(InputError):
+                    entry = read_object(line, MAX_LINE_BYTES)
+            if isinstance(entry.get("id"), str):
                 yield entry
-
-
-def read_entry(line: bytes) -> Any:
-    """What a line holds. Raises ValueError for no JSON, or one that nests as no entry does."""
-    text = line.decode()
-    check_depth(text)
-    return json.loads(text)
 
 
 class Done(NamedTuple):

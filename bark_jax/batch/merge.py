@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bark_jax._system.json_lines import list_faults
 from bark_jax.batch.files import is_there
 from bark_jax.batch.ids import Shard
 from bark_jax.batch.manifest import MANIFEST_FILE, Entry, read_entries, to_line
@@ -57,9 +58,8 @@ def merge_shards(out: str | os.PathLike, *, verify: bool = False) -> Merged:
         with open_folder(part.folder):
             faults += _check_rows(part, lines, verify=verify)
     if faults:
-        rest = [f"and {len(faults) - SHOWN_FAULTS:,} more"] if len(faults) > SHOWN_FAULTS else []
-        told = "\n  ".join([*faults[:SHOWN_FAULTS], *rest])
-        raise FaultsError(f"the shards in {folder} cannot be merged:\n  {told}")
+        title = f"the shards in {folder} cannot be merged:"
+        raise FaultsError(list_faults(title, faults[:SHOWN_FAULTS], len(faults)))
     with told_as_output_error(folder), locked(folder, with_audio=False):
         return _join(folder, parts)
 

@@ -9,7 +9,6 @@ number, "line-000000007". The elements of a JSON array are numbered by their pla
 A row that cannot be spoken is a row with an `error`. Only an id is worth refusing the whole: it names the row's file.
 """
 
-import codecs
 import csv
 import dataclasses
 import difflib
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
+from bark_jax._system.json_lines import Fault, list_faults, read_lines, read_object
 from bark_jax._system.strict_json import read_strict
 from bark_jax.batch.forms import DELIMITERS
 from bark_jax.batch.ids import Shard, check_id, comparable, derive_seed, digest
@@ -55,30 +55,20 @@ class TextRow:
         return digest(json.dumps([self.text, self.voice, self.seed, self.settings, self.error], sort_keys=True))
 
 
-class Fault(NamedTuple):
-    """An id that cannot be one."""
-
-    line: int
-    what: str
-    unit: str = "line"
-
-    def __str__(self) -> str:
-        return f"{self.unit} {self.line}: {self.what}"
-
-
 class RowsError(FaultsError):
     """Rows whose ids are at fault; `faults` has the first of them, `n_faults` counts all."""
 
     def __init__(self, source: str, faults: list[Fault], n_faults: int):
         self.source, self.faults, self.n_faults = source, faults, n_faults
-        rest = n_faults - len(faults)
-        shown_faults = [f"  {fault}" for fault in faults] + ([f"  and {rest:,} more"] if rest > 0 else [])
         title = f"{source} has {n_faults:,} {'fault' if n_faults == 1 else 'faults'} in its ids; nothing was started:"
-        super().__init__("\n".join([title, *shown_faults]))
+        super().__init__(list_faults(title, faults, n_faults))
 
 
 def read_rows(path: Path, form: str) -> Iterator[TextRow | Fault]:
-    """The rows of a file one by one, blank lines left out. `form` is "jsonl", "json", "csv" or "lines"."""
+    """The rows of a file one by one, blank lines left out; a Fault for a row whose id cannot be one.
+
+    `form` is "jsonl", "json", "csv" or "lines".
+    """
     return {"jsonl": _read_jsonl, "json": _read_array, "csv": _read_csv, "lines": _read_lines}[form](path)
 
 
@@ -194,14 +184,10 @@ def _read_array(path: Path) -> Iterator[TextRow | Fault]:
 
 def _read_object(number: int, data: bytes | None, what: str) -> TextRow | Fault:
     """The row in a line, or in an element of an array; None for one that is too long."""
-    if data is None:
-        return _broken(number, f"the {what} is longer than {MAX_LINE_BYTES:,} bytes")
     try:
-        fields = read_strict(data)
+        fields = read_object(data, MAX_LINE_BYTES)
     except InputError as error:
         return _broken(number, f"the {what} is {error}")
-    if not isinstance(fields, dict):
-        return _broken(number, f"the {what} is {quoted(fields)}, expected a JSON object")
     return _row(number, fields)
 
 
@@ -326,16 +312,5 @@ def _line_id(number: int) -> str:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
-    """Numbered lines that are not blank; None for one that is too long."""
     with open(path, "rb") as file:
-        number = 0
-        while line := file.readline(MAX_LINE_BYTES):
-            number += 1
-            if number == 1:
-                line = line.removeprefix(codecs.BOM_UTF8)
-            if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
-                while line and not line.endswith(b"\n"):
-                    line = file.readline(MAX_LINE_BYTES)
-                yield number, None
-            elif line.strip():
-                yield number, line
+        yield from read_lines(file, MAX_LINE_BYTES)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bark_jax._system.strict_json import read_strict
+from bark_jax._system.json_lines import Fault, list_faults, read_lines, read_object
 from bark_jax.errors import BarkError, InputError, quoted
 from bark_jax.generation.tokens import TokenSpaces
 from bark_jax.text.processor import BarkProcessor
@@ -42,25 +42,14 @@ _WRONG_SIZE = re.compile(r": (\d{1,20}) \(should be (\d{1,20})\)")
 _BLOCK = 2**16  # positions of a file that are read at once
 
 
-class Fault(NamedTuple):
-    """What is wrong with a line; the first line is 1."""
-
-    line: int
-    what: str
-
-    def __str__(self) -> str:
-        return f"line {self.line}: {self.what}"
-
-
 class ManifestError(InputError):
     """A manifest with faults; `faults` has all of them, the message the first, `advice` what to do, or nothing."""
 
     def __init__(self, path: Path, faults: list[Fault], advice: str = ""):
         self.path, self.faults, self.advice = path, faults, advice
-        rest = len(faults) - SHOWN_FAULTS
-        shown_faults = [f"  {fault}" for fault in faults[:SHOWN_FAULTS]] + ([f"  and {rest} more"] if rest > 0 else [])
         title = f"{path} has {len(faults)} {'fault' if len(faults) == 1 else 'faults'}; nothing was prepared:"
-        super().__init__("\n".join([title, *shown_faults, *([advice] if advice else [])]))
+        message = list_faults(title, faults[:SHOWN_FAULTS], len(faults))
+        super().__init__(f"{message}\n{advice}" if advice else message)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,17 +125,7 @@ def read_entries(path: str | os.PathLike) -> Iterator[Entry | Fault]:
     if not path.is_file():
         raise InputError(f"the manifest {path} {'is no file' if path.exists() else 'does not exist'}")
     with open(path, "rb") as file:
-        number = 0
-        while line := file.readline(MAX_LINE_BYTES):
-            number += 1
-            if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
-                while line and not line.endswith(b"\n"):
-                    line = file.readline(MAX_LINE_BYTES)
-                yield Fault(number, f"it is longer than {MAX_LINE_BYTES:,} bytes")
-                continue
-            line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-            if not line.strip():
-                continue
+        for number, line in read_lines(file, MAX_LINE_BYTES):
             try:
                 yield _parse(number, line, path.parent)
             except InputError as error:
@@ -189,13 +168,11 @@ def longest_s(spaces: TokenSpaces) -> float:
     return float(spaces.max_semantic / spaces.semantic_rate)
 
 
-def _parse(number: int, line: bytes, folder: Path) -> Entry:
+def _parse(number: int, line: bytes | None, folder: Path) -> Entry:
     try:
-        fields = read_strict(line)
+        fields = read_object(line, MAX_LINE_BYTES)
     except InputError as error:
         raise InputError(f"it is {error}") from error
-    if not isinstance(fields, dict):
-        raise InputError(f"it is {quoted(fields)}, expected a JSON object")
     if unknown := [key for key in fields if key not in KEYS]:
         raise InputError(f"it has {', '.join(map(quoted, unknown[:4]))}, expected only {', '.join(KEYS)}")
     fields = {"voice": DEFAULT_VOICE, **fields}
