@@ -9,7 +9,6 @@ https://arxiv.org/abs/2210.13438, 3.4 "Training objective", with logarithms of t
 """
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
@@ -18,6 +17,7 @@ import numpy as np
 
 from bark_jax.audio.mel import mel_filters
 from bark_jax.errors import InputError
+from bark_jax.training.checks import check_weight, is_whole
 
 # What is quieter counts little: -60 dB of full scale in logarithms, and -40 dB as the loudness that errors are relative
 # to, so that a row of silence does not drown the others.
@@ -50,7 +50,7 @@ class ReconstructionWeights:
     def __post_init__(self):
         for window in (*(window for window, _ in self.scales), *self.complex_windows):
             check_window(window)
-        if not self.scales or not self.complex_windows or not all(_is_count(n_mels) for _, n_mels in self.scales):
+        if not self.scales or not self.complex_windows or not all(is_whole(n_mels, 1) for _, n_mels in self.scales):
             raise InputError(
                 f"scales is {self.scales!r} and complex_windows {self.complex_windows!r}, expected one or more pairs "
                 "of a window and its mel bands, and one or more windows"
@@ -65,18 +65,8 @@ class ReconstructionWeights:
 
 
 def check_window(window: Any) -> None:
-    if not _is_count(window) or window % 4:
+    if not is_whole(window, 1) or window % 4:
         raise InputError(f"a window is {window!r}, expected a whole number of samples, a multiple of 4")
-
-
-def check_weight(name: str, value: Any) -> None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not (math.isfinite(value) and value >= 0):
-        raise InputError(f"{name} is {value!r}, expected a number, 0 or more")
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def reconstruction_loss(

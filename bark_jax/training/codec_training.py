@@ -29,8 +29,9 @@ from bark_jax.errors import InputError
 from bark_jax.model import BarkModel
 from bark_jax.networks.codec.encodec import Codec
 from bark_jax.training import codec_quantizer
+from bark_jax.training.checks import check_weight, check_whole
 from bark_jax.training.codec_batches import check_gain, codec_batches
-from bark_jax.training.codec_losses import ReconstructionWeights, check_weight, reconstruction_loss
+from bark_jax.training.codec_losses import ReconstructionWeights, reconstruction_loss
 from bark_jax.training.codec_quantizer import Codebooks, Quantized
 from bark_jax.training.dataset import Dataset, check_same_meaning, samples_per_frame
 from bark_jax.training.discriminator import (
@@ -102,9 +103,7 @@ class CodecSettings:
             ("eval_batches", 1),
             ("seed", 0),
         ):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(f"{name} is {value!r}, expected a whole number, {least} or more")
+            check_whole(name, getattr(self, name), least)
         check_weight("commitment", self.commitment)
         check_weight("fewer_share", self.fewer_share)
         check_gain(self.gain)

@@ -18,7 +18,8 @@ from flax import nnx
 from jax import lax
 
 from bark_jax.errors import InputError
-from bark_jax.training.codec_losses import check_weight, check_window, stft
+from bark_jax.training.checks import check_weight, check_whole
+from bark_jax.training.codec_losses import check_window, stft
 from bark_jax.training.optimizer import OptimizerSettings
 
 # Little momentum, as what there is to tell changes with the codec; no decay, as the length of a kernel means nothing.
@@ -54,9 +55,7 @@ class DiscriminatorSettings:
 
     def __post_init__(self):
         for name, least in (("from_step", 0), ("channels", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(f"discriminator {name} is {value!r}, expected a whole number, {least} or more")
+            check_whole(f"discriminator {name}", getattr(self, name), least)
         if not self.windows:
             raise InputError("discriminator windows is empty, expected one window or more")
         for window in self.windows:

@@ -27,6 +27,7 @@ from bark_jax._system.own_jax_config import under_own_config
 from bark_jax.errors import BarkError, InputError, UnsupportedError
 from bark_jax.files import partials_in, write_whole
 from bark_jax.training.checkpoints import Checkpoints
+from bark_jax.training.checks import check_whole
 from bark_jax.training.metrics import Bar, MetricsLog, plot_losses, read_metrics
 
 SETTINGS_FILE = "settings.json"
@@ -77,10 +78,8 @@ class RunSettings:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if value is None and field.name == "patience":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{field.name} is {value!r}, expected a whole number, 1 or more")
+            if value is not None or field.name != "patience":
+                check_whole(field.name, value, 1)
 
 
 @dataclasses.dataclass(frozen=True)

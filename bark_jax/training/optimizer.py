@@ -8,6 +8,7 @@ import jax
 import optax
 
 from bark_jax.errors import InputError
+from bark_jax.training.checks import check_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +44,7 @@ class OptimizerSettings:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
                 raise InputError(f"{name} is {value!r}, expected a number from {low} to {high}")
-        if isinstance(self.warmup_steps, bool) or not isinstance(self.warmup_steps, int) or self.warmup_steps < 0:
-            raise InputError(f"warmup_steps is {self.warmup_steps!r}, expected a whole number, 0 or more")
+        check_whole("warmup_steps", self.warmup_steps, 0)
 
 
 def learning_rate(settings: OptimizerSettings, n_steps: int) -> optax.Schedule:

@@ -17,6 +17,7 @@ from bark_jax.checkpoints.lora import Lora, init_lora, merge
 from bark_jax.errors import InputError
 from bark_jax.model import BarkModel
 from bark_jax.training import batches, losses
+from bark_jax.training.checks import check_whole
 from bark_jax.training.dataset import Dataset, check_same_meaning
 from bark_jax.training.loop import RunResult, RunSettings, fit
 from bark_jax.training.network_training import NetworkTraining, check_rows, whole_network
@@ -70,9 +71,7 @@ class StageSettings:
 
     def __post_init__(self):
         for name, least in (("batch_size", 1), ("accumulate", 1), ("eval_batches", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(f"{name} is {value!r}, expected a whole number, {least} or more")
+            check_whole(name, getattr(self, name), least)
         if self.dtype not in ("float32", "bfloat16"):
             raise InputError(
                 f"dtype is {self.dtype!r}, expected 'float32' or 'bfloat16'; gradients vanish in the range of float16"

@@ -1,0 +1,23 @@
+"""Checks of the settings of trainings."""
+
+import math
+from typing import Any
+
+from bark_jax.errors import InputError
+
+
+def is_whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def check_whole(name: str, value: Any, least: int) -> None:
+    """Raises InputError where the value is no whole number, `least` or more."""
+    if not is_whole(value, least):
+        raise InputError(f"{name} is {value!r}, expected a whole number, {least} or more")
+
+
+def check_weight(name: str, value: Any) -> None:
+    """Raises InputError where the value is no finite number, 0 or more."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not (math.isfinite(value) and value >= 0):
+        raise InputError(f"{name} is {value!r}, expected a number, 0 or more")
