@@ -19,15 +19,15 @@ from bark_jax.generation import stage_by_stage
 from bark_jax.generation.rows import Row, Utterance, row_keys, spread_prompts
 from bark_jax.generation.runner import OnProgress, OnStage, as_on_stage
 from bark_jax.generation.seeds import CANDIDATE, SENTENCE, derive_keys, seed_of
-from bark_jax.generation.settings import check_count, resolve_settings
+from bark_jax.generation.settings import check_count, check_flag, resolve_settings
 from bark_jax.generation.streaming import RowStream, stream_row
-from bark_jax.generation.tokens import TokenSpaces, text_tokens
+from bark_jax.generation.tokens import TokenSpaces
+from bark_jax.hub.source import Source
 from bark_jax.model import BarkModel
-from bark_jax.text import sentences
-from bark_jax.text.checks import check_texts
 from bark_jax.text.processor import BarkProcessor
+from bark_jax.text.prompts import Prompts, Script
 from bark_jax.text.sentences import Line, LongClip, Sentence
-from bark_jax.voices.library import LANGUAGES, resolve_voice
+from bark_jax.voices.library import resolve_voice
 from bark_jax.voices.voice import Voice
 
 # Rows of one batch. The KV cache of as many rows of the large model takes 6.4 GB in bfloat16.
@@ -67,16 +67,16 @@ class Bark:
         """
         source = dict(revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
         # The small files first: what is wrong with them is told before gigabytes of weights are read.
-        _, generation_config = load.read_configs(find.find_model(name_or_folder, **source))
-        spaces = TokenSpaces.from_config(generation_config)
+        found = load.FoundModel.read(find.find_model(name_or_folder, **source))
+        spaces = TokenSpaces.from_config(found.generation_config)
         processor = BarkProcessor.from_pretrained(name_or_folder, tokenizer=tokenizer, spaces=spaces, **source)
-        model = BarkModel.from_pretrained(
-            name_or_folder,
+        model = BarkModel.from_found(
+            found,
             dtype=dtype,
             attn_implementation=attn_implementation,
             lora=lora,
-            keep_compiled=keep_compiled,
-            **source,
+            keep_compiled=check_flag("keep_compiled", keep_compiled),
+            source=Source(name_or_folder, **source),
         )
         return cls(model, processor)
 
@@ -160,25 +160,45 @@ class Bark:
         Raises:
           InputError, VoiceError, VoiceNotFoundError: before any network runs.
         """
-        texts = check_texts(text)
+        script = self.script(text, voice, seed, key, settings)
+        by_text = self.speak(
+            script,
+            best_of=best_of,
+            num_return_sequences=num_return_sequences,
+            max_rows=max_rows,
+            on_stage=on_stage,
+            on_progress=on_progress,
+        )
+        kept = [takes[0] for takes in by_text] if num_return_sequences is None else by_text
+        return kept[0] if isinstance(text, str) else kept
+
+    def speak(
+        self,
+        script: Script,
+        *,
+        best_of: int | None = None,
+        num_return_sequences: int | None = None,
+        max_rows: int = MAX_ROWS,
+        on_stage: OnStage | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> list[list[Clip]]:
+        """`generate` of what has been checked: the clips that are kept of each text. Arguments as there."""
         n_candidates, n_kept = _check_candidates(best_of, num_return_sequences)
         max_rows = check_count("max_rows", max_rows)
-        rows = self.rows(text, voice, row_keys(seed, key, len(texts)), settings)
         candidates = [
             dataclasses.replace(row, key=candidate_key)
-            for row in rows
+            for row in script.rows
             for candidate_key in derive_keys(row.key, CANDIDATE, n_candidates)
         ]
-        candidate_texts = [text for text in texts for _ in range(n_candidates)]
+        candidate_texts = [text for text in script.texts for _ in range(n_candidates)]
         listeners = _Listeners(on_stage, on_progress)
         clips = self._speak(candidate_texts, candidates, max_rows, listeners)
         by_text = [clips[start : start + n_candidates] for start in range(0, len(clips), n_candidates)]
         if best_of is not None:
             by_text = [sorted(takes, key=lambda clip: -clip.mean_logprob) for takes in by_text]
         by_text = [takes[:n_kept] for takes in by_text]
-        _warn_of_empty(by_text, stacklevel=3)
-        kept = [takes[0] for takes in by_text] if num_return_sequences is None else by_text
-        return kept[0] if isinstance(text, str) else kept
+        _warn_of_empty(by_text, stacklevel=4)
+        return by_text
 
     def generate_long(
         self,
@@ -221,23 +241,44 @@ class Bark:
         Raises:
           InputError, VoiceError, VoiceNotFoundError: before any network runs.
         """
+        (base_key,) = row_keys(seed, None, 1)
+        return self.speak_long(
+            self.sentences(text, voice, base_key, max_tokens, language, settings),
+            seed_of(base_key),
+            voice_mode=voice_mode,
+            silence_s=silence_s,
+            max_rows=max_rows,
+            on_stage=on_stage,
+            on_progress=on_progress,
+        )
+
+    def speak_long(
+        self,
+        script: Script,
+        seed: int,
+        *,
+        voice_mode: Literal["fixed", "carry"] = "fixed",
+        silence_s: float = 0.25,
+        max_rows: int = MAX_ROWS,
+        on_stage: OnStage | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> LongClip:
+        """`generate_long` of what has been checked, whose keys derive from `seed`. Arguments as there."""
         check_silence(silence_s)
         max_rows = check_count("max_rows", max_rows)
         if not isinstance(voice_mode, str) or voice_mode not in ("fixed", "carry"):
             raise InputError(f"voice_mode is {quoted(voice_mode)}, expected 'fixed' or 'carry'")
-        (base_key,) = row_keys(seed, None, 1)
-        texts, rows = self.sentences(text, voice, base_key, max_tokens, language, settings)
         listeners = _Listeners(on_stage, on_progress)
         if voice_mode == "carry":
-            spoken = self._speak_carrying(texts, rows, listeners)
+            spoken = self._speak_carrying(*script, listeners)
         else:
-            spoken = self._speak_alike(texts, rows, max_rows, listeners)
-        _warn_of_empty([[clip] for _, clip in spoken], stacklevel=3, name="sentence")
+            spoken = self._speak_alike(*script, max_rows, listeners)
+        _warn_of_empty([[clip] for _, clip in spoken], stacklevel=4, name="sentence")
         samples, starts_s = join([clip for _, clip in spoken], silence_s)
         sentences = [
             Sentence(clip.text, row.voice, clip, start_s) for (row, clip), start_s in zip(spoken, starts_s, strict=True)
         ]
-        return LongClip(samples, self.sample_rate, sentences, seed_of(base_key))
+        return LongClip(samples, self.sample_rate, sentences, seed)
 
     def stream(
         self,
@@ -269,23 +310,28 @@ class Bark:
         Raises:
           InputError, VoiceError, VoiceNotFoundError, UnsupportedError: at once, before any network runs.
         """
-        check_silence(silence_s)
         (base_key,) = row_keys(seed, None, 1)
-        texts, rows = self.sentences(text, voice, base_key, max_tokens, language, settings)
+        script = self.sentences(text, voice, base_key, max_tokens, language, settings)
+        return self.stream_script(script, silence_s=silence_s, first_windows=first_windows, on_stage=on_stage)
+
+    def stream_script(
+        self, script: Script, *, silence_s: float = 0.25, first_windows: int = 1, on_stage: OnStage | None = None
+    ) -> Iterator[SpokenPart]:
+        """`stream` of what has been checked. Arguments as there."""
+        check_silence(silence_s)
         start = functools.partial(stream_row, self.model, first_windows=first_windows, on_stage=as_on_stage(on_stage))
-        return self._stream_sentences(texts, rows, silence_s, start, first=start(rows[0]))
+        return self._stream_sentences(script, silence_s, start, first=start(script.rows[0]))
 
     def _stream_sentences(
         self,
-        texts: list[str],
-        rows: list[Row],
+        script: Script,
         silence_s: float,
         start: Callable[[Row], RowStream],
         first: RowStream,
     ) -> Iterator[SpokenPart]:
         """`first` is the stream of the first row, made by the caller so that its arguments are checked at once."""
         found, n_samples = None, 0
-        for index, (text, row) in enumerate(zip(texts, rows, strict=True)):
+        for index, (text, row) in enumerate(zip(*script, strict=True)):
             if row.voice is None and found is not None:
                 row = dataclasses.replace(row, voice=found)
             parts = first if index == 0 else start(row)
@@ -328,9 +374,8 @@ class Bark:
         """
         _check_stages(settings, ("coarse", "fine"), "text_to_semantic")
         max_rows = check_count("max_rows", max_rows)
-        texts = check_texts(text)
-        rows = self.rows(texts, voice, row_keys(seed, key, len(texts)), settings)
-        tokens = stage_by_stage.semantic_tokens(self.model, rows, max_rows, devices)
+        script = self.script(text, voice, seed, key, settings)
+        tokens = stage_by_stage.semantic_tokens(self.model, script.rows, max_rows, devices)
         return tokens[0] if isinstance(text, str) else tokens
 
     def semantic_to_codes(
@@ -419,8 +464,8 @@ class Bark:
         max_tokens: int | None,
         language: str | None,
         settings: dict[str, Any],
-    ) -> tuple[list[str], list[Row]]:
-        """A long text or a dialogue as sentences, and a row for each: what `generate_long` speaks.
+    ) -> Script:
+        """A long text or a dialogue as sentences, with a row for each: what `generate_long` speaks.
 
         Rows without a voice are still to get that of the first of them that is not empty.
 
@@ -428,14 +473,20 @@ class Bark:
           base_key: uint32 [2] (`generation.sampling.key_data`), from which the sentences' keys derive.
           text, voice, max_tokens, language, settings: as for `generate_long`, and its errors.
         """
-        voices, texts = [], []
-        for line_voice, line_text in self._resolve(sentences.check_lines(text, voice)):
-            line_language = language or language_of(line_voice)
-            pieces = self.processor.split(line_text, max_tokens=max_tokens, language=line_language)
-            texts += pieces
-            voices += [line_voice] * len(pieces)
-        keys = derive_keys(base_key, SENTENCE, len(texts))
-        return texts, self.rows(texts, voices, keys, settings, is_split=True)
+        prompts = self.processor.sentences(text, voice, max_tokens=max_tokens, language=language)
+        return self._script(prompts, derive_keys(base_key, SENTENCE, len(prompts.texts)), settings)
+
+    def script(
+        self,
+        text: str | Sequence[str],
+        voice: Any,
+        seed: int | Sequence[int] | None,
+        key: jax.Array | None,
+        settings: dict[str, Any],
+    ) -> Script:
+        """What `generate` speaks: texts, with a row for each. Arguments and errors are those of `generate`."""
+        prompts = self.processor.prompts(text, voice)
+        return self._script(prompts, row_keys(seed, key, len(prompts.texts)), settings)
 
     def rows(
         self,
@@ -446,23 +497,16 @@ class Bark:
         *,
         is_split: bool = False,
     ) -> list[Row]:
-        """What `generate` speaks: one row a text, with one key a row. Arguments and errors are those of `generate`.
+        """The rows of `script`, given a key for each.
 
         Args:
           is_split: the texts are what the processor's `split` makes.
         """
+        return self._script(self.processor.prompts(text, voice, is_split=is_split), keys, settings).rows
+
+    def _script(self, prompts: Prompts, keys: list[np.ndarray], settings: dict[str, Any]) -> Script:
         spaces = self.model.spaces
-        texts = text if isinstance(text, str) else list(text)
-        inputs = self.processor(texts, voice_preset=voice, is_split=is_split)
-        tokens = [
-            text_tokens(ids_T, mask_T, spaces)
-            for ids_T, mask_T in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
-        ]
-        voices = inputs.get("history_prompt")
-        if not isinstance(voices, list):
-            voices = [voices] * len(keys)
-        resolved = resolve_settings(settings, len(keys), self.model.generation_config, spaces)
-        return [Row(*row) for row in zip(tokens, voices, keys, resolved, strict=True)]
+        return prompts.script(keys, resolve_settings(settings, len(keys), self.model.generation_config, spaces), spaces)
 
     def _speak(self, texts: list[str], rows: list[Row], max_rows: int, listeners: "_Listeners") -> list[Clip]:
         """The rows' clips, in batches of at most max_rows."""
@@ -510,10 +554,6 @@ class Bark:
                 latest[first_row.voice] = clip.as_voice()
         return spoken
 
-    def _resolve(self, lines: list[Line]) -> Iterator[tuple[Voice | None, str]]:
-        for voice, text in lines:
-            yield resolve_voice(voice, self.processor.library, self.model.spaces), text
-
     def _clip(self, text: str, row: Row, utterance: Utterance, stats: dict[str, float]) -> Clip:
         return Clip(
             samples=utterance.samples,
@@ -550,12 +590,6 @@ def _check_candidates(best_of: int | None, num_return_sequences: int | None) -> 
     if n_candidates < n_kept:
         raise InputError(f"best_of is {best_of} and num_return_sequences {n_kept}, of which it cannot be the best")
     return n_candidates, n_kept
-
-
-def language_of(voice: Voice | None) -> str:
-    """The language in a preset's name, "de" for "v2/de_speaker_3"; English for any other voice."""
-    code = "" if voice is None or voice.name is None else voice.name.rpartition("/")[2].partition("_")[0]
-    return code if code in LANGUAGES else "en"
 
 
 def _warn_of_empty(by_text: list[list[Clip]], stacklevel: int, name: str = "text") -> None:

@@ -94,21 +94,47 @@ class BarkModel(nnx.Module):
           CheckpointError, ConfigError: the files are damaged or are not those of a Bark.
         """
         check_options(options, cls.from_pretrained, MODEL_IGNORED, MODEL_REFUSED)
-        keep_compiled_programs(wanted=check_flag("keep_compiled", keep_compiled))
+        check_flag("keep_compiled", keep_compiled)
         dtype = load.choose_dtype(dtype, torch_dtype)
         hub_options = dict(token=token, cache_dir=cache_dir, local_files_only=local_files_only)
         folder = find.find_model(
             pretrained_model_name_or_path, revision=revision, force_download=force_download, **hub_options
         )
-        config, generation_config = load.read_configs(folder)
-        check_fit(config, generation_config)  # which does not wait for the weights
+        return cls.from_found(
+            load.FoundModel.read(folder),
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            lora=lora,
+            keep_compiled=keep_compiled,
+            source=Source(pretrained_model_name_or_path, revision=revision, **hub_options),
+        )
+
+    @classmethod
+    def from_found(
+        cls,
+        found: load.FoundModel,
+        *,
+        dtype: Any = None,
+        attn_implementation: str = "auto",
+        lora: str | os.PathLike | None = None,
+        keep_compiled: bool = True,
+        source: Source | None = None,
+    ) -> Self:
+        """Loads the networks of a model that was found; `source` has its voices, its folder if None.
+
+        Other arguments and errors as for `from_pretrained`.
+        """
+        keep_compiled_programs(wanted=keep_compiled)
         networks = load.load_networks(
-            folder, NETWORK_CLASSES, dtype=dtype, attn_implementation=attn_implementation, config=config, lora=lora
+            found.folder,
+            NETWORK_CLASSES,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            config=found.config,
+            lora=lora,
         )
-        model = cls(config, generation_config, **networks)
-        model._voices = _NamedVoices(
-            Source(pretrained_model_name_or_path, revision=revision, **hub_options), model.spaces
-        )
+        model = cls(found.config, found.generation_config, **networks)
+        model._voices = _NamedVoices(Source(str(found.folder)) if source is None else source, model.spaces)
         return model
 
     def replace(self, **networks: nnx.Module) -> Self:

@@ -31,7 +31,7 @@ def at_home(tmp_path, monkeypatch):
 def plain_engine(monkeypatch, toy_model):
     """No slots, which take long to compile, and the session's own networks."""
     monkeypatch.setattr("bark_jax.generation.engine.Engine", lambda model, n_slots=3, devices=None: PlainEngine(model))
-    monkeypatch.setattr("bark_jax.model.BarkModel.from_pretrained", lambda *_, **__: toy_model)
+    monkeypatch.setattr("bark_jax.model.BarkModel.from_found", lambda *_, **__: toy_model)
 
 
 def batch(*args, model="tiny", **kwargs):

@@ -25,7 +25,8 @@ from bark_jax.batch.rows import Fault, RowsError, check_rows
 from bark_jax.batch.speech import Spoken
 from bark_jax.generation.rows import Conditioning, Utterance
 from bark_jax.generation.streaming import StreamedPart
-from bark_jax.text.processor import BarkInputs, TextCutWarning
+from bark_jax.text.processor import BarkInputs
+from bark_jax.text.prompts import TextCutWarning
 from bark_jax.text.vocabulary import UnknownWordsWarning
 from bark_jax.training.manifest import ManifestError
 from bark_jax.voices.voice import Voice

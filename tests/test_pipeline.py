@@ -12,10 +12,10 @@ import pytest
 import bark_jax
 from bark_jax import Bark
 from bark_jax.audio.clip import EmptyClipWarning
-from bark_jax.bark import language_of
 from bark_jax.errors import InputError, VoiceNotFoundError
 from bark_jax.generation.sampling import key_data
 from bark_jax.generation.seeds import CANDIDATE, derive_keys, seed_of
+from bark_jax.voices.library import language_of
 from bark_jax.voices.voice import Voice, check_voice
 
 # 20 semantic tokens are 30 frames of 320 audio samples.

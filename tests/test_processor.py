@@ -24,7 +24,8 @@ from bark_jax.errors import (
     quoted,
 )
 from bark_jax.generation.tokens import TokenSpaces
-from bark_jax.text.processor import BarkProcessor, TextCutWarning, UnknownCharactersWarning
+from bark_jax.text.processor import BarkProcessor
+from bark_jax.text.prompts import TextCutWarning, UnknownCharactersWarning
 from bark_jax.voices.voice import PROMPT_KEYS, Voice
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -82,7 +83,7 @@ def model_folder(tmp_path, vocabulary_folder):
 
 
 # The vocabulary of these tests has few words.
-unknown_words_are_fine = pytest.mark.filterwarnings("ignore::bark_jax.text.processor.UnknownCharactersWarning")
+unknown_words_are_fine = pytest.mark.filterwarnings("ignore::bark_jax.text.prompts.UnknownCharactersWarning")
 
 
 def assert_equal_ids(ours, theirs, texts):

@@ -8,7 +8,7 @@ import pytest
 
 from bark_jax import BarkProcessor
 from bark_jax.errors import InputError
-from bark_jax.text.processor import UnknownCharactersWarning
+from bark_jax.text.prompts import UnknownCharactersWarning
 
 UNKNOWN = 100  # [UNK] of bert-base-multilingual-cased
 TEXTS = {

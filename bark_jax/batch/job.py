@@ -80,12 +80,13 @@ class Job:
         """Loads the model onto this machine's devices."""
         from bark_jax.bark import Bark
         from bark_jax.checkpoints.find import find_model
+        from bark_jax.checkpoints.load import FoundModel
         from bark_jax.generation.engine import Engine
         from bark_jax.model import BarkModel
 
-        folder = find_model(self.model, revision=self.revision)
-        networks = BarkModel.from_pretrained(
-            str(folder), dtype=self.dtype, attn_implementation=self.attn_implementation, lora=self.lora
+        found = FoundModel.read(find_model(self.model, revision=self.revision))
+        networks = BarkModel.from_found(
+            found, dtype=self.dtype, attn_implementation=self.attn_implementation, lora=self.lora
         )
         slots = {} if self.n_slots is None else {"n_slots": self.n_slots}
         return Speaker(

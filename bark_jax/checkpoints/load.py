@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import jax.numpy as jnp
 from flax import nnx
@@ -35,6 +35,7 @@ from bark_jax.config import (
 )
 from bark_jax.errors import InputError, ModelNotFoundError, UnsupportedError, quoted
 from bark_jax.files import whole_folder
+from bark_jax.generation.tokens import check_fit
 from bark_jax.networks.attention import known_implementation
 from bark_jax.networks.codec.encodec import Codec
 from bark_jax.networks.int8 import is_quantized, quantize
@@ -47,6 +48,21 @@ def read_configs(folder: Path) -> tuple[BarkConfig, BarkGenerationConfig]:
     """Sizes and settings of a model folder."""
     config = read_config(folder / CONFIG_FILE, BarkConfig)
     return config, read_config(folder / GENERATION_CONFIG_FILE, BarkGenerationConfig)
+
+
+class FoundModel(NamedTuple):
+    """A model folder and its configs, which fit each other; the weights have yet to be read."""
+
+    folder: Path
+    config: BarkConfig
+    generation_config: BarkGenerationConfig
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Raises ConfigError or ModelNotFoundError where the folder's configs are damaged or missing."""
+        config, generation_config = read_configs(folder)
+        check_fit(config, generation_config)
+        return cls(folder, config, generation_config)
 
 
 @under_own_config

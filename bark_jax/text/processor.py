@@ -5,14 +5,11 @@ may have its own voice; a text that is too long, empty or unspeakable is refused
 silently; a voice is checked, and never read from outside the model's folder by name; arrays are numpy or JAX.
 """
 
-import functools
 import json
 import os
-import re
-import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -25,56 +22,24 @@ from bark_jax.checkpoints.options import (
     control_tokens,
 )
 from bark_jax.config import GENERATION_CONFIG_FILE, BarkGenerationConfig, read_config
-from bark_jax.errors import BarkWarning, ConfigError, InputError, UnsupportedError, VoiceError, quoted
+from bark_jax.errors import InputError, UnsupportedError, VoiceError, quoted
 from bark_jax.files import as_path, is_inner_path, naming, told_as_output_error, write_whole
-from bark_jax.generation.settings import check_count
 from bark_jax.generation.tokens import TokenSpaces
 from bark_jax.hub.source import Source, UnreachableError
-from bark_jax.text.checks import as_nfc, check_texts
-from bark_jax.text.sentences import number_sentences, prompt_budget, split_text
+from bark_jax.text.checks import check_texts
+from bark_jax.text.prompts import PromptReader, Prompts
+from bark_jax.text.sentences import Line, check_lines
 from bark_jax.text.tokenizer import (
-    SPECIAL_TOKENS,
     TOKENIZER_CONFIG_FILE,
     TOKENIZER_FILE,
-    as_tokenizer,
-    count_text_tokens,
     find_tokenizer,
-    told_as_config_error,
     transformers_config,
     with_control_tokens,
 )
-from bark_jax.text.vocabulary import WORDS_FILE, UnknownWordsWarning, listed, read_words, unknown_words
+from bark_jax.text.vocabulary import WORDS_FILE, read_words
 from bark_jax.voices.files import write_npy
-from bark_jax.voices.library import SPEAKER_EMBEDDINGS_FILE, VoiceLibrary, resolve_voice
+from bark_jax.voices.library import SPEAKER_EMBEDDINGS_FILE, VoiceLibrary, language_of, resolve_voice
 from bark_jax.voices.voice import BARK_SPACES, Voice
-
-if TYPE_CHECKING:
-    from tokenizers import Encoding
-
-# A longer word becomes one unknown token in BERT's tokenizer (max_input_chars_per_word).
-MAX_WORD_CHARACTERS = 100
-SHOWN_CUT_CHARACTERS = 200
-
-_LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{1,8})*")
-
-
-class TextCutWarning(BarkWarning):
-    """The end of a text was cut off because it did not fit the prompt; `cut` is that end, whole."""
-
-    def __init__(self, message: str, cut: str):
-        super().__init__(message)
-        self.cut = cut
-
-
-class UnknownCharactersWarning(BarkWarning):
-    """The tokenizer knows no character of some words, which reach the model as one unknown token; `words` are these."""
-
-    def __init__(self, words: tuple[str, ...]):
-        super().__init__(
-            f"the tokenizer cannot read {listed(words)}: the model gets an unknown token for each, and does not say "
-            "it. Write it in letters, or take it out."
-        )
-        self.words = words
 
 
 class BarkInputs(dict):
@@ -87,7 +52,7 @@ class BarkInputs(dict):
             raise AttributeError(f"the inputs have no {name!r}; they have {', '.join(self)}") from None
 
 
-class BarkProcessor:
+class BarkProcessor(PromptReader):
     """Turns texts into token ids and names into voices.
 
     Args:
@@ -112,22 +77,11 @@ class BarkProcessor:
         words: Collection[str] | None = None,
         max_sentences: int | None = None,
     ):
-        self.max_sentences = None if max_sentences is None else check_count("max_sentences", max_sentences)
-        self.words = None if words is None else frozenset(words)
-        self.tokenizer = as_tokenizer(tokenizer)
-        self.spaces = spaces
+        super().__init__(tokenizer, spaces, words, max_sentences)
         if speaker_embeddings is None:
             speaker_embeddings = VoiceLibrary({})
         is_library = isinstance(speaker_embeddings, VoiceLibrary)
         self.library = speaker_embeddings if is_library else VoiceLibrary.from_dict(speaker_embeddings)
-        added = self.tokenizer.get_added_tokens_decoder().values()
-        self._control_tokens = {*SPECIAL_TOKENS.values(), *(token.content for token in added if token.special)}
-        self._pad_id = self.tokenizer.token_to_id(SPECIAL_TOKENS["pad_token"]) or 0
-        n_tokens, n_fitting = count_text_tokens(self.tokenizer), spaces.text_pad - spaces.text_offset
-        if n_tokens > n_fitting:
-            raise ConfigError(
-                f"the tokenizer has {n_tokens:,} tokens, the model room for {n_fitting:,}: it is another model's"
-            )
 
     @classmethod
     def from_pretrained(
@@ -251,13 +205,7 @@ class BarkProcessor:
         to_array = _array_maker(return_tensors)
         max_length = self._check_max_length(max_length)
         texts = check_texts(text)
-        names = ["text"] if isinstance(text, str) else [f"text[{row}]" for row in range(len(texts))]
-        if not is_split:
-            texts = [self._limit_sentences(*each, truncation) for each in zip(texts, names, strict=True)]
-        encodings = [self._tokenize(*each) for each in zip(texts, names, strict=True)]
-        self._warn_of_unknown_words(texts)
-        self._warn_of_unknown_characters(encodings, texts)
-        rows = [self._fit(*each, max_length, truncation) for each in zip(encodings, texts, names, strict=True)]
+        _, rows = self._read(texts, _names(text), max_length, truncation=truncation, is_split=is_split)
         width = _width(padding, rows, max_length)
         arrays = {"input_ids": _padded(rows, width, self._pad_id)}
         if return_token_type_ids:
@@ -269,26 +217,29 @@ class BarkProcessor:
             inputs["history_prompt"] = self._voices(voice_preset, text)
         return inputs
 
-    def split(self, text: str, *, max_tokens: int | None = None, language: str = "en") -> list[str]:
-        """Cuts a text of any length into prompts, at the ends of sentences where it can; see `sentences.split_text`.
+    def prompts(self, text: str | list[str], voice: Any = None, *, is_split: bool = False) -> Prompts:
+        """Checks and tokenizes one text or several and finds their voices; arguments and errors as for a call."""
+        checked = check_texts(text)
+        texts, ids = self._read(checked, _names(text), self.spaces.n_text, is_split=is_split)
+        voices = self._voices(voice, text)
+        return Prompts(texts, ids, voices if isinstance(voices, list) else [voices] * len(texts))
+
+    def sentences(
+        self, text: str | list[Line], voice: Any = None, *, max_tokens: int | None = None, language: str | None = None
+    ) -> Prompts:
+        """`prompts` of a text of any length, or of a dialogue: its sentences, each in the voice of its line.
 
         Args:
-          max_tokens: most tokens of a prompt, 1 to spaces.n_text; None for `sentences.prompt_budget`.
-          language: whose abbreviations do not end sentences, such as "de".
+          language: as for `split`; None takes it from a preset's name, else English.
         """
-        if not isinstance(language, str) or not _LANGUAGE.fullmatch(language):
-            raise InputError(f"language is {quoted(language)}, expected a code such as 'en' or 'de'")
-        n_text = self.spaces.n_text
-        if max_tokens is None:
-            max_tokens = prompt_budget(self._count_tokens, self.spaces)
-        elif check_count("max_tokens", max_tokens) > n_text:
-            raise InputError(f"max_tokens is {max_tokens}, expected at most the {n_text} that a prompt has room for")
-        return split_text(as_nfc(text), self._count_tokens, max_tokens, language, self.max_sentences)
-
-    def holds(self, text: str) -> bool:
-        """Whether a prompt holds as many sentences as the text has: always, where the model sets no limit."""
-        limit = self.max_sentences
-        return limit is None or all(number < limit for number, _ in number_sentences(text))
+        texts, voices = [], []
+        for line_voice, line in check_lines(text, voice):
+            found = resolve_voice(line_voice, self.library, self.spaces)
+            pieces = self.split(line, max_tokens=max_tokens, language=language or language_of(found))
+            texts += pieces
+            voices += [found] * len(pieces)
+        texts, ids = self._read(check_texts(texts), _names(texts), self.spaces.n_text, is_split=True)
+        return Prompts(texts, ids, voices)
 
     def save_pretrained(
         self,
@@ -340,88 +291,6 @@ class BarkProcessor:
             )
         return int(max_length)
 
-    def _limit_sentences(self, text: str, what: str, truncation: bool) -> str:
-        """The text, or as many sentences of it as the model speaks of one prompt; messages begin with `what`."""
-        limit = self.max_sentences
-        if limit is None:
-            return text
-        numbered = number_sentences(text)
-        n_sentences = numbered[-1][0] + 1
-        if n_sentences <= limit:
-            return text
-        start = sum(len(sentence) for number, sentence in numbered if number < limit)
-        had = f"{what} has {n_sentences} sentences"
-        _cut_or_refuse(
-            text[start:], had, f"of which this model speaks {limit} a prompt", f"of which {limit} are read", truncation
-        )
-        return text[:start]
-
-    def _tokenize(self, text: str, what: str) -> "Encoding":
-        """A text's tokens, of which the model can say some; messages begin with `what`."""
-        for name in self._control_tokens:
-            if name in text:
-                raise InputError(f"{what} names the tokenizer's own {name}; write it otherwise or take it out")
-        encoding = self._encode(text, what)
-        if not encoding.ids:
-            raise InputError(
-                f"{what} is {quoted(text)}, of which the tokenizer leaves nothing; expected letters that it knows"
-            )
-        _check_words(encoding, text, what)
-        if {token for token in encoding.tokens if token.strip()} == {self._unknown_token}:
-            raise InputError(
-                f"{what} is {quoted(text)}, of which the tokenizer knows no word: the model would get unknown tokens "
-                "alone; expected letters that it knows"
-            )
-        return encoding
-
-    def _fit(self, encoding: "Encoding", text: str, what: str, max_length: int, truncation: bool) -> list[int]:
-        """The text's ids, at most max_length; messages begin with `what`."""
-        ids = encoding.ids
-        if len(ids) <= max_length:
-            return ids
-        cut = text[encoding.offsets[max_length][0] :]
-        had = f"{what} has {len(ids)} tokens"
-        _cut_or_refuse(cut, had, f"at most {max_length} are read", f"of which {max_length} are read", truncation)
-        return ids[:max_length]
-
-    def _encode(self, text: str, what: str) -> "Encoding":
-        with told_as_config_error(f"the tokenizer cannot read {what}, {quoted(text)}"):  # such as one without [UNK]
-            encoding = self.tokenizer.encode(text, add_special_tokens=False)
-        n_fitting = self.spaces.text_pad - self.spaces.text_offset
-        if encoding.ids and max(encoding.ids) >= n_fitting:
-            raise ConfigError(
-                f"the tokenizer gives {what} the id {max(encoding.ids)}, the model knows {n_fitting:,}: it is another "
-                "model's"
-            )
-        return encoding
-
-    def _count_tokens(self, text: str) -> int:
-        return len(self._encode(text, "the text").ids)
-
-    def _warn_of_unknown_words(self, texts: list[str]) -> None:
-        if self.words is None:
-            return
-        normalizer = self.tokenizer.normalizer
-        with told_as_config_error("the tokenizer cannot read the text"):
-            unknown = unknown_words(texts, self.words, str if normalizer is None else normalizer.normalize_str)
-        if unknown:
-            warnings.warn(UnknownWordsWarning(unknown, len(self.words)), stacklevel=3)
-
-    def _warn_of_unknown_characters(self, encodings: "list[Encoding]", texts: list[str]) -> None:
-        words = (
-            text[start:end]
-            for encoding, text in zip(encodings, texts, strict=True)
-            for token, (start, end) in zip(encoding.tokens, encoding.offsets, strict=True)
-            if token == self._unknown_token
-        )
-        if unknown := tuple(dict.fromkeys(words)):
-            warnings.warn(UnknownCharactersWarning(unknown), stacklevel=3)
-
-    @functools.cached_property
-    def _unknown_token(self) -> str | None:
-        """What the tokenizer makes of a word that it does not know; None where it has none, and raises."""
-        return getattr(self.tokenizer.model, "unk_token", None)
-
     def _voices(self, voice_preset: Any, text: str | list[str]) -> Voice | list[Voice | None]:
         if isinstance(text, str) or not isinstance(voice_preset, list):
             return resolve_voice(voice_preset, self.library, self.spaces)
@@ -430,23 +299,9 @@ class BarkProcessor:
         return [resolve_voice(each, self.library, self.spaces) for each in voice_preset]
 
 
-def _cut_or_refuse(cut: str, had: str, limit: str, kept: str, truncation: bool) -> None:
-    """Warns of the end of a text that is cut off, where that was asked for.
-
-    Args:
-      cut: that end.
-      had, limit, kept: what the text has too much of, and the limit, as the refusal and the warning say it.
-
-    Raises:
-      InputError: it was not asked for.
-    """
-    if not truncation:
-        raise InputError(
-            f"{had}, {limit}: {quoted(cut)} would be lost. Split the text, use Bark.generate_long (bark-jax say "
-            "--long), or cut it with truncation=True."
-        )
-    message = f"{had}, {kept}; cut off: {quoted(cut, SHOWN_CUT_CHARACTERS)}"
-    warnings.warn(TextCutWarning(message, cut), stacklevel=5)
+def _names(text: str | list[str]) -> list[str]:
+    """How messages call each text."""
+    return ["text"] if isinstance(text, str) else [f"text[{row}]" for row in range(len(text))]
 
 
 def _only_name(processor_name: Any, model_name: Any) -> Any:
@@ -478,16 +333,6 @@ def _array_maker(return_tensors: str | None) -> Any:
             "BarkModel.generate takes the numpy arrays."
         )
     raise InputError(f"return_tensors is {quoted(return_tensors)}, expected 'np', 'jax' or None")
-
-
-def _check_words(encoding: "Encoding", text: str, what: str) -> None:
-    """Refuses a word so long that the tokenizer makes one unknown token of it."""
-    for start, end in encoding.offsets:
-        if end - start > MAX_WORD_CHARACTERS:
-            raise InputError(
-                f"{what} has a word of {end - start:,} characters, {quoted(text[start:end], 40)}, which the model "
-                f"would not see; at most {MAX_WORD_CHARACTERS} go without a space"
-            )
 
 
 def _width(padding: bool | str, rows: list[list[int]], max_length: int) -> int:

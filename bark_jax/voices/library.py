@@ -198,6 +198,12 @@ def resolve_voice(voice: Any, library: VoiceLibrary, spaces: TokenSpaces) -> Voi
     )
 
 
+def language_of(voice: Voice | None) -> str:
+    """The language in a preset's name, "de" for "v2/de_speaker_3"; English for any other voice."""
+    code = "" if voice is None or voice.name is None else voice.name.rpartition("/")[2].partition("_")[0]
+    return code if code in LANGUAGES else "en"
+
+
 def fits_published(spaces: TokenSpaces) -> bool:
     """Whether a model's tokens mean what they mean in Bark, so that Suno's voices can condition it."""
     fields = ("semantic_vocab", "n_coarse", "n_fine", "codebook_size", "semantic_rate", "frame_rate")
