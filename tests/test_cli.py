@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import types
 import warnings
 
 import click
@@ -19,11 +18,12 @@ from click.testing import CliRunner
 import bark_jax
 from bark_jax import tiny
 from bark_jax.checkpoints.progress import BytesBar
-from bark_jax.cli import main, player, say
+from bark_jax.cli import main, player, say, say_audio, say_speech, say_text
 from bark_jax.cli.options import sampling_options
 from bark_jax.cli.progress import Progress
 from bark_jax.config import GENERATION_CONFIG_FILE
 from bark_jax.errors import CheckpointError, InputError, UnsupportedError
+from bark_jax.text.processor import BarkProcessor
 from bark_jax.voices.voice import Voice
 
 HEAVY = ("jax", "flax", "torch", "transformers")
@@ -116,7 +116,7 @@ def test_a_name_that_was_given_is_replaced(tmp_path):
 
 
 def test_a_default_name_is_left_free_where_writing_fails(tmp_path):
-    with pytest.raises(KeyboardInterrupt), say.free_name("bark.wav") as name:
+    with pytest.raises(KeyboardInterrupt), say_audio.free_name("bark.wav") as name:
         assert (tmp_path / name).is_file()
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
@@ -153,11 +153,11 @@ def test_all_of_a_piped_text_is_read_however_many_bytes_a_letter_has(args, no_ne
     given = "я " * 449_999 + "я—"
     heard = []
 
-    def open_bark(text, *_, **__):
+    def prepare(text, *_):
         heard.append(text)
         raise InputError("heard")
 
-    monkeypatch.setattr(say, "open_bark", open_bark)
+    monkeypatch.setattr(say, "prepare", prepare)
     run_say(*args, "--long", input=given.encode())
     assert heard == [given]
 
@@ -186,7 +186,7 @@ def test_of_an_endless_stdin_no_more_is_read_than_the_limit(monkeypatch):
     endless = Endless()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(endless)))
     with pytest.raises(InputError, match="more than 100,000 characters"):
-        say.read_stdin(is_long=False)
+        say_text.read_stdin(is_long=False)
     assert endless.n_read < 150_000
 
 
@@ -215,6 +215,7 @@ def test_a_long_text_may_begin_with_what_cannot_be_spoken_alone():
     ("args", "message"),
     [
         (["--silence", "1"], "--silence has no effect: it is for longer texts; add --long"),
+        (["--long", "--silence", "-1"], "silence_s is -1.0"),
         (["--max-tokens", "9"], "--max-tokens has no effect"),
         (["--language", "de"], "--language has no effect"),
         (["--voice-mode", "carry"], "--voice-mode has no effect"),
@@ -229,25 +230,33 @@ def test_options_without_effect_are_refused(args, message, no_networks):
 def test_options_reach_the_call(monkeypatch):
     asked = []
 
+    def asks(name):
+        def call(*_, **ask):
+            asked.append((name, {key: ask[key] for key in ask if key not in ("on_stage", "on_progress")}))
+            raise InputError("asked")
+
+        return call
+
     class Recorder:
         sample_rate = 24_000
-        processor = types.SimpleNamespace(holds=lambda text: True)
 
         def __getattr__(self, name):
-            def call(text, **ask):
-                asked.append(
-                    (name, {key: ask[key] for key in ask if key not in ("on_stage", "on_progress", "seed", "voice")})
-                )
-                raise InputError("asked")
+            return asks(name)
 
-            return call
+    cut = BarkProcessor.sentences
 
-    monkeypatch.setattr(say, "open_bark", lambda *_, **__: Recorder())
+    def sentences(self, text, voice, **ask):
+        asked.append(("sentences", ask))
+        return cut(self, text, voice, **ask)
+
+    monkeypatch.setattr(BarkProcessor, "sentences", sentences)
+    monkeypatch.setattr(say_speech.Speech, "load", lambda _: Recorder())
     long = ["--silence", "1", "--max-tokens", "9", "--language", "de"]
     for args in (["--best-of", "2"], ["--long", *long, "--voice-mode", "carry"], ["--stream", "-o", "-", *long]):
         run("say", "Hello.", "-m", "tiny", *args)
-    told = {"silence_s": 1.0, "max_tokens": 9, "language": "de"}
-    assert asked == [("generate", {"best_of": 2}), ("generate_long", told | {"voice_mode": "carry"}), ("stream", told)]
+    cutting = ("sentences", {"max_tokens": 9, "language": "de"})
+    speaking = ("speak_long", {"silence_s": 1.0, "voice_mode": "carry"})
+    assert asked == [("speak", {"best_of": 2}), cutting, speaking, cutting, ("stream_script", {"silence_s": 1.0})]
 
 
 class Terminal(io.StringIO):
@@ -328,7 +337,7 @@ def test_the_doctor_has_no_empty_heading(monkeypatch):
 def test_without_a_text_it_says_its_own(toy_folder):
     assert json.loads(run_say("--json").stdout)["text"] == tiny.EXAMPLE
     told = json.loads(run("say", "-m", toy_folder, *SHORT, "--json").stdout)
-    assert told["text"] == say.DEFAULT_TEXT
+    assert told["text"] == say_text.DEFAULT_TEXT
 
 
 def test_underscores_are_taken_for_dashes(tmp_path):
@@ -440,10 +449,10 @@ def failing(monkeypatch):
     """Makes `bark-jax voices` raise."""
 
     def fail_with(error):
-        def open_processor(*_):
+        def open_voices(*_):
             raise error
 
-        monkeypatch.setattr("bark_jax.cli.voices.open_processor", open_processor)
+        monkeypatch.setattr("bark_jax.cli.voices.open_voices", open_voices)
 
     return fail_with
 
@@ -459,11 +468,11 @@ def test_a_failure_is_one_line_and_ends_with_1(failing, error):
 
 
 def test_a_warning_is_one_line(monkeypatch):
-    def open_processor(*_):
+    def open_voices(*_):
         warnings.warn("not so\nsure", UserWarning, stacklevel=1)
         raise CheckpointError("bad weights")
 
-    monkeypatch.setattr("bark_jax.cli.voices.open_processor", open_processor)
+    monkeypatch.setattr("bark_jax.cli.voices.open_voices", open_voices)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         assert run("voices").stderr == "warning: not so sure\nerror: bad weights\n"

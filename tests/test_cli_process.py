@@ -100,7 +100,7 @@ def test_limits_of_the_process_are_one_line(monkeypatch, error):
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr("bark_jax.cli.voices.open_processor", fail)
+    monkeypatch.setattr("bark_jax.cli.voices.open_voices", fail)
     result = CliRunner().invoke(main, ["voices"])
     assert result.exit_code == 1 and result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
 

@@ -123,7 +123,7 @@ def _write_error(ctx: click.Context, error: Exception, told: str | None) -> None
 def _warning_teller() -> Callable[..., None]:
     """Tells each warning once, in one line: the place in the code, which Python adds, is nothing to who typed it.
 
-    A text is read when it is checked and again when it is spoken.
+    The texts of recordings are read when they are checked and again when they are prepared.
     """
     told = set()
 

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 import click
 
 from bark_jax.cli.group import EXIT_FAILURE, Verb
+from bark_jax.cli.models import open_processor, open_voices
 from bark_jax.cli.options import json_option, revision_option
 
 if TYPE_CHECKING:
-    from bark_jax.text.processor import BarkProcessor
     from bark_jax.voices.voice import Voice
 
 EXAMPLES = """\b
@@ -71,7 +71,7 @@ def _read(
     """Ids of the text and the voice; None for what is not given, without a look at the tokenizer or the voices."""
     if text is None and voice is None:
         return None, None
-    processor = _open_processor(model, revision, needs_tokenizer=text is not None)
+    processor = open_voices(model, revision) if text is None else open_processor(model, revision)
     ids = None
     if text is not None:
         inputs = processor(text)
@@ -81,12 +81,3 @@ def _read(
     from bark_jax.voices.library import resolve_voice
 
     return ids, resolve_voice(voice, processor.library, processor.spaces)
-
-
-def _open_processor(model: str, revision: str | None, *, needs_tokenizer: bool) -> "BarkProcessor":
-    from bark_jax.cli.voices import open_processor
-    from bark_jax.text.processor import BarkProcessor
-
-    if needs_tokenizer:
-        return BarkProcessor.from_pretrained(model, revision=revision)
-    return open_processor(model, revision)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bark_jax.cli.group import Verb
+from bark_jax.cli.models import open_processor
 from bark_jax.cli.options import json_option, model_option, revision_option
 from bark_jax.errors import InputError
 
@@ -129,12 +130,6 @@ def _faults_by_line() -> Iterator[None]:
 
 def describe(dataset: "Dataset") -> dict[str, Any]:
     return {"examples": len(dataset), "seconds": round(dataset.seconds, 2), "voices": list(dataset.voices)}
-
-
-def open_processor(model: str, revision: str | None, tokenizer: str | None) -> Any:
-    from bark_jax.text.processor import BarkProcessor
-
-    return BarkProcessor.from_pretrained(model, revision=revision, tokenizer=tokenizer)
 
 
 class Bar:

@@ -10,9 +10,9 @@ import click
 
 from bark_jax._system import stopping
 from bark_jax.cli.group import Verb
+from bark_jax.cli.models import open_processor
 from bark_jax.cli.options import json_option, model_option, revision_option
 from bark_jax.cli.prepare import (
-    open_processor,
     prepare_recordings,
     semantic_tokenizer_option,
     tokenizer_option,

@@ -1,16 +1,12 @@
 """`bark-jax voices`: which voices a model has by name."""
 
 import json
-import os
-from pathlib import Path
-from typing import Any
 
 import click
 
 from bark_jax.cli.group import Verb
+from bark_jax.cli.models import open_voices
 from bark_jax.cli.options import json_option, model_option, revision_option
-from bark_jax.errors import ModelNotFoundError
-from bark_jax.files import holds_model
 
 SHOWN_NAMES = 10
 
@@ -28,7 +24,7 @@ Examples:
 @json_option
 def command(model: str, revision: str | None, language: str | None, as_json: bool) -> None:
     """List the voices that a model knows by name, one a line; `bark-jax say --voice NAME` speaks in one."""
-    processor = open_processor(model, revision)
+    processor = open_voices(model, revision)
     names = processor.voices(language)
     click.echo(json.dumps(names, indent=2) if as_json else "\n".join(names), nl=bool(names) or as_json)
     if not names and not as_json:
@@ -40,19 +36,3 @@ def _why_none(model: str, names: list[str], language: str | None) -> str:
         listed = ", ".join(names[:SHOWN_NAMES]) + (", ..." if len(names) > SHOWN_NAMES else "")
         return f"{model} has no voice that is listed as {language}; its voices are {listed}"
     return f"{model} has no voices of its own; --voice also takes the path of a .npz file"
-
-
-def open_processor(model: str, revision: str | None) -> Any:
-    """A model's processor for its voices alone, with a tokenizer that needs no download.
-
-    Raises:
-      ModelNotFoundError: a folder of something else, which would pass for a Bark without voices of its own.
-    """
-    from bark_jax import tiny
-    from bark_jax.text.processor import BarkProcessor
-    from bark_jax.text.tokenizer import TOKENIZER_FILE
-
-    # A processor that transformers saved alone has voices, and no config.json.
-    if os.path.isdir(model) and not holds_model(model) and not any(Path(model).glob("*.json")):
-        raise ModelNotFoundError(f"{model} holds no model: neither a config.json nor Suno's text.pt")
-    return BarkProcessor.from_pretrained(model, revision=revision, tokenizer=tiny.FOLDER / TOKENIZER_FILE)
