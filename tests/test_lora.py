@@ -178,7 +178,7 @@ def test_a_save_that_fails_leaves_the_old_file(loras, tmp_path, monkeypatch):
 def merged_folder(tiny, loras, tmp_path_factory):
     folder = tmp_path_factory.mktemp("merged") / "model"
     networks = {name: merge(getattr(tiny, name), lora) for name, lora in loras.items()}
-    dataclasses.replace(tiny, **networks).save_pretrained(folder)
+    tiny.replace(**networks).save_pretrained(folder)
     return folder
 
 

@@ -541,7 +541,7 @@ def test_what_changes_or_fails_after_the_check_names_its_line(tmp_path, bark, pr
 
 def test_parts_that_do_not_go_together_are_refused(tmp_path, bark, processor):
     def changed(**fields):
-        return dataclasses.replace(bark, **fields)
+        return bark.replace(**fields)
 
     half = types.SimpleNamespace(config=bark.codec_model.config, dtype=jnp.dtype(jnp.bfloat16))
     loud = types.SimpleNamespace(config=dataclasses.replace(half.config, normalize=True), dtype=jnp.float32)
