@@ -81,17 +81,19 @@ def load_networks(
         config, _ = read_configs(folder)
     attn_implementation = known_implementation(attn_implementation)
     dtype = parse_dtype(dtype)
-    dtype = parse_dtype(read_manifest(folder).dtype) if dtype is None else dtype
+    manifest = read_manifest(folder)
+    dtype = parse_dtype(manifest.dtype) if dtype is None else dtype
     is_int8 = dtype == jnp.int8
     if is_int8:
         dtype = jnp.dtype("float32" if backend() == "cpu" else "bfloat16")
     changes = {} if lora is None else load_lora(lora, base=base_of(folder))
     for name in NETWORKS:  # before the first of them is read, which takes a while
-        find_weights(folder, weight_file(name), check_sha256=False)
+        find_weights(folder, weight_file(name), check_sha256=False, manifest=manifest)
     networks = {}
     for name, (_, field) in NETWORKS.items():
         size = getattr(config, field)
-        network = load_network(folder, name, module_maker(classes[name], size, attn_implementation), dtype, config=size)
+        make = module_maker(classes[name], size, attn_implementation)
+        network = load_network(folder, name, make, dtype, config=size, manifest=manifest)
         if name in changes:
             network = merge(network, changes[name], where=f"{lora}, for {name},")
         if is_int8 and not isinstance(network, Codec):

@@ -130,6 +130,7 @@ def load_network(
     *,
     check_sha256: bool = True,
     config: Any = None,
+    manifest: Manifest | None = None,
 ) -> nnx.Module:
     """Reads one network of a model folder.
 
@@ -142,12 +143,13 @@ def load_network(
       dtype: of the module; None for that of the file.
       check_sha256: compare the file with the manifest's SHA-256, which reads it once more. Its size is always compared.
       config: the module's, to refuse one of absurd depth before it is traced.
+      manifest: the folder's, where it has been read.
 
     Raises:
       ModelNotFoundError: there is no such folder, or it has no such network.
       CheckpointError: the file is not the one in the manifest, or not this network.
     """
-    path = find_weights(folder, weight_file(network), check_sha256=check_sha256)
+    path = find_weights(folder, weight_file(network), check_sha256=check_sha256, manifest=manifest)
     arrays = _read_floats(path)
     check_depth(path, config, len(arrays))
     dtype = _common_dtype(arrays) if dtype is None else dtype
@@ -287,14 +289,20 @@ def _parse_manifest(content: Any) -> Manifest:
     return Manifest(str(content["source"]), files, dtype)
 
 
-def find_weights(folder: str | os.PathLike, name: str, *, check_sha256: bool = True) -> Path:
+def find_weights(
+    folder: str | os.PathLike, name: str, *, check_sha256: bool = True, manifest: Manifest | None = None
+) -> Path:
     """The path of a file of the manifest, after checking that it is the one that was written.
+
+    Args:
+      manifest: the folder's, where it has been read.
 
     Raises:
       ModelNotFoundError: there is no such file.
       CheckpointError: its size or content is another.
     """
-    path, record = Path(folder, name), read_manifest(folder).files.get(name)
+    manifest = read_manifest(folder) if manifest is None else manifest
+    path, record = Path(folder, name), manifest.files.get(name)
     if record is None or not path.is_file():
         raise ModelNotFoundError(f"{folder} has no {name}; the model lacks this network or was copied in part")
     size = path.stat().st_size

@@ -12,6 +12,7 @@ equal for every length that fits.)
 """
 
 import dataclasses
+import functools
 from fractions import Fraction
 from typing import Any, Self
 
@@ -130,6 +131,7 @@ def deinterleave(stream_T: np.ndarray, spaces: TokenSpaces) -> np.ndarray:
     return (codes_TQ - spaces.codebook_size * np.arange(spaces.n_coarse)[None]).T
 
 
+@functools.lru_cache(maxsize=16)  # asked when a model is found, and when it is made
 def check_fit(config: BarkConfig, generation: BarkGenerationConfig) -> None:
     """Raises ConfigError, naming the field, where the networks cannot hold the tokens of the stages."""
     _check_vocabularies(config, generation)
