@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bark_jax.checkpoints.load import save_networks
+from bark_jax.checkpoints.load import FoundModel, save_networks
 from bark_jax.checkpoints.model_folder import NETWORKS
-from bark_jax.errors import BarkError, InputError, VoiceError
+from bark_jax.errors import BarkError, InputError, VoiceError, VoiceNotFoundError
 from bark_jax.generation.rows import Row, row_keys
 from bark_jax.generation.runner import coarse_spaces
 from bark_jax.generation.settings import resolve_settings
@@ -45,6 +45,15 @@ def their_waveform(twins, text, voice):
         return_output_lengths=True,
     )
     return audio[0, :length].numpy()
+
+
+def test_a_model_that_was_found_is_the_one_that_its_name_gives(toy_folder, toy_model):
+    found = FoundModel.read(toy_folder)
+    assert (found.config, found.generation_config) == (toy_model.config, toy_model.generation_config)
+    model = BarkModel.from_found(found)
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.leaves(model), jax.tree.leaves(toy_model))
+    with pytest.raises(VoiceNotFoundError, match="this model has no voices of its own"):
+        model.generate(np.ones((1, 2), np.int64), history_prompt="anna")
 
 
 def test_one_row_sounds_like_transformers(twins, rng):

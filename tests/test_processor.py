@@ -23,7 +23,8 @@ from bark_jax.errors import (
     VoiceNotFoundError,
     quoted,
 )
-from bark_jax.generation.tokens import TokenSpaces
+from bark_jax.generation.settings import resolve_settings
+from bark_jax.generation.tokens import TokenSpaces, text_tokens
 from bark_jax.text.processor import BarkProcessor
 from bark_jax.text.prompts import TextCutWarning, UnknownCharactersWarning
 from bark_jax.voices.voice import PROMPT_KEYS, Voice
@@ -521,6 +522,30 @@ def test_what_was_split_is_not_counted_again(one_sentence):
     (piece,) = one_sentence.split("Am 3. Mai kommt er.", language="de", max_tokens=90)
     assert not one_sentence.holds(piece) and one_sentence.holds("One, two.") and one_sentence.holds("")
     assert one_sentence(piece, is_split=True).input_ids.shape == (1, 96)
+
+
+def test_prompts_have_the_ids_and_voices_of_a_call(model_folder):
+    processor, voice = BarkProcessor.from_pretrained(model_folder), Voice.from_dict(make_arrays())
+    texts, voices = ["hello", "hello dog"], [None, voice]
+    inputs, prompts = processor(texts, voice_preset=voices), processor.prompts(texts, voices)
+    assert prompts.texts == texts and prompts.voices == inputs["history_prompt"]
+    assert [len(ids) for ids in prompts.ids] == inputs["attention_mask"].sum(1).tolist()
+    settings = resolve_settings({}, 2, BarkGenerationConfig(), processor.spaces)
+    script = prompts.script([np.zeros(2, np.uint32), np.ones(2, np.uint32)], settings, processor.spaces)
+    assert script.texts == texts and [row.voice for row in script.rows] == voices
+    for row, ids_T, mask_T in zip(script.rows, inputs["input_ids"], inputs["attention_mask"], strict=True):
+        np.testing.assert_array_equal(row.text, text_tokens(ids_T, mask_T, processor.spaces))
+    assert [row.key.tolist() for row in script.rows] == [[0, 0], [1, 1]]
+    assert processor.prompts("hello", voice).voices == [voice]
+
+
+def test_sentences_are_prompts_in_the_voices_of_their_lines(one_sentence):
+    fine = np.arange(8 * 30).reshape(8, 30) % one_sentence.spaces.codebook_size
+    anna, ben = (Voice(semantic=np.arange(n), coarse=fine[:2], fine=fine) for n in (20, 19))
+    prompts = one_sentence.sentences([(None, TWO), (ben, "Hello.")], anna)
+    assert prompts.texts == ["Thank you very much.", "The weather is good.", "Hello."]
+    assert prompts.voices == [anna, anna, ben]
+    assert prompts.ids == one_sentence.prompts(prompts.texts).ids
 
 
 def test_keys_are_those_of_suno():

@@ -1,5 +1,8 @@
 """The command line, `bark-jax`: one file a verb, each with its click command under the name `command`.
 
+`say` has three more: what it reads (`say_text`), what is checked before it speaks (`say_speech`), and where its audio
+goes (`say_audio`). `models` opens the processors of models that are given by name.
+
 `group` has what all verbs share: exit codes, errors in one line. Data goes to stdout, talk to stderr. JAX, Flax and
 torch are imported in the bodies of the commands that need them, so that help costs nothing.
 """
