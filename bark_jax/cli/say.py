@@ -97,17 +97,7 @@ def command(**options: Any) -> None:
 
 
 def _say(ask: Ask, settings: dict[str, Any]) -> None:
-    _check_idle(ask)
-    outputs = Outputs.check(
-        ask.output,
-        plot=ask.plot,
-        save_voice=ask.save_voice,
-        save_tokens=ask.save_tokens,
-        is_played=ask.is_played,
-        as_json=ask.as_json,
-    )
-    _check_long(ask)
-    player = find_player() if ask.is_played else None
+    outputs, player = _check(ask), find_player() if ask.is_played else None
     text = find_text(ask.text, ask.model, is_long=ask.is_of_any_length)
     seed = secrets.randbits(32) if ask.seed is None else ask.seed
     tell = (lambda line: None) if ask.is_quiet else (lambda line: click.echo(line, err=True))
@@ -129,12 +119,24 @@ def _say(ask: Ask, settings: dict[str, Any]) -> None:
     took_s = time.perf_counter() - started
     audio = outputs.write(clip)
     tell(_conclusion(clip, audio, took_s))
-    if ask.as_json:
-        click.echo(json.dumps(_description(clip, ask, audio), ensure_ascii=False))
-    elif audio not in (None, STANDARD_STREAM):
-        click.echo(audio)
+    _print(clip, ask, audio)
     if player is not None:
         play(player, clip.samples, clip.sample_rate)
+
+
+def _check(ask: Ask) -> Outputs:
+    """Refuses options that do not go together, and files that cannot be written."""
+    _check_idle(ask)
+    outputs = Outputs.check(
+        ask.output,
+        plot=ask.plot,
+        save_voice=ask.save_voice,
+        save_tokens=ask.save_tokens,
+        is_played=ask.is_played,
+        as_json=ask.as_json,
+    )
+    _check_long(ask)
+    return outputs
 
 
 def _check_idle(ask: Ask) -> None:
@@ -167,6 +169,14 @@ def _introduction(model: str, seed: int) -> str:
 def _conclusion(clip: "Recording", audio: str | None, took_s: float) -> str:
     place = {None: "", STANDARD_STREAM: "stdout: "}.get(audio, f"{audio}: ")
     return f"{place}{clip.duration_s:.2f} s of audio in {took_s:.1f} s"
+
+
+def _print(clip: "Clip | LongClip", ask: Ask, audio: str | None) -> None:
+    """The clip's description, or the name of its file."""
+    if ask.as_json:
+        click.echo(json.dumps(_description(clip, ask, audio), ensure_ascii=False))
+    elif audio not in (None, STANDARD_STREAM):
+        click.echo(audio)
 
 
 def _description(clip: "Clip | LongClip", ask: Ask, audio: str | None) -> dict[str, Any]:
