@@ -3,8 +3,9 @@
     python -m benchmarks.say_path
 
 The built-in model says one text in this process, twice: the first time imports and compiles, of the second every call
-of a function of the package is counted. A move is a call in another file than the call before it. As they are counts of
-calls, they are the same on every machine.
+of a function of the package is counted. A move is a call in another file than the call before it. Networks are loaded
+array by array and layer by layer, and speak stage by stage, so moves are counted without these loops too. As they are
+counts of calls, they are the same on every machine.
 """
 
 import collections
@@ -23,6 +24,7 @@ from click.testing import CliRunner
 
 import bark_jax
 from bark_jax.cli import main
+from bark_jax.generation.tokens import check_fit
 
 PACKAGE = Path(bark_jax.__file__).parent
 COMMAND = ("say", "one two three", "-m", "tiny", "--seed", "0", "--max-seconds", "0.5", "-o", "say.wav", "-q")
@@ -41,26 +43,37 @@ CHECKS = (
 )
 
 
+# Loading four networks, and running them.
+LOOPS = ("checkpoints.load.load_networks", "generation.runner.run_rows")
+
+
 class SayPath(NamedTuple):
     """What one command calls of the package."""
 
     n_moves: int
-    n_outside: int  # moves where the calls of networks/, which loading builds layer by layer, are left out
+    n_outside: int  # moves without the calls within LOOPS
     calls_by_file: dict[str, int]  # in the order in which they are first crossed
     calls_by_function: collections.Counter[str]
 
 
 @contextlib.contextmanager
-def recorded() -> Iterator[list[tuple[str, str]]]:
-    """Yields what the block calls of the package, call by call: file and function, both below the package."""
-    calls: list[tuple[str, str]] = []
-    prefix = f"{PACKAGE}{os.sep}"
+def recorded() -> Iterator[list[tuple[str, str, bool]]]:
+    """Yields what the block calls of the package, call by call: file, function, and whether it is within LOOPS."""
+    calls: list[tuple[str, str, bool]] = []
+    prefix, depth = f"{PACKAGE}{os.sep}", 0
 
     def record(frame: FrameType, event: str, _: Any) -> None:
+        nonlocal depth
         code = frame.f_code
-        if event == "call" and code.co_filename.startswith(prefix) and code.co_name != "<module>":
-            file = code.co_filename.removeprefix(prefix).removesuffix(".py")
-            calls.append((file, code.co_qualname))
+        if event not in ("call", "return") or not code.co_filename.startswith(prefix) or code.co_name == "<module>":
+            return
+        file = code.co_filename.removeprefix(prefix).removesuffix(".py")
+        is_loop = _dotted(file, code.co_qualname) in LOOPS
+        if event == "call":
+            calls.append((file, code.co_qualname, depth > 0))
+            depth += is_loop
+        else:
+            depth -= is_loop
 
     threading.setprofile(record)
     sys.setprofile(record)
@@ -75,14 +88,15 @@ def follow(command: tuple[str, ...] = COMMAND) -> SayPath:
     """Runs the command and counts. Raises RuntimeError where it fails."""
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         _run(command)
+        check_fit.cache_clear()  # which a process does once
         with recorded() as calls:
             _run(command)
-    files = [file for file, _ in calls]
+    files = [file for file, _, _ in calls]
     return SayPath(
         _moves(files),
-        _moves([file for file in files if not file.startswith(f"networks{os.sep}")]),
+        _moves([file for file, _, is_within in calls if not is_within]),
         dict(collections.Counter(files)),
-        collections.Counter(f"{file.replace(os.sep, '.')}.{function}" for file, function in calls),
+        collections.Counter(_dotted(file, function) for file, function, _ in calls),
     )
 
 
@@ -92,13 +106,20 @@ def _run(command: tuple[str, ...]) -> None:
         raise RuntimeError(f"bark-jax {' '.join(command)} ended with {result.exit_code}: {result.output[:300]}")
 
 
+def _dotted(file: str, function: str) -> str:
+    return f"{file.replace(os.sep, '.')}.{function}"
+
+
 def _moves(files: list[str]) -> int:
     return sum(one != other for one, other in itertools.pairwise(files))
 
 
 def report(path: SayPath) -> str:
     n_files = len(path.calls_by_file)
-    lines = [f"{n_files} files, {path.n_moves} moves between files, {path.n_outside} outside of networks/", ""]
+    lines = [
+        f"{n_files} files, {path.n_moves} moves between them, {path.n_outside} outside of {' and '.join(LOOPS)}",
+        "",
+    ]
     lines += [f"{path.calls_by_function[name]:6}  {name}" for name in CHECKS]
     lines += ["", *(f"{count:6}  {file}" for file, count in path.calls_by_file.items())]
     return "\n".join(lines)
