@@ -38,6 +38,7 @@ _MODULE_BY_NAME = {
     "EmptyClipWarning": "audio.clip",
     "EncodecConfig": "config",
     "EncodecModel": "stage_models",
+    "GenerateSettings": "generation.settings",
     "InputError": "errors",
     "LongClip": "text.sentences",
     "ModelNotFoundError": "errors",

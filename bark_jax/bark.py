@@ -152,7 +152,7 @@ class Bark:
           on_stage: called with "semantic", "coarse", "fine" and "codec" as each starts, in every batch.
           on_progress: called within a stage with its name, how much is done and the most that it can become: semantic
             tokens of the longest row, coarse windows.
-          settings: see `settings.resolve_settings`, such as temperature=0.6 or semantic_max_seconds=5.
+          settings: see `bark_jax.GenerateSettings`, such as temperature=0.6 or semantic_max_seconds=5.
 
         Returns:
           One Clip for one text, a list for a list. With num_return_sequences each Clip becomes a list of Clips.

@@ -251,7 +251,7 @@ class BarkModel(nnx.Module):
           key: instead of seed, one JAX key, or an array of one a row.
           num_return_sequences: audio for each row so many times, one after the other; the first with the row's seed,
             the others with seeds derived from it (`bark_jax.generation.seeds`).
-          settings: see `settings.resolve_settings`.
+          settings: see `bark_jax.GenerateSettings`.
 
         Returns:
           audio, float32 [B, A], zeros past a row's end; with `return_output_lengths` a pair with a list of lengths.

@@ -71,7 +71,7 @@ class BarkSemanticModel(SemanticNetwork):
           history_prompt: a Voice, or a dict of the three arrays, for all rows; or a list of one or None a row.
           attention_mask: [B, T] of 0 and 1; without it every id is text.
           seed, key: as for `BarkModel.generate`, whose tokens these are.
-          settings: the semantic ones of `settings.resolve_settings`, without a prefix.
+          settings: the semantic ones of `bark_jax.GenerateSettings`, without a prefix.
 
         Returns:
           tokens, int32 [B, T]: a row's semantic tokens, and end tokens past its end. A longest row that ended by itself
@@ -109,7 +109,7 @@ class BarkCoarseModel(CoarseNetwork):
           codebook_size: that of model.generation_config.
           return_output_lengths: also give each row's number of tokens.
           history_prompt, seed, key: as for `BarkSemanticModel.generate`.
-          settings: the coarse ones of `settings.resolve_settings`, without a prefix.
+          settings: the coarse ones of `bark_jax.GenerateSettings`, without a prefix.
 
         Returns:
           The stream of coarse codes, int32 [B, T], frame by frame in the coarse vocabulary, and past a row's end
@@ -156,7 +156,7 @@ class BarkFineModel(FineNetwork):
             model.generation_config.
           codebook_size: that of model.generation_config.
           history_prompt, seed, key: as for `BarkSemanticModel.generate`.
-          settings: temperature and do_sample, as the fine ones of `settings.resolve_settings`.
+          settings: the fine ones of `bark_jax.GenerateSettings`, without a prefix.
 
         Returns:
           codes, int32 [B, n_fine, T], coarse codebooks first, and codebook_size past a row's end.

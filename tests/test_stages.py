@@ -14,8 +14,8 @@ import pytest
 from reference import assert_greedy_tokens_equal
 
 from bark_jax.generation import coarse, fine, semantic
-from bark_jax.generation.sampling import KEY_IMPLEMENTATION, Sampling, key_data
-from bark_jax.generation.settings import StageSettings
+from bark_jax.generation.sampling import Sampling, key_data
+from bark_jax.generation.settings import StageSampling
 from bark_jax.generation.tokens import text_tokens
 from bark_jax.voices.voice import Voice
 
@@ -23,18 +23,12 @@ NOTHING = np.zeros(0, np.int32)
 N_ROWS = 8  # of every batch of several rows, idle ones included
 
 
-def make_sampling(settings: StageSettings, seeds) -> Sampling:
-    return Sampling(
-        key_B=jax.random.wrap_key_data(np.stack([key_data(seed) for seed in seeds]), impl=KEY_IMPLEMENTATION),
-        temperature_B=np.full(len(seeds), settings.temperature, np.float32),
-        top_k_B=np.full(len(seeds), settings.top_k, np.int32),
-        top_p_B=np.full(len(seeds), settings.top_p, np.float32),
-        may_cut=settings.top_k > 0 or settings.top_p < 1,
-    )
+def make_sampling(settings: StageSampling, seeds) -> Sampling:
+    return Sampling.stack([settings] * len(seeds), np.stack([key_data(seed) for seed in seeds]))
 
 
 def greedy(n_rows: int) -> Sampling:
-    return make_sampling(StageSettings(0.0), range(n_rows))
+    return make_sampling(StageSampling(0.0), range(n_rows))
 
 
 def fill(rows, idle):
@@ -260,7 +254,7 @@ def test_the_semantic_loop_equals_a_plain_python_loop(twins, rng):
     """Drawn, not greedy: one step at a time, each over the whole sequence, without a cache."""
     spaces, model = twins.spaces, twins.ours.semantic
     prompt = semantic.make_prompt([text_row(draw_ids(rng, spaces, 20), spaces, max_tokens=12)], spaces)
-    sampling = make_sampling(StageSettings(0.8, top_k=40, top_p=0.95), [7])
+    sampling = make_sampling(StageSampling(0.8, top_k=40, top_p=0.95), [7])
     out = semantic.generate_semantic(model, prompt, sampling, spaces=spaces)
     folded = fold(sampling, semantic.SEMANTIC_STAGE)
     read_1T, tokens = np.zeros((1, 12), np.int32), []  # always 12 wide: what follows a position does not reach it
@@ -295,7 +289,7 @@ def test_the_end_threshold_looks_at_the_distribution_that_is_drawn_from(twins, r
     lengths = []
     for threshold in (probability * 0.99, probability * 1.01):
         rows = [text_row(ids, spaces, max_tokens=1, min_end_probability=threshold)]
-        sampling = make_sampling(StageSettings(3.0), [1])
+        sampling = make_sampling(StageSampling(3.0), [1])
         out = semantic.generate_semantic(model, semantic.make_prompt(rows, spaces), sampling, spaces=spaces)
         lengths.append(int(out.length_B[0]))
     assert lengths == [0, 1]
@@ -309,7 +303,7 @@ def test_a_row_that_may_not_end_goes_on_to_its_limit(twins, rng):
 
 def test_tokens_never_leave_their_codebooks_when_drawn_hot(twins, rng):
     prompt = coarse.make_prompt([rng.integers(0, 123, 40)], [None], twins.spaces)
-    sampling = make_sampling(StageSettings(100.0), [3])
+    sampling = make_sampling(StageSampling(100.0), [3])
     out = coarse.generate_coarse(twins.ours.coarse_acoustics, prompt, sampling, spaces=twins.spaces)
     codes = np.asarray(out.codes_BQT[0, :, : int(out.length_B[0])])
     assert codes.min() >= 0 and codes.max() < 256 and len(np.unique(codes)) > 80

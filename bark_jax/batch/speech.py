@@ -18,18 +18,13 @@ from bark_jax._system.by_value import ByValue
 from bark_jax.audio.clip import Recording, join
 from bark_jax.batch.rows import TextRow
 from bark_jax.errors import BarkError, InputError
-from bark_jax.generation.settings import without_draws
+from bark_jax.generation.settings import SHARED_NAMES, without_draws
 from bark_jax.text.checks import MAX_CHARACTERS, check_text
 
 if TYPE_CHECKING:
     from bark_jax.bark import Bark
     from bark_jax.generation.engine import Engine, Finished, Request
     from bark_jax.generation.rows import Row
-
-# Each value compiles programs of its own, so the rows of a run share one.
-_SETTINGS_OF_RUNS = frozenset(
-    f"{prefix}{name}" for prefix in ("", "coarse_") for name in ("max_coarse_history", "sliding_window_len")
-)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -94,7 +89,7 @@ class Speaker:
         if row.error is not None:
             raise InputError(row.error)
         text = check_text(row.text, "text", MAX_CHARACTERS)
-        if ours := sorted(_SETTINGS_OF_RUNS & row.settings.keys()):
+        if ours := sorted(SHARED_NAMES & row.settings.keys()):
             raise InputError(f"{ours[0]} is a setting of all rows of a run, expected none in a row")
         from bark_jax.generation.sampling import key_data
 

@@ -12,6 +12,7 @@ two most likely tokens are nearly equal the choice can differ; see the README on
 
     tokens.py settings.py sampling.py seeds.py   token spaces and rates; settings of rows; draws and their keys
     windows.py                                   where the windows of coarse and fine are, for the trainer too
+    transformers_settings.py                     settings of transformers that are taken without effect, or refused
     rows.py padding.py                           rows, and what callers give as arrays
     semantic.py coarse.py fine.py codec.py       the stages;  slots.py codec_steps.py: rows apart, frames apart
     runner.py                                    rows -> prompt -> device -> checked results, for every driver

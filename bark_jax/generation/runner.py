@@ -23,8 +23,8 @@ from bark_jax.errors import BarkError, InputError, quoted
 from bark_jax.generation import coarse, fine, semantic
 from bark_jax.generation.codec import decode_codes
 from bark_jax.generation.rows import Row, Utterance
-from bark_jax.generation.sampling import KEY_IMPLEMENTATION, Sampling
-from bark_jax.generation.settings import StageSettings
+from bark_jax.generation.sampling import Sampling
+from bark_jax.generation.settings import StageSampling
 from bark_jax.generation.tokens import TokenSpaces
 from bark_jax.generation.windows import count_coarse_windows
 from bark_jax.networks.causal import CoarseNetwork, SemanticNetwork
@@ -216,15 +216,9 @@ def coarse_spaces(rows: Sequence[Row], spaces: TokenSpaces) -> TokenSpaces:
 
 def sampling_of(rows: Sequence[Row], stage: str, n_rows: int | None = None) -> Sampling:
     """How the rows choose tokens in "semantic", "coarse" or "fine", filled up with idle rows to n_rows; see `_fill`."""
-    settings = _fill([getattr(row.settings, stage) for row in rows], StageSettings(temperature=0.0), n_rows)
+    settings = _fill([getattr(row.settings, stage) for row in rows], StageSampling(temperature=0.0), n_rows)
     keys = np.stack(_fill([row.key for row in rows], np.zeros(2, np.uint32), n_rows))
-    return Sampling(
-        key_B=jax.random.wrap_key_data(keys, impl=KEY_IMPLEMENTATION),
-        temperature_B=np.array([each.temperature for each in settings], np.float32),
-        top_k_B=np.array([each.top_k for each in settings], np.int32),
-        top_p_B=np.array([each.top_p for each in settings], np.float32),
-        may_cut=any((each.top_k > 0 or each.top_p < 1) and each.temperature > 0 for each in settings),
-    )
+    return Sampling.stack(settings, keys)
 
 
 def _fill(rows: Sequence[Any], idle: Any, n_rows: int | None = None) -> list[Any]:

@@ -5,12 +5,15 @@ so new values do not compile again.
 """
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bark_jax.errors import InputError, quoted
+from bark_jax.generation.settings import StageSampling
 
 # Folded into a row's key, so that the stages draw independently.
 SEMANTIC_STAGE, COARSE_STAGE, FINE_STAGE = 0, 1, 2
@@ -31,6 +34,17 @@ class Sampling:
     # Whether any row may cut, known when compiling: to look at top_k_B and top_p_B at every step takes a GPU longer
     # than the draw itself.
     may_cut: bool = dataclasses.field(default=True, metadata=dict(static=True))
+
+    @classmethod
+    def stack(cls, settings: Sequence[StageSampling], keys_B2: np.ndarray) -> Self:
+        """The sampling of rows, each with its settings and its key, uint32 [B, 2] (`key_data`)."""
+        return cls(
+            key_B=jax.random.wrap_key_data(keys_B2, impl=KEY_IMPLEMENTATION),
+            temperature_B=np.array([each.temperature for each in settings], np.float32),
+            top_k_B=np.array([each.top_k for each in settings], np.int32),
+            top_p_B=np.array([each.top_p for each in settings], np.float32),
+            may_cut=any((each.top_k > 0 or each.top_p < 1) and each.temperature > 0 for each in settings),
+        )
 
 
 def key_data(seed: int) -> np.ndarray:

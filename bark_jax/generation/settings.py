@@ -2,19 +2,23 @@
 
 A name without a prefix goes to every stage that has it; `semantic_`, `coarse_` and `fine_` go to one and win. What is
 not given comes from the checkpoint's generation_config.json. Everything is checked here, before a network runs.
+
+SETTINGS is the one table of them. The checks, the command line's options and docs/settings.md follow from it;
+GenerateSettings repeats it for type checkers, which read source alone, and a test compares the two.
 """
 
 import dataclasses
 import difflib
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 
 from bark_jax.config import BarkGenerationConfig
 from bark_jax.errors import InputError, quoted
-from bark_jax.generation.tokens import TokenSpaces
+from bark_jax.generation.tokens import STAGES, TokenSpaces
+from bark_jax.generation.transformers_settings import is_idle, why_refused
 
 # Below this a float32 logit difference of one bit decides like the most likely token; far above, all draws are even.
 MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-3, 1e3
@@ -22,25 +26,224 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-3, 1e3
 # Of rows, candidates, windows: beyond any machine, and far below what would fill its memory before the first is done.
 MAX_COUNT = 1_000_000
 
-STAGES = ("semantic", "coarse", "fine")
+LEAST_POSITIVE = math.ulp(0.0)
 
 
 @dataclasses.dataclass(frozen=True)
-class StageSettings:
-    """How one row chooses its tokens in one stage; the form that `generation.sampling.Sampling` takes."""
+class Setting:
+    """A row of SETTINGS."""
+
+    name: str
+    stages: tuple[str, ...]  # that have it
+    kind: type  # bool, int or float
+    help: str  # what it does, a sentence
+    expected: str  # the values that are taken, as errors and the documentation say it
+    least: float = -math.inf
+    most: float = math.inf
+    takes_none: bool = False
+    off: float | None = None  # what None stands for; draws are as if without the setting
+    in_file: bool = False  # left out, it is the stage's field of this name in generation_config.json
+    default: Any = None  # left out, where it is in no file
+    note: str = ""  # more for the documentation
+    is_shared: bool = False  # one value for all rows of a call, as each compiles a program of its own
+    is_option: bool = False  # of the command line
+    has_stage_options: bool = False  # there, also one option a stage
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """As `generate` takes it: for all stages, and for each."""
+        return (self.name, *(f"{stage}_{self.name}" for stage in self.stages))
+
+    def check(self, name: str, value: Any) -> Any:
+        """The value as its kind, or what None stands for. Raises InputError, which calls the setting `name`."""
+        if value is None and self.takes_none:
+            return self.off
+        is_kind = {bool: _is_flag, int: _is_integer, float: _is_number}[self.kind]
+        if not is_kind(value) or not self.least <= value <= self.most:
+            raise InputError(f"{name} is {quoted(value)}, expected {self.expected}")
+        return self.kind(value)
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        "do_sample",
+        STAGES,
+        bool,
+        "True draws tokens, False takes the most likely one at every step.",
+        "True or False",
+        in_file=True,
+        note="With False, settings of draws are refused, as they would have no effect.",
+    ),
+    Setting(
+        "temperature",
+        STAGES,
+        float,
+        "Sampling temperature: below 1 is safer, above 1 more varied.",
+        f"{MIN_TEMPERATURE} to {MAX_TEMPERATURE:g}; for the most likely token use do_sample=False",
+        least=MIN_TEMPERATURE,
+        most=MAX_TEMPERATURE,
+        takes_none=True,
+        off=1.0,
+        in_file=True,
+        note="None is 1.0. The fine stage takes the most likely code at 1.0 unless fine_do_sample=True, as transformers"
+        " does.",
+        is_option=True,
+        has_stage_options=True,
+    ),
+    Setting(
+        "top_k",
+        ("semantic", "coarse"),
+        int,
+        "Draw from the k most likely tokens.",
+        "a count of tokens from 1 up, or None for all",
+        least=1,
+        most=2**31 - 1,
+        takes_none=True,
+        off=0,
+        in_file=True,
+        is_option=True,
+    ),
+    Setting(
+        "top_p",
+        ("semantic", "coarse"),
+        float,
+        "Draw from the most likely tokens that hold this probability together.",
+        "a probability above 0 and up to 1, or None",
+        least=LEAST_POSITIVE,
+        most=1,
+        takes_none=True,
+        off=1.0,
+        in_file=True,
+        is_option=True,
+    ),
+    Setting(
+        "max_new_tokens",
+        ("semantic",),
+        int,
+        "Most semantic tokens of a row.",
+        "1 to max_new_tokens of generation_config.json, 768 in Bark",
+        takes_none=True,
+        in_file=True,
+    ),
+    Setting(
+        "max_seconds",
+        ("semantic",),
+        float,
+        "Longest audio in seconds.",
+        "a positive number of seconds, up to 15.39 in Bark",
+        takes_none=True,
+        note="The same limit as max_new_tokens; give one of the two.",
+        is_option=True,
+    ),
+    Setting(
+        "min_eos_p",
+        ("semantic",),
+        float,
+        "End a row once the end token is this likely; Suno's own code takes 0.2.",
+        "a probability above 0 and up to 1, or None",
+        least=LEAST_POSITIVE,
+        most=1,
+        takes_none=True,
+        off=2.0,  # which no probability reaches
+        in_file=True,
+        note="None waits until the end token is chosen.",
+        is_option=True,
+    ),
+    Setting(
+        "allow_early_stop",
+        ("semantic",),
+        bool,
+        "True ends a row at its end token, False goes on to max_new_tokens whatever the end token says.",
+        "True or False",
+        default=True,
+    ),
+    Setting(
+        "max_coarse_history",
+        ("coarse",),
+        int,
+        "Coarse tokens that each coarse window looks back at.",
+        "a count of tokens up to max_coarse_history of generation_config.json, 630 in Bark",
+        in_file=True,
+        is_shared=True,
+    ),
+    Setting(
+        "sliding_window_len",
+        ("coarse",),
+        int,
+        "Coarse tokens that a coarse window generates.",
+        "a count of tokens, whole frames, for which max_coarse_history leaves positions",
+        in_file=True,
+        is_shared=True,
+    ),
+)
+
+T = TypeVar("T")
+PerRow = T | Sequence[T] | np.ndarray  # for all rows, or one a row
+
+
+class GenerateSettings(TypedDict, total=False):
+    """The settings of `generate`: for all stages, or with a prefix for one; one value for all rows, or one a row."""
+
+    do_sample: PerRow[bool]
+    semantic_do_sample: PerRow[bool]
+    coarse_do_sample: PerRow[bool]
+    fine_do_sample: PerRow[bool]
+    temperature: PerRow[float | None]
+    semantic_temperature: PerRow[float | None]
+    coarse_temperature: PerRow[float | None]
+    fine_temperature: PerRow[float | None]
+    top_k: PerRow[int | None]
+    semantic_top_k: PerRow[int | None]
+    coarse_top_k: PerRow[int | None]
+    top_p: PerRow[float | None]
+    semantic_top_p: PerRow[float | None]
+    coarse_top_p: PerRow[float | None]
+    max_new_tokens: PerRow[int | None]
+    semantic_max_new_tokens: PerRow[int | None]
+    max_seconds: PerRow[float | None]
+    semantic_max_seconds: PerRow[float | None]
+    min_eos_p: PerRow[float | None]
+    semantic_min_eos_p: PerRow[float | None]
+    allow_early_stop: PerRow[bool]
+    semantic_allow_early_stop: PerRow[bool]
+    max_coarse_history: PerRow[int]
+    coarse_max_coarse_history: PerRow[int]
+    sliding_window_len: PerRow[int]
+    coarse_sliding_window_len: PerRow[int]
+
+
+GenerateSettings.__doc__ = "\n".join(
+    [
+        GenerateSettings.__doc__ or "",
+        *(f"\n{each.name}: {' '.join([each.help, each.note]).strip()} Expected: {each.expected}." for each in SETTINGS),
+    ]
+)
+
+
+_BY_NAME: Mapping[str, Setting] = {setting.name: setting for setting in SETTINGS}
+SETTING_NAMES: frozenset[str] = frozenset(name for setting in SETTINGS for name in setting.names)
+SHARED_NAMES: frozenset[str] = frozenset(name for setting in SETTINGS if setting.is_shared for name in setting.names)
+
+
+@dataclasses.dataclass(frozen=True)
+class StageSampling:
+    """How one row chooses its tokens in one stage. Its fields are the settings of draws, by their names there."""
 
     temperature: float  # 0 takes the most likely token
     top_k: int = 0  # 0 for all
     top_p: float = 1.0
 
 
+DRAW_SETTINGS: tuple[str, ...] = tuple(field.name for field in dataclasses.fields(StageSampling))
+
+
 @dataclasses.dataclass(frozen=True)
 class RowSettings:
     """Everything one row is generated with, but for its text, voice and key."""
 
-    semantic: StageSettings
-    coarse: StageSettings
-    fine: StageSettings
+    semantic: StageSampling
+    coarse: StageSampling
+    fine: StageSampling
     max_semantic_tokens: int
     min_end_probability: float  # above 1 where the end token has to be chosen
     n_coarse_history: int  # tokens of the stream that a coarse window's prompt holds
@@ -54,27 +257,13 @@ def resolve_settings(
     """One RowSettings a row from keyword arguments.
 
     Args:
-      given: settings by name, each one value or a list of one value a row:
-        do_sample           draw (True) or take the most likely token (False); any stage
-        temperature         not along with do_sample=False, where it would have no effect; nor are top_k and top_p.
-                            0.001 to 1000; any stage. None is 1.0, and in the fine stage the most likely code, as is
-                            1.0 there unless fine_do_sample=True: transformers' rule
-        top_k               draw from the k most likely tokens; semantic and coarse; None for all
-        top_p               draw from the most likely tokens that hold this probability; semantic and coarse
-        max_new_tokens      most semantic tokens, 1 to max_semantic; semantic
-        max_seconds         the same as a duration, up to 15.39 s in Bark; semantic
-        min_eos_p           end once the end token is this likely; semantic; None waits until it is chosen
-        allow_early_stop    False goes on to max_new_tokens whatever the end token says; semantic
-        max_coarse_history  tokens that each coarse window looks back at; one value for all rows, as it compiles a
-                            program of its own
-        sliding_window_len  tokens that a coarse window generates, whole frames; one value for all rows likewise
-
-        Settings of transformers that do nothing at the value given, such as num_beams=1, are taken and do nothing.
+      given: settings by the names in SETTINGS, each one value or a list of one value a row. Settings of transformers
+        that do nothing at the value given, such as num_beams=1, are taken and do nothing.
 
     Raises:
       InputError: names the setting, its value and what is expected; for an unknown name the nearest ones.
     """
-    given = {name: value for name, value in given.items() if not _is_idle(name, value, config)}
+    given = {name: value for name, value in given.items() if not is_idle(name, value, config)}
     for name in given:
         _check_name(name)
     by_row = {name: _spread(name, value, n_rows) for name, value in given.items()}
@@ -82,7 +271,8 @@ def resolve_settings(
         _row_settings({name: values[row] for name, values in by_row.items()}, config, spaces) for row in range(n_rows)
     ]
     if len({(row.n_coarse_history, row.coarse_window) for row in rows}) > 1:
-        raise InputError("max_coarse_history and sliding_window_len differ between rows, expected one value for all")
+        shared = " and ".join(setting.name for setting in SETTINGS if setting.is_shared)
+        raise InputError(f"{shared} differ between rows, expected one value for all")
     return rows
 
 
@@ -96,74 +286,74 @@ def resolve_stage(
     Raises:
       InputError: also for a setting of another stage.
     """
-    given = {name: value for name, value in given.items() if not _is_idle(name, value, config)}
+    given = {name: value for name, value in given.items() if not is_idle(name, value, config)}
+    names = [setting.name for setting in SETTINGS if stage in setting.stages]
     for name in given:
-        if name not in _NAMES_BY_STAGE[stage]:
+        if name not in names:
             _check_name(name)
-            raise InputError(
-                f"{name} is no setting of the {stage} stage, which has {', '.join(_NAMES_BY_STAGE[stage])}"
-            )
+            raise InputError(f"{name} is no setting of the {stage} stage, which has {', '.join(names)}")
     if given.get("do_sample") is False:
-        given = {name: value for name, value in given.items() if name not in ("temperature", "top_k", "top_p")}
+        given = {name: value for name, value in given.items() if name not in DRAW_SETTINGS}
     return resolve_settings({f"{stage}_{name}": value for name, value in given.items()}, n_rows, config, spaces)
 
 
 def _row_settings(given: Mapping[str, Any], config: BarkGenerationConfig, spaces: TokenSpaces) -> RowSettings:
-    semantic_config, coarse_config = config.semantic_config, config.coarse_acoustics_config
-    ends = _pick(given, "semantic", "min_eos_p", semantic_config.min_eos_p)
     n_coarse_history, coarse_window = _coarse_windows(given, spaces)
     return RowSettings(
-        semantic=_drawn_stage(given, "semantic", semantic_config),
-        coarse=_drawn_stage(given, "coarse", coarse_config),
-        fine=_fine_stage(given, config.fine_acoustics_config.temperature),
+        semantic=_drawn_stage(given, "semantic", config.semantic_config),
+        coarse=_drawn_stage(given, "coarse", config.coarse_acoustics_config),
+        fine=_fine_stage(given, config.fine_acoustics_config),
         max_semantic_tokens=_max_tokens(given, spaces),
-        min_end_probability=2.0 if ends is None else _probability("min_eos_p", ends),
+        min_end_probability=_value(given, "semantic", "min_eos_p", config.semantic_config),
         n_coarse_history=n_coarse_history,
         coarse_window=coarse_window,
-        may_end_early=check_flag("allow_early_stop", _pick(given, "semantic", "allow_early_stop", True)),
+        may_end_early=_value(given, "semantic", "allow_early_stop", config.semantic_config),
     )
 
 
-def _drawn_stage(given: Mapping[str, Any], stage: str, config: Any) -> StageSettings:
-    """Settings of the semantic or the coarse stage."""
-    is_drawn = check_flag("do_sample", _pick(given, stage, "do_sample", config.do_sample))
-    values = {name: _pick(given, stage, name, getattr(config, name)) for name in ("temperature", "top_k", "top_p")}
-    temperature = _temperature(stage, 1.0 if values["temperature"] is None else values["temperature"])
-    top_k = 0 if values["top_k"] is None else _top_k(stage, values["top_k"], _is_given(given, stage, "top_k"))
-    top_p = 1.0 if values["top_p"] is None else _probability(f"{stage}_top_p", values["top_p"])
+def _drawn_stage(given: Mapping[str, Any], stage: str, config: Any) -> StageSampling:
+    """Settings of the semantic or the coarse stage; `config` is that of the stage."""
+    is_drawn = _value(given, stage, "do_sample", config)
+    values = {name: _value(given, stage, name, config) for name in DRAW_SETTINGS}
     if is_drawn:
-        return StageSettings(temperature, top_k, top_p)
+        return StageSampling(**values)
     for name in values:
         _refuse_without_effect(given, stage, name)
-    return StageSettings(0.0)
+    return StageSampling(0.0)
 
 
-def _fine_stage(given: Mapping[str, Any], default: float | None) -> StageSettings:
-    temperature = _pick(given, "fine", "temperature", default)
-    is_most_likely = temperature is None or (_is_number(temperature) and temperature == 1.0)
-    checked = 1.0 if temperature is None else _temperature("fine", temperature)
+def _fine_stage(given: Mapping[str, Any], config: Any) -> StageSampling:
+    temperature = _value(given, "fine", "temperature", config)
+    is_most_likely = temperature == 1.0
     if "fine_do_sample" in given:
         is_most_likely = not check_flag("fine_do_sample", given["fine_do_sample"])
-    elif "do_sample" in given and not check_flag("do_sample", given["do_sample"]):
+    elif not check_flag("do_sample", given.get("do_sample", True)):
         is_most_likely = True
-    if is_most_likely and _is_given(given, "fine", "do_sample"):
+    if is_most_likely and _key(given, "fine", "do_sample") in given:
         _refuse_without_effect(given, "fine", "temperature")
-    return StageSettings(0.0 if is_most_likely else checked)
+    return StageSampling(0.0 if is_most_likely else temperature)
 
 
-# What these mean if they are left out: to give them along with do_sample=False claims nothing that is not so.
-_NEUTRAL = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
+def _value(given: Mapping[str, Any], stage: str, name: str, config: Any) -> Any:
+    """A stage's setting, checked: as it is given, else the checkpoint's; `config` is that of the stage."""
+    setting, key = _BY_NAME[name], _key(given, stage, name)
+    if key in given:
+        return setting.check(key, given[key])
+    value = getattr(config, name) if setting.in_file else setting.default
+    if setting.kind is int and value == 0:
+        value = None  # files write 0 for "all"
+    return setting.check(f"{key} of generation_config.json", value)
 
 
 def _refuse_without_effect(given: Mapping[str, Any], stage: str, name: str) -> None:
     """Refuses a setting of draws where the most likely token is taken."""
     value = _pick(given, stage, name, None)
-    if value is None or value == _NEUTRAL[name]:
-        return
+    if value is None or value == _BY_NAME[name].off:
+        return  # what it is without the setting: to give it along with do_sample=False claims nothing that is not so
     if f"{stage}_{name}" not in given and f"{stage}_do_sample" in given:
         return  # the setting is for the other stages, this one has been told apart
     what = f"{stage} {name}={quoted(value)} would have no effect: "
-    if _is_given(given, stage, "do_sample"):
+    if _key(given, stage, "do_sample") in given:
         raise InputError(what + "do_sample=False takes the most likely token. Leave one of the two out.")
     raise InputError(what + "this checkpoint takes the most likely token by default. Add do_sample=True to draw.")
 
@@ -173,7 +363,7 @@ def without_draws(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict
     greedy = [stage for stage in STAGES if _pick(given, stage, "do_sample", True) is False]
     if len(greedy) == len(STAGES):
         greedy.append("")
-    idle = {f"{stage}_{name}".removeprefix("_") for stage in greedy for name in _NEUTRAL}
+    idle = {f"{stage}_{name}".removeprefix("_") for stage in greedy for name in DRAW_SETTINGS}
     return {name: value for name, value in settings.items() if name not in idle}
 
 
@@ -183,13 +373,14 @@ def _max_tokens(given: Mapping[str, Any], spaces: TokenSpaces) -> int:
     if tokens is not None and seconds is not None:
         raise InputError(f"give max_new_tokens={quoted(tokens)} or max_seconds={quoted(seconds)}, not both")
     if seconds is not None:
+        name = _key(given, "semantic", "max_seconds")
         if not (_is_number(seconds) and 0 < seconds < math.inf):
-            raise InputError(f"max_seconds is {quoted(seconds)}, expected a positive number of seconds")
+            raise InputError(f"{name} is {quoted(seconds)}, expected a positive number of seconds")
         n_tokens = seconds * spaces.semantic_rate  # of which 1e308 are no integer
         if n_tokens >= spaces.max_semantic + 1:
             longest_s = math.floor(100 * spaces.max_semantic / spaces.semantic_rate) / 100
             raise InputError(
-                f"max_seconds is {quoted(seconds)}, expected at most {longest_s:g}, all that the network has positions "
+                f"{name} is {quoted(seconds)}, expected at most {longest_s:g}, all that the network has positions "
                 "for; for more, split the text or use generate_long (bark-jax say --long)"
             )
         return max(1, int(n_tokens))
@@ -198,8 +389,8 @@ def _max_tokens(given: Mapping[str, Any], spaces: TokenSpaces) -> int:
     if not _is_integer(tokens) or not 1 <= tokens <= spaces.max_semantic:
         limit_s = float(spaces.max_semantic / spaces.semantic_rate)
         raise InputError(
-            f"semantic max_new_tokens is {quoted(tokens)}, expected 1 to {spaces.max_semantic} ({limit_s:.1f} s of "
-            "audio, all that the network has positions for); for more, split the text"
+            f"{_key(given, 'semantic', 'max_new_tokens')} is {quoted(tokens)}, expected 1 to {spaces.max_semantic} "
+            f"({limit_s:.1f} s of audio, all that the network has positions for); for more, split the text"
         )
     return int(tokens)
 
@@ -221,28 +412,6 @@ def _coarse_windows(given: Mapping[str, Any], spaces: TokenSpaces) -> tuple[int,
     return int(history), int(window)
 
 
-def _temperature(stage: str, value: Any) -> float:
-    if not _is_number(value) or not MIN_TEMPERATURE <= value <= MAX_TEMPERATURE:
-        raise InputError(
-            f"{stage} temperature is {quoted(value)}, expected {MIN_TEMPERATURE} to {MAX_TEMPERATURE:g}; "
-            "for the most likely token use do_sample=False"
-        )
-    return float(value)
-
-
-def _top_k(stage: str, value: Any, is_given: bool) -> int:
-    least = 1 if is_given else 0  # files write 0 for "all"
-    if not _is_integer(value) or not least <= value < 2**31:
-        raise InputError(f"{stage} top_k is {quoted(value)}, expected a count of tokens from 1 up, or None for all")
-    return int(value)
-
-
-def _probability(name: str, value: Any) -> float:
-    if not _is_number(value) or not 0 < value <= 1:
-        raise InputError(f"{name} is {quoted(value)}, expected a probability above 0 and up to 1, or None")
-    return float(value)
-
-
 def check_count(name: str, value: Any, least: int = 1, most: int = MAX_COUNT) -> int:
     """The value as an int. Raises InputError, naming it, where it is no integer from `least` to `most`."""
     if not _is_integer(value) or not least <= value <= most:
@@ -252,21 +421,26 @@ def check_count(name: str, value: Any, least: int = 1, most: int = MAX_COUNT) ->
 
 def check_flag(name: str, value: Any) -> bool:
     """The value as a bool. Raises InputError, naming it, where it is none."""
-    if not isinstance(value, (bool, np.bool_)):
+    if not _is_flag(value):
         raise InputError(f"{name} is {quoted(value)}, expected True or False")
     return bool(value)
 
 
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, (bool, np.bool_))
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, (bool, np.bool_))
+    return isinstance(value, (int, float, np.integer, np.floating)) and not _is_flag(value)
 
 
 def _is_integer(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.bool_))
+    return isinstance(value, (int, np.integer)) and not _is_flag(value)
 
 
-def _is_given(given: Mapping[str, Any], stage: str, name: str) -> bool:
-    return f"{stage}_{name}" in given or name in given
+def _key(given: Mapping[str, Any], stage: str, name: str) -> str:
+    """The name that a stage's setting is given by, and with its prefix where it is not given."""
+    return name if name in given and f"{stage}_{name}" not in given else f"{stage}_{name}"
 
 
 def _pick(given: Mapping[str, Any], stage: str, name: str, default: Any) -> Any:
@@ -284,85 +458,11 @@ def _spread(name: str, value: Any, n_rows: int) -> Sequence[Any]:
     return value
 
 
-_NAMES_BY_STAGE: Mapping[str, tuple[str, ...]] = {
-    "semantic": (
-        "do_sample",
-        "temperature",
-        "top_k",
-        "top_p",
-        "max_new_tokens",
-        "max_seconds",
-        "min_eos_p",
-        "allow_early_stop",
-    ),
-    "coarse": ("do_sample", "temperature", "top_k", "top_p", "max_coarse_history", "sliding_window_len"),
-    "fine": ("do_sample", "temperature"),
-}
-
-SETTING_NAMES: frozenset[str] = frozenset(
-    name for stage, names in _NAMES_BY_STAGE.items() for short in names for name in (short, f"{stage}_{short}")
-)
-
-_BEAMS = "beam search is not part of Bark"
-_OUTPUTS = "Bark.generate gives the tokens of every stage and their log-probabilities"
-_HIDDEN = "a network gives its hidden states where it is called with output_hidden_states=True"
-
-# Settings of transformers' `generate` that people try, and why they are not here.
-_REFUSED: Mapping[str, str] = {
-    "num_beams": _BEAMS,
-    "num_beam_groups": _BEAMS,
-    "penalty_alpha": "contrastive search is not part of Bark",
-    "repetition_penalty": "in transformers it penalises a placeholder, not the tokens",
-    "coarse_max_new_tokens": "the coarse stage's length follows from the semantic tokens",
-    "cache_implementation": "the cache is always static here",
-    "use_cache": "the cache is always on",
-    "max_length": "use max_new_tokens or max_seconds",
-    "generation_config": "give its settings by name",
-    "logits_processor": "the stages are compiled as a whole; change the tokens between them instead",
-    "stopping_criteria": "the stages are compiled as a whole; max_new_tokens and min_eos_p say when a row ends",
-    "return_dict_in_generate": _OUTPUTS,
-    "output_attentions": _HIDDEN,
-    "output_hidden_states": _HIDDEN,
-    "output_logits": _OUTPUTS,
-    "output_scores": _OUTPUTS,
-}
-# The values, beside None, at which some of transformers' do nothing. They are taken, as many scripts give them.
-_IDLE: Mapping[str, tuple[Any, ...]] = {
-    "num_beams": (1,),
-    "num_beam_groups": (1,),
-    "penalty_alpha": (0.0,),
-    "repetition_penalty": (1.0,),
-    "cache_implementation": ("static",),
-    "use_cache": (True,),
-    "max_length": (),
-    "return_dict_in_generate": (False,),
-    "output_attentions": (False,),
-    "output_hidden_states": (False,),
-    "output_logits": (False,),
-    "output_scores": (False,),
-}
-
-
-def _without_prefix(name: str) -> str:
-    """The name without that of a stage, unless the two are one of _REFUSED together."""
-    prefix, _, short = name.partition("_")
-    return short if prefix in STAGES and name not in _REFUSED else name
-
-
-def _is_idle(name: str, value: Any, config: BarkGenerationConfig) -> bool:
-    """Whether it is a setting of transformers at a value that does nothing, such as the end token that pads anyway."""
-    end = config.semantic_config.eos_token_id
-    values = (_IDLE | {"pad_token_id": (end,), "eos_token_id": (end,)}).get(_without_prefix(name))
-    if values is None or not (value is None or isinstance(value, (bool, int, float, str))):
-        return False
-    return value is None or value in values
-
-
 def _check_name(name: str) -> None:
     if name in SETTING_NAMES:
         return
-    if (short := _without_prefix(name)) in _REFUSED:
-        raise InputError(f"{name} is not a setting of generate: {_REFUSED[short]}")
+    if (reason := why_refused(name)) is not None:
+        raise InputError(f"{name} is not a setting of generate: {reason}")
     nearest = difflib.get_close_matches(name[:64], sorted(SETTING_NAMES), n=3)
     hint = (
         f"did you mean {' or '.join(nearest)}?" if nearest else f"the settings are {', '.join(sorted(SETTING_NAMES))}"

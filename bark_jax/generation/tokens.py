@@ -20,6 +20,8 @@ import numpy as np
 
 from bark_jax.config import MAX_POSITIONS, BarkConfig, BarkGenerationConfig, require
 
+STAGES = ("semantic", "coarse", "fine")  # that choose tokens, in their order
+
 
 @dataclasses.dataclass(frozen=True)
 class TokenSpaces:

@@ -13,12 +13,13 @@ import numpy as np
 
 from bark_jax.config import BarkGenerationConfig, JsonConfig
 from bark_jax.errors import UnsupportedError
+from bark_jax.generation.settings import DRAW_SETTINGS
 from bark_jax.generation.tokens import TokenSpaces, deinterleave, interleave
 from bark_jax.generation.windows import fine_window, padded_frames
 from bark_jax.voices.voice import Voice
 
 # What greedy generation has no use for; transformers warns about them.
-_DRAWING = ("model_type", "do_sample", "temperature", "top_k", "top_p", "min_eos_p")
+_DRAWING = ("model_type", "do_sample", "min_eos_p", *DRAW_SETTINGS)
 
 
 def import_torch() -> tuple[Any, Any]:

@@ -1,0 +1,66 @@
+"""Settings of transformers' `generate` that Bark has no use for: which are taken, and why the others are not."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from bark_jax.config import BarkGenerationConfig
+from bark_jax.generation.tokens import STAGES
+
+_BEAMS = "beam search is not part of Bark"
+_OUTPUTS = "Bark.generate gives the tokens of every stage and their log-probabilities"
+_HIDDEN = "a network gives its hidden states where it is called with output_hidden_states=True"
+
+# Those that people try, and why they are not here.
+_REFUSED: Mapping[str, str] = {
+    "num_beams": _BEAMS,
+    "num_beam_groups": _BEAMS,
+    "penalty_alpha": "contrastive search is not part of Bark",
+    "repetition_penalty": "in transformers it penalises a placeholder, not the tokens",
+    "coarse_max_new_tokens": "the coarse stage's length follows from the semantic tokens",
+    "cache_implementation": "the cache is always static here",
+    "use_cache": "the cache is always on",
+    "max_length": "use max_new_tokens or max_seconds",
+    "generation_config": "give its settings by name",
+    "logits_processor": "the stages are compiled as a whole; change the tokens between them instead",
+    "stopping_criteria": "the stages are compiled as a whole; max_new_tokens and min_eos_p say when a row ends",
+    "return_dict_in_generate": _OUTPUTS,
+    "output_attentions": _HIDDEN,
+    "output_hidden_states": _HIDDEN,
+    "output_logits": _OUTPUTS,
+    "output_scores": _OUTPUTS,
+}
+# The values, beside None, at which some of them do nothing. They are taken, as many scripts give them.
+_IDLE: Mapping[str, tuple[Any, ...]] = {
+    "num_beams": (1,),
+    "num_beam_groups": (1,),
+    "penalty_alpha": (0.0,),
+    "repetition_penalty": (1.0,),
+    "cache_implementation": ("static",),
+    "use_cache": (True,),
+    "max_length": (),
+    "return_dict_in_generate": (False,),
+    "output_attentions": (False,),
+    "output_hidden_states": (False,),
+    "output_logits": (False,),
+    "output_scores": (False,),
+}
+
+
+def is_idle(name: str, value: Any, config: BarkGenerationConfig) -> bool:
+    """Whether it is a setting of transformers at a value that does nothing, such as the end token that pads anyway."""
+    end = config.semantic_config.eos_token_id
+    values = (_IDLE | {"pad_token_id": (end,), "eos_token_id": (end,)}).get(_without_prefix(name))
+    if values is None or not (value is None or isinstance(value, (bool, int, float, str))):
+        return False
+    return value is None or value in values
+
+
+def why_refused(name: str) -> str | None:
+    """The reason why a setting of transformers is not here; None for any other name."""
+    return _REFUSED.get(_without_prefix(name))
+
+
+def _without_prefix(name: str) -> str:
+    """The name without that of a stage, unless the two are one of _REFUSED together."""
+    prefix, _, short = name.partition("_")
+    return short if prefix in STAGES and name not in _REFUSED else name
