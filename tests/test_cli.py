@@ -18,11 +18,12 @@ from click.testing import CliRunner
 import bark_jax
 from bark_jax import tiny
 from bark_jax.checkpoints.progress import BytesBar
-from bark_jax.cli import main, player, say, say_audio, say_speech, say_text
+from bark_jax.cli import batch, main, player, say, say_audio, say_speech, say_text
 from bark_jax.cli.options import sampling_options
 from bark_jax.cli.progress import Progress
 from bark_jax.config import GENERATION_CONFIG_FILE
 from bark_jax.errors import CheckpointError, InputError, UnsupportedError
+from bark_jax.generation.settings import SETTINGS
 from bark_jax.text.processor import BarkProcessor
 from bark_jax.voices.voice import Voice
 
@@ -577,11 +578,18 @@ def test_the_doctor_goes_on_past_what_is_broken(monkeypatch):
     assert report["versions"]["flax"]
 
 
-def test_every_sampling_option_is_a_setting():
-    from bark_jax.generation.settings import SETTING_NAMES
-
-    names = {option.name for option in sampling_options(click.command()(lambda **_: None)).params}
-    assert names - {"greedy"} <= SETTING_NAMES
+def test_the_settings_that_are_options_are_those_of_say_and_batch():
+    options = {option.name: option for option in sampling_options(click.command()(lambda **_: None)).params}
+    settings = [setting for setting in SETTINGS if setting.is_option]
+    assert options.keys() - {"greedy"} == {
+        name for setting in settings for name in setting.names[: None if setting.has_stage_options else 1]
+    }
+    for verb in (say.command, batch.command):
+        shown = {param.name: param for param in verb.params}
+        assert all(shown[setting.name].help == setting.help for setting in settings)
+        assert all(
+            shown[setting.name].type.name == {float: "float", int: "integer"}[setting.kind] for setting in settings
+        )
 
 
 def test_choices_are_those_of_the_package():

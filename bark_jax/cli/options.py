@@ -1,9 +1,11 @@
 """Options that several verbs have."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
+
+from bark_jax.generation.settings import SETTING_NAMES, SETTINGS, without_draws
 
 # Bark's own small model: the built-in one makes no speech, and the large one is a download of 4.5 GB.
 DEFAULT_MODEL = "suno/bark-small"
@@ -23,36 +25,41 @@ model_option: Decorator = click.option(
 )
 revision_option: Decorator = click.option("--revision", help="Branch, tag or commit of a Hub id.")
 json_option: Decorator = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
-# By their names in `settings.resolve_settings`, which checks the values. What is not given is left to the checkpoint.
-_SAMPLING_OPTIONS = (
-    click.option("--temperature", type=float, help="Of all stages; below 1 is safer, above 1 wilder."),
-    click.option("--semantic-temperature", type=float, help="Of the semantic stage alone."),
-    click.option("--coarse-temperature", type=float, help="Of the coarse stage alone."),
-    click.option("--fine-temperature", type=float, help="Of the fine stage alone."),
-    click.option("--top-k", type=int, help="Draw from the k most likely tokens."),
-    click.option("--top-p", type=float, help="Draw from the most likely tokens of this probability in all."),
-    click.option("--min-eos-p", type=float, help="End once the end is this likely; Suno's own code takes 0.2."),
-    click.option("--max-seconds", type=float, help="Longest audio."),
-    click.option("--greedy", is_flag=True, help="Always the most likely token; no draws."),
+_greedy_option: Decorator = click.option(
+    "--greedy", is_flag=True, help="Take the most likely token at every step; no draws."
 )
 
 
 def sampling_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    for option in reversed(_SAMPLING_OPTIONS):
+    """Gives a verb --greedy, and the settings of SETTINGS that are options, by their names there."""
+    for option in reversed((*_setting_options(), _greedy_option)):
         function = option(function)
     return function
 
 
+def _setting_options() -> Iterator[Decorator]:
+    """Their values are checked by `resolve_settings`; what is not given is left to the checkpoint."""
+    for setting in SETTINGS:
+        option = _option(setting.name)
+        if setting.is_option:
+            yield click.option(option, type=setting.kind, help=setting.help)
+        if setting.has_stage_options:
+            for stage, name in zip(setting.stages, setting.names[1:], strict=True):
+                yield click.option(_option(name), type=setting.kind, help=f"As {option}, for the {stage} stage alone.")
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
 def sampling_settings(options: dict[str, Any]) -> dict[str, Any]:
     """Takes the options of `sampling_options` out of `options`; returns them as settings of `generate`."""
-    is_greedy = options.pop("greedy")
-    names = ("temperature", "semantic_temperature", "coarse_temperature", "fine_temperature", "top_k", "top_p")
-    draws = {name: options.pop(name) for name in names}
-    given = {name: value for name, value in draws.items() if value is not None}
-    if is_greedy and given:
-        names = ", ".join("--" + name.replace("_", "-") for name in given)
-        raise click.UsageError(f"--greedy draws nothing, so {names} would have no effect; give one or the other.")
-    lengths = {name: options.pop(name) for name in ("min_eos_p", "max_seconds")}
-    given |= {name: value for name, value in lengths.items() if value is not None}
-    return given | ({"do_sample": False} if is_greedy else {})
+    names = sorted(SETTING_NAMES & options.keys())
+    given = {name: value for name in names if (value := options.pop(name)) is not None}
+    if not options.pop("greedy"):
+        return given
+    if idle := [_option(name) for name in given if name not in without_draws(given, {"do_sample": False})]:
+        raise click.UsageError(
+            f"--greedy draws nothing, so {', '.join(idle)} would have no effect; give one or the other."
+        )
+    return given | {"do_sample": False}
