@@ -10,19 +10,16 @@ from scipy import special, stats
 
 from bark_jax.errors import InputError
 from bark_jax.generation import sampling as stage_numbers
-from bark_jax.generation.sampling import KEY_IMPLEMENTATION, Sampling, choose, draw_logits, key_data, log_probability
+from bark_jax.generation.sampling import Sampling, choose, draw_logits, key_data, log_probability
+from bark_jax.generation.settings import StageSampling
 
 V = 12
 
 
 def make_sampling(rows, temperature=1.0, top_k=0, top_p=1.0, seeds=None):
     data = np.stack([key_data(seed) for seed in (range(rows) if seeds is None else seeds)])
-    return Sampling(
-        key_B=jax.random.wrap_key_data(jax.device_put(data), impl=KEY_IMPLEMENTATION),
-        temperature_B=np.full(rows, temperature, np.float32),
-        top_k_B=np.full(rows, top_k, np.int32),
-        top_p_B=np.full(rows, top_p, np.float32),
-    )
+    # One program for all: that which may cut.
+    return dataclasses.replace(Sampling.stack([StageSampling(temperature, top_k, top_p)] * rows, data), may_cut=True)
 
 
 prepare, pick = in_numpy(jit(draw_logits)), in_numpy(jit(choose))
@@ -94,12 +91,8 @@ def test_top_k_1_is_the_most_likely_token(rng):
 
 def test_a_rows_settings_do_not_touch_its_neighbours(rng):
     logits_BV = normal_logits(rng, 2)
-    mixed = Sampling(
-        key_B=make_sampling(2).key_B,
-        temperature_B=np.array([1.0, 0.5], np.float32),
-        top_k_B=np.array([0, 2], np.int32),
-        top_p_B=np.array([1.0, 0.9], np.float32),
-    )
+    keys = np.stack([key_data(seed) for seed in range(2)])
+    mixed = Sampling.stack([StageSampling(1.0), StageSampling(0.5, top_k=2, top_p=0.9)], keys)
     np.testing.assert_array_equal(prepare(logits_BV, mixed)[0], prepare(logits_BV, make_sampling(2))[0])
 
 
