@@ -8,6 +8,8 @@
 The public names below are imported when they are first used: `import bark_jax` loads neither JAX nor Flax.
 """
 
+from typing import TYPE_CHECKING
+
 import bark_jax._system.forks  # noqa: F401, watches forks from now on
 from bark_jax._system.lazy import lazy_names
 
@@ -49,4 +51,39 @@ _MODULE_BY_NAME = {
     "VoiceNotFoundError": "errors",
 }
 
-__getattr__, __dir__, __all__ = lazy_names(__name__, _MODULE_BY_NAME)
+if TYPE_CHECKING:
+    from bark_jax.audio.clip import Clip as Clip
+    from bark_jax.audio.clip import EmptyClipWarning as EmptyClipWarning
+    from bark_jax.bark import Bark as Bark
+    from bark_jax.config import BarkCoarseConfig as BarkCoarseConfig
+    from bark_jax.config import BarkCoarseGenerationConfig as BarkCoarseGenerationConfig
+    from bark_jax.config import BarkConfig as BarkConfig
+    from bark_jax.config import BarkFineConfig as BarkFineConfig
+    from bark_jax.config import BarkFineGenerationConfig as BarkFineGenerationConfig
+    from bark_jax.config import BarkGenerationConfig as BarkGenerationConfig
+    from bark_jax.config import BarkSemanticConfig as BarkSemanticConfig
+    from bark_jax.config import BarkSemanticGenerationConfig as BarkSemanticGenerationConfig
+    from bark_jax.config import EncodecConfig as EncodecConfig
+    from bark_jax.errors import BarkError as BarkError
+    from bark_jax.errors import BarkWarning as BarkWarning
+    from bark_jax.errors import CheckpointError as CheckpointError
+    from bark_jax.errors import ConfigError as ConfigError
+    from bark_jax.errors import InputError as InputError
+    from bark_jax.errors import ModelNotFoundError as ModelNotFoundError
+    from bark_jax.errors import UnsupportedError as UnsupportedError
+    from bark_jax.errors import VoiceError as VoiceError
+    from bark_jax.errors import VoiceNotFoundError as VoiceNotFoundError
+    from bark_jax.generation.settings import GenerateSettings as GenerateSettings
+    from bark_jax.model import BarkModel as BarkModel
+    from bark_jax.networks.attention import AttentionNameWarning as AttentionNameWarning
+    from bark_jax.networks.causal import BarkCausalModel as BarkCausalModel
+    from bark_jax.stage_models import BarkCoarseModel as BarkCoarseModel
+    from bark_jax.stage_models import BarkFineModel as BarkFineModel
+    from bark_jax.stage_models import BarkSemanticModel as BarkSemanticModel
+    from bark_jax.stage_models import EncodecModel as EncodecModel
+    from bark_jax.text.processor import BarkProcessor as BarkProcessor
+    from bark_jax.text.sentences import LongClip as LongClip
+    from bark_jax.voices.voice import OddVoiceWarning as OddVoiceWarning
+    from bark_jax.voices.voice import Voice as Voice
+else:
+    __getattr__, __dir__, __all__ = lazy_names(__name__, _MODULE_BY_NAME)

@@ -17,6 +17,8 @@ again goes on with what is not done. Nothing here imports JAX before a model is 
     run_job("rows.jsonl", "out", Job("suno/bark-small", voice="v2/en_speaker_6"))
 """
 
+from typing import TYPE_CHECKING
+
 from bark_jax._system.lazy import lazy_names
 
 _MODULE_BY_NAME = {
@@ -30,4 +32,14 @@ _MODULE_BY_NAME = {
     "run_job": "batch.job",
 }
 
-__getattr__, __dir__, __all__ = lazy_names(__name__, _MODULE_BY_NAME)
+if TYPE_CHECKING:
+    from bark_jax.batch.ids import Shard as Shard
+    from bark_jax.batch.job import Job as Job
+    from bark_jax.batch.job import run_job as run_job
+    from bark_jax.batch.merge import merge_shards as merge_shards
+    from bark_jax.batch.runner import Output as Output
+    from bark_jax.batch.runner import run_batch as run_batch
+    from bark_jax.batch.speech import Speaker as Speaker
+    from bark_jax.batch.tally import Summary as Summary
+else:
+    __getattr__, __dir__, __all__ = lazy_names(__name__, _MODULE_BY_NAME)

@@ -21,8 +21,14 @@ From a foreign checkpoint to such a folder, and back:
 What begins with _ is for this folder alone.
 """
 
+from typing import TYPE_CHECKING
+
 from bark_jax._system.lazy import lazy_names
 
 _MODULE_BY_NAME = {"convert": "checkpoints.conversion", "export_transformers": "checkpoints.export"}
 
-__getattr__, __dir__, __all__ = lazy_names(__name__, _MODULE_BY_NAME)
+if TYPE_CHECKING:
+    from bark_jax.checkpoints.conversion import convert as convert
+    from bark_jax.checkpoints.export import export_transformers as export_transformers
+else:
+    __getattr__, __dir__, __all__ = lazy_names(__name__, _MODULE_BY_NAME)

@@ -13,6 +13,8 @@
 The names below are imported when they are first used.
 """
 
+from typing import TYPE_CHECKING
+
 from bark_jax._system.lazy import lazy_names
 
 _MODULE_BY_NAME = {
@@ -45,4 +47,33 @@ _MODULE_BY_NAME = {
     "write_dataset": "training.dataset",
 }
 
-__getattr__, __dir__, __all__ = lazy_names(__name__, _MODULE_BY_NAME)
+if TYPE_CHECKING:
+    from bark_jax.checkpoints.lora import base_of as base_of
+    from bark_jax.checkpoints.lora import load_lora as load_lora
+    from bark_jax.checkpoints.lora import merge as merge
+    from bark_jax.checkpoints.lora import save_lora as save_lora
+    from bark_jax.training.codec_losses import ReconstructionWeights as ReconstructionWeights
+    from bark_jax.training.codec_training import CodecSettings as CodecSettings
+    from bark_jax.training.codec_training import train_codec as train_codec
+    from bark_jax.training.dataset import Dataset as Dataset
+    from bark_jax.training.dataset import DatasetError as DatasetError
+    from bark_jax.training.dataset import Example as Example
+    from bark_jax.training.dataset import write_dataset as write_dataset
+    from bark_jax.training.discriminator import DiscriminatorSettings as DiscriminatorSettings
+    from bark_jax.training.loop import RunResult as RunResult
+    from bark_jax.training.loop import RunSettings as RunSettings
+    from bark_jax.training.loop import TrainingError as TrainingError
+    from bark_jax.training.losses import coarse_loss as coarse_loss
+    from bark_jax.training.losses import fine_loss as fine_loss
+    from bark_jax.training.losses import semantic_loss as semantic_loss
+    from bark_jax.training.manifest import ManifestError as ManifestError
+    from bark_jax.training.manifest import check_manifest as check_manifest
+    from bark_jax.training.optimizer import OptimizerSettings as OptimizerSettings
+    from bark_jax.training.prepare import prepare_dataset as prepare_dataset
+    from bark_jax.training.prepare import recode as recode
+    from bark_jax.training.stage_training import LoraSettings as LoraSettings
+    from bark_jax.training.stage_training import StageSettings as StageSettings
+    from bark_jax.training.stage_training import train_stage as train_stage
+    from bark_jax.training.stage_training import with_networks as with_networks
+else:
+    __getattr__, __dir__, __all__ = lazy_names(__name__, _MODULE_BY_NAME)
