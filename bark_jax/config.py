@@ -129,11 +129,11 @@ class JsonConfig:
     @classmethod
     def from_pretrained(
         cls,
-        pretrained_model_name_or_path: str | os.PathLike,
+        pretrained_model_name_or_path: str | os.PathLike[str],
         *,
         revision: str | None = None,
         token: str | bool | None = None,
-        cache_dir: str | os.PathLike | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
         subfolder: str = "",
     ) -> Self:
@@ -165,17 +165,17 @@ class JsonConfig:
             values = _or_empty(values[part])
         return parse_config(file, cls, values)
 
-    def save_pretrained(self, save_directory: str | os.PathLike) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
         """Writes the config's file into a folder, which is made where it is missing."""
         Path(save_directory).mkdir(parents=True, exist_ok=True)
         save_json(self, Path(save_directory, self.file_name))
 
     @classmethod
-    def from_json_file(cls, json_file: str | os.PathLike) -> Self:
+    def from_json_file(cls, json_file: str | os.PathLike[str]) -> Self:
         """The config from its file. Raises ConfigError or ModelNotFoundError with the path."""
         return read_config(json_file, cls)
 
-    def to_json_file(self, json_file_path: str | os.PathLike) -> None:
+    def to_json_file(self, json_file_path: str | os.PathLike[str]) -> None:
         """Writes the config's file."""
         save_json(self, json_file_path)
 
@@ -782,7 +782,7 @@ def _or_empty(value: Any) -> Any:
     return {} if value is None else value
 
 
-def read_json(path: str | os.PathLike) -> Any:
+def read_json(path: str | os.PathLike[str]) -> Any:
     """The content of a small JSON file. Raises ConfigError or ModelNotFoundError with the path."""
     path = Path(path)
     if not path.is_file():
@@ -807,7 +807,7 @@ def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def read_config(path: str | os.PathLike, config_class: type[JsonConfig]) -> Any:
+def read_config(path: str | os.PathLike[str], config_class: type[JsonConfig]) -> Any:
     """A config from its file. Raises ConfigError or ModelNotFoundError with the path."""
     return parse_config(path, config_class, read_json(path))
 
@@ -822,6 +822,6 @@ def parse_config(where: Any, config_class: type[JsonConfig], values: Any) -> Any
         raise ConfigError(f"{where}: {error}") from error
 
 
-def save_json(config: JsonConfig, path: str | os.PathLike) -> None:
+def save_json(config: JsonConfig, path: str | os.PathLike[str]) -> None:
     """Writes the config's JSON file."""
     Path(path).write_text(config.to_json_string(), encoding="utf-8")

@@ -37,7 +37,7 @@ class _Part(NamedTuple):
     run: dict[str, Any]
 
 
-def merge_shards(out: str | os.PathLike, *, verify: bool = False) -> Merged:
+def merge_shards(out: str | os.PathLike[str], *, verify: bool = False) -> Merged:
     """Joins the manifests of OUT's shards into OUT/manifest.jsonl, which names their files relative to OUT.
 
     It is checked that all shards are there, made with the same model and settings from the same number of rows; that

@@ -25,17 +25,17 @@ DTYPES = {
 
 
 def convert(
-    src: str | os.PathLike,
-    dst: str | os.PathLike,
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
     *,
     to: str = "bark_jax",
     size: str | None = None,
-    codec: str | os.PathLike | None = None,
+    codec: str | os.PathLike[str] | None = None,
     dtype: Any = None,
     revision: str | None = None,
     allow_non_finite: bool = False,
     overwrite: bool = False,
-    lora: str | os.PathLike | None = None,
+    lora: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Converts a checkpoint into the folder `dst`, which appears when it is complete, or not at all.
@@ -73,11 +73,11 @@ def convert(
 
 
 def _open(
-    src: str | os.PathLike,
+    src: str | os.PathLike[str],
     size: str | None,
-    codec: str | os.PathLike | None,
+    codec: str | os.PathLike[str] | None,
     revision: str | None,
-    lora: str | os.PathLike | None,
+    lora: str | os.PathLike[str] | None,
 ) -> Source:
     if lora is None:
         return open_source(src, size=size, codec=codec, revision=revision)
@@ -96,7 +96,7 @@ def _parse_dtype(dtype: Any) -> np.dtype:
     return DTYPES[name]
 
 
-def _check_not_inside(src: str | os.PathLike, dst: str | os.PathLike) -> None:
+def _check_not_inside(src: str | os.PathLike[str], dst: str | os.PathLike[str]) -> None:
     """Overwriting the checkpoint with what is made from it would leave nobody a way back."""
     source, target = Path(os.path.realpath(src)), Path(os.path.realpath(dst))
     if source.exists() and source.is_relative_to(target):

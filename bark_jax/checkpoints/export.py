@@ -42,7 +42,9 @@ class Export:
     make: Callable[[], np.ndarray]
 
 
-def export_transformers(folder: str | os.PathLike, dst: str | os.PathLike, *, overwrite: bool = False) -> Path:
+def export_transformers(
+    folder: str | os.PathLike[str], dst: str | os.PathLike[str], *, overwrite: bool = False
+) -> Path:
     """Writes the model in `folder` (this project's form) as a transformers folder `dst`."""
     with whole_folder(dst, overwrite=overwrite) as made:
         export_into(Path(folder), made)

@@ -132,7 +132,7 @@ def _is_of(kernel: str, target: str) -> bool:
     return f".{kernel}".endswith(f".{target}.kernel")
 
 
-def base_of(folder: str | os.PathLike, name: str | None = None) -> Base:
+def base_of(folder: str | os.PathLike[str], name: str | None = None) -> Base:
     """What `save_lora` and `load_lora` keep and compare of a model folder. `name` is its source if None."""
     manifest = read_manifest(folder)
     digests = {network: manifest.files.get(weight_file(network)) for network in NETWORKS}
@@ -142,7 +142,7 @@ def base_of(folder: str | os.PathLike, name: str | None = None) -> Base:
     )
 
 
-def save_lora(path: str | os.PathLike, loras: Mapping[str, Lora], *, base: Base | None = None) -> None:
+def save_lora(path: str | os.PathLike[str], loras: Mapping[str, Lora], *, base: Base | None = None) -> None:
     """Writes the changes of one or several networks as one safetensors file, whole or not at all.
 
     The same changes make the same bytes, in whichever order they are given.
@@ -173,7 +173,7 @@ def save_lora(path: str | os.PathLike, loras: Mapping[str, Lora], *, base: Base 
         write_whole(path, b"".join(safetensors_chunks(ordered, ordered.items(), metadata)))
 
 
-def load_lora(path: str | os.PathLike, *, base: Base | None = None) -> dict[str, Lora]:
+def load_lora(path: str | os.PathLike[str], *, base: Base | None = None) -> dict[str, Lora]:
     """Reads what `save_lora` wrote: changes by network.
 
     Args:

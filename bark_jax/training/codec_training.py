@@ -425,7 +425,7 @@ class TrainedCodec(NamedTuple):
 def train_codec(
     model: BarkModel,
     dataset: Dataset,
-    folder: str | os.PathLike,
+    folder: str | os.PathLike[str],
     run: RunSettings,
     *,
     settings: CodecSettings | None = None,

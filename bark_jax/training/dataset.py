@@ -76,7 +76,7 @@ class Dataset:
         self._rows = np.arange(len(self._arrays["voice"]))
 
     @classmethod
-    def open(cls, folder: str | os.PathLike, *, spaces: TokenSpaces | None = None) -> Self:
+    def open(cls, folder: str | os.PathLike[str], *, spaces: TokenSpaces | None = None) -> Self:
         """Maps the arrays of a folder that `write_dataset` or `prepare` wrote.
 
         Args:
@@ -220,7 +220,7 @@ class Dataset:
 
 
 def write_dataset(
-    folder: str | os.PathLike,
+    folder: str | os.PathLike[str],
     examples: Iterable[Example],
     spaces: TokenSpaces,
     voices: Sequence[str] = ("default",),
@@ -248,7 +248,7 @@ def write_dataset(
 
 @contextlib.contextmanager
 def open_writer(
-    folder: str | os.PathLike,
+    folder: str | os.PathLike[str],
     spaces: TokenSpaces,
     voices: Sequence[str],
     *,

@@ -76,7 +76,7 @@ class Corpus(NamedTuple):
 
 
 def check_manifest(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     *,
     spaces: TokenSpaces,
     processor: BarkProcessor,
@@ -119,7 +119,7 @@ def check_manifest(
     return Corpus(n_entries, seconds, tuple(voices))
 
 
-def read_entries(path: str | os.PathLike) -> Iterator[Entry | Fault]:
+def read_entries(path: str | os.PathLike[str]) -> Iterator[Entry | Fault]:
     """The lines of a manifest one by one, blank ones left out, each an Entry or what is wrong with it."""
     path = Path(path)
     if not path.is_file():
@@ -132,7 +132,7 @@ def read_entries(path: str | os.PathLike) -> Iterator[Entry | Fault]:
                 yield Fault(number, str(error))
 
 
-def read_mono(path: str | os.PathLike, *, min_s: float, max_s: float) -> tuple[np.ndarray, int]:
+def read_mono(path: str | os.PathLike[str], *, min_s: float, max_s: float) -> tuple[np.ndarray, int]:
     """An audio file's samples, float32 [A], its channels averaged; and its sample rate.
 
     The header is judged before anything else is read, and of a file that is longer than it says no more than max_s.

@@ -55,8 +55,8 @@ class _Clip(NamedTuple):
 
 
 def prepare_dataset(
-    manifest: str | os.PathLike,
-    folder: str | os.PathLike,
+    manifest: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
     *,
     bark: BarkModel,
     processor: BarkProcessor,
@@ -110,7 +110,7 @@ def prepare_dataset(
 
 def recode(
     dataset: Dataset,
-    folder: str | os.PathLike,
+    folder: str | os.PathLike[str],
     codec: Codec,
     *,
     overwrite: bool = False,
@@ -216,7 +216,7 @@ def _check_codec(codec: Codec, spaces: TokenSpaces) -> None:
 
 def _read_clip(
     entry: Entry | Fault,
-    manifest: str | os.PathLike,
+    manifest: str | os.PathLike[str],
     voices: dict[str, int],
     spaces: TokenSpaces,
     processor: BarkProcessor,

@@ -91,7 +91,7 @@ def train_stage(
     model: BarkModel,
     name: str,
     dataset: Dataset,
-    folder: str | os.PathLike,
+    folder: str | os.PathLike[str],
     run: RunSettings,
     *,
     settings: StageSettings | None = None,

@@ -59,7 +59,7 @@ class Voice:
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike | Sequence[str | os.PathLike], spaces: TokenSpaces | None = BARK_SPACES
+        cls, path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], spaces: TokenSpaces | None = BARK_SPACES
     ) -> Self:
         """Reads a voice.
 
@@ -131,7 +131,7 @@ class Voice:
         """The array under one of PROMPT_KEYS, or `default` for any other key."""
         return self.to_dict().get(key, default)
 
-    def save(self, path: str | os.PathLike, spaces: TokenSpaces | None = BARK_SPACES) -> None:
+    def save(self, path: str | os.PathLike[str], spaces: TokenSpaces | None = BARK_SPACES) -> None:
         """Writes suno's .npz, whole or not at all; bark and transformers read it.
 
         Args:
