@@ -6,10 +6,11 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, Unpack, overload
 
 import jax
 import numpy as np
+from numpy.typing import NDArray
 
 from bark_jax.audio.clip import Clip, EmptyClipWarning, Recording, SpokenPart, check_silence, join
 from bark_jax.checkpoints import find, load
@@ -19,7 +20,7 @@ from bark_jax.generation import stage_by_stage
 from bark_jax.generation.rows import Row, Utterance, row_keys, spread_prompts
 from bark_jax.generation.runner import OnProgress, OnStage, as_on_stage
 from bark_jax.generation.seeds import CANDIDATE, SENTENCE, derive_keys, seed_of
-from bark_jax.generation.settings import check_count, check_flag, resolve_settings
+from bark_jax.generation.settings import GenerateSettings, check_count, check_flag, resolve_settings
 from bark_jax.generation.streaming import RowStream, stream_row
 from bark_jax.generation.tokens import TokenSpaces
 from bark_jax.hub.source import Source
@@ -32,6 +33,16 @@ from bark_jax.voices.voice import Voice
 
 # Rows of one batch. The KV cache of as many rows of the large model takes 6.4 GB in bfloat16.
 MAX_ROWS = 64
+
+
+class StageArguments(GenerateSettings, total=False):
+    """The keyword arguments of the stages one by one, as type checkers see them."""
+
+    voice: Any
+    seed: int | Sequence[int] | None
+    key: jax.Array | None
+    max_rows: int
+    devices: Sequence[jax.Device] | None
 
 
 class Bark:
@@ -53,10 +64,10 @@ class Bark:
         dtype: Any = None,
         attn_implementation: str = "auto",
         revision: str | None = None,
-        lora: str | os.PathLike | None = None,
+        lora: str | os.PathLike[str] | None = None,
         tokenizer: Any = None,
         token: str | bool | None = None,
-        cache_dir: str | os.PathLike | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
         keep_compiled: bool = True,
     ) -> Self:
@@ -80,7 +91,7 @@ class Bark:
         )
         return cls(model, processor)
 
-    def save_pretrained(self, folder: str | os.PathLike, *, overwrite: bool = False) -> None:
+    def save_pretrained(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Writes networks, tokenizer, words and voices as a folder for `from_pretrained`, whole or not at all."""
         with whole_folder(folder, overwrite=overwrite) as partial:
             self.model.save_pretrained(partial)
@@ -92,7 +103,7 @@ class Bark:
         *,
         seconds: float | Sequence[float] = 1.0,
         voice: Any = None,
-        **settings: Any,
+        **settings: Unpack[GenerateSettings],
     ) -> None:
         """Compiles what `generate` will run, by speaking nonsense, so that the first text does not wait for it.
 
@@ -120,9 +131,73 @@ class Bark:
         """Audio samples a second."""
         return self.model.sample_rate
 
+    @overload
     def generate(
         self,
-        text: str | Sequence[str],
+        text: str,
+        *,
+        voice: Any = None,
+        seed: int | Sequence[int] | None = None,
+        key: jax.Array | None = None,
+        best_of: int | None = None,
+        num_return_sequences: None = None,
+        max_rows: int = MAX_ROWS,
+        on_stage: OnStage | None = None,
+        on_progress: OnProgress | None = None,
+        **settings: Unpack[GenerateSettings],
+    ) -> Clip: ...
+
+    @overload
+    def generate(
+        self,
+        text: str,
+        *,
+        voice: Any = None,
+        seed: int | Sequence[int] | None = None,
+        key: jax.Array | None = None,
+        best_of: int | None = None,
+        num_return_sequences: int,
+        max_rows: int = MAX_ROWS,
+        on_stage: OnStage | None = None,
+        on_progress: OnProgress | None = None,
+        **settings: Unpack[GenerateSettings],
+    ) -> list[Clip]: ...
+
+    @overload
+    def generate(
+        self,
+        text: list[str] | tuple[str, ...],
+        *,
+        voice: Any = None,
+        seed: int | Sequence[int] | None = None,
+        key: jax.Array | None = None,
+        best_of: int | None = None,
+        num_return_sequences: None = None,
+        max_rows: int = MAX_ROWS,
+        on_stage: OnStage | None = None,
+        on_progress: OnProgress | None = None,
+        **settings: Unpack[GenerateSettings],
+    ) -> list[Clip]: ...
+
+    @overload
+    def generate(
+        self,
+        text: list[str] | tuple[str, ...],
+        *,
+        voice: Any = None,
+        seed: int | Sequence[int] | None = None,
+        key: jax.Array | None = None,
+        best_of: int | None = None,
+        num_return_sequences: int,
+        max_rows: int = MAX_ROWS,
+        on_stage: OnStage | None = None,
+        on_progress: OnProgress | None = None,
+        **settings: Unpack[GenerateSettings],
+    ) -> list[list[Clip]]: ...
+
+    def generate(
+        self,
+        text: str | list[str] | tuple[str, ...],
         *,
         voice: Any = None,
         seed: int | Sequence[int] | None = None,
@@ -132,7 +207,7 @@ class Bark:
         max_rows: int = MAX_ROWS,
         on_stage: OnStage | None = None,
         on_progress: OnProgress | None = None,
-        **settings: Any,
+        **settings: Unpack[GenerateSettings],
     ) -> Clip | list[Clip] | list[list[Clip]]:
         """Speaks one text, or several as one batch.
 
@@ -213,7 +288,7 @@ class Bark:
         max_rows: int = MAX_ROWS,
         on_stage: OnStage | None = None,
         on_progress: OnProgress | None = None,
-        **settings: Any,
+        **settings: Unpack[GenerateSettings],
     ) -> LongClip:
         """Speaks a text of any length, or a dialogue.
 
@@ -291,7 +366,7 @@ class Bark:
         language: str | None = None,
         first_windows: int = 1,
         on_stage: OnStage | None = None,
-        **settings: Any,
+        **settings: Unpack[GenerateSettings],
     ) -> Iterator[SpokenPart]:
         """Speaks a text of any length, or a dialogue, and gives the audio while it is generated.
 
@@ -346,17 +421,25 @@ class Bark:
             if row.voice is None and len(spoken.samples):
                 found = Voice(semantic=spoken.semantic, coarse=spoken.coarse, fine=spoken.fine)
 
+    @overload
+    def text_to_semantic(self, text: str, **arguments: Unpack[StageArguments]) -> NDArray[np.int32]: ...
+
+    @overload
+    def text_to_semantic(
+        self, text: list[str] | tuple[str, ...], **arguments: Unpack[StageArguments]
+    ) -> list[NDArray[np.int32]]: ...
+
     def text_to_semantic(
         self,
-        text: str | Sequence[str],
+        text: str | list[str] | tuple[str, ...],
         *,
         voice: Any = None,
         seed: int | Sequence[int] | None = None,
         key: jax.Array | None = None,
         max_rows: int = MAX_ROWS,
         devices: Sequence[jax.Device] | None = None,
-        **settings: Any,
-    ) -> np.ndarray | list[np.ndarray]:
+        **settings: Unpack[GenerateSettings],
+    ) -> NDArray[np.int32] | list[NDArray[np.int32]]:
         """Runs the semantic stage alone: the tokens that `generate` would have with the same arguments.
 
         Args:
@@ -378,6 +461,16 @@ class Bark:
         tokens = stage_by_stage.semantic_tokens(self.model, script.rows, max_rows, devices)
         return tokens[0] if isinstance(text, str) else tokens
 
+    @overload
+    def semantic_to_codes(
+        self, tokens: Sequence[np.ndarray | jax.Array], **arguments: Unpack[StageArguments]
+    ) -> list[NDArray[np.int32]]: ...
+
+    @overload
+    def semantic_to_codes(
+        self, tokens: Any, **arguments: Unpack[StageArguments]
+    ) -> NDArray[np.int32] | list[NDArray[np.int32]]: ...
+
     def semantic_to_codes(
         self,
         tokens: Any,
@@ -387,8 +480,8 @@ class Bark:
         key: jax.Array | None = None,
         max_rows: int = MAX_ROWS,
         devices: Sequence[jax.Device] | None = None,
-        **settings: Any,
-    ) -> np.ndarray | list[np.ndarray]:
+        **settings: Unpack[GenerateSettings],
+    ) -> NDArray[np.int32] | list[NDArray[np.int32]]:
         """Runs the coarse and the fine stage: the codes that `generate` would have with the same voice and seed.
 
         Args:
@@ -417,6 +510,20 @@ class Bark:
         codes = stage_by_stage.all_codes(self.model, rows, semantic, max_rows, devices)
         return codes[0] if is_one else codes
 
+    @overload
+    def codes_to_audio(
+        self,
+        codes: Sequence[np.ndarray | jax.Array],
+        *,
+        max_rows: int = MAX_ROWS,
+        devices: Sequence[jax.Device] | None = None,
+    ) -> list[Recording]: ...
+
+    @overload
+    def codes_to_audio(
+        self, codes: Any, *, max_rows: int = MAX_ROWS, devices: Sequence[jax.Device] | None = None
+    ) -> Recording | list[Recording]: ...
+
     def codes_to_audio(
         self, codes: Any, *, max_rows: int = MAX_ROWS, devices: Sequence[jax.Device] | None = None
     ) -> Recording | list[Recording]:
@@ -435,6 +542,14 @@ class Bark:
         recordings = [Recording(samples, self.sample_rate) for samples in audio]
         return recordings[0] if is_one else recordings
 
+    @overload
+    def semantic_to_audio(
+        self, tokens: Sequence[np.ndarray | jax.Array], **arguments: Unpack[StageArguments]
+    ) -> list[Recording]: ...
+
+    @overload
+    def semantic_to_audio(self, tokens: Any, **arguments: Unpack[StageArguments]) -> Recording | list[Recording]: ...
+
     def semantic_to_audio(
         self,
         tokens: Any,
@@ -444,7 +559,7 @@ class Bark:
         key: jax.Array | None = None,
         max_rows: int = MAX_ROWS,
         devices: Sequence[jax.Device] | None = None,
-        **settings: Any,
+        **settings: Unpack[GenerateSettings],
     ) -> Recording | list[Recording]:
         """`codes_to_audio` of `semantic_to_codes`, whose arguments and errors these are."""
         codes = self.semantic_to_codes(
@@ -463,7 +578,7 @@ class Bark:
         base_key: np.ndarray,
         max_tokens: int | None,
         language: str | None,
-        settings: dict[str, Any],
+        settings: Mapping[str, Any],
     ) -> Script:
         """A long text or a dialogue as sentences, with a row for each: what `generate_long` speaks.
 
@@ -482,7 +597,7 @@ class Bark:
         voice: Any,
         seed: int | Sequence[int] | None,
         key: jax.Array | None,
-        settings: dict[str, Any],
+        settings: Mapping[str, Any],
     ) -> Script:
         """What `generate` speaks: texts, with a row for each. Arguments and errors are those of `generate`."""
         prompts = self.processor.prompts(text, voice)
@@ -493,7 +608,7 @@ class Bark:
         text: str | Sequence[str],
         voice: Any,
         keys: list[np.ndarray],
-        settings: dict[str, Any],
+        settings: Mapping[str, Any],
         *,
         is_split: bool = False,
     ) -> list[Row]:
@@ -504,7 +619,7 @@ class Bark:
         """
         return self._script(self.processor.prompts(text, voice, is_split=is_split), keys, settings).rows
 
-    def _script(self, prompts: Prompts, keys: list[np.ndarray], settings: dict[str, Any]) -> Script:
+    def _script(self, prompts: Prompts, keys: list[np.ndarray], settings: Mapping[str, Any]) -> Script:
         spaces = self.model.spaces
         return prompts.script(keys, resolve_settings(settings, len(keys), self.model.generation_config, spaces), spaces)
 

@@ -3,7 +3,7 @@
 import functools
 import os
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self, Unpack, overload
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from bark_jax.generation.padding import check_codes, pad_audio
 from bark_jax.generation.rows import Row, Utterance, as_integers, check_ids, check_rows, row_keys, spread_prompts
 from bark_jax.generation.runner import OnProgress, OnStage, as_on_stage, run_codec, run_rows
 from bark_jax.generation.seeds import CANDIDATE, derive_keys
-from bark_jax.generation.settings import check_count, check_flag, resolve_settings
+from bark_jax.generation.settings import GenerateSettings, check_count, check_flag, resolve_settings
 from bark_jax.generation.tokens import TokenSpaces, check_fit, text_tokens
 from bark_jax.hub.source import Source
 from bark_jax.networks.platform import default_device
@@ -56,15 +56,15 @@ class BarkModel(nnx.Module):
     @classmethod
     def from_pretrained(
         cls,
-        pretrained_model_name_or_path: str | os.PathLike,
+        pretrained_model_name_or_path: str | os.PathLike[str],
         *,
         dtype: Any = None,
         torch_dtype: Any = None,
         attn_implementation: str = "auto",
         revision: str | None = None,
-        lora: str | os.PathLike | None = None,
+        lora: str | os.PathLike[str] | None = None,
         token: str | bool | None = None,
-        cache_dir: str | os.PathLike | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
         force_download: bool = False,
         keep_compiled: bool = True,
@@ -116,7 +116,7 @@ class BarkModel(nnx.Module):
         *,
         dtype: Any = None,
         attn_implementation: str = "auto",
-        lora: str | os.PathLike | None = None,
+        lora: str | os.PathLike[str] | None = None,
         keep_compiled: bool = True,
         source: Source | None = None,
     ) -> Self:
@@ -157,7 +157,7 @@ class BarkModel(nnx.Module):
     __str__ = __repr__  # nnx has one of its own, which lists every array
 
     @under_own_config
-    def save_pretrained(self, folder: str, *, overwrite: bool = False) -> None:
+    def save_pretrained(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Writes the model as a folder that `from_pretrained` reads; it appears whole or not at all."""
         networks = {name: getattr(self, name) for name in NETWORK_CLASSES}
         load.save_networks(folder, self.config, self.generation_config, networks, overwrite=overwrite)
@@ -223,6 +223,34 @@ class BarkModel(nnx.Module):
         """Audio samples a second."""
         return self.generation_config.sample_rate
 
+    @overload
+    def generate(
+        self,
+        input_ids: Any,
+        history_prompt: Any = None,
+        return_output_lengths: Literal[False] | None = None,
+        *,
+        attention_mask: Any = None,
+        seed: int | Sequence[int] | None = None,
+        key: jax.Array | None = None,
+        num_return_sequences: int = 1,
+        **settings: Unpack[GenerateSettings],
+    ) -> jax.Array: ...
+
+    @overload
+    def generate(
+        self,
+        input_ids: Any,
+        history_prompt: Any = None,
+        *,
+        return_output_lengths: Literal[True],
+        attention_mask: Any = None,
+        seed: int | Sequence[int] | None = None,
+        key: jax.Array | None = None,
+        num_return_sequences: int = 1,
+        **settings: Unpack[GenerateSettings],
+    ) -> tuple[jax.Array, list[int]]: ...
+
     @under_own_config
     def generate(
         self,
@@ -234,7 +262,7 @@ class BarkModel(nnx.Module):
         seed: int | Sequence[int] | None = None,
         key: jax.Array | None = None,
         num_return_sequences: int = 1,
-        **settings: Any,
+        **settings: Unpack[GenerateSettings],
     ) -> jax.Array | tuple[jax.Array, list[int]]:
         """Generates audio from tokenizer ids, with the arguments of transformers' `BarkModel.generate`.
 
@@ -278,6 +306,12 @@ class BarkModel(nnx.Module):
         lengths = [len(utterance.samples) for utterance in utterances]
         audio = jnp.asarray(pad_audio([utterance.samples for utterance in utterances], max(lengths)))
         return (audio, lengths) if wants_lengths else audio
+
+    @overload
+    def codec_decode(self, fine_output: Any, output_lengths: None = None) -> jax.Array: ...
+
+    @overload
+    def codec_decode(self, fine_output: Any, output_lengths: Any) -> list[jax.Array]: ...
 
     @under_own_config
     def codec_decode(self, fine_output: Any, output_lengths: Any = None) -> jax.Array | list[jax.Array]:

@@ -8,7 +8,7 @@ transformers pads with the end token in the first stage alone and goes on genera
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self, overload
 
 import jax
 import jax.numpy as jnp
@@ -87,6 +87,36 @@ class BarkSemanticModel(SemanticNetwork):
 
 class BarkCoarseModel(CoarseNetwork):
     """Semantic tokens and the coarse codes so far in; the next coarse code out."""
+
+    @overload
+    def generate(
+        self,
+        semantic_output: Any,
+        semantic_generation_config: Any = None,
+        coarse_generation_config: Any = None,
+        codebook_size: int = 1024,
+        history_prompt: Any = None,
+        return_output_lengths: Literal[False] | None = None,
+        *,
+        seed: int | Sequence[int] | None = None,
+        key: jax.Array | None = None,
+        **settings: Any,
+    ) -> jax.Array: ...
+
+    @overload
+    def generate(
+        self,
+        semantic_output: Any,
+        semantic_generation_config: Any = None,
+        coarse_generation_config: Any = None,
+        codebook_size: int = 1024,
+        history_prompt: Any = None,
+        *,
+        return_output_lengths: Literal[True],
+        seed: int | Sequence[int] | None = None,
+        key: jax.Array | None = None,
+        **settings: Any,
+    ) -> tuple[jax.Array, jax.Array]: ...
 
     def generate(
         self,
@@ -184,13 +214,13 @@ class EncodecModel(Codec):
     @classmethod
     def from_pretrained(
         cls,
-        pretrained_model_name_or_path: str | os.PathLike,
+        pretrained_model_name_or_path: str | os.PathLike[str],
         *,
         dtype: Any = None,
         torch_dtype: Any = None,
         revision: str | None = None,
         token: str | bool | None = None,
-        cache_dir: str | os.PathLike | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
         force_download: bool = False,
         keep_compiled: bool = True,

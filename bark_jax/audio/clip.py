@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bark_jax._system.by_value import ByValue
 from bark_jax.audio.files import encode, write_audio
@@ -30,14 +31,14 @@ class EmptyClipWarning(BarkWarning):
 class Recording(ByValue):
     """Audio. In a notebook it shows a player. Two recordings are equal where their kind and their values are."""
 
-    samples: np.ndarray  # float32 [A] audio samples in about -1..1, or [A, channels] of a stereo codec
+    samples: NDArray[np.float32]  # [A] audio samples in about -1..1, or [A, channels] of a stereo codec
     sample_rate: int  # audio samples a second
 
     @property
     def duration_s(self) -> float:
         return len(self.samples) / self.sample_rate
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Writes an audio file; its ending says which kind: wav, flac, ogg, opus or mp3.
 
         Raises:
@@ -57,7 +58,7 @@ class Recording(ByValue):
         """
         return encode(self.samples, self.sample_rate, format_named(format))
 
-    def plot(self, path: str | os.PathLike | None = None) -> "Figure":
+    def plot(self, path: str | os.PathLike[str] | None = None) -> "Figure":
         """Draws waveform and mel spectrogram; returns the figure, and with a path writes it as PNG, SVG or PDF.
 
         Raises:
@@ -86,11 +87,11 @@ class Clip(Recording):
     """One utterance: its audio, and the tokens of every stage. T frames; none where the model ended at once."""
 
     text: str
-    semantic: np.ndarray  # int32 [S] semantic tokens
-    coarse: np.ndarray  # int32 [n_coarse, T] codes
-    fine: np.ndarray  # int32 [n_fine, T] codes
-    semantic_logprob: np.ndarray  # float32 [S], of each token among the legal ones at temperature 1
-    coarse_logprob: np.ndarray  # float32 [n_coarse, T], of each code within its codebook at temperature 1
+    semantic: NDArray[np.int32]  # [S] semantic tokens
+    coarse: NDArray[np.int32]  # [n_coarse, T] codes
+    fine: NDArray[np.int32]  # [n_fine, T] codes
+    semantic_logprob: NDArray[np.float32]  # [S], of each token among the legal ones at temperature 1
+    coarse_logprob: NDArray[np.float32]  # [n_coarse, T], of each code within its codebook at temperature 1
     seed: int  # with it, and the clip's text, voice and settings, `generate` gives the clip again
     stats: dict[str, float]  # seconds each stage took, for the whole batch of the clip
 

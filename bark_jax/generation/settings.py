@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypeAlias, TypedDict, TypeVar
 
 import numpy as np
 
@@ -178,7 +178,7 @@ SETTINGS: tuple[Setting, ...] = (
 )
 
 T = TypeVar("T")
-PerRow = T | Sequence[T] | np.ndarray  # for all rows, or one a row
+PerRow: TypeAlias = T | Sequence[T] | np.ndarray  # for all rows, or one a row
 
 
 class GenerateSettings(TypedDict, total=False):

@@ -42,7 +42,7 @@ from bark_jax.voices.library import SPEAKER_EMBEDDINGS_FILE, VoiceLibrary, langu
 from bark_jax.voices.voice import BARK_SPACES, Voice
 
 
-class BarkInputs(dict):
+class BarkInputs(dict[str, Any]):
     """The arguments of BarkModel.generate: a dict whose keys can be read as attributes too."""
 
     def __getattr__(self, name: str) -> Any:
@@ -86,15 +86,15 @@ class BarkProcessor(PromptReader):
     @classmethod
     def from_pretrained(
         cls,
-        pretrained_processor_name_or_path: str | os.PathLike | None = None,
+        pretrained_processor_name_or_path: str | os.PathLike[str] | None = None,
         speaker_embeddings_dict_path: str | None = SPEAKER_EMBEDDINGS_FILE,
         *,
-        pretrained_model_name_or_path: str | os.PathLike | None = None,
+        pretrained_model_name_or_path: str | os.PathLike[str] | None = None,
         revision: str | None = None,
         tokenizer: Any = None,
         spaces: TokenSpaces | None = None,
         token: str | bool | None = None,
-        cache_dir: str | os.PathLike | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
         force_download: bool = False,
         **options: Any,
@@ -155,7 +155,7 @@ class BarkProcessor(PromptReader):
 
     def __call__(
         self,
-        text: str | list[str],
+        text: str | list[str] | tuple[str, ...],
         voice_preset: Any = None,
         return_tensors: str | None = "np",
         max_length: int | None = None,
@@ -243,7 +243,7 @@ class BarkProcessor(PromptReader):
 
     def save_pretrained(
         self,
-        save_directory: str | os.PathLike,
+        save_directory: str | os.PathLike[str],
         speaker_embeddings_dict_path: str = SPEAKER_EMBEDDINGS_FILE,
         speaker_embeddings_directory: str = "speaker_embeddings",
     ) -> None:
@@ -291,7 +291,7 @@ class BarkProcessor(PromptReader):
             )
         return int(max_length)
 
-    def _voices(self, voice_preset: Any, text: str | list[str]) -> Voice | list[Voice | None]:
+    def _voices(self, voice_preset: Any, text: str | list[str] | tuple[str, ...]) -> Voice | list[Voice | None]:
         if isinstance(text, str) or not isinstance(voice_preset, list):
             return resolve_voice(voice_preset, self.library, self.spaces)
         if len(voice_preset) != len(text):
