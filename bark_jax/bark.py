@@ -25,6 +25,7 @@ from bark_jax.generation.streaming import RowStream, stream_row
 from bark_jax.generation.tokens import TokenSpaces
 from bark_jax.hub.source import Source
 from bark_jax.model import BarkModel
+from bark_jax.networks.platform import check_platform
 from bark_jax.text.processor import BarkProcessor
 from bark_jax.text.prompts import Prompts, Script
 from bark_jax.text.sentences import Line, LongClip, Sentence
@@ -63,6 +64,7 @@ class Bark:
         *,
         dtype: Any = None,
         attn_implementation: str = "auto",
+        platform: str | None = None,
         revision: str | None = None,
         lora: str | os.PathLike[str] | None = None,
         tokenizer: Any = None,
@@ -78,6 +80,7 @@ class Bark:
         """
         source = dict(revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
         # The small files first: what is wrong with them is told before gigabytes of weights are read.
+        platform = check_platform(platform)
         found = load.FoundModel.read(find.find_model(name_or_folder, **source))
         spaces = TokenSpaces.from_config(found.generation_config)
         processor = BarkProcessor.from_pretrained(name_or_folder, tokenizer=tokenizer, spaces=spaces, **source)
@@ -85,6 +88,7 @@ class Bark:
             found,
             dtype=dtype,
             attn_implementation=attn_implementation,
+            platform=platform,
             lora=lora,
             keep_compiled=check_flag("keep_compiled", keep_compiled),
             source=Source(name_or_folder, **source),

@@ -23,7 +23,8 @@ from bark_jax.generation.seeds import CANDIDATE, derive_keys
 from bark_jax.generation.settings import GenerateSettings, check_count, check_flag, resolve_settings
 from bark_jax.generation.tokens import TokenSpaces, check_fit, text_tokens
 from bark_jax.hub.source import Source
-from bark_jax.networks.platform import default_device
+from bark_jax.networks.attention import for_platform
+from bark_jax.networks.platform import check_platform, default_device, on_its_platform, platform_of
 from bark_jax.stage_models import NETWORK_CLASSES, BarkCoarseModel, BarkFineModel, BarkSemanticModel, EncodecModel
 from bark_jax.voices.library import SPEAKER_EMBEDDINGS_FILE, VoiceLibrary, resolve_voice
 from bark_jax.voices.voice import Voice, as_voice, check_voice
@@ -61,6 +62,7 @@ class BarkModel(nnx.Module):
         dtype: Any = None,
         torch_dtype: Any = None,
         attn_implementation: str = "auto",
+        platform: str | None = None,
         revision: str | None = None,
         lora: str | os.PathLike[str] | None = None,
         token: str | bool | None = None,
@@ -81,6 +83,9 @@ class BarkModel(nnx.Module):
           torch_dtype: the same, under transformers' older name.
           attn_implementation: "auto", "xla" or "cudnn"; see `networks.attention`. transformers' "eager", "sdpa" and
             "flash_attention_2" are taken as "auto", with an AttentionNameWarning.
+          platform: "cpu", "gpu" or "tpu", which the networks' programs are made for; None takes the default device's.
+            They run on a device of it. Where there is none they can be lowered, and not run:
+            `jax.jit(f).trace(model.semantic, ids).lower(lowering_platforms=("tpu",))`.
           revision: a branch, tag or commit of the Hub repository.
           lora: a file of changes to these networks (`bark_jax.checkpoints.lora`), which are added to them.
           token, cache_dir, local_files_only, force_download: see `find.find_model`.
@@ -95,7 +100,7 @@ class BarkModel(nnx.Module):
         """
         check_options(options, cls.from_pretrained, MODEL_IGNORED, MODEL_REFUSED)
         check_flag("keep_compiled", keep_compiled)
-        dtype = load.choose_dtype(dtype, torch_dtype)
+        dtype, platform = load.choose_dtype(dtype, torch_dtype), check_platform(platform)
         hub_options = dict(token=token, cache_dir=cache_dir, local_files_only=local_files_only)
         folder = find.find_model(
             pretrained_model_name_or_path, revision=revision, force_download=force_download, **hub_options
@@ -104,6 +109,7 @@ class BarkModel(nnx.Module):
             load.FoundModel.read(folder),
             dtype=dtype,
             attn_implementation=attn_implementation,
+            platform=platform,
             lora=lora,
             keep_compiled=keep_compiled,
             source=Source(pretrained_model_name_or_path, revision=revision, **hub_options),
@@ -116,6 +122,7 @@ class BarkModel(nnx.Module):
         *,
         dtype: Any = None,
         attn_implementation: str = "auto",
+        platform: str | None = None,
         lora: str | os.PathLike[str] | None = None,
         keep_compiled: bool = True,
         source: Source | None = None,
@@ -130,6 +137,7 @@ class BarkModel(nnx.Module):
             NETWORK_CLASSES,
             dtype=dtype,
             attn_implementation=attn_implementation,
+            platform=platform,
             config=found.config,
             lora=lora,
         )
@@ -183,7 +191,8 @@ class BarkModel(nnx.Module):
             )
         host = jax.local_devices(backend="cpu")[0]
         for name in NETWORK_CLASSES:
-            setattr(self, name, jax.device_put(getattr(self, name), host))
+            network = for_platform(getattr(self, name), platform_of(accelerator))
+            setattr(self, name, jax.device_put(network, host))
         self._accelerator = accelerator
 
     @property
@@ -193,7 +202,7 @@ class BarkModel(nnx.Module):
 
     def on_accelerator(self, network: Any) -> Any:
         """The network where its stage runs; an offloaded one is freed there once nobody holds what this returns."""
-        return network if self._accelerator is None else jax.device_put(network, self._accelerator)
+        return on_its_platform(network) if self._accelerator is None else jax.device_put(network, self._accelerator)
 
     @property
     def device(self) -> jax.Device:

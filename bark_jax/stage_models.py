@@ -43,6 +43,7 @@ from bark_jax.generation.tokens import (
 from bark_jax.networks.causal import CoarseNetwork, SemanticNetwork
 from bark_jax.networks.codec.encodec import Codec
 from bark_jax.networks.fine import FineNetwork
+from bark_jax.networks.platform import check_platform
 from bark_jax.voices.voice import Voice, as_voice, check_voice
 
 _NO_TEXT = np.zeros(0, np.int32)
@@ -218,6 +219,7 @@ class EncodecModel(Codec):
         *,
         dtype: Any = None,
         torch_dtype: Any = None,
+        platform: str | None = None,
         revision: str | None = None,
         token: str | bool | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
@@ -233,8 +235,8 @@ class EncodecModel(Codec):
         Args:
           dtype: "float32", "bfloat16" or "float16", or torch's object of that name; None and "auto" keep what the
             checkpoint has.
-          torch_dtype, revision, token, cache_dir, local_files_only, force_download, keep_compiled, options: as for
-            `BarkModel.from_pretrained`.
+          torch_dtype, platform, revision, token, cache_dir, local_files_only, force_download, keep_compiled, options:
+            as for `BarkModel.from_pretrained`.
 
         Raises:
           ModelNotFoundError: neither here nor to be had, or it has no codec.
@@ -243,7 +245,7 @@ class EncodecModel(Codec):
         """
         check_options(options, cls.from_pretrained, MODEL_IGNORED, MODEL_REFUSED)
         keep_compiled_programs(wanted=check_flag("keep_compiled", keep_compiled))
-        dtype = load.choose_dtype(dtype, torch_dtype)
+        dtype, platform = load.choose_dtype(dtype, torch_dtype), check_platform(platform)
         folder = find.find_model(
             pretrained_model_name_or_path,
             revision=revision,
@@ -252,7 +254,7 @@ class EncodecModel(Codec):
             local_files_only=local_files_only,
             force_download=force_download,
         )
-        return load.load_codec(folder, cls, dtype=dtype)
+        return load.load_codec(folder, cls, dtype=dtype, platform=platform)
 
 
 NETWORK_CLASSES = {

@@ -11,6 +11,7 @@ from flax import nnx
 from bark_jax.config import BarkConfig, BarkGenerationConfig
 from bark_jax.model import BarkModel
 from bark_jax.networks.int8 import quantize
+from bark_jax.networks.probes import with_working_attention
 from bark_jax.stage_models import BarkCoarseModel, BarkFineModel, BarkSemanticModel, EncodecModel
 
 SIZES = ("small", "large", "toy")
@@ -41,7 +42,9 @@ def make_model(size: str, dtype: str) -> BarkModel:
         "codec_model": (EncodecModel, config.codec_config),
     }
     made = {
-        name: _draw(lambda make=make, part=part: make(part, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0)))
+        name: with_working_attention(
+            _draw(lambda make=make, part=part: make(part, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0)))
+        )
         for name, (make, part) in networks.items()
     }
     return BarkModel(config, BarkGenerationConfig(), **made)

@@ -554,7 +554,7 @@ def test_the_doctor_tells_no_secrets(monkeypatch):
     result = run("doctor", "--json")
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
-    assert report["versions"]["jax"] and report["devices"]["backend"]
+    assert report["versions"]["jax"] and report["devices"]["platform"]
     assert report["attention"]["xla"] == "works" and "decoding kernels, bfloat16" in report["attention"]
     assert report["settings"]["HF_TOKEN"] == "is set" and "hf_secret" not in result.output
     assert "compiled programs" in report["caches"]

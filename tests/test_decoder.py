@@ -19,12 +19,12 @@ from test_stages import greedy
 from bark_jax.config import BarkSemanticConfig
 from bark_jax.generation import coarse, semantic
 from bark_jax.generation.tokens import TokenSpaces
-from bark_jax.networks import _probes, attention, decoder
-from bark_jax.networks.attention import Implementations, resolve
+from bark_jax.networks import attention, decoder, probes
+from bark_jax.networks.attention import Implementations, kernel_obstacle, resolve, with_implementations
 from bark_jax.networks.causal import BarkCausalModel
 from bark_jax.networks.decoder import make_decoder
 from bark_jax.networks.int8 import quantize
-from bark_jax.networks.linear import TransposedLinear, transpose_weights
+from bark_jax.networks.linear import Linear, TransposedLinear, transpose_weights
 from bark_jax.stage_models import BarkCoarseModel, BarkSemanticModel
 
 N_SLOTS = 80
@@ -44,9 +44,7 @@ def make_model(dtype=jnp.float32, step="xla", *, bias=False, hidden_size=48, num
         initializer_range=0.2,
     )
     model = BarkSemanticModel(config, dtype=dtype, attn_implementation="xla", rngs=nnx.Rngs(0))
-    for block in model.blocks:
-        block.attention.implementations = Implementations("xla", step)
-    return model
+    return with_implementations(model, Implementations("xla", step))
 
 
 def itself(model, n_rows):
@@ -55,7 +53,7 @@ def itself(model, n_rows):
 
 def transposed(model, n_rows):
     reader = transpose_weights(model)
-    assert isinstance(model.head, nnx.Linear) and isinstance(reader.head, TransposedLinear)
+    assert isinstance(model.head, Linear) and isinstance(reader.head, TransposedLinear)
     return reader
 
 
@@ -92,7 +90,7 @@ def quick_probe(monkeypatch):
         return drawn(lambda: BarkCausalModel(*args, rngs=nnx.Rngs(0), **options))
 
     monkeypatch.setattr(jax, "jit", jit)
-    monkeypatch.setattr(_probes, "BarkCausalModel", make)
+    monkeypatch.setattr(probes, "BarkCausalModel", make)
 
 
 @pytest.mark.parametrize(("lengths", "bias"), [([40], False), ([64, 1, 17], True)])
@@ -215,10 +213,8 @@ def test_the_coarse_stage_lowers_to_the_kernels_whatever_its_vocabulary(dtype, n
     assert spaces.semantic_vocab % 8
 
     def make():
-        model = BarkCoarseModel(config, dtype=dtype, attn_implementation="xla", rngs=nnx.Rngs(0))
-        for block in model.blocks:
-            block.attention.implementations = Implementations("xla", "pallas")
-        return model
+        model = BarkCoarseModel(config, dtype=dtype, attn_implementation="xla", platform="gpu", rngs=nnx.Rngs(0))
+        return with_implementations(model, Implementations("xla", "pallas"))
 
     prompt = coarse.make_prompt([np.arange(40)] * n_rows, [None] * n_rows, spaces)
     model = nnx.eval_shape(make)
@@ -230,24 +226,15 @@ def test_the_coarse_stage_lowers_to_the_kernels_whatever_its_vocabulary(dtype, n
     assert text.count("xla.gpu.triton") >= 11
 
 
-@pytest.fixture
-def a_gpu(monkeypatch):
-    """Believed to be there by whatever asks; nothing is compiled for it."""
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    attention._kernel_failure.cache_clear()
-    yield monkeypatch
-    attention._kernel_failure.cache_clear()
-
-
 def test_the_probe_accepts_kernels_that_work(interpreted, quick_probe):
-    _probes.probe(jnp.dtype("bfloat16"), 32)
+    probes.probe_kernels(jnp.dtype("bfloat16"), 32)
 
 
 def test_the_probe_finds_kernels_that_compute_something_else(interpreted, quick_probe, monkeypatch):
     right = kernels.attend
     monkeypatch.setattr(kernels, "attend", lambda qkv, *rest, **options: right(qkv.at[:, 0].add(3), *rest, **options))
     with pytest.raises(RuntimeError, match="logits of 1 rows are off by"):
-        _probes.probe(jnp.dtype("bfloat16"), 32)
+        probes.probe_kernels(jnp.dtype("bfloat16"), 32)
 
 
 @pytest.mark.parametrize(
@@ -259,29 +246,30 @@ def test_the_probe_finds_kernels_that_compute_something_else(interpreted, quick_
         ("absent", False, ("xla", "xla")),
     ],
 )
-def test_auto_takes_what_the_probes_say(cudnn, works, expected, a_gpu, monkeypatch):
-    monkeypatch.setattr(attention, "find_cudnn_obstacle", lambda dtype_name, head_size: cudnn)
-    monkeypatch.setattr(_probes, "probe", lambda dtype, head_size: None if works else 1 / 0)
-    assert resolve("auto", jnp.bfloat16, 64) == expected
-    assert resolve("xla", jnp.bfloat16, 64) == ("xla", "xla")
+def test_auto_takes_what_the_probes_say(cudnn, works, expected, monkeypatch):
+    monkeypatch.setattr(probes, "device_of", lambda platform: jax.devices()[0])
+    monkeypatch.setattr(probes, "find_cudnn_obstacle", lambda *here: cudnn)
+    monkeypatch.setattr(probes, "probe_kernels", lambda dtype, head_size: None if works else 1 / 0)
+    chosen = nnx.eval_shape(lambda: abstract_for_gpu("auto"))
+    assert chosen.blocks[0].attention.implementations == ("cudnn", "pallas")
+    found = probes.with_working_attention(chosen)
+    assert {block.attention.implementations for block in found.blocks} == {expected}
+    plain = nnx.eval_shape(lambda: abstract_for_gpu("xla"))
+    assert probes.with_working_attention(plain) is plain
 
 
-def test_the_probe_runs_while_shapes_are_traced(a_gpu, monkeypatch):
-    """Loading a network traces its constructor, and the probe has to run real kernels even there."""
-
-    def probe(dtype, head_size):
-        found = kernels.linear(jnp.ones((1, 16), dtype), jnp.ones((8, 16), dtype), interpret=True)
-        assert float(found[0, 0]) == 16
-
-    monkeypatch.setattr(_probes, "probe", probe)
-    found = []
-    jax.eval_shape(lambda: found.append(attention.find_kernel_obstacle("bfloat16", 64)))
-    assert found == [None]
+def abstract_for_gpu(attn_implementation):
+    config = BarkSemanticConfig(
+        block_size=8, input_vocab_size=8, output_vocab_size=8, num_layers=2, num_heads=1, hidden_size=64
+    )
+    options = dict(dtype=jnp.bfloat16, platform="gpu", rngs=nnx.Rngs(0))
+    return BarkSemanticModel(config, attn_implementation=attn_implementation, **options)
 
 
 @pytest.mark.parametrize(("dtype", "head_size", "reason"), [("float32", 64, "not float32"), ("bfloat16", 48, "not 48")])
-def test_kernels_say_what_they_do_not_take(dtype, head_size, reason, a_gpu):
-    assert reason in attention.find_kernel_obstacle(dtype, head_size)
+def test_kernels_say_what_they_do_not_take(dtype, head_size, reason):
+    assert reason in kernel_obstacle("gpu", dtype, head_size)
+    assert resolve("auto", "gpu", dtype, head_size).step != "pallas"
 
 
 def temporary_bytes(lowered) -> int:

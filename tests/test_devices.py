@@ -1,14 +1,18 @@
 """Devices without memory, and devices that go away: told by the stage, and the model works on where they do."""
 
+import types
+
 import jax
 import numpy as np
 import pytest
 
 from bark_jax import Bark
-from bark_jax.errors import BarkError, DeviceError
+from bark_jax.config import EncodecConfig
+from bark_jax.errors import BarkError, DeviceError, InputError
 from bark_jax.generation import coarse, engine, fine, runner, semantic
-from bark_jax.networks import attention
-from bark_jax.networks.platform import backend
+from bark_jax.model import BarkModel
+from bark_jax.networks import platform, probes
+from bark_jax.stage_models import EncodecModel
 
 STAGES = {
     "semantic": (semantic, "generate_semantic"),
@@ -106,24 +110,68 @@ def test_other_errors_pass(bark, monkeypatch):
 @pytest.fixture
 def beside_a_gpu(monkeypatch):
     """A machine whose first device is a GPU that runs every kernel, as JAX and the probes would tell."""
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(attention, "_cudnn_failure", lambda dtype_name, head_size: None)
-    monkeypatch.setattr(attention, "_kernel_failure", lambda dtype_name, head_size: None)
+
+    gpu, chosen = types.SimpleNamespace(platform="gpu"), platform.default_device
+    monkeypatch.setattr(platform, "default_device", lambda: gpu if jax.config.jax_default_device is None else chosen())
+    monkeypatch.setattr(probes, "_failure", lambda *_: None)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_the_cpu_of_a_machine_with_a_gpu_computes_in_half_precision(dtype, toy_folder, request):
+    def load(**options):
+        return Bark.from_pretrained(toy_folder, dtype=dtype, **options)
+
     def samples_of(bark):
+        assert bark.model.semantic.platform == "cpu"
         return bark.generate("one", seed=0, max_new_tokens=20, allow_early_stop=False).samples
 
-    alone = samples_of(Bark.from_pretrained(toy_folder, dtype=dtype))
+    alone = samples_of(load())
     request.getfixturevalue("beside_a_gpu")
-    elsewhere = Bark.from_pretrained(toy_folder, dtype=dtype)  # made for the GPU
+    elsewhere = load()
+    assert elsewhere.model.semantic.platform == "gpu"
     assert elsewhere.model.semantic.blocks[0].attention.implementations == ("cudnn", "pallas")
+    np.testing.assert_array_equal(samples_of(load(platform="cpu")), alone)
     with jax.default_device(jax.devices("cpu")[0]):
-        assert backend() == "cpu"
-        np.testing.assert_array_equal(samples_of(Bark.from_pretrained(toy_folder, dtype=dtype)), alone)
-        np.testing.assert_array_equal(samples_of(elsewhere), alone)
-    with jax.default_device("cpu"):
-        assert backend() == "cpu"
-    assert backend() == "gpu"
+        here = load()
+    np.testing.assert_array_equal(samples_of(here), alone)
+    elsewhere.model.enable_cpu_offload(jax.devices("cpu")[0])
+    np.testing.assert_array_equal(samples_of(elsewhere), alone)
+
+
+def test_the_engine_runs_a_model_on_devices_of_another_platform(toy_folder):
+    bark = Bark.from_pretrained(toy_folder, platform="tpu")
+    rows = bark.rows(["one"], None, [np.zeros(2, np.uint32)], {"max_new_tokens": 4, "allow_early_stop": False})
+    spoken = engine.Engine(bark.model, n_slots=1, devices=jax.devices("cpu")[:1])
+    assert spoken._programs.coarse_model.platform == "cpu"
+    (finished,) = spoken.run([engine.Request(0, rows[0])])
+    assert finished.error is None
+
+
+def test_weights_are_pinned_where_the_default_device_is_of_another_platform(toy_folder, request):
+    def is_pinned(network):
+        (pinned,) = {leaf.committed for leaf in jax.tree.leaves(network)}
+        return pinned
+
+    here = EncodecModel.from_pretrained(toy_folder)
+    assert here.platform == "cpu" and not is_pinned(here) and platform.on_its_platform(here) is here
+    request.getfixturevalue("beside_a_gpu")
+    assert is_pinned(EncodecModel.from_pretrained(toy_folder, platform="cpu"))
+    pinned = platform.on_its_platform(here)
+    assert is_pinned(pinned) and platform.on_its_platform(pinned) is pinned
+    assert not is_pinned(EncodecModel.from_pretrained(toy_folder))
+
+
+@pytest.mark.parametrize("given", ["cuda", "CPU", "", 3, ["cpu"]])
+def test_an_unknown_platform_is_refused_before_anything_is_read(given):
+    for load in (Bark.from_pretrained, BarkModel.from_pretrained, EncodecModel.from_pretrained):
+        with pytest.raises(InputError, match=r"^platform is .*, expected one of cpu, gpu, tpu, or None$"):
+            load("/no/such/folder", platform=given)
+    with pytest.raises(InputError, match="platform is"):
+        EncodecModel(EncodecConfig(), platform=given)
+
+
+def test_the_default_devices_platform_is_taken():
+    for chosen in (None, "cpu", jax.devices("cpu")[0]):
+        with jax.default_device(chosen):
+            assert platform.resolve_platform() == jax.devices()[0].platform if chosen is None else "cpu"
+    assert platform.device_of("cpu") == jax.devices("cpu")[0]

@@ -34,7 +34,7 @@ FLOORS = (
 # Rooms that work before JAX is imported, or without it, and so import what needs it when it is needed.
 LAZY_ROOMS = {"batch", "cli"}
 # An optional package, or a module of JAX that costs more than the rest, is behind these.
-LAZY_MODULES = {"bark_jax.audio.plots", "bark_jax.networks.pallas_decode", "bark_jax.networks._probes"}
+LAZY_MODULES = {"bark_jax.audio.plots", "bark_jax.networks.pallas_decode"}
 
 
 def room(module: str) -> str:

@@ -12,7 +12,7 @@ from networks import as_dtype, drawn, in_numpy, jit, normal
 
 from bark_jax.config import BarkSemanticConfig
 from bark_jax.networks.causal import BarkCausalModel
-from bark_jax.networks.linear import TransposedLinear, make_linear, multiplies_bfloat16, multiply
+from bark_jax.networks.linear import Linear, TransposedLinear, multiplies_bfloat16, multiply
 from bark_jax.networks.transformer import MLP, make_embedding
 
 CONFIG = BarkSemanticConfig(
@@ -27,7 +27,9 @@ SHAPES = [(1, 48), (3, 48), (9, 48), (1, 1, 48), (2, 5, 48)]
 @functools.partial(jax.jit, static_argnames="wanted")
 def products_of(xs, weights, wanted):
     """Of every x with the weights as they lie and transposed, in each dtype."""
-    return [[multiply(x, weight, axis, dtype) for axis, weight in enumerate(weights) for dtype in wanted] for x in xs]
+    return [
+        [multiply(x, weight, axis, "cpu", dtype) for axis, weight in enumerate(weights) for dtype in wanted] for x in xs
+    ]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -45,7 +47,8 @@ def test_products_are_rounded_once(dtype, rng):
 
 
 def draw_linear(dtype):
-    return drawn(lambda: make_linear(CONFIG, 64, 40, dtype, nnx.Rngs(0)), CONFIG.initializer_range)
+    options = dict(use_bias=True, deviation=0.02, dtype=dtype, platform="cpu")
+    return drawn(lambda: Linear(64, 40, **options, rngs=nnx.Rngs(0)), CONFIG.initializer_range)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -95,7 +98,7 @@ def test_an_embedding_reads_its_rows_and_gives_nan_past_them(dtype):
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_a_gelu_is_rounded_once(dtype):
-    mlp = drawn(lambda: MLP(CONFIG, dtype=dtype, rngs=nnx.Rngs(0)))
+    mlp = drawn(lambda: MLP(CONFIG, dtype=dtype, platform="cpu", rngs=nnx.Rngs(0)))
     values = {"up": (np.tile(np.eye(64), (1, 4)), np.zeros(256)), "down": (np.eye(256, 64), np.zeros(64))}
     for name, (kernel, bias) in values.items():
         layer = getattr(mlp, name)

@@ -61,7 +61,7 @@ RESULTS = sorted(
         if (dataclasses.is_dataclass(each) or (issubclass(each, tuple) and hasattr(each, "_fields")))
         and not each.__name__.startswith("_")
         and each.__module__.startswith("bark_jax.")
-        and not PARTS & set(each.__module__.split("."))
+        and not PARTS & {part.lstrip("_") for part in each.__module__.split(".")}
         and each.__name__ not in HOLD_NETWORKS
     ),
     key=str,

@@ -1,5 +1,6 @@
 """A model folder to networks in memory, and back."""
 
+import functools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -39,7 +40,8 @@ from bark_jax.generation.tokens import check_fit
 from bark_jax.networks.attention import known_implementation
 from bark_jax.networks.codec.encodec import Codec
 from bark_jax.networks.int8 import is_quantized, quantize
-from bark_jax.networks.platform import backend
+from bark_jax.networks.platform import pinned_device, resolve_platform
+from bark_jax.networks.probes import with_working_attention
 
 DTYPES = ("float32", "bfloat16", "float16", "int8")
 
@@ -72,6 +74,7 @@ def load_networks(
     *,
     dtype: Any = None,
     attn_implementation: str = "auto",
+    platform: str | None = None,
     config: BarkConfig | None = None,
     lora: str | os.PathLike | None = None,
 ) -> dict[str, nnx.Module]:
@@ -79,21 +82,31 @@ def load_networks(
     check_process()
     if config is None:
         config, _ = read_configs(folder)
-    attn_implementation = known_implementation(attn_implementation)
+    attn_implementation, platform = known_implementation(attn_implementation), resolve_platform(platform)
     dtype = parse_dtype(dtype)
     manifest = read_manifest(folder)
     dtype = parse_dtype(manifest.dtype) if dtype is None else dtype
     is_int8 = dtype == jnp.int8
     if is_int8:
-        dtype = jnp.dtype("float32" if backend() == "cpu" else "bfloat16")
+        dtype = jnp.dtype("float32" if platform == "cpu" else "bfloat16")
     changes = {} if lora is None else load_lora(lora, base=base_of(folder))
     for name in NETWORKS:  # before the first of them is read, which takes a while
         find_weights(folder, weight_file(name), check_sha256=False, manifest=manifest)
+    prepare = functools.partial(with_working_attention, is_cudnn_asked=attn_implementation == "cudnn")
     networks = {}
     for name, (_, field) in NETWORKS.items():
         size = getattr(config, field)
-        make = module_maker(classes[name], size, attn_implementation)
-        network = load_network(folder, name, make, dtype, config=size, manifest=manifest)
+        make_module = module_maker(classes[name], size, attn_implementation, platform)
+        network = load_network(
+            folder,
+            name,
+            make_module,
+            dtype,
+            config=size,
+            manifest=manifest,
+            prepare=prepare,
+            device=pinned_device(platform),
+        )
         if name in changes:
             network = merge(network, changes[name], where=f"{lora}, for {name},")
         if is_int8 and not isinstance(network, Codec):
@@ -102,7 +115,7 @@ def load_networks(
     return networks
 
 
-def load_codec(folder: Path, codec_class: type[Codec], *, dtype: Any = None) -> Codec:
+def load_codec(folder: Path, codec_class: type[Codec], *, dtype: Any = None, platform: str | None = None) -> Codec:
     """The codec of a model folder, which may hold nothing else; arguments as for `EncodecModel.from_pretrained`."""
     values = read_json(folder / CONFIG_FILE)
     is_alone = isinstance(values, dict) and values.get("model_type") == EncodecConfig.model_type
@@ -114,14 +127,18 @@ def load_codec(folder: Path, codec_class: type[Codec], *, dtype: Any = None) -> 
     dtype = parse_dtype(manifest.dtype if dtype is None else dtype)
     if dtype == jnp.int8:
         raise InputError("dtype is 'int8', expected float32, bfloat16 or float16: a codec has no weights of eight bits")
-    return load_network(folder, "codec_model", module_maker(codec_class, config), dtype, config=config)
+    platform = resolve_platform(platform)
+    make_module = module_maker(codec_class, config, platform=platform)
+    return load_network(folder, "codec_model", make_module, dtype, config=config, device=pinned_device(platform))
 
 
 def module_maker(
-    module_class: type[nnx.Module], config: Any, attn_implementation: str = "auto"
+    module_class: type[nnx.Module], config: Any, attn_implementation: str = "auto", platform: str | None = None
 ) -> Callable[[Any], nnx.Module]:
     """dtype -> a module to trace, as `load_network` takes it."""
-    options = {} if issubclass(module_class, Codec) else {"attn_implementation": attn_implementation}
+    options = {"platform": platform}
+    if not issubclass(module_class, Codec):
+        options["attn_implementation"] = attn_implementation
     return lambda dtype: module_class(config, dtype=dtype, rngs=OneKey(), **options)
 
 

@@ -131,6 +131,8 @@ def load_network(
     check_sha256: bool = True,
     config: Any = None,
     manifest: Manifest | None = None,
+    prepare: Callable[[nnx.Module], nnx.Module] = lambda module: module,
+    device: jax.Device | None = None,
 ) -> nnx.Module:
     """Reads one network of a model folder.
 
@@ -144,6 +146,8 @@ def load_network(
       check_sha256: compare the file with the manifest's SHA-256, which reads it once more. Its size is always compared.
       config: the module's, to refuse one of absurd depth before it is traced.
       manifest: the folder's, where it has been read.
+      prepare: changes the traced module, not its parameters, before any array is read.
+      device: to pin the arrays to; None for JAX's default device.
 
     Raises:
       ModelNotFoundError: there is no such folder, or it has no such network.
@@ -153,7 +157,7 @@ def load_network(
     arrays = _read_floats(path)
     check_depth(path, config, len(arrays))
     dtype = _common_dtype(arrays) if dtype is None else dtype
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: make_module(dtype)))
+    graphdef, state = nnx.split(prepare(nnx.eval_shape(lambda: make_module(dtype))))
     expected = {name: variable.get_value() for name, variable in _named_variables(state)}
     check_shapes(
         path,
@@ -161,18 +165,20 @@ def load_network(
         {name: array.shape for name, array in arrays.items()},
     )
     loaded = [
-        (key, variable.replace(to_device(arrays[name].read().astype(array.dtype, copy=False))))
+        (key, variable.replace(to_device(arrays[name].read().astype(array.dtype, copy=False), device)))
         for (name, array), (key, variable) in zip(expected.items(), nnx.to_flat_state(state), strict=True)
     ]
     return nnx.merge(graphdef, nnx.from_flat_state(loaded))
 
 
-def to_device(array: np.ndarray) -> jax.Array:
-    """The array on JAX's device. Waiting for it keeps the originals of copies under way from piling up.
+def to_device(array: np.ndarray, device: jax.Device | None = None) -> jax.Array:
+    """The array on the device, or on JAX's default one.
+
+    Waiting for it keeps the originals of copies under way from piling up.
 
     `jnp.asarray` would compile a program for every shape, which takes longer than reading a small network.
     """
-    return jax.device_put(array).block_until_ready()
+    return jax.device_put(array, device).block_until_ready()
 
 
 def _read_floats(path: Path) -> dict[str, StoredArray]:

@@ -70,9 +70,10 @@ def _devices() -> dict[str, Any]:
     import jax
 
     from bark_jax.networks.linear import multiplies_bfloat16
+    from bark_jax.networks.platform import resolve_platform
 
     found = {
-        "backend": jax.default_backend(),
+        "platform": resolve_platform(),
         "CPU cores": os.cpu_count(),
         "bfloat16 on the CPU": _tell_bfloat16(multiplies_bfloat16()),
     }
@@ -90,12 +91,13 @@ def _tell_bfloat16(has_instructions: bool) -> str:
 
 
 def _attention() -> dict[str, str]:
-    from bark_jax.networks.attention import find_cudnn_obstacle, find_kernel_obstacle
+    from bark_jax.networks.platform import resolve_platform
+    from bark_jax.networks.probes import find_cudnn_obstacle, find_kernel_obstacle
 
-    found = {"xla": "works"}
+    found, platform = {"xla": "works"}, resolve_platform()
     for name, find in (("cudnn", find_cudnn_obstacle), ("decoding kernels", find_kernel_obstacle)):
         for dtype in ("bfloat16", "float16"):
-            obstacle = find(dtype, HEAD_SIZE)
+            obstacle = find(platform, dtype, HEAD_SIZE)
             found[f"{name}, {dtype}"] = "works" if obstacle is None else f"does not work: {obstacle}"
     return found
 

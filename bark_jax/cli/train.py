@@ -267,7 +267,7 @@ def _earlier_networks(run: Path, model: "BarkModel", fields: list[str]) -> dict[
     for field in (field for field in NETWORKS.values() if field not in fields):
         settings, network = read_settings(run / field), getattr(model, field)
         if settings is not None and settings.get("start") == fingerprint(network):
-            make_module = module_maker(type(network), network.config)
+            make_module = module_maker(type(network), network.config, platform=network.platform)
             found[field] = load_network(run / MODEL_FOLDER, field, make_module, "float32")
     return found
 

@@ -299,7 +299,7 @@ def _read_rows(
 ) -> KVCache:
     """The cache with some rows read anew, a few at a time until none is left."""
     B = len(length_B)
-    n_at_once = rows_at_once(B)
+    n_at_once = rows_at_once(B, model.platform)
     if n_at_once == B:
         # Not the loop below: of a single row XLA would move its body out of it, and read the prompt in any case.
 

@@ -47,7 +47,8 @@ from bark_jax.generation.settings import check_count
 from bark_jax.generation.slots import ROWS_AT_ONCE, put_rows, rows_at_once
 from bark_jax.generation.tokens import TokenSpaces
 from bark_jax.generation.windows import count_coarse_windows, count_fine_windows
-from bark_jax.networks.platform import check_devices, device_errors
+from bark_jax.networks.attention import for_platform
+from bark_jax.networks.platform import check_devices, device_errors, platform_of
 
 N_SLOTS = 16
 # Steps of the semantic stage between two looks for rows that have ended. A row that ends costs half of them.
@@ -89,13 +90,13 @@ class Engine:
       model: on whose networks; they are copied to the devices.
       n_slots: rows in the semantic stage at once, and as many in the coarse stage; rounded up to a multiple of the
         devices. More of them are faster until the device's arithmetic or memory is full.
-      devices: of this process; the default one alone if None.
+      devices: of this process; the model's own alone if None.
     """
 
     @under_own_config
     def __init__(self, model: Networks, n_slots: int = N_SLOTS, devices: Sequence[jax.Device] | None = None):
         check_process()
-        devices = check_devices(devices)
+        devices = check_devices([model.device] if devices is None else devices)
         if model.is_offloaded:
             raise UnsupportedError("the engine runs all networks at once, and this model's are offloaded one by one")
         self._programs = _Programs(model, devices)
@@ -240,9 +241,14 @@ class _Programs:
 
     def __init__(self, model: Networks, devices: list[jax.Device]):
         self.model, self.n_devices = model, len(devices)
-        self.n_group = rows_at_once(ROWS_AT_ONCE) * len(devices)
+        platform = platform_of(devices[0])
+        self.n_group = rows_at_once(ROWS_AT_ONCE, platform) * len(devices)
         self._mesh = Mesh(np.array(devices), ("data",))
-        put = functools.partial(jax.device_put, device=NamedSharding(self._mesh, P()))
+        everywhere = NamedSharding(self._mesh, P())
+
+        def put(network: Any) -> Any:
+            return jax.device_put(for_platform(network, platform), everywhere)
+
         self.semantic_model, self.coarse_model = put(model.semantic), put(model.coarse_acoustics)
         self.fine_model, self.codec = put(model.fine_acoustics), put(model.codec_model)
         self.place = jax.jit(_place, donate_argnums=0)

@@ -74,7 +74,7 @@ def generate_fine(model: FineNetwork, prompt: FinePrompt, sampling: Sampling, *,
         """A window of the first rows that need one."""
         window_B, codes_BTQ = carry
         all_rows = dataclasses.replace(prompt, codes_BTQ=codes_BTQ), sampling, window_B
-        rows, row_R = take_rows(all_rows, window_B < n_windows_B, rows_at_once(B))
+        rows, row_R = take_rows(all_rows, window_B < n_windows_B, rows_at_once(B, model.platform))
         codes_RTQ = _fill_window(model, *rows, spaces)
         return window_B.at[row_R].add(1, mode="drop"), codes_BTQ.at[row_R].set(codes_RTQ, mode="drop")
 

@@ -30,7 +30,7 @@ from bark_jax.generation.windows import count_coarse_windows
 from bark_jax.networks.causal import CoarseNetwork, SemanticNetwork
 from bark_jax.networks.codec.encodec import Codec
 from bark_jax.networks.fine import FineNetwork
-from bark_jax.networks.platform import device_errors
+from bark_jax.networks.platform import device_errors, on_its_platform
 
 OnStage = Callable[[str], None]  # the stage that starts
 OnProgress = Callable[[str, int, int], None]  # stage, how much is done, the most that it can become
@@ -47,6 +47,9 @@ class Networks(Protocol):
     fine_acoustics: FineNetwork
     codec_model: Codec
     spaces: TokenSpaces
+
+    @property
+    def device(self) -> jax.Device: ...
 
     @property
     def is_offloaded(self) -> bool: ...
@@ -80,7 +83,7 @@ def run_semantic(
     network: SemanticNetwork,
     rows: Sequence[Row],
     spaces: TokenSpaces,
-    place: Place = lambda network: network,
+    place: Place = on_its_platform,
     on_progress: OnProgress | None = None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """The semantic stage of each row: tokens and their log-probabilities. Errors as for `BarkModel.generate_rows`."""
@@ -100,7 +103,7 @@ def run_coarse(
     rows: Sequence[Row],
     tokens: list[np.ndarray],
     spaces: TokenSpaces,
-    place: Place = lambda network: network,
+    place: Place = on_its_platform,
     on_progress: OnProgress | None = None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """The coarse stage of each row's semantic tokens: codes [n_coarse, T] and their log-probabilities."""
@@ -126,7 +129,7 @@ def run_fine(
     rows: Sequence[Row],
     codes: list[np.ndarray],
     spaces: TokenSpaces,
-    place: Place = lambda network: network,
+    place: Place = on_its_platform,
     histories: Sequence[np.ndarray | None] | None = None,
 ) -> list[np.ndarray]:
     """The fine stage of each row's coarse codes: all codes [n_fine, T].
@@ -143,7 +146,7 @@ def run_fine(
     return filled
 
 
-def run_codec(network: Codec, codes: list[np.ndarray], place: Place = lambda network: network) -> list[np.ndarray]:
+def run_codec(network: Codec, codes: list[np.ndarray], place: Place = on_its_platform) -> list[np.ndarray]:
     """Audio samples of each row's codes [n_fine, T]."""
     idle = np.zeros((len(codes[0]), 0), np.int32)
     with device_errors("codec", network, len(codes)):

@@ -5,8 +5,6 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
-from bark_jax.networks.platform import backend
-
 # Whole sequences, such as a coarse prompt or a fine window, are long: so many rows of them fill an accelerator's
 # arithmetic, and more at once would only read rows that need it not. On a CPU one does.
 ROWS_AT_ONCE = 8
@@ -14,9 +12,9 @@ ROWS_AT_ONCE = 8
 Tree = TypeVar("Tree", bound=Any)
 
 
-def rows_at_once(n_rows: int) -> int:
+def rows_at_once(n_rows: int, platform: str) -> int:
     """Rows of a batch of n_rows whose whole sequences are read together."""
-    return min(n_rows, 1 if backend() == "cpu" else ROWS_AT_ONCE)
+    return min(n_rows, 1 if platform == "cpu" else ROWS_AT_ONCE)
 
 
 def take_rows(tree: Tree, is_taken_B: jax.Array, n_taken: int) -> tuple[Tree, jax.Array]:

@@ -16,7 +16,8 @@ from bark_jax.errors import InputError, UnsupportedError, quoted
 from bark_jax.generation.rows import Row
 from bark_jax.generation.runner import Networks, Place, run_coarse, run_codec, run_fine, run_semantic
 from bark_jax.generation.tokens import TokenSpaces
-from bark_jax.networks.platform import check_devices
+from bark_jax.networks.attention import for_platform
+from bark_jax.networks.platform import check_devices, platform_of
 
 # A network where its batch runs, and a batch of its inputs -> the batch's results.
 RunBatch = Callable[[Place, slice], list[Any]]
@@ -93,7 +94,8 @@ class _Copies:
 
     def __call__(self, network: Any) -> Any:
         if id(network) not in self._copies:
-            self._copies[id(network)] = jax.device_put(network, self._device)
+            copy = for_platform(network, platform_of(self._device))
+            self._copies[id(network)] = jax.device_put(copy, self._device)
         return self._copies[id(network)]
 
 

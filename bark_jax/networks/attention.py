@@ -1,8 +1,8 @@
 """Multi-head self-attention, the KV cache, and the choice between XLA's attention and cuDNN's.
 
 Whole sequences go through `jax.nn.dot_product_attention`, on a CPU through products of our own. It never falls back by
-itself: an unsupported call to cuDNN raises when it is compiled. So "auto" compiles one small call of each kind that the
-networks make, once a process, and takes cuDNN only where they work.
+itself: an unsupported call to cuDNN raises when it is compiled. A network is made with what its platform, dtype and
+head size allow; whether that works on a machine `probes` finds out where a model is loaded.
 
 A decoding step attends in one of three ways. "xla" is two products over all slots of a cache that lies head by head,
 [B * N, S, H]: a single batch axis, which XLA writes in place; of a cache with B and N apart it makes a copy at every
@@ -10,11 +10,8 @@ step, on CPU twice. "pallas" reads the live slots of the same cache with the ker
 reads the live slots of a cache [B, S, N, H].
 """
 
-import concurrent.futures
 import dataclasses
-import functools
 import warnings
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -23,13 +20,11 @@ from flax import nnx
 
 from bark_jax.config import BarkSubModelConfig
 from bark_jax.errors import BarkWarning, InputError, UnsupportedError, quoted
-from bark_jax.networks.linear import make_linear, multiply
-from bark_jax.networks.platform import backend, is_beside_accelerator
+from bark_jax.networks.linear import Linear, multiply
 
 IMPLEMENTATIONS = ("auto", "xla", "cudnn")
 TRANSFORMERS_IMPLEMENTATIONS = ("eager", "sdpa", "flash_attention_2")  # taken as "auto"
 FUSED_DTYPES = (jnp.bfloat16, jnp.float16)
-GPU_BACKENDS = ("gpu", "cuda", "rocm")
 CAUSAL_QUERIES = 256  # of a whole sequence on a CPU that attend together
 
 
@@ -42,6 +37,9 @@ class Implementations(NamedTuple):
 
     whole: str  # sequences: "xla" or "cudnn"
     step: str  # one position a row: "xla", "pallas" or "cudnn"
+
+
+XLA = Implementations("xla", "xla")
 
 
 @jax.tree_util.register_dataclass
@@ -76,21 +74,19 @@ class SelfAttention(nnx.Module):
         *,
         is_causal: bool,
         dtype: jnp.dtype,
+        platform: str,
         implementations: Implementations,
         rngs: nnx.Rngs,
     ):
         D = config.hidden_size
+        options = dict(
+            use_bias=config.bias, deviation=config.initializer_range, dtype=dtype, platform=platform, rngs=rngs
+        )
         self.n_heads = config.num_heads
         self.is_causal = is_causal
-        self.implementations = implementations  # where the network was made
-        self.sequence_dtype: jnp.dtype | None = None  # that whole sequences are attended in; their own if None
-        self.qkv = make_linear(config, D, 3 * D, dtype, rngs)
-        self.out = make_linear(config, D, D, dtype, rngs)
-
-    @property
-    def here(self) -> Implementations:
-        """How the default device attends: XLA alone does where that is the CPU beside the accelerator."""
-        return Implementations("xla", "xla") if is_beside_accelerator() else self.implementations
+        self.platform, self.implementations = platform, implementations
+        self.qkv = Linear(D, 3 * D, **options)
+        self.out = Linear(D, D, **options)
 
     def __call__(self, x_BTD: jax.Array, is_seen_BT: jax.Array | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Attends within `x_BTD`, to the positions that `is_seen_BT` names, or to all.
@@ -99,11 +95,11 @@ class SelfAttention(nnx.Module):
           The output and the keys and values [B, T, N, H] that it made.
         """
         q_BTNH, k_BTNH, v_BTNH = split_heads(self.qkv(x_BTD), self.n_heads)
-        qkv = (x.astype(self.sequence_dtype or x.dtype) for x in (q_BTNH, k_BTNH, v_BTNH))
+        qkv = (x.astype(self.qkv.sequence_dtype) for x in (q_BTNH, k_BTNH, v_BTNH))
         if is_seen_BT is None:
-            y_BTNH = attend(*qkv, self.here.whole, is_causal=self.is_causal)
+            y_BTNH = attend(*qkv, self.implementations.whole, self.platform, is_causal=self.is_causal)
         else:
-            y_BTNH = attend_masked(*qkv, is_seen_BT, is_causal=self.is_causal)
+            y_BTNH = attend_masked(*qkv, is_seen_BT, self.platform, is_causal=self.is_causal)
         return self.out(y_BTNH.reshape(x_BTD.shape).astype(x_BTD.dtype)), k_BTNH, v_BTNH
 
     def empty_cache(self, n_rows: int, n_slots: int) -> jax.Array:
@@ -117,9 +113,9 @@ class SelfAttention(nnx.Module):
         XLA would there make a whole cache of half precision float32 at every step, and half precision again.
         """
         B, T, N, H = x_BTNH.shape
-        if self.here.step == "cudnn":
+        if self.implementations.step == "cudnn":
             return jnp.pad(x_BTNH, ((0, 0), (0, n_slots - T), (0, 0), (0, 0)))
-        if self.here.step == "xla" and backend() == "cpu":
+        if self.implementations.step == "xla" and self.platform == "cpu":
             x_BTNH = x_BTNH.astype(jnp.float32)
         return jnp.pad(x_BTNH.swapaxes(1, 2).reshape(B * N, T, H), ((0, 0), (0, n_slots - T), (0, 0)))
 
@@ -135,7 +131,7 @@ class SelfAttention(nnx.Module):
           The output [R, D], and keys and values with the new position written into slot `length_B` of each row.
         """
         B = len(length_B)
-        step = {"xla": step_xla, "pallas": _step_pallas, "cudnn": _step_cudnn}[self.here.step]
+        step = {"xla": step_xla, "pallas": _step_pallas, "cudnn": _step_cudnn}[self.implementations.step]
         y_BNH, keys, values = step(self.qkv(x_RD)[:B], keys, values, length_B, self.n_heads)
         y_RD = jnp.pad(y_BNH.reshape(B, -1), ((0, len(x_RD) - B), (0, 0)))
         return self.out(y_RD), keys, values
@@ -147,14 +143,16 @@ def split_heads(qkv: jax.Array, n_heads: int) -> tuple[jax.Array, jax.Array, jax
     return qkv[..., 0, :, :], qkv[..., 1, :, :], qkv[..., 2, :, :]
 
 
-def attend(q_BTNH: jax.Array, k_BSNH: jax.Array, v_BSNH: jax.Array, implementation: str, **options: Any) -> jax.Array:
+def attend(
+    q_BTNH: jax.Array, k_BSNH: jax.Array, v_BSNH: jax.Array, implementation: str, platform: str, **options: Any
+) -> jax.Array:
     """`jax.nn.dot_product_attention`, head by head on a CPU, and in float16 also on a TPU.
 
     It asks for float16 products with float32 sums, which XLA has on GPUs alone: elsewhere they are made in float32.
     """
-    dtype, platform = q_BTNH.dtype, backend()
+    dtype = q_BTNH.dtype
     by_head = implementation == "xla" and platform == "cpu"
-    if dtype == jnp.float16 and platform not in GPU_BACKENDS:
+    if dtype == jnp.float16 and platform != "gpu":
         q_BTNH, k_BSNH, v_BSNH = (x.astype(jnp.float32) for x in (q_BTNH, k_BSNH, v_BSNH))
     if by_head:
         return _attend_by_head(q_BTNH, k_BSNH, v_BSNH, **options).astype(dtype)
@@ -163,11 +161,11 @@ def attend(q_BTNH: jax.Array, k_BSNH: jax.Array, v_BSNH: jax.Array, implementati
 
 
 def attend_masked(
-    q_BTNH: jax.Array, k_BSNH: jax.Array, v_BSNH: jax.Array, is_seen_BS: jax.Array, *, is_causal: bool
+    q_BTNH: jax.Array, k_BSNH: jax.Array, v_BSNH: jax.Array, is_seen_BS: jax.Array, platform: str, *, is_causal: bool
 ) -> jax.Array:
     """`attend` to some positions only, by XLA everywhere. A position that sees none gives finite numbers."""
     dtype = q_BTNH.dtype
-    if dtype == jnp.float16 and backend() not in GPU_BACKENDS:
+    if dtype == jnp.float16 and platform != "gpu":
         q_BTNH, k_BSNH, v_BSNH = (x.astype(jnp.float32) for x in (q_BTNH, k_BSNH, v_BSNH))
     mask_B11S = is_seen_BS[:, None, None, :]
     y_BTNH = jax.nn.dot_product_attention(
@@ -193,12 +191,12 @@ def _attend_in_head(q_TH: jax.Array, k_TH: jax.Array, v_TH: jax.Array, *, is_cau
     n_together = CAUSAL_QUERIES if is_causal else T
     for start in range(0, T, n_together):
         stop = min(start + n_together, T)
-        logits_TS = multiply(q_TH[start:stop], k_TH[:stop], 1, jnp.float32)
+        logits_TS = multiply(q_TH[start:stop], k_TH[:stop], 1, "cpu", jnp.float32)
         if is_causal:
             is_seen_TS = jnp.arange(start, stop)[:, None] >= jnp.arange(stop)[None]
             logits_TS = jnp.where(is_seen_TS, logits_TS, -jnp.inf)
         weights_TS = jnp.exp(logits_TS - jnp.max(logits_TS, axis=1, keepdims=True))
-        y_TI = multiply(weights_TS.astype(v_TI.dtype), v_TI[:stop], 0, jnp.float32)
+        y_TI = multiply(weights_TS.astype(v_TI.dtype), v_TI[:stop], 0, "cpu", jnp.float32)
         # Divided last, where it is H numbers a query and not S.
         pieces.append(y_TI[:, :H] / y_TI[:, H:])
     return jnp.concatenate(pieces)
@@ -224,7 +222,7 @@ def _step_pallas(qkv_BF, keys, values, length_B, n_heads):
 def _step_cudnn(qkv_BF, keys, values, length_B, n_heads):
     q_B1NH, k_B1NH, v_B1NH = split_heads(qkv_BF[:, None], n_heads)
     keys, values = write_slot(keys, k_B1NH, length_B), write_slot(values, v_B1NH, length_B)
-    return attend(q_B1NH, keys, values, "cudnn", key_value_seq_lengths=length_B + 1), keys, values
+    return attend(q_B1NH, keys, values, "cudnn", "gpu", key_value_seq_lengths=length_B + 1), keys, values
 
 
 def attend_to_slots(q_BNH: jax.Array, keys_MSH: jax.Array, values_MSH: jax.Array, length_B: jax.Array) -> jax.Array:
@@ -272,99 +270,69 @@ def known_implementation(name: Any) -> Any:
     return "auto"
 
 
-def resolve(name: str, dtype: jnp.dtype, head_size: int) -> Implementations:
+def resolve(name: str, platform: str, dtype: jnp.dtype, head_size: int) -> Implementations:
     """Turns attn_implementation "auto", "xla", "cudnn" or a name of transformers' into how a network attends.
+
+    Nothing runs: what the platform should be able to do is taken as able; see `probes.with_working_attention`.
 
     Raises:
       InputError: the name is none of the three.
-      UnsupportedError: "cudnn" was asked for by name and cannot work here; the message has the reason.
+      UnsupportedError: "cudnn" was asked for by name and cannot serve this; the message has the reason.
     """
     name = known_implementation(name)
     if name not in IMPLEMENTATIONS:
         raise InputError(f"attn_implementation is {quoted(name)}, expected one of {', '.join(IMPLEMENTATIONS)}")
-    if name == "xla":
-        return Implementations("xla", "xla")
-    dtype_name = jnp.dtype(dtype).name
-    obstacle = find_cudnn_obstacle(dtype_name, head_size)
+    obstacle = cudnn_obstacle(platform, dtype)
     if name == "cudnn":
-        if obstacle is not None:
-            raise UnsupportedError(f"attn_implementation 'cudnn' cannot work here: {obstacle}. Use 'auto' or 'xla'.")
+        require_cudnn(obstacle)
         return Implementations("cudnn", "cudnn")
-    whole = "xla" if obstacle else "cudnn"
-    return Implementations(whole, whole if find_kernel_obstacle(dtype_name, head_size) else "pallas")
+    if name == "xla" or obstacle is not None:
+        return XLA
+    return Implementations("cudnn", "cudnn" if kernel_obstacle(platform, dtype, head_size) else "pallas")
 
 
-def find_kernel_obstacle(dtype_name: str, head_size: int) -> str | None:
-    """Why the decoding kernels cannot serve this dtype and head size here; None where a probe worked."""
-    if (obstacle := _gpu_obstacle(dtype_name)) is not None:
-        return obstacle
-    if head_size < 16 or head_size & (head_size - 1):
-        return f"they take a power of two of at least 16 as head size, not {head_size}"
-    return _kernel_failure(dtype_name, head_size)
+def require_cudnn(obstacle: str | None) -> None:
+    """Raises UnsupportedError where there is an obstacle to cuDNN, which was asked for by name."""
+    if obstacle is not None:
+        raise UnsupportedError(f"attn_implementation 'cudnn' cannot work here: {obstacle}. Use 'auto' or 'xla'.")
 
 
-@functools.cache
-def _kernel_failure(dtype_name: str, head_size: int) -> str | None:
-    from bark_jax.networks._probes import probe
-
-    return _failure(probe, jnp.dtype(dtype_name), head_size)
-
-
-def _gpu_obstacle(dtype_name: str) -> str | None:
-    if jnp.dtype(dtype_name) not in FUSED_DTYPES:
-        return f"it takes float16 or bfloat16, not {dtype_name}"
-    if backend() not in ("gpu", "cuda"):
-        return f"it needs an NVIDIA GPU, and JAX's default device is of {backend()!r}"
+def cudnn_obstacle(platform: str, dtype: jnp.dtype) -> str | None:
+    """Why cuDNN attention cannot serve this dtype on this platform; None where it should."""
+    if jnp.dtype(dtype) not in FUSED_DTYPES:
+        return f"it takes float16 or bfloat16, not {jnp.dtype(dtype).name}"
+    if platform != "gpu":
+        return f"it needs an NVIDIA GPU, and the platform is {platform!r}"
     return None
 
 
-def find_cudnn_obstacle(dtype_name: str, head_size: int) -> str | None:
-    """Why cuDNN attention cannot serve this dtype and head size on the default device; None where a probe worked."""
-    if (obstacle := _gpu_obstacle(dtype_name)) is not None:
+def kernel_obstacle(platform: str, dtype: jnp.dtype, head_size: int) -> str | None:
+    """Why the decoding kernels cannot serve this dtype and head size on this platform; None where they should."""
+    if (obstacle := cudnn_obstacle(platform, dtype)) is not None:
         return obstacle
-    return _cudnn_failure(dtype_name, head_size)
+    if head_size < 16 or head_size & (head_size - 1):
+        return f"they take a power of two of at least 16 as head size, not {head_size}"
+    return None
 
 
-@functools.cache
-def _cudnn_failure(dtype_name: str, head_size: int) -> str | None:
-    return _failure(_probe_cudnn, jnp.dtype(dtype_name), head_size)
+def with_implementations(network: nnx.Module, implementations: Implementations) -> nnx.Module:
+    """The transformer with another way to attend; itself where it is the same."""
+    if network.blocks[0].attention.implementations == implementations:
+        return network
+    network = nnx.clone(network)
+    for block in network.blocks:
+        block.attention.implementations = implementations
+    return network
 
 
-def _failure(probe: Callable[[jnp.dtype, int], None], dtype: jnp.dtype, head_size: int) -> str | None:
-    """What a probe failed with; None where it did not.
-
-    Networks are also built while shapes are traced, where nothing runs: another thread is not part of that.
-    """
-    with concurrent.futures.ThreadPoolExecutor(1) as thread:
-        error = thread.submit(probe, dtype, head_size).exception()
-    # Drivers, compilers and chips fail in many types.
-    return None if error is None else f"a small probe failed with {type(error).__name__}: {error}"
-
-
-def _probe_cudnn(dtype: jnp.dtype, head_size: int) -> None:
-    """Runs the three calls that the networks make, and compares them with XLA's."""
-    T = 128
-    q_BTNH, k_BTNH, v_BTNH = (
-        jax.random.normal(jax.random.key(seed), (2, T, 2, head_size), dtype=dtype) for seed in range(3)
-    )
-    calls = {
-        "causal": lambda implementation: jax.nn.dot_product_attention(
-            q_BTNH, k_BTNH, v_BTNH, is_causal=True, implementation=implementation
-        ),
-        "bidirectional": lambda implementation: jax.nn.dot_product_attention(
-            q_BTNH, k_BTNH, v_BTNH, implementation=implementation
-        ),
-        "decode": lambda implementation: jax.nn.dot_product_attention(
-            q_BTNH[:, :1],
-            k_BTNH,
-            v_BTNH,
-            key_value_seq_lengths=jnp.array([T // 2, T], jnp.int32),
-            implementation=implementation,
-        ),
-    }
-    for name, call in calls.items():
-        fused = jax.jit(call, static_argnums=0)("cudnn").astype(jnp.float32)
-        plain = jax.jit(call, static_argnums=0)("xla").astype(jnp.float32)
-        difference = float(jnp.max(jnp.abs(fused - plain)))
-        if not difference < 0.05:  # bfloat16 rounding at these values stays under 0.02
-            raise RuntimeError(f"{name} attention is off by {difference}")
+def for_platform(network: nnx.Module, platform: str) -> nnx.Module:
+    """The network with the programs of another platform, where XLA attends; itself where it is of that platform."""
+    if network.platform == platform:
+        return network
+    network = nnx.clone(network)
+    for _, module in nnx.iter_modules(network):
+        if hasattr(module, "platform"):
+            module.platform = platform
+        if hasattr(module, "implementations"):
+            module.implementations = XLA
+    return network

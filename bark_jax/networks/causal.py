@@ -9,9 +9,9 @@ from flax import nnx
 from bark_jax._system.forks import check_process
 from bark_jax.config import BarkCoarseConfig, BarkSemanticConfig, BarkSubModelConfig
 from bark_jax.errors import InputError
-from bark_jax.networks.attention import GPU_BACKENDS, KVCache, resolve
-from bark_jax.networks.linear import multiply
-from bark_jax.networks.platform import backend, check_sharding
+from bark_jax.networks.attention import KVCache, resolve
+from bark_jax.networks.linear import Linear
+from bark_jax.networks.platform import check_sharding, resolve_platform
 from bark_jax.networks.transformer import (
     Block,
     Embedding,
@@ -33,6 +33,8 @@ class BarkCausalModel(nnx.Module):
       config: the network's size.
       dtype: of parameters and activations. LayerNorm statistics, softmax and logits are float32 whatever it is.
       attn_implementation: "xla", "cudnn" or "auto"; see `attention.resolve`.
+      platform: "cpu", "gpu" or "tpu", whose programs the network makes wherever it is traced; the default device's if
+        None.
       rngs: draws the parameters, normal with `initializer_range`; nnx.Rngs(0) if None.
     """
 
@@ -44,32 +46,35 @@ class BarkCausalModel(nnx.Module):
         *,
         dtype: jnp.dtype = jnp.float32,
         attn_implementation: str = "auto",
+        platform: str | None = None,
         rngs: nnx.Rngs | None = None,
     ):
         rngs = nnx.Rngs(0) if rngs is None else rngs
         self.config = config
+        self.platform = resolve_platform(platform)
         self.token_embedding = make_embedding(config, config.input_vocab_size, dtype, rngs)
         self.position_embedding = make_embedding(config, config.block_size, dtype, rngs)
-        implementations = resolve(attn_implementation, dtype, config.head_size)
+        implementations = resolve(attn_implementation, self.platform, dtype, config.head_size)
         self.blocks = nnx.List(
             Block(
                 config,
                 is_causal=True,
                 norm_has_bias=config.bias,
                 dtype=dtype,
+                platform=self.platform,
                 implementations=implementations,
                 rngs=rngs,
             )
             for _ in range(config.num_layers)
         )
         self.final_norm = make_norm(config, has_bias=config.bias, dtype=dtype, rngs=rngs)
-        self.head = nnx.Linear(
+        self.head = Linear(
             config.hidden_size,
             config.output_vocab_size,
             use_bias=False,
+            deviation=config.initializer_range,
             dtype=dtype,
-            param_dtype=dtype,
-            kernel_init=nnx.initializers.normal(config.initializer_range),
+            platform=self.platform,
             rngs=rngs,
         )
 
@@ -128,11 +133,7 @@ class BarkCausalModel(nnx.Module):
 
         A loop takes it before it starts: XLA would cut the weights out of the head again at every step.
         """
-        size = self.head.out_features - start if size is None else size
-        if not isinstance(self.head, nnx.Linear):
-            return self.head.features(start, size)
-        kernel_DV = self.head.kernel[...][:, start : start + size]
-        return lambda hidden: multiply(hidden, kernel_DV, 0, jnp.float32)
+        return self.head.features(start, size)
 
     def prefill(self, embeds_BTD: jax.Array, length_B: jax.Array, n_slots: int) -> KVCache:
         """Reads prompts that are left-aligned and padded to one length.
@@ -158,7 +159,7 @@ class BarkCausalModel(nnx.Module):
         """Reads one token a row. Returns its hidden state [B, D] (see `logits`) and the cache with it."""
         B = len(tokens_B)
         x_BD = self.embed(tokens_B) + self.position_embedding(cache.length_B)
-        x_RD = jnp.pad(x_BD, ((0, _matmul_rows(B) - B), (0, 0)))
+        x_RD = jnp.pad(x_BD, ((0, self._matmul_rows(B) - B), (0, 0)))
         keys, values = [], []
         for block, layer_keys, layer_values in zip(self.blocks, cache.keys, cache.values, strict=True):
             x_RD, layer_keys, layer_values = block.extend(x_RD, layer_keys, layer_values, cache.length_B)
@@ -180,10 +181,9 @@ class BarkCausalModel(nnx.Module):
             values.append(v_BTNH)
         return (*hidden, self.final_norm(x_BTD)), keys, values
 
-
-def _matmul_rows(n_rows: int) -> int:
-    """Rows that a decoding step carries: with fewer than 8 XLA makes slow loops of matrix products on a GPU."""
-    return max(8, n_rows) if backend() in GPU_BACKENDS else n_rows
+    def _matmul_rows(self, n_rows: int) -> int:
+        """Rows that a decoding step carries: with fewer than 8 XLA makes slow loops of matrix products on a GPU."""
+        return max(8, n_rows) if self.platform == "gpu" else n_rows
 
 
 class SemanticNetwork(BarkCausalModel):

@@ -15,7 +15,6 @@ from bark_jax.networks.attention import KVCache
 from bark_jax.networks.causal import BarkCausalModel
 from bark_jax.networks.int8 import is_quantized
 from bark_jax.networks.linear import transpose_weights
-from bark_jax.networks.platform import backend
 
 MOST_KERNEL_ROWS = 2  # that the kernels multiply faster than XLA does
 
@@ -27,13 +26,13 @@ def make_decoder(model: BarkCausalModel, n_rows: int) -> "BarkCausalModel | Kern
     """
     if is_quantized(model):  # its weights lie as they should
         return model
-    step = model.blocks[0].attention.here.step
+    step = model.blocks[0].attention.implementations.step
     if step == "pallas":
         fits = n_rows <= MOST_KERNEL_ROWS and not model.config.bias and model.config.hidden_size % 8 == 0
         return KernelDecoder(transpose_weights(model)) if fits else model
     # Two to eight rows of float32 take a third longer so: XLA hands them to a library that wants [in, out].
     is_faster_so = n_rows == 1 or model.head.param_dtype == jnp.bfloat16
-    fits = step == "xla" and is_faster_so and backend() == "cpu"
+    fits = step == "xla" and is_faster_so and model.platform == "cpu"
     return transpose_weights(model) if fits else model
 
 

@@ -12,7 +12,7 @@ from bark_jax.config import BarkFineConfig
 from bark_jax.errors import InputError, quoted
 from bark_jax.networks.attention import resolve
 from bark_jax.networks.linear import multiply
-from bark_jax.networks.platform import check_sharding
+from bark_jax.networks.platform import check_sharding, resolve_platform
 from bark_jax.networks.transformer import (
     Block,
     as_seen,
@@ -38,21 +38,24 @@ class FineNetwork(nnx.Module):
         *,
         dtype: jnp.dtype = jnp.float32,
         attn_implementation: str = "auto",
+        platform: str | None = None,
         rngs: nnx.Rngs | None = None,
     ):
         rngs = nnx.Rngs(0) if rngs is None else rngs
         self.config = config
+        self.platform = resolve_platform(platform)
         self.token_embeddings = nnx.List(
             make_embedding(config, config.input_vocab_size, dtype, rngs) for _ in range(config.n_codes_total)
         )
         self.position_embedding = make_embedding(config, config.block_size, dtype, rngs)
-        implementations = resolve(attn_implementation, dtype, config.head_size)
+        implementations = resolve(attn_implementation, self.platform, dtype, config.head_size)
         self.blocks = nnx.List(
             Block(
                 config,
                 is_causal=False,
                 norm_has_bias=True,
                 dtype=dtype,
+                platform=self.platform,
                 implementations=implementations,
                 rngs=rngs,
             )
@@ -101,7 +104,7 @@ class FineNetwork(nnx.Module):
             embeds_BTD = sum(self.token_embeddings[q](input_ids[:, :, q]) for q in range(codebook_idx + 1))
         hidden = self._read(embeds_BTD, as_seen(attention_mask, embeds_BTD))
         table_VD = self.token_embeddings[codebook_idx].embedding[...]
-        logits_BTV = multiply(hidden[-1], table_VD, 1, jnp.float32)
+        logits_BTV = multiply(hidden[-1], table_VD, 1, self.platform, jnp.float32)
         return (logits_BTV, hidden) if output_hidden_states else logits_BTV
 
     def get_input_embeddings(self) -> nnx.List:

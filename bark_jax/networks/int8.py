@@ -17,8 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bark_jax.networks.linear import multiplies_bfloat16, multiply
-from bark_jax.networks.platform import backend
+from bark_jax.networks.linear import Linear, multiplies_bfloat16, multiply
 
 MOST = 127
 MOST_ROWS_LAST = 16  # up to which XLA's product is faster with the weights first
@@ -26,13 +25,18 @@ PARTS = 2 * MOST  # a fine part's unit is this fraction of a coarse one's
 
 
 class Int8Linear(nnx.Module):
-    """What takes the place of an `nnx.Linear`: int8 weights [out, in], and a float32 scale [out]."""
+    """What takes the place of a `Linear`: int8 weights [out, in], and a float32 scale [out]."""
 
-    def __init__(self, linear: nnx.Linear):
+    def __init__(self, linear: Linear):
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.param_dtype = linear.param_dtype  # of activations
+        self.param_dtype, self.platform = linear.param_dtype, linear.platform  # the dtype of activations
         weight_NK, scale_N = rounded(linear.kernel[...])
         self.weight, self.scale, self.bias = nnx.Param(weight_NK), nnx.Param(scale_N), linear.bias
+
+    @property
+    def sequence_dtype(self) -> jnp.dtype:
+        """That whole sequences are multiplied in, its results too."""
+        return sequence_dtype(self.param_dtype, self.platform)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, in] or [B, T, in] -> the same with out, in the dtype of x."""
@@ -42,13 +46,13 @@ class Int8Linear(nnx.Module):
         """What computes `size` output features from `start` on, in float32."""
         taken = slice(start, None if size is None else start + size)
         bias_N = None if self.bias is None else self.bias[taken]
-        return functools.partial(_linear, weight_NK=self.weight[taken], scale_N=self.scale[taken], bias_N=bias_N)
+        weight_NK, scale_N = self.weight[taken], self.scale[taken]
+        return functools.partial(_linear, weight_NK=weight_NK, scale_N=scale_N, bias_N=bias_N, platform=self.platform)
 
 
 def quantize(network: nnx.Module) -> None:
     """Puts an `Int8Linear` in the place of each Linear of a transformer. Embeddings, norms and tied heads stay."""
     for block in network.blocks:
-        block.attention.sequence_dtype = sequence_dtype(block.attention.qkv.param_dtype)
         for module, names in ((block.attention, ("qkv", "out")), (block.mlp, ("up", "down"))):
             for name in names:
                 setattr(module, name, Int8Linear(getattr(module, name)))
@@ -73,23 +77,29 @@ def _scale(x_MK: jax.Array) -> jax.Array:
     return jnp.maximum(jnp.max(jnp.abs(x_MK), axis=1, keepdims=True) / MOST, jnp.finfo(jnp.float32).tiny)
 
 
-def sequence_dtype(dtype: jnp.dtype) -> jnp.dtype:
+def sequence_dtype(dtype: jnp.dtype, platform: str) -> jnp.dtype:
     """Of what whole sequences are multiplied in, where activations have this dtype."""
-    return jnp.dtype(jnp.bfloat16 if backend() == "cpu" and multiplies_bfloat16() else dtype)
+    return jnp.dtype(jnp.bfloat16 if platform == "cpu" and multiplies_bfloat16() else dtype)
 
 
-def _linear(x: jax.Array, weight_NK: jax.Array, scale_N: jax.Array, bias_N: jax.Array | None) -> jax.Array:
+def _linear(
+    x: jax.Array, weight_NK: jax.Array, scale_N: jax.Array, bias_N: jax.Array | None, platform: str
+) -> jax.Array:
+    x_MK = x.reshape(-1, x.shape[-1])
     is_step = x.ndim == 2 or x.shape[1] == 1  # not by the number of rows: a row reads alike in any company
-    product = _multiply_in_parts if is_step and backend() == "cpu" else _multiply
-    y_MN = product(x.reshape(-1, x.shape[-1]), weight_NK) * scale_N[None]
+    if is_step and platform == "cpu":
+        y_MN = _multiply_in_parts(x_MK, weight_NK)
+    else:
+        y_MN = _multiply(x_MK, weight_NK, platform)
+    y_MN = y_MN * scale_N[None]
     if bias_N is not None:
         y_MN = y_MN + bias_N.astype(jnp.float32)[None]
     return y_MN.reshape(*x.shape[:-1], len(scale_N))
 
 
-def _multiply(x_MK: jax.Array, weight_NK: jax.Array) -> jax.Array:
-    dtype = sequence_dtype(x_MK.dtype)
-    return multiply(x_MK.astype(dtype), weight_NK.astype(dtype), 1, jnp.float32)
+def _multiply(x_MK: jax.Array, weight_NK: jax.Array, platform: str) -> jax.Array:
+    dtype = sequence_dtype(x_MK.dtype, platform)
+    return multiply(x_MK.astype(dtype), weight_NK.astype(dtype), 1, platform, jnp.float32)
 
 
 def _multiply_in_parts(x_MK: jax.Array, weight_NK: jax.Array) -> jax.Array:

@@ -7,51 +7,77 @@ there are at least two rows; then it multiplies the numbers as they lie.
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bark_jax.config import BarkSubModelConfig
-from bark_jax.networks.platform import backend
-
 FEWEST_ROWS = 4  # of a bfloat16 product on a CPU; two do, but made a step of one row 8 % slower on an AMD EPYC
 
 
-def make_linear(config: BarkSubModelConfig, n_in: int, n_out: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
-    """A Linear of one of Bark's transformers, drawn as torch's Bark draws it."""
-    return nnx.Linear(
-        n_in,
-        n_out,
-        use_bias=config.bias,
-        dtype=dtype,
-        param_dtype=dtype,
-        kernel_init=nnx.initializers.normal(config.initializer_range),
-        dot_general=_dot_general,
-        rngs=rngs,
-    )
+class Linear(nnx.Module):
+    """A Linear of one of Bark's transformers, with weights [in, out].
+
+    Args:
+      deviation: of the normal distribution that the weights are drawn from.
+      dtype: of parameters and result.
+      platform: whose products it makes.
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        *,
+        use_bias: bool,
+        deviation: float,
+        dtype: jnp.dtype,
+        platform: str,
+        rngs: nnx.Rngs,
+    ):
+        self.in_features, self.out_features = n_in, n_out
+        self.param_dtype, self.platform = dtype, platform
+        self.kernel = nnx.Param(nnx.initializers.normal(deviation)(rngs.params(), (n_in, n_out), dtype))
+        self.bias = nnx.Param(nnx.initializers.zeros(rngs.params(), (n_out,), dtype)) if use_bias else None
+
+    @property
+    def sequence_dtype(self) -> jnp.dtype:
+        """That whole sequences of its results are multiplied in."""
+        return self.param_dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., in] -> [..., out]."""
+        y = multiply(x.astype(self.param_dtype), self.kernel[...].astype(self.param_dtype), 0, self.platform)
+        return _with_bias(y, self.bias)
+
+    def features(self, start: int = 0, size: int | None = None) -> Callable[[jax.Array], jax.Array]:
+        """What computes `size` output features from `start` on, in float32; of a layer without bias."""
+        kernel_KN = self.kernel[...][:, start : None if size is None else start + size]
+        return lambda x: multiply(x, kernel_KN, 0, self.platform, jnp.float32)
 
 
 class TransposedLinear(nnx.Module):
-    """What takes the place of an `nnx.Linear`, with weights [out, in]: what makes one output lies side by side."""
+    """What takes the place of a `Linear`, with weights [out, in]: what makes one output lies side by side."""
 
-    def __init__(self, linear: nnx.Linear):
+    def __init__(self, linear: Linear):
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.param_dtype = linear.param_dtype
+        self.param_dtype, self.platform = linear.param_dtype, linear.platform
         # The barrier keeps XLA from folding the transpose into the product, which would undo it.
         self.weight = nnx.Param(jax.lax.optimization_barrier(linear.kernel[...].T))
         self.bias = linear.bias
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., in] -> [..., out], in the dtype of x."""
-        y = multiply(x, self.weight[...], 1).astype(x.dtype)
-        return y if self.bias is None else y + self.bias[...].reshape((1,) * (y.ndim - 1) + (-1,))
+        return _with_bias(multiply(x, self.weight[...], 1, self.platform), self.bias)
 
     def features(self, start: int = 0, size: int | None = None) -> Callable[[jax.Array], jax.Array]:
         """What computes `size` output features from `start` on, in float32; of a layer without bias."""
         weight_NK = self.weight[start : None if size is None else start + size]
-        return lambda x: multiply(x, weight_NK, 1, jnp.float32)
+        return lambda x: multiply(x, weight_NK, 1, self.platform, jnp.float32)
+
+
+def _with_bias(y: jax.Array, bias: nnx.Param | None) -> jax.Array:
+    return y if bias is None else y + bias[...].astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
 
 
 def transpose_weights(network: nnx.Module) -> nnx.Module:
@@ -65,14 +91,15 @@ def transpose_weights(network: nnx.Module) -> nnx.Module:
     return network
 
 
-def multiply(x: jax.Array, weight: jax.Array, axis: int, dtype: jnp.dtype | None = None) -> jax.Array:
+def multiply(x: jax.Array, weight: jax.Array, axis: int, platform: str, dtype: jnp.dtype | None = None) -> jax.Array:
     """Sums over the last axis of x and `axis` of a weight [in, out] or [out, in]: [..., out].
 
     Args:
+      platform: that the product is made on.
       dtype: of the result; that of x if None.
     """
     dtype = dtype or x.dtype
-    if not _is_bfloat16_on_cpu(x, weight):
+    if platform != "cpu" or not x.dtype == weight.dtype == jnp.bfloat16:
         dimension_numbers = (((x.ndim - 1,), (axis,)), ((), ()))
         return jax.lax.dot_general(x, weight, dimension_numbers, preferred_element_type=dtype)
     x_MK = x.reshape(-1, x.shape[-1])
@@ -88,14 +115,3 @@ def multiplies_bfloat16() -> bool:
         return "avx512_bf16" in Path("/proc/cpuinfo").read_text().split()
     except OSError:
         return False
-
-
-def _dot_general(x: jax.Array, kernel: jax.Array, dimension_numbers: Any, **options: Any) -> jax.Array:
-    """`jax.lax.dot_general` as `nnx.Linear` calls it."""
-    if _is_bfloat16_on_cpu(x, kernel):
-        return multiply(x, kernel, 0)
-    return jax.lax.dot_general(x, kernel, dimension_numbers, **options)
-
-
-def _is_bfloat16_on_cpu(x: jax.Array, weight: jax.Array) -> bool:
-    return backend() == "cpu" and x.dtype == weight.dtype == jnp.bfloat16

@@ -6,7 +6,7 @@
     4  norm, first Linear of the MLP, GELU
     5  second Linear, residual
 
-Written in Pallas for its Triton backend. `attention.resolve` takes them where a probe has shown that they work; every
+Written in Pallas for its Triton backend. A model loaded on a GPU takes them where a probe shows that they work; every
 other place, as every test's reference, has the plain path. Weights lie as [out, in], so that a program's output
 features are one contiguous piece of memory. Each weight is read once into registers and multiplied there, row by row,
 without tensor cores. With more rows than `decoder.MOST_KERNEL_ROWS` the arithmetic shows, XLA's matrix products are

@@ -1,4 +1,4 @@
-"""The default device: its platform, and errors of a device that has too little memory for a stage or fails in it."""
+"""The platform that a network's programs are for, its device, and errors of a device that has too little memory."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -10,6 +10,9 @@ import numpy as np
 from bark_jax._system.forks import check_process
 from bark_jax.errors import DeviceError, DeviceMemoryError, InputError, UnsupportedError, quoted
 
+PLATFORMS = ("cpu", "gpu", "tpu")
+_GPU_PLUGINS = ("cuda", "rocm")  # which JAX lists as "gpu"
+
 
 def default_device() -> jax.Device:
     """What `jax.default_device` has chosen, else this process's first device."""
@@ -19,17 +22,51 @@ def default_device() -> jax.Device:
     return chosen
 
 
-def backend() -> str:
-    """The platform of the default device, "cpu", "gpu" or "tpu".
+def platform_of(device: jax.Device) -> str:
+    """One of PLATFORMS; of a device of another maker the name that its plugin has, which counts as an accelerator."""
+    return "gpu" if device.platform in _GPU_PLUGINS else device.platform
 
-    `jax.default_backend` names that of the machine's first device, whatever `jax.default_device` has chosen.
+
+def check_platform(platform: Any) -> str | None:
+    """The platform, or None for None. Raises InputError for any but PLATFORMS."""
+    if platform is not None and (not isinstance(platform, str) or platform not in PLATFORMS):
+        raise InputError(f"platform is {quoted(platform)}, expected one of {', '.join(PLATFORMS)}, or None")
+    return platform
+
+
+def resolve_platform(platform: Any = None) -> str:
+    """The platform, or that of the default device for None. Raises InputError for any but PLATFORMS."""
+    return check_platform(platform) or platform_of(default_device())
+
+
+def device_of(platform: str) -> jax.Device | None:
+    """The default device if it is of this platform, else this process's first that is; None where there is none."""
+    if platform_of(default_device()) == platform:
+        return default_device()
+    try:
+        return jax.local_devices(backend=platform)[0]
+    except RuntimeError:  # JAX has no such backend here
+        return None
+
+
+def pinned_device(platform: str) -> jax.Device | None:
+    """The device to which arrays for this platform have to be pinned, as JAX would run them on another platform's.
+
+    None where the default device is of this platform, or none is.
     """
-    return jax.default_backend() if jax.config.jax_default_device is None else default_device().platform
+    return None if platform_of(default_device()) == platform else device_of(platform)
 
 
-def is_beside_accelerator() -> bool:
-    """Whether the default device is the CPU of a machine whose accelerator JAX would use otherwise."""
-    return backend() == "cpu" != jax.default_backend()
+def on_its_platform(network: Any) -> Any:
+    """The network where its programs run: pinned to devices of its platform unless the default one is such."""
+    device = pinned_device(network.platform)
+    if device is None or all(_is_pinned(leaf, network.platform) for leaf in jax.tree.leaves(network)):
+        return network
+    return jax.device_put(network, device)
+
+
+def _is_pinned(array: jax.Array, platform: str) -> bool:
+    return array.committed and all(platform_of(device) == platform for device in array.devices())
 
 
 def check_devices(devices: Sequence[jax.Device] | None) -> list[jax.Device]:

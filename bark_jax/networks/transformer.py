@@ -12,7 +12,7 @@ from flax import nnx
 from bark_jax.config import BarkSubModelConfig
 from bark_jax.errors import InputError
 from bark_jax.networks.attention import Implementations, SelfAttention
-from bark_jax.networks.linear import make_linear
+from bark_jax.networks.linear import Linear
 
 
 class Embedding(nnx.Embed):
@@ -81,10 +81,13 @@ def make_norm(config: BarkSubModelConfig, *, has_bias: bool, dtype: jnp.dtype, r
 class MLP(nnx.Module):
     """Two Linear layers around an exact GELU; four times as wide inside."""
 
-    def __init__(self, config: BarkSubModelConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, config: BarkSubModelConfig, *, dtype: jnp.dtype, platform: str, rngs: nnx.Rngs):
         D = config.hidden_size
-        self.up = make_linear(config, D, 4 * D, dtype, rngs)
-        self.down = make_linear(config, 4 * D, D, dtype, rngs)
+        options = dict(
+            use_bias=config.bias, deviation=config.initializer_range, dtype=dtype, platform=platform, rngs=rngs
+        )
+        self.up = Linear(D, 4 * D, **options)
+        self.down = Linear(4 * D, D, **options)
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         wide_BTF = self.up(x_BTD)
@@ -104,15 +107,21 @@ class Block(nnx.Module):
         is_causal: bool,
         norm_has_bias: bool,
         dtype: jnp.dtype,
+        platform: str,
         implementations: Implementations,
         rngs: nnx.Rngs,
     ):
         self.attention_norm = make_norm(config, has_bias=norm_has_bias, dtype=dtype, rngs=rngs)
         self.attention = SelfAttention(
-            config, is_causal=is_causal, dtype=dtype, implementations=implementations, rngs=rngs
+            config,
+            is_causal=is_causal,
+            dtype=dtype,
+            platform=platform,
+            implementations=implementations,
+            rngs=rngs,
         )
         self.mlp_norm = make_norm(config, has_bias=norm_has_bias, dtype=dtype, rngs=rngs)
-        self.mlp = MLP(config, dtype=dtype, rngs=rngs)
+        self.mlp = MLP(config, dtype=dtype, platform=platform, rngs=rngs)
 
     def __call__(self, x_BTD: jax.Array, is_seen_BT: jax.Array | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns the output [B, T, D] and the layer's keys and values [B, T, N, H]; see `SelfAttention`."""

@@ -222,7 +222,8 @@ class CodecTraining:
 
     @functools.cached_property
     def _whole(self) -> tuple[dict[str, np.ndarray], Callable]:
-        return whole_network(self.codec, module_maker(type(self.codec), self.codec.config), "float32")
+        make_module = module_maker(type(self.codec), self.codec.config, platform=self.codec.platform)
+        return whole_network(self.codec, make_module, "float32")
 
     @property
     def _arrays(self) -> dict[str, np.ndarray]:

@@ -19,6 +19,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bark_jax.errors import InputError
+from bark_jax.networks.probes import with_working_attention
 from bark_jax.training.losses import Loss
 
 Arrays = Mapping[str, jax.Array]
@@ -160,7 +161,7 @@ def whole_network(module: nnx.Module, make_module: Callable[[Any], nnx.Module], 
       make_module: builds the module for a dtype, as for `model_folder.load_network`.
       dtype: to compute in.
     """
-    graphdef, abstract = nnx.split(nnx.eval_shape(lambda: make_module(jnp.dtype(dtype))))
+    graphdef, abstract = nnx.split(with_working_attention(nnx.eval_shape(lambda: make_module(jnp.dtype(dtype)))))
     names = [(".".join(map(str, path)), path, variable) for path, variable in nnx.to_flat_state(abstract)]
     values = dict(nnx.to_flat_state(nnx.state(module)))
     params = {name: np.asarray(values[path].get_value(), np.float32) for name, path, _ in names}

@@ -162,7 +162,7 @@ def _make_training(
     devices: Sequence[jax.Device] | None,
 ) -> NetworkTraining:
     network = getattr(model, name)
-    make_module = module_maker(type(network), network.config)
+    make_module = module_maker(type(network), network.config, platform=network.platform)
     params, assemble = whole_network(network, make_module, settings.dtype)
     frozen = None
     if settings.lora is not None:

@@ -19,6 +19,7 @@ from bark_jax.config import EncodecConfig, require
 from bark_jax.errors import InputError, UnsupportedError
 from bark_jax.networks.codec.quantizer import Quantizer
 from bark_jax.networks.codec.seanet import Decoder, Encoder
+from bark_jax.networks.platform import resolve_platform
 
 MIN_SCALE = 1e-8  # added to the loudness, so that silence can be divided by it
 
@@ -46,15 +47,24 @@ class DecodeState:
 class Codec(nnx.Module):
     """The codec. Audio is [B, A, channels], about -1..1; codes are integers [B, Q, T]; A = T * config.hop_length.
 
-    Parameters and activations have `dtype`; the LSTM's state and the quantiser's distances are float32.
+    Parameters and activations have `dtype`; the LSTM's state and the quantiser's distances are float32. `platform` is
+    as for `BarkCausalModel`, though a codec's program is the same on all of them.
     """
 
-    def __init__(self, config: EncodecConfig, *, dtype: Any = jnp.float32, rngs: nnx.Rngs | None = None):
+    def __init__(
+        self,
+        config: EncodecConfig,
+        *,
+        dtype: Any = jnp.float32,
+        platform: str | None = None,
+        rngs: nnx.Rngs | None = None,
+    ):
         rngs = nnx.Rngs(0) if rngs is None else rngs
         has_overlap = config.chunk_length_s is None or config.overlap is not None
         require(config, has_overlap, "overlap", "a ratio in [0, 1) where chunk_length_s is given")
         self.config = config
         self.dtype = jnp.dtype(dtype)
+        self.platform = resolve_platform(platform)
         self.encoder = Encoder(config, dtype=self.dtype, rngs=rngs)
         self.decoder = Decoder(config, dtype=self.dtype, rngs=rngs)
         self.quantizer = Quantizer(config, dtype=self.dtype, rngs=rngs)

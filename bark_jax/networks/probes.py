@@ -1,0 +1,145 @@
+"""Whether cuDNN's attention and the decoding kernels work on this machine: small calls of each, compared with XLA's.
+
+They compile and run, so they are for where a model is loaded: never for a constructor, nor for what is traced.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bark_jax.config import BarkSubModelConfig
+from bark_jax.networks.attention import (
+    XLA,
+    Implementations,
+    cudnn_obstacle,
+    kernel_obstacle,
+    require_cudnn,
+    with_implementations,
+)
+from bark_jax.networks.causal import BarkCausalModel
+from bark_jax.networks.decoder import MOST_KERNEL_ROWS, make_decoder
+from bark_jax.networks.platform import device_of
+
+N_SLOTS = 192
+
+
+def with_working_attention(network: nnx.Module, *, is_cudnn_asked: bool = False) -> nnx.Module:
+    """The network, attending only as its platform's device here can; what is no transformer stays as it is.
+
+    Where there is no such device, so that the network can only be lowered for one, its constructor's choice stays.
+
+    Args:
+      is_cudnn_asked: whether cuDNN was asked for by name.
+
+    Raises:
+      UnsupportedError: it was asked for, and its probe failed; the message has the reason.
+    """
+    if not hasattr(network, "blocks"):
+        return network
+    chosen = network.blocks[0].attention.implementations
+    if chosen == XLA or device_of(network.platform) is None:
+        return network
+    here = network.platform, network.position_embedding.param_dtype, network.config.head_size
+    obstacle = find_cudnn_obstacle(*here)
+    if is_cudnn_asked:
+        require_cudnn(obstacle)
+    whole = "xla" if obstacle else chosen.whole
+    step = "pallas" if chosen.step == "pallas" and not find_kernel_obstacle(*here) else whole
+    return with_implementations(network, Implementations(whole, step))
+
+
+def find_cudnn_obstacle(platform: str, dtype: jnp.dtype, head_size: int) -> str | None:
+    """Why cuDNN attention cannot serve this dtype and head size here; None where a probe worked."""
+    return cudnn_obstacle(platform, dtype) or _failure(probe_cudnn, platform, jnp.dtype(dtype).name, head_size)
+
+
+def find_kernel_obstacle(platform: str, dtype: jnp.dtype, head_size: int) -> str | None:
+    """Why the decoding kernels cannot serve this dtype and head size here; None where a probe worked."""
+    obstacle = kernel_obstacle(platform, dtype, head_size)
+    return obstacle or _failure(probe_kernels, platform, jnp.dtype(dtype).name, head_size)
+
+
+@functools.cache
+def _failure(probe: Callable[[jnp.dtype, int], None], platform: str, dtype_name: str, head_size: int) -> str | None:
+    """What a probe fails with on the platform's device; None where it does not. It runs once a process."""
+    try:
+        with jax.default_device(device_of(platform)):
+            probe(jnp.dtype(dtype_name), head_size)
+    except Exception as error:  # drivers, compilers and chips fail in many types
+        return f"a small probe failed with {type(error).__name__}: {error}"
+    return None
+
+
+def probe_cudnn(dtype: jnp.dtype, head_size: int) -> None:
+    """Runs the three calls that the networks make.
+
+    Raises:
+      RuntimeError: they compute something else than XLA's. What else may fail here raises its own.
+    """
+    T = 128
+    q_BTNH, k_BTNH, v_BTNH = (
+        jax.random.normal(jax.random.key(seed), (2, T, 2, head_size), dtype=dtype) for seed in range(3)
+    )
+    calls = {
+        "causal": lambda implementation: jax.nn.dot_product_attention(
+            q_BTNH, k_BTNH, v_BTNH, is_causal=True, implementation=implementation
+        ),
+        "bidirectional": lambda implementation: jax.nn.dot_product_attention(
+            q_BTNH, k_BTNH, v_BTNH, implementation=implementation
+        ),
+        "decode": lambda implementation: jax.nn.dot_product_attention(
+            q_BTNH[:, :1],
+            k_BTNH,
+            v_BTNH,
+            key_value_seq_lengths=jnp.array([T // 2, T], jnp.int32),
+            implementation=implementation,
+        ),
+    }
+    for name, call in calls.items():
+        fused = jax.jit(call, static_argnums=0)("cudnn").astype(jnp.float32)
+        plain = jax.jit(call, static_argnums=0)("xla").astype(jnp.float32)
+        difference = float(jnp.max(jnp.abs(fused - plain)))
+        if not difference < 0.05:  # bfloat16 rounding at these values stays under 0.02
+            raise RuntimeError(f"{name} attention is off by {difference}")
+
+
+def probe_kernels(dtype: jnp.dtype, head_size: int) -> None:
+    """Runs both forms in which networks use the kernels.
+
+    Raises:
+      RuntimeError: they compute something else than the same step without them. What else may fail raises its own.
+    """
+    for n_rows in (1, MOST_KERNEL_ROWS + 1):
+        fused, plain = (_logits(dtype, head_size, n_rows, step) for step in ("pallas", "xla"))
+        difference = float(jnp.max(jnp.abs(fused - plain)))
+        if not difference < 0.1 * float(jnp.std(plain)):  # rounding stays under 0.03 of it
+            raise RuntimeError(f"logits of {n_rows} rows are off by {difference}")
+
+
+def _logits(dtype: jnp.dtype, head_size: int, n_rows: int, step: str) -> jax.Array:
+    config = BarkSubModelConfig(
+        block_size=N_SLOTS,
+        input_vocab_size=64,
+        output_vocab_size=64,
+        num_layers=1,
+        num_heads=2,
+        hidden_size=2 * head_size,
+        bias=False,
+        initializer_range=0.2,  # so that the attention is much of the result
+    )
+    model = BarkCausalModel(config, dtype=dtype, attn_implementation="xla", rngs=nnx.Rngs(0))
+    model = with_implementations(model, Implementations("xla", step))
+    length = N_SLOTS - 8
+
+    @jax.jit
+    def read(model: BarkCausalModel, tokens_B: jax.Array) -> jax.Array:
+        decoder = make_decoder(model, n_rows)
+        prompt_BT = jnp.broadcast_to(jnp.arange(length) % 64, (n_rows, length))
+        cache = model.prefill(model.embed(prompt_BT), length - jnp.arange(n_rows), N_SLOTS)
+        hidden_BD, _ = decoder.decode(tokens_B, cache)
+        return decoder.logits(hidden_BD)
+
+    return read(model, jnp.arange(n_rows))
