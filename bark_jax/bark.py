@@ -72,6 +72,7 @@ class Bark:
         cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
         keep_compiled: bool = True,
+        decoding_copy: bool = True,
     ) -> Self:
         """Loads networks, tokenizer and voices; arguments and errors as for `BarkModel.from_pretrained`.
 
@@ -91,6 +92,7 @@ class Bark:
             platform=platform,
             lora=lora,
             keep_compiled=check_flag("keep_compiled", keep_compiled),
+            decoding_copy=check_flag("decoding_copy", decoding_copy),
             source=Source(name_or_folder, **source),
         )
         return cls(model, processor)

@@ -31,6 +31,7 @@ from bark_jax.generation.sampling import key_data
 from bark_jax.generation.settings import check_count, resolve_settings
 from bark_jax.generation.tokens import TokenSpaces, text_tokens
 from bark_jax.model import BarkModel
+from bark_jax.networks.layout import copy_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -87,6 +88,7 @@ class Run:
     dtype: str
     is_offloaded: bool
     weight_bytes: dict[str, int]  # by network
+    copy_bytes: dict[str, int]  # of the copies that decoding keeps beside them; an offloaded network keeps none
     stages: dict[str, Timing]
     end_to_end: Timing
     peak_memory: PeakMemory
@@ -100,6 +102,7 @@ class Run:
             "dtype": self.dtype,
             "is_offloaded": self.is_offloaded,
             "weight_bytes": {**self.weight_bytes, "all": sum(self.weight_bytes.values())},
+            "copy_bytes": {**self.copy_bytes, "all": sum(self.copy_bytes.values())},
             "stages": {
                 stage: timing.to_dict() | {timing.unit: timing.amount, f"{timing.unit}_per_s": timing.rate}
                 for stage, timing in self.stages.items()
@@ -228,6 +231,7 @@ def _run(folder: Path, case: _Case, n_rows: int, n_tokens: int, repeats: int, te
             name: sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays.values())
             for name, arrays in shapes.items()
         },
+        copy_bytes={name: copy_bytes(getattr(model, name)) for name in NETWORKS},
         stages=stages,
         end_to_end=end_to_end,
         peak_memory=PeakMemory(peak, of, is_new=peak > peak_before),
@@ -341,9 +345,9 @@ def _time_table(runs: list[Run]) -> list[tuple[str, ...]]:
 
 
 def _memory_table(runs: list[Run]) -> list[tuple[str, ...]]:
-    table = [("MB", *NETWORKS, "all weights", f"peak of the {runs[0].peak_memory.of}")]
+    table = [("MB", *NETWORKS, "all weights", "copies", f"peak of the {runs[0].peak_memory.of}")]
     for run in runs:
-        weights = [*run.weight_bytes.values(), sum(run.weight_bytes.values())]
+        weights = [*run.weight_bytes.values(), sum(run.weight_bytes.values()), sum(run.copy_bytes.values())]
         mark = "" if run.peak_memory.is_new else "<= "
         table.append((run.label, *map(_megabytes, weights), mark + _megabytes(run.peak_memory.n_bytes)))
     return table

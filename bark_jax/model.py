@@ -70,6 +70,7 @@ class BarkModel(nnx.Module):
         local_files_only: bool = False,
         force_download: bool = False,
         keep_compiled: bool = True,
+        decoding_copy: bool = True,
         **options: Any,
     ) -> Self:
         """Loads a model: a folder, a Hub id such as "suno/bark-small", or "tiny", which is built in.
@@ -91,6 +92,9 @@ class BarkModel(nnx.Module):
           token, cache_dir, local_files_only, force_download: see `find.find_model`.
           keep_compiled: keep compiled programs on disk for the next process (`checkpoints.compiled`); also
             BARK_JAX_KEEP_COMPILED=0 switches it off.
+          decoding_copy: keep a second copy of the semantic and the coarse weights once rows are generated that decode
+            faster from it (`networks.layout`): one row, or bfloat16, on a CPU; one or two rows on a GPU. Without it
+            such rows take longer, and near-ties may fall otherwise.
           options: other arguments of transformers', which are ignored or refused; see `checkpoints.options`.
 
         Raises:
@@ -100,6 +104,7 @@ class BarkModel(nnx.Module):
         """
         check_options(options, cls.from_pretrained, MODEL_IGNORED, MODEL_REFUSED)
         check_flag("keep_compiled", keep_compiled)
+        check_flag("decoding_copy", decoding_copy)
         dtype, platform = load.choose_dtype(dtype, torch_dtype), check_platform(platform)
         hub_options = dict(token=token, cache_dir=cache_dir, local_files_only=local_files_only)
         folder = find.find_model(
@@ -112,6 +117,7 @@ class BarkModel(nnx.Module):
             platform=platform,
             lora=lora,
             keep_compiled=keep_compiled,
+            decoding_copy=decoding_copy,
             source=Source(pretrained_model_name_or_path, revision=revision, **hub_options),
         )
 
@@ -125,6 +131,7 @@ class BarkModel(nnx.Module):
         platform: str | None = None,
         lora: str | os.PathLike[str] | None = None,
         keep_compiled: bool = True,
+        decoding_copy: bool = True,
         source: Source | None = None,
     ) -> Self:
         """Loads the networks of a model that was found; `source` has its voices, its folder if None.
@@ -140,6 +147,7 @@ class BarkModel(nnx.Module):
             platform=platform,
             config=found.config,
             lora=lora,
+            decoding_copy=decoding_copy,
         )
         model = cls(found.config, found.generation_config, **networks)
         model._voices = _NamedVoices(Source(str(found.folder)) if source is None else source, model.spaces)

@@ -87,6 +87,13 @@ def test_weights_in_bfloat16_take_half(report):
     assert {name: 2 * n_bytes for name, n_bytes in narrow.items()} == wide
 
 
+def test_copies_are_those_of_the_networks_that_decode(report):
+    for run in report.runs:
+        for name in ("semantic", "coarse_acoustics"):
+            assert 0 < run.copy_bytes[name] < run.weight_bytes[name]
+        assert [run.copy_bytes[name] for name in list(NETWORKS)[2:]] == [0, 0]
+
+
 def test_amounts_are_those_of_the_clip(report):
     for run in report.runs:
         assert {stage: (timing.amount, timing.unit) for stage, timing in run.stages.items()} == {
@@ -170,7 +177,8 @@ def test_the_command_prints_one_object_and_draws(cleared, tmp_path):
     assert found["device"]["platform"] == jax.default_backend() and found["versions"]["jax"] == jax.__version__
     (only,) = found["runs"]
     assert only["dtype"] == "float32" and not only["is_offloaded"]
-    assert only["weight_bytes"].pop("all") == sum(only["weight_bytes"].values())
+    for kind in ("weight_bytes", "copy_bytes"):
+        assert only[kind].pop("all") == sum(only[kind].values()) > 0
     assert only["stages"]["semantic"]["tokens"] == N_TOKENS and only["stages"]["semantic"]["tokens_per_s"] > 0
     assert only["stages"]["codec"]["frames"] == N_FRAMES and only["stages"]["codec"]["frames_per_s"] > 0
     assert only["end_to_end"]["audio_s"] == pytest.approx(0.2) and only["end_to_end"]["real_time_factor"] > 0

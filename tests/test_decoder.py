@@ -6,6 +6,8 @@ The kernels run interpreted here, which shows what they compute; that a GPU comp
 import contextlib
 import dataclasses
 import functools
+import gc
+import weakref
 
 import jax
 import jax.extend
@@ -13,18 +15,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from networks import drawn, jit
+from networks import as_dtype, drawn, jit
 from test_stages import greedy
 
 from bark_jax.config import BarkSemanticConfig
 from bark_jax.generation import coarse, semantic
 from bark_jax.generation.tokens import TokenSpaces
-from bark_jax.networks import attention, decoder, probes
+from bark_jax.model import BarkModel
+from bark_jax.networks import attention, probes
 from bark_jax.networks.attention import Implementations, kernel_obstacle, resolve, with_implementations
 from bark_jax.networks.causal import BarkCausalModel
-from bark_jax.networks.decoder import make_decoder
+from bark_jax.networks.decoder import KernelDecoder, make_decoder
 from bark_jax.networks.int8 import quantize
-from bark_jax.networks.linear import Linear, TransposedLinear, transpose_weights
+from bark_jax.networks.layout import (
+    MOST_KERNEL_ROWS,
+    copy_bytes,
+    for_decoding,
+    is_faster_transposed,
+    with_transposed_weights,
+)
 from bark_jax.stage_models import BarkCoarseModel, BarkSemanticModel
 
 N_SLOTS = 80
@@ -32,7 +41,7 @@ N_SLOTS = 80
 kernels = pytest.importorskip("bark_jax.networks.pallas_decode")
 
 
-def make_model(dtype=jnp.float32, step="xla", *, bias=False, hidden_size=48, num_heads=3):
+def make_model(dtype=jnp.float32, step="xla", platform="cpu", *, bias=False, hidden_size=48, num_heads=3):
     config = BarkSemanticConfig(
         block_size=N_SLOTS,
         input_vocab_size=70,
@@ -43,31 +52,20 @@ def make_model(dtype=jnp.float32, step="xla", *, bias=False, hidden_size=48, num
         bias=bias,
         initializer_range=0.2,
     )
-    model = BarkSemanticModel(config, dtype=dtype, attn_implementation="xla", rngs=nnx.Rngs(0))
-    return with_implementations(model, Implementations("xla", step))
+    options = dict(attn_implementation="xla", platform=platform, rngs=nnx.Rngs(0))
+    return with_implementations(BarkSemanticModel(config, dtype=dtype, **options), Implementations("xla", step))
 
 
-def itself(model, n_rows):
-    return model
-
-
-def transposed(model, n_rows):
-    reader = transpose_weights(model)
-    assert isinstance(model.head, Linear) and isinstance(reader.head, TransposedLinear)
-    return reader
-
-
-@functools.partial(jit, static_argnames="readers")
-def read_on(models, readers, length_B):
-    """Logits [2, B, V] of two steps after prompts of these lengths, of each model through its reader."""
+@jit
+def read_on(models, length_B):
+    """Logits [2, B, V] of two steps of each model, after prompts of these lengths."""
     tokens_BT = jnp.asarray(np.random.default_rng(1).integers(0, 70, (len(length_B), 64)))
-    return [
-        read_steps(reader(model, len(length_B)), model, tokens_BT, length_B)
-        for model, reader in zip(models, readers, strict=True)
-    ]
+    return [read_steps(model, tokens_BT, length_B) for model in models]
 
 
-def read_steps(reader, model, tokens_BT, length_B):
+def read_steps(model, tokens_BT, length_B):
+    reader = make_decoder(model)
+
     def step(cache, token_B):
         hidden_BD, cache = reader.decode(token_B, cache)
         return cache, reader.logits(hidden_BD)
@@ -96,36 +94,75 @@ def quick_probe(monkeypatch):
 @pytest.mark.parametrize(("lengths", "bias"), [([40], False), ([64, 1, 17], True)])
 def test_a_network_with_transposed_weights_reads_alike(lengths, bias):
     model = drawn(functools.partial(make_model, bias=bias))
-    found, expected = read_on((model, model), (transposed, itself), np.array(lengths))
+    found, expected = read_on((with_transposed_weights(model), model), np.array(lengths))
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(("dtype", "transposes"), [(jnp.float32, (True, False)), (jnp.bfloat16, (True, True))])
-def test_what_reads_transposed_weights_on_a_cpu(dtype, transposes):
-    def look(model):
-        for n_rows, is_transposed in zip((1, 2), transposes, strict=True):
-            reader = make_decoder(model, n_rows)
-            assert isinstance(reader.head, TransposedLinear) == is_transposed
-            assert is_transposed or reader is model
+@pytest.mark.parametrize(
+    ("dtype", "platform", "expected"),
+    [
+        (jnp.float32, "cpu", [True, False, False]),
+        (jnp.float16, "cpu", [True, False, False]),
+        (jnp.bfloat16, "cpu", [True, True, True]),
+        (jnp.bfloat16, "gpu", [True, True, False]),
+        (jnp.bfloat16, "tpu", [False, False, False]),
+    ],
+)
+def test_what_reads_transposed_weights(dtype, platform, expected):
+    model = nnx.eval_shape(lambda: make_model(dtype, "pallas" if platform == "gpu" else "xla", platform))
+    assert [is_faster_transposed(model, n_rows) for n_rows in (1, 2, 3)] == expected
 
-    jax.eval_shape(look, nnx.eval_shape(lambda: make_model(dtype)))
+
+def test_the_copy_is_made_once_beside_a_network_that_stays_as_it_is():
+    model = drawn(make_model)
+    structure = jax.tree.structure(model)
+    assert for_decoding(model, 2) is model and copy_bytes(model) == 0
+    found = for_decoding(model, 1)
+    assert for_decoding(model, 1) is found and jax.tree.structure(model) == structure
+    kernels = n_bytes([model.blocks, model.head]) - n_bytes([block.attention_norm for block in model.blocks])
+    assert copy_bytes(model) == kernels - n_bytes([block.mlp_norm for block in model.blocks])
+    np.testing.assert_array_equal(found.head.transposed[...], model.head.kernel[...].T)
+    assert found.head.kernel[...] is model.head.kernel[...]
+
+
+@pytest.mark.parametrize("place", [("head", "kernel"), ("token_embedding", "embedding")])
+def test_the_copy_is_made_anew_once_a_parameter_is_replaced(place):
+    model = drawn(make_model)
+    before = for_decoding(model, 1)
+    parameter = getattr(getattr(model, place[0]), place[1])
+    parameter[...] = as_dtype(np.ones(parameter.shape), jnp.float32)
+    found = for_decoding(model, 1)
+    assert found is not before and for_decoding(model, 1) is found
+    np.testing.assert_array_equal(getattr(getattr(found, place[0]), place[1])[...], parameter[...])
+    np.testing.assert_array_equal(found.head.transposed[...], model.head.kernel[...].T)
+
+
+def test_the_copy_goes_with_its_network():
+    model = drawn(make_model)
+    copy = weakref.ref(for_decoding(model, 1).head)
+    del model
+    gc.collect()
+    assert copy() is None
+
+
+def test_a_model_can_be_loaded_to_keep_no_copy(toy_folder):
+    model = BarkModel.from_pretrained(toy_folder, decoding_copy=False)
+    for network in (model.semantic, model.coarse_acoustics):
+        assert is_faster_transposed(network, 1) and for_decoding(network, 1) is network
 
 
 @pytest.mark.parametrize(
     ("dtype", "lengths"), [(jnp.float16, [40]), (jnp.bfloat16, [64, 1]), (jnp.bfloat16, [5, 64, 1, 17, 33])]
 )
 def test_kernels_are_as_exact_as_the_plain_step(dtype, lengths, interpreted):
-    plain, fused = (drawn(functools.partial(make_model, dtype, step)) for step in ("xla", "pallas"))
+    plain = drawn(functools.partial(make_model, dtype))
+    fused = drawn(functools.partial(make_model, dtype, "pallas"))
     exact = drawn(make_model)
     nnx.update(exact, jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), nnx.state(plain)))
-
-    def kernel_reader(model, n_rows):
-        reader = make_decoder(model, n_rows)
-        assert (reader is model) == (n_rows > decoder.MOST_KERNEL_ROWS)
-        return reader
-
-    models, readers = (exact, plain, fused), (itself, itself, kernel_reader)
-    expected, *found = map(np.asarray, read_on(models, readers, np.array(lengths)))
+    if len(lengths) <= MOST_KERNEL_ROWS:
+        fused = with_transposed_weights(fused)
+        assert isinstance(make_decoder(fused), KernelDecoder)
+    expected, *found = map(np.asarray, read_on((exact, plain, fused), np.array(lengths)))
     errors = [np.std(logits - expected) for logits in found]
     assert 0 < errors[1] < 1.2 * errors[0]
 
@@ -188,10 +225,11 @@ def an_h100():
 @pytest.mark.parametrize("n_rows", [1, 2, 8, 64])
 def test_a_step_of_barks_sizes_lowers_to_the_kernels(n_rows, hidden_size, num_heads):
     def make():
-        return make_model(jnp.bfloat16, "pallas", hidden_size=hidden_size, num_heads=num_heads)
+        model = make_model(jnp.bfloat16, "pallas", "gpu", hidden_size=hidden_size, num_heads=num_heads)
+        return with_transposed_weights(model) if is_faster_transposed(model, n_rows) else model
 
     def step(model, tokens_B, cache):
-        reader = make_decoder(model, n_rows)
+        reader = make_decoder(model)
         hidden_BD, cache = reader.decode(tokens_B, cache)
         return reader.logits(hidden_BD, 0, 65), cache
 
@@ -201,7 +239,7 @@ def test_a_step_of_barks_sizes_lowers_to_the_kernels(n_rows, hidden_size, num_he
         lowered = jax.jit(step).trace(model, jax.ShapeDtypeStruct((n_rows,), jnp.int32), cache)
         text = lowered.lower(lowering_platforms=("cuda",)).as_text()
     # five a layer and the head, or the attention of each layer
-    assert text.count("xla.gpu.triton") == (11 if n_rows <= decoder.MOST_KERNEL_ROWS else 2)
+    assert text.count("xla.gpu.triton") == (11 if n_rows <= MOST_KERNEL_ROWS else 2)
 
 
 @pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")
@@ -214,7 +252,7 @@ def test_the_coarse_stage_lowers_to_the_kernels_whatever_its_vocabulary(dtype, n
 
     def make():
         model = BarkCoarseModel(config, dtype=dtype, attn_implementation="xla", platform="gpu", rngs=nnx.Rngs(0))
-        return with_implementations(model, Implementations("xla", "pallas"))
+        return with_transposed_weights(with_implementations(model, Implementations("xla", "pallas")))
 
     prompt = coarse.make_prompt([np.arange(40)] * n_rows, [None] * n_rows, spaces)
     model = nnx.eval_shape(make)
@@ -293,19 +331,19 @@ def test_steps_write_the_cache_in_place(n_rows):
     assert temporary_bytes(lowered) < 0.1 * n_bytes(cache)
 
 
-def test_semantic_steps_write_the_cache_in_place():
-    model, prompt, sampling, state, spaces = begin_semantic(2)
+@pytest.mark.parametrize("n_rows", [1, 2])
+def test_semantic_steps_copy_neither_the_cache_nor_the_weights(n_rows):
+    model, prompt, sampling, state, spaces = begin_semantic(n_rows)
     lowered = semantic.run_steps.lower(model, prompt, sampling, state, 9, spaces=spaces)
-    # The decoder may hold the weights once more.
-    assert temporary_bytes(lowered) < n_bytes((model.blocks, model.head)) + 0.1 * n_bytes(state.cache)
+    # The head is cut.
+    assert temporary_bytes(lowered) < 1.1 * n_bytes(model.head.kernel) + 0.1 * n_bytes(state.cache)
 
 
-@pytest.mark.parametrize("kind", ["decoder", "network", "int8"])
-def test_steps_read_a_head_that_was_cut_before_them(kind, monkeypatch):
+@pytest.mark.parametrize("kind", ["laid out", "network", "int8"])
+def test_steps_read_a_head_that_was_cut_before_them(kind):
     """Cut within the loop it would be copied at every step."""
-    if kind == "network":
-        monkeypatch.setattr(semantic, "make_decoder", lambda model, n_rows: model)
-    model, *rest, spaces = begin_semantic(1, with_int8=kind == "int8")
+    change = {"laid out": with_transposed_weights, "network": lambda model: model, "int8": quantized}[kind]
+    model, *rest, spaces = begin_semantic(1, change)
     run = functools.partial(semantic.run_steps.__wrapped__, spaces=spaces)
     traced = jax.make_jaxpr(run)(model, *rest, 9)
     (loop,) = [equation for equation in traced.eqns if equation.primitive.name == "while"]
@@ -327,8 +365,16 @@ def is_cut(equation, shape):
     return "slice" in equation.primitive.name and set(equation.outvars[0].aval.shape) == shape
 
 
-def begin_semantic(n_rows, with_int8=False):
-    """What `semantic.run_steps` takes: shapes of a network, of its state and of how it samples, and a prompt."""
+def quantized(model):
+    quantize(model)
+    return model
+
+
+def begin_semantic(n_rows, change=None):
+    """What `semantic.run_steps` takes: shapes of a network, of its state and of how it samples, and a prompt.
+
+    The network is laid out for so many rows unless something else is asked for.
+    """
     spaces = TokenSpaces(n_text=4000, max_semantic=96, semantic_vocab=30, semantic_end=30)
     config = BarkSemanticConfig(
         block_size=4097, input_vocab_size=129_600, output_vocab_size=40, num_layers=2, num_heads=2, hidden_size=32
@@ -336,9 +382,9 @@ def begin_semantic(n_rows, with_int8=False):
 
     def make():
         model = BarkSemanticModel(config, attn_implementation="xla", rngs=nnx.Rngs(0))
-        if with_int8:
-            quantize(model)
-        return model
+        if change is not None:
+            return change(model)
+        return with_transposed_weights(model) if is_faster_transposed(model, n_rows) else model
 
     prompt = semantic.make_prompt([semantic.SemanticRow(np.arange(3), np.zeros(0), 40)] * n_rows, spaces)
     model, sampling = nnx.eval_shape(make), jax.eval_shape(lambda: greedy(n_rows))

@@ -11,7 +11,7 @@ from bark_jax.config import EncodecConfig
 from bark_jax.errors import BarkError, DeviceError, InputError
 from bark_jax.generation import coarse, engine, fine, runner, semantic
 from bark_jax.model import BarkModel
-from bark_jax.networks import platform, probes
+from bark_jax.networks import layout, platform, probes
 from bark_jax.stage_models import EncodecModel
 
 STAGES = {
@@ -90,6 +90,15 @@ def test_the_engine_tells_it_too(stage, bark, monkeypatch):
     rows = bark.rows(["one"], None, [np.zeros(2, np.uint32)], {"max_new_tokens": 4, "allow_early_stop": False})
     with pytest.raises(DeviceError, match=f"failed in the {stage} stage of .*UNAVAILABLE.*new process"):
         list(engine.Engine(bark.model, n_slots=1).run([engine.Request(0, rows[0])]))
+
+
+def test_weights_are_laid_out_once_whatever_runs(toy_folder, monkeypatch):
+    bark, n_copied, transposed = Bark.from_pretrained(toy_folder), [], layout._transposed
+    monkeypatch.setattr(layout, "_transposed", lambda kernels: n_copied.append(len(kernels)) or transposed(kernels))
+    for _ in range(2):
+        list(bark.stream("one", seed=0, max_new_tokens=40, allow_early_stop=False))
+        bark.generate("one", seed=0, max_new_tokens=4)
+    assert n_copied == [9, 9]  # four a layer and the head, of the semantic and of the coarse network
 
 
 def test_an_offloaded_networks_way_to_the_device_counts(toy_folder, monkeypatch):

@@ -16,6 +16,7 @@ from bark_jax.networks import int8
 from bark_jax.networks.causal import BarkCausalModel
 from bark_jax.networks.decoder import make_decoder
 from bark_jax.networks.int8 import Int8Linear, quantize
+from bark_jax.networks.layout import for_decoding
 from bark_jax.networks.linear import Linear
 from bark_jax.stage_models import BarkFineModel
 
@@ -155,7 +156,7 @@ def test_numbers_that_are_not_finite_are_not_hidden():
 def test_networks_stay_close_and_steps_read_as_the_whole(has_bfloat16):
     exact, model = drawn(make_causal, seed=4), quantized(drawn(make_causal, seed=4))
     tokens_BT = np.random.default_rng(1).integers(0, 70, (2, 12))
-    assert make_decoder(model, 2) is model
+    assert for_decoding(model, 1) is model and make_decoder(model) is model
 
     def step(model, cache, token_B):
         hidden_BD, cache = model.decode(token_B, cache)

@@ -12,7 +12,8 @@ from networks import as_dtype, drawn, in_numpy, jit, normal
 
 from bark_jax.config import BarkSemanticConfig
 from bark_jax.networks.causal import BarkCausalModel
-from bark_jax.networks.linear import Linear, TransposedLinear, multiplies_bfloat16, multiply
+from bark_jax.networks.layout import with_transposed_weights
+from bark_jax.networks.linear import Linear, TransposedWeight, multiplies_bfloat16, multiply
 from bark_jax.networks.transformer import MLP, make_embedding
 
 CONFIG = BarkSemanticConfig(
@@ -53,9 +54,11 @@ def draw_linear(dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_transposed_linear_is_the_linear(dtype, rng):
-    xs = [normal(rng, shape, dtype) for shape in ((1, 64), (2, 3, 64))]
-    read = jax.jit(lambda linear, xs: [[layer(x) for x in xs] for layer in (TransposedLinear(linear), linear)])
-    for found, expected in zip(*read(draw_linear(dtype), xs), strict=True):
+    xs = [normal(rng, shape, dtype) for shape in ((1, 64), (3, 64), (2, 3, 64))]
+    plain, laid_out = draw_linear(dtype), draw_linear(dtype)
+    laid_out.transposed = TransposedWeight(laid_out.kernel[...].T)
+    read = jax.jit(lambda *layers: [[layer(x) for x in xs] for layer in layers])
+    for found, expected in zip(*read(laid_out, plain), strict=True):
         assert found.dtype == expected.dtype == dtype
         found, expected = (np.asarray(y, np.float32) for y in (found, expected))
         np.testing.assert_allclose(found, expected, atol=4 * float(jnp.finfo(dtype).eps))
@@ -143,14 +146,30 @@ def test_a_cache_of_half_precision_lies_in_float32_and_holds_its_numbers(dtype):
         np.testing.assert_array_equal(slots, slots.astype(dtype).astype(np.float32))
 
 
-@pytest.mark.skipif(not multiplies_bfloat16(), reason="XLA has kernels for bfloat16 where the CPU has instructions")
-@pytest.mark.parametrize("n_rows", [1, 5])
-def test_steps_and_prompts_of_bfloat16_copy_no_weights_to_float32(n_rows):
+in_bfloat16 = functools.partial(
+    pytest.param,
+    marks=pytest.mark.skipif(
+        not multiplies_bfloat16(), reason="XLA has kernels for bfloat16 where the CPU has instructions"
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "n_rows", "lay_out"),
+    [
+        (jnp.float32, 1, with_transposed_weights),
+        in_bfloat16(jnp.bfloat16, 1, with_transposed_weights),
+        in_bfloat16(jnp.bfloat16, 1, lambda model: model),
+        in_bfloat16(jnp.bfloat16, 5, lambda model: model),
+    ],
+)
+def test_steps_and_prompts_copy_no_weights(dtype, n_rows, lay_out):
     config = BarkSemanticConfig(
         block_size=64, input_vocab_size=100, output_vocab_size=4000, num_layers=2, num_heads=4, hidden_size=512
     )
-    make = functools.partial(BarkCausalModel, config, dtype=jnp.bfloat16, attn_implementation="xla")
-    model = nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0)))
+    make = functools.partial(BarkCausalModel, config, dtype=dtype, attn_implementation="xla")
+    plain = nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: lay_out(make(rngs=nnx.Rngs(0))))
     cache = jax.eval_shape(lambda model: model.empty_cache(n_rows, 16), model)
 
     def steps(model, token_B, cache):
@@ -163,6 +182,6 @@ def test_steps_and_prompts_of_bfloat16_copy_no_weights_to_float32(n_rows):
         return jax.lax.fori_loop(0, 4, step, (token_B, cache))
 
     # The head is cut: a third of the weights or so.
-    assert temporary_bytes(steps, model, np.zeros(n_rows, np.int32), cache) < 0.5 * n_bytes(model)
+    assert temporary_bytes(steps, model, np.zeros(n_rows, np.int32), cache) < 0.5 * n_bytes(plain)
     prompt = np.zeros((n_rows, 8), np.int32)
-    assert temporary_bytes(lambda model, ids_BT: model(ids_BT), model, prompt) < 0.3 * n_bytes(model)
+    assert temporary_bytes(lambda model, ids_BT: model(ids_BT), model, prompt) < 0.3 * n_bytes(plain)

@@ -38,6 +38,7 @@ from bark_jax.errors import InputError, ModelNotFoundError, UnsupportedError, qu
 from bark_jax.files import whole_folder
 from bark_jax.generation.tokens import check_fit
 from bark_jax.networks.attention import known_implementation
+from bark_jax.networks.causal import BarkCausalModel
 from bark_jax.networks.codec.encodec import Codec
 from bark_jax.networks.int8 import is_quantized, quantize
 from bark_jax.networks.platform import pinned_device, resolve_platform
@@ -77,6 +78,7 @@ def load_networks(
     platform: str | None = None,
     config: BarkConfig | None = None,
     lora: str | os.PathLike | None = None,
+    decoding_copy: bool = True,
 ) -> dict[str, nnx.Module]:
     """All four networks of a model folder, each of its class; the rest as for `BarkModel.from_pretrained`."""
     check_process()
@@ -111,6 +113,8 @@ def load_networks(
             network = merge(network, changes[name], where=f"{lora}, for {name},")
         if is_int8 and not isinstance(network, Codec):
             quantize(network)
+        if isinstance(network, BarkCausalModel):
+            network.keeps_copy = decoding_copy
         networks[name] = network
     return networks
 

@@ -176,7 +176,7 @@ def run_windows(
     """
     sampling = dataclasses.replace(sampling, key_B=fold(sampling.key_B, COARSE_STAGE))
     needed_B = count_coarse_windows(prompt.n_frames_B, spaces)
-    decoder = make_decoder(model, len(needed_B))
+    decoder = make_decoder(model)
 
     def body(carry: tuple[jax.Array, WindowsDone]) -> tuple[jax.Array, WindowsDone]:
         n_done, state = carry

@@ -48,6 +48,7 @@ from bark_jax.generation.slots import ROWS_AT_ONCE, put_rows, rows_at_once
 from bark_jax.generation.tokens import TokenSpaces
 from bark_jax.generation.windows import count_coarse_windows, count_fine_windows
 from bark_jax.networks.attention import for_platform
+from bark_jax.networks.layout import for_decoding
 from bark_jax.networks.platform import check_devices, device_errors, platform_of
 
 N_SLOTS = 16
@@ -299,7 +300,9 @@ class _Slots:
     stage: str
 
     def __init__(self, programs: _Programs, network: Any, n_slots: int):
-        self.programs, self.network = programs, network
+        self.programs = programs
+        with device_errors(self.stage, network, n_slots):
+            self.network = for_decoding(network, n_slots // programs.n_devices)
         self.n_slots, self.spaces = n_slots, programs.model.spaces
         self._jobs: list[_Job | None] = [None] * n_slots
         self._added: collections.deque[int] = collections.deque()  # slots of rows that have yet to be placed

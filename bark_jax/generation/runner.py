@@ -30,6 +30,7 @@ from bark_jax.generation.windows import count_coarse_windows
 from bark_jax.networks.causal import CoarseNetwork, SemanticNetwork
 from bark_jax.networks.codec.encodec import Codec
 from bark_jax.networks.fine import FineNetwork
+from bark_jax.networks.layout import for_decoding
 from bark_jax.networks.platform import device_errors, on_its_platform
 
 OnStage = Callable[[str], None]  # the stage that starts
@@ -93,7 +94,8 @@ def run_semantic(
         if on_progress is not None:
             most = max(row.settings.max_semantic_tokens for row in rows)
             generate = _in_parts(semantic.generate_in_parts, on_progress, "semantic", most)
-        out = jax.device_get(generate(place(network), prompt, sampling, spaces=spaces))
+        laid_out = for_decoding(place(network), len(prompt.max_tokens_B))
+        out = jax.device_get(generate(laid_out, prompt, sampling, spaces=spaces))
     require_finite(out.logprob_BT, "semantic")
     return [semantic_result(out, b) for b in range(len(rows))]
 
@@ -114,7 +116,8 @@ def run_coarse(
         if on_progress is not None:
             n_windows = int(np.max(count_coarse_windows(prompt.n_frames_B, spaces)))
             generate = _in_parts(coarse.generate_in_parts, on_progress, "coarse", n_windows)
-        out = jax.device_get(generate(place(network), prompt, sampling, spaces=spaces))
+        laid_out = for_decoding(place(network), len(prompt.n_frames_B))
+        out = jax.device_get(generate(laid_out, prompt, sampling, spaces=spaces))
     require_finite(out.logprob_BQT, "coarse")
     return [coarse_result(out, b) for b in range(len(rows))]
 

@@ -156,7 +156,7 @@ def run_steps(
     need not have started together.
     """
     sampling = dataclasses.replace(sampling, key_B=fold(sampling.key_B, SEMANTIC_STAGE))
-    decoder = make_decoder(model, len(state.done_B))
+    decoder = make_decoder(model)
     head = decoder.head_of(0, spaces.semantic_end + 1)
 
     def step(_: jax.Array, state: Decoding) -> Decoding:

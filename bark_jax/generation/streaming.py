@@ -48,6 +48,7 @@ from bark_jax.generation.runner import (
 from bark_jax.generation.seeds import derive_key
 from bark_jax.generation.settings import check_count
 from bark_jax.generation.windows import count_coarse_windows, frames_per_coarse_window, n_new_fine_frames
+from bark_jax.networks.layout import for_decoding
 from bark_jax.networks.platform import device_errors
 
 # Frames that the fine stage looks ahead before a frame is sent: 0.2 s of Bark's.
@@ -137,7 +138,7 @@ class RowStream(Iterator[StreamedPart]):
         prompt = coarse_prompt([self._row], [tokens], spaces)
         sampling = sampling_of([self._row], "coarse")
         with device_errors("coarse", model.coarse_acoustics, 1):
-            state = coarse.start(model.on_accelerator(model.coarse_acoustics), prompt, spaces=spaces)
+            state = coarse.start(for_decoding(model.on_accelerator(model.coarse_acoustics), 1), prompt, spaces=spaces)
         n_frames = spaces.n_frames(len(tokens))
         n_per_window = frames_per_coarse_window(spaces)
         most_windows = (n_new_fine_frames(spaces) - self._n_held) // n_per_window
@@ -145,7 +146,7 @@ class RowStream(Iterator[StreamedPart]):
         for stop in part_stops(count_coarse_windows(n_frames, spaces), self._first_windows, most_windows):
             self._tell("coarse")
             with device_errors("coarse", model.coarse_acoustics, 1):
-                network = model.on_accelerator(model.coarse_acoustics)
+                network = for_decoding(model.on_accelerator(model.coarse_acoustics), 1)
                 state = coarse.run_windows(network, prompt, sampling, state, stop - n_done, spaces=spaces)
                 out = jax.device_get(coarse.read_codes(prompt, state, spaces=spaces))
             n_done = stop

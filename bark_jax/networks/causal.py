@@ -52,6 +52,7 @@ class BarkCausalModel(nnx.Module):
         rngs = nnx.Rngs(0) if rngs is None else rngs
         self.config = config
         self.platform = resolve_platform(platform)
+        self.keeps_copy = True  # whether `layout.for_decoding` may keep one of its weights
         self.token_embedding = make_embedding(config, config.input_vocab_size, dtype, rngs)
         self.position_embedding = make_embedding(config, config.block_size, dtype, rngs)
         implementations = resolve(attn_implementation, self.platform, dtype, config.head_size)

@@ -1,8 +1,4 @@
-"""A causal network laid out for reading one token at a time.
-
-A step of few rows does little but read the weights, and how they lie decides how fast: as [out, in], where the features
-that make one output are neighbours. On a GPU few rows also run the kernels of `pallas_decode.py`.
-"""
+"""A causal network's decoding step through the kernels of `pallas_decode.py`, for few rows on a GPU."""
 
 import dataclasses
 import functools
@@ -13,33 +9,22 @@ import jax.numpy as jnp
 
 from bark_jax.networks.attention import KVCache
 from bark_jax.networks.causal import BarkCausalModel
-from bark_jax.networks.int8 import is_quantized
-from bark_jax.networks.linear import transpose_weights
-
-MOST_KERNEL_ROWS = 2  # that the kernels multiply faster than XLA does
 
 
-def make_decoder(model: BarkCausalModel, n_rows: int) -> "BarkCausalModel | KernelDecoder":
-    """The network as a loop over `n_rows` rows should read it: with `decode` and `head_of`, equal to rounding.
+def make_decoder(model: BarkCausalModel) -> "BarkCausalModel | KernelDecoder":
+    """What a loop reads the network through: `decode` and `head_of`, equal to rounding.
 
-    It may hold a copy of all weights, so make it inside the compiled function that runs the loop, before it.
+    The kernels read a network that `layout.for_decoding` has laid out for them; any other is its own decoder.
     """
-    if is_quantized(model):  # its weights lie as they should
-        return model
-    step = model.blocks[0].attention.implementations.step
-    if step == "pallas":
-        fits = n_rows <= MOST_KERNEL_ROWS and not model.config.bias and model.config.hidden_size % 8 == 0
-        return KernelDecoder(transpose_weights(model)) if fits else model
-    # Two to eight rows of float32 take a third longer so: XLA hands them to a library that wants [in, out].
-    is_faster_so = n_rows == 1 or model.head.param_dtype == jnp.bfloat16
-    fits = step == "xla" and is_faster_so and model.platform == "cpu"
-    return transpose_weights(model) if fits else model
+    is_laid_out = getattr(model.head, "transposed", None) is not None
+    has_kernels = model.blocks[0].attention.implementations.step == "pallas"
+    return KernelDecoder(model) if is_laid_out and has_kernels else model
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class KernelDecoder:
-    """A network whose weights are [out, in], read by the kernels."""
+    """A network with weights [out, in], which the kernels read."""
 
     model: BarkCausalModel
 
@@ -51,11 +36,11 @@ class KernelDecoder:
         keys, values = [], []
         for block, layer_keys, layer_values in zip(self.model.blocks, cache.keys, cache.values, strict=True):
             attention, mlp = block.attention, block.mlp
-            qkv = linear(x_BD, attention.qkv.weight[...], norm_K=block.attention_norm.scale[...])
+            qkv = linear(x_BD, attention.qkv.transposed[...], norm_K=block.attention_norm.scale[...])
             y, lse, layer_keys, layer_values = attend(qkv, layer_keys, layer_values, cache.length_B, attention.n_heads)
-            x_BD = linear(y, attention.out.weight[...], lse_PRK=lse, residual_RN=x_BD)
-            wide = linear(x_BD, mlp.up.weight[...], norm_K=block.mlp_norm.scale[...], gelu=True)
-            x_BD = linear(wide, mlp.down.weight[...], residual_RN=x_BD)
+            x_BD = linear(y, attention.out.transposed[...], lse_PRK=lse, residual_RN=x_BD)
+            wide = linear(x_BD, mlp.up.transposed[...], norm_K=block.mlp_norm.scale[...], gelu=True)
+            x_BD = linear(wide, mlp.down.transposed[...], residual_RN=x_BD)
             keys.append(layer_keys)
             values.append(layer_values)
         return x_BD, KVCache(tuple(keys), tuple(values), cache.length_B + 1)
@@ -72,6 +57,6 @@ class KernelDecoder:
     def _logits(self, hidden_BD: jax.Array, start: int, size: int) -> jax.Array:
         from bark_jax.networks.pallas_decode import linear
 
-        norm_D, weight_VD = self.model.final_norm.scale[...], self.model.head.weight[...]
+        norm_D, weight_VD = self.model.final_norm.scale[...], self.model.head.transposed[...]
         logits_BV = linear(hidden_BD, weight_VD, norm_K=norm_D, start=start, size=size, out_dtype=jnp.float32)
         return logits_BV[:, :size]  # `linear` rounds up

@@ -7,6 +7,7 @@ there are at least two rows; then it multiplies the numbers as they lie.
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,33 @@ from flax import nnx
 FEWEST_ROWS = 4  # of a bfloat16 product on a CPU; two do, but made a step of one row 8 % slower on an AMD EPYC
 
 
+class AnyLinear(Protocol):
+    """What networks need of a Linear, however its weights lie: `Linear` and `int8.Int8Linear`."""
+
+    in_features: int
+    out_features: int
+    param_dtype: jnp.dtype  # of activations
+    platform: str
+
+    @property
+    def sequence_dtype(self) -> jnp.dtype:
+        """That whole sequences of its results are multiplied in."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, in], which is a decoding step, or [B, T, in] -> the same with out."""
+
+    def features(self, start: int = 0, size: int | None = None) -> Callable[[jax.Array], jax.Array]:
+        """What computes `size` output features from `start` on, in float32; of a layer without bias."""
+
+
+class TransposedWeight(nnx.Variable):
+    """A copy of a kernel [in, out] as [out, in]: what makes one output lies side by side. See `networks.layout`."""
+
+
 class Linear(nnx.Module):
-    """A Linear of one of Bark's transformers, with weights [in, out].
+    """A Linear of one of Bark's transformers, with weights [in, out] and, where it was laid out so, a copy [out, in].
+
+    Decoding steps read the copy, whole sequences do not.
 
     Args:
       deviation: of the normal distribution that the weights are drawn from.
@@ -38,57 +64,27 @@ class Linear(nnx.Module):
         self.in_features, self.out_features = n_in, n_out
         self.param_dtype, self.platform = dtype, platform
         self.kernel = nnx.Param(nnx.initializers.normal(deviation)(rngs.params(), (n_in, n_out), dtype))
+        self.transposed: TransposedWeight | None = nnx.data(None)
         self.bias = nnx.Param(nnx.initializers.zeros(rngs.params(), (n_out,), dtype)) if use_bias else None
 
     @property
     def sequence_dtype(self) -> jnp.dtype:
-        """That whole sequences of its results are multiplied in."""
         return self.param_dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[..., in] -> [..., out]."""
-        y = multiply(x.astype(self.param_dtype), self.kernel[...].astype(self.param_dtype), 0, self.platform)
-        return _with_bias(y, self.bias)
+        if self.transposed is not None and x.ndim == 2:
+            y = multiply(x, self.transposed[...], 1, self.platform)
+        else:
+            y = multiply(x.astype(self.param_dtype), self.kernel[...].astype(self.param_dtype), 0, self.platform)
+        return y if self.bias is None else y + self.bias[...].astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
 
     def features(self, start: int = 0, size: int | None = None) -> Callable[[jax.Array], jax.Array]:
-        """What computes `size` output features from `start` on, in float32; of a layer without bias."""
-        kernel_KN = self.kernel[...][:, start : None if size is None else start + size]
-        return lambda x: multiply(x, kernel_KN, 0, self.platform, jnp.float32)
-
-
-class TransposedLinear(nnx.Module):
-    """What takes the place of a `Linear`, with weights [out, in]: what makes one output lies side by side."""
-
-    def __init__(self, linear: Linear):
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.param_dtype, self.platform = linear.param_dtype, linear.platform
-        # The barrier keeps XLA from folding the transpose into the product, which would undo it.
-        self.weight = nnx.Param(jax.lax.optimization_barrier(linear.kernel[...].T))
-        self.bias = linear.bias
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[..., in] -> [..., out], in the dtype of x."""
-        return _with_bias(multiply(x, self.weight[...], 1, self.platform), self.bias)
-
-    def features(self, start: int = 0, size: int | None = None) -> Callable[[jax.Array], jax.Array]:
-        """What computes `size` output features from `start` on, in float32; of a layer without bias."""
-        weight_NK = self.weight[start : None if size is None else start + size]
+        taken = slice(start, None if size is None else start + size)
+        if self.transposed is None:
+            kernel_KN = self.kernel[...][:, taken]
+            return lambda x: multiply(x, kernel_KN, 0, self.platform, jnp.float32)
+        weight_NK = self.transposed[...][taken]
         return lambda x: multiply(x, weight_NK, 1, self.platform, jnp.float32)
-
-
-def _with_bias(y: jax.Array, bias: nnx.Param | None) -> jax.Array:
-    return y if bias is None else y + bias[...].astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
-
-
-def transpose_weights(network: nnx.Module) -> nnx.Module:
-    """The causal network with a `TransposedLinear`, and so a copy of the weights, in the place of each Linear."""
-    network = nnx.clone(network)
-    for block in network.blocks:
-        for module, names in ((block.attention, ("qkv", "out")), (block.mlp, ("up", "down"))):
-            for name in names:
-                setattr(module, name, TransposedLinear(getattr(module, name)))
-    network.head = TransposedLinear(network.head)
-    return network
 
 
 def multiply(x: jax.Array, weight: jax.Array, axis: int, platform: str, dtype: jnp.dtype | None = None) -> jax.Array:

@@ -9,7 +9,7 @@
 Written in Pallas for its Triton backend. A model loaded on a GPU takes them where a probe shows that they work; every
 other place, as every test's reference, has the plain path. Weights lie as [out, in], so that a program's output
 features are one contiguous piece of memory. Each weight is read once into registers and multiplied there, row by row,
-without tensor cores. With more rows than `decoder.MOST_KERNEL_ROWS` the arithmetic shows, XLA's matrix products are
+without tensor cores. With more rows than `layout.MOST_KERNEL_ROWS` the arithmetic shows, XLA's matrix products are
 faster, and of these kernels the attention alone is used.
 
 All dtypes are those of the weights, bfloat16 or float16; sums, norms and softmax are float32.

@@ -20,7 +20,8 @@ from bark_jax.networks.attention import (
     with_implementations,
 )
 from bark_jax.networks.causal import BarkCausalModel
-from bark_jax.networks.decoder import MOST_KERNEL_ROWS, make_decoder
+from bark_jax.networks.decoder import make_decoder
+from bark_jax.networks.layout import MOST_KERNEL_ROWS, for_decoding
 from bark_jax.networks.platform import device_of
 
 N_SLOTS = 192
@@ -136,10 +137,10 @@ def _logits(dtype: jnp.dtype, head_size: int, n_rows: int, step: str) -> jax.Arr
 
     @jax.jit
     def read(model: BarkCausalModel, tokens_B: jax.Array) -> jax.Array:
-        decoder = make_decoder(model, n_rows)
+        decoder = make_decoder(model)
         prompt_BT = jnp.broadcast_to(jnp.arange(length) % 64, (n_rows, length))
         cache = model.prefill(model.embed(prompt_BT), length - jnp.arange(n_rows), N_SLOTS)
         hidden_BD, _ = decoder.decode(tokens_B, cache)
         return decoder.logits(hidden_BD)
 
-    return read(model, jnp.arange(n_rows))
+    return read(for_decoding(model, n_rows), jnp.arange(n_rows))
