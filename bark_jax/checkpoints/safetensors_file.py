@@ -71,7 +71,8 @@ def read_with_metadata(path: str | os.PathLike) -> tuple[dict[str, StoredArray],
     path = Path(path)
     with open_file(path) as file:
         entries, metadata, data_start = _read_header(file, path)
-        arrays = {name: _array(file, path, name, entry, data_start) for name, entry in entries.items()}
+        version = version_of(file)
+        arrays = {name: _array(version, path, name, entry, data_start) for name, entry in entries.items()}
         _check_extent(path, size_of(file) - data_start, entries)
         _check_by_library(path)
     return arrays, metadata
@@ -97,7 +98,7 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[dict[str, Any], dict[str, 
     return entries, metadata or {}, 8 + header_bytes
 
 
-def _array(file: BinaryIO, path: Path, name: str, entry: Any, data_start: int) -> StoredArray:
+def _array(version: tuple[int, ...], path: Path, name: str, entry: Any, data_start: int) -> StoredArray:
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         refuse(
             path, f"has a header that describes {brief(name)} as {brief(entry)}; expected dtype, shape and data_offsets"
@@ -118,7 +119,7 @@ def _array(file: BinaryIO, path: Path, name: str, entry: Any, data_start: int) -
             path,
             f"holds {brief(name)} in {nbytes} bytes, which shape {shape} of {dtype} does not fit. {DOWNLOAD_AGAIN}",
         )
-    region = FileRegion(path, version_of(file), f"array {brief(name)}", data_start + offsets[0], nbytes)
+    region = FileRegion(path, version, f"array {name[:80]!r}", data_start + offsets[0], nbytes)
     return StoredArray(tuple(shape), dtype, lambda: region.read(tuple(shape), dtype))
 
 
