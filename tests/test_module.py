@@ -14,6 +14,7 @@ from flax import nnx
 from bark_jax.errors import InputError
 
 IDS = np.arange(6)[None]
+CODES = np.ones((1, 4, 8), int)
 ASK = dict(input_ids=[[5, 9, 12]], seed=3, max_new_tokens=12, allow_early_stop=False)
 
 
@@ -58,6 +59,12 @@ def test_its_repr_has_a_line_a_network(toy_model):
         assert len(text.splitlines()) == 6 and "BarkFineModel, " in text and "float32" in text
 
 
+def test_nnx_tabulates_its_networks(toy_model):
+    for network, *inputs in ((toy_model.semantic, IDS), (toy_model.fine_acoustics, 2, CODES)):
+        table = nnx.tabulate(network, *inputs, console_kwargs={"width": 300})
+        assert type(network).__name__ in table and "attention" in table
+
+
 def test_orbax_keeps_it(toy_model, tmp_path):
     checkpoint = pytest.importorskip("orbax.checkpoint")
     graphdef, state = nnx.split(toy_model)
@@ -78,9 +85,6 @@ def test_a_donated_model_is_given_up(toy_model):
 
 def call_traced(model):
     jax.jit(lambda model, q, ids: model.fine_acoustics(q, ids))(model, 2, CODES)
-
-
-CODES = np.ones((1, 4, 8), int)
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ class BarkCausalModel(nnx.Module):
 
     def logits(self, hidden: jax.Array, start: int = 0, size: int | None = None) -> jax.Array:
         """float32 logits of `size` ids from `start` on (all of them by default), for hidden states [..., D]."""
-        return self.head_of(start, size)(hidden)
+        return self.head.part(hidden, start, size)
 
     def head_of(self, start: int = 0, size: int | None = None) -> Callable[[jax.Array], jax.Array]:
         """`logits` of these ids as a function of the hidden states.
@@ -157,7 +157,12 @@ class BarkCausalModel(nnx.Module):
         return KVCache(tuple(layers), tuple(layers), jnp.zeros(n_rows, jnp.int32))
 
     def decode(self, tokens_B: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
-        """Reads one token a row. Returns its hidden state [B, D] (see `logits`) and the cache with it."""
+        """Reads one token a row. Returns its hidden state [B, D] (see `logits`) and the cache with it.
+
+        Args:
+          tokens_B: in [0, input_vocab_size); an id outside it gives NaN.
+          cache: with room for the token in every row, which nothing checks: a full row's last slot is overwritten.
+        """
         B = len(tokens_B)
         x_BD = self.embed(tokens_B) + self.position_embedding(cache.length_B)
         x_RD = jnp.pad(x_BD, ((0, self._matmul_rows(B) - B), (0, 0)))

@@ -40,10 +40,17 @@ class Int8Linear(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, in] or [B, T, in] -> the same with out, in the dtype of x."""
-        return self.features()(x).astype(x.dtype)
+        return self._features(0, None)(x).astype(x.dtype)
 
     def features(self, start: int = 0, size: int | None = None) -> Callable[[jax.Array], jax.Array]:
         """What computes `size` output features from `start` on, in float32."""
+        return self._features(start, size)
+
+    def part(self, x: jax.Array, start: int = 0, size: int | None = None) -> jax.Array:
+        """These features of x."""
+        return self._features(start, size)(x)
+
+    def _features(self, start: int, size: int | None) -> Callable[[jax.Array], jax.Array]:
         taken = slice(start, None if size is None else start + size)
         bias_N = None if self.bias is None else self.bias[taken]
         weight_NK, scale_N = self.weight[taken], self.scale[taken]

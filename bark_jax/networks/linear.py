@@ -31,6 +31,9 @@ class AnyLinear(Protocol):
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, in], which is a decoding step, or [B, T, in] -> the same with out."""
 
+    def part(self, x: jax.Array, start: int = 0, size: int | None = None) -> jax.Array:
+        """`size` output features from `start` on, in float32; of a layer without bias."""
+
     def features(self, start: int = 0, size: int | None = None) -> Callable[[jax.Array], jax.Array]:
         """What computes `size` output features from `start` on, in float32; of a layer without bias."""
 
@@ -78,7 +81,13 @@ class Linear(nnx.Module):
             y = multiply(x.astype(self.param_dtype), self.kernel[...].astype(self.param_dtype), 0, self.platform)
         return y if self.bias is None else y + self.bias[...].astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
 
+    def part(self, x: jax.Array, start: int = 0, size: int | None = None) -> jax.Array:
+        return self._features(start, size)(x)
+
     def features(self, start: int = 0, size: int | None = None) -> Callable[[jax.Array], jax.Array]:
+        return self._features(start, size)
+
+    def _features(self, start: int, size: int | None) -> Callable[[jax.Array], jax.Array]:
         taken = slice(start, None if size is None else start + size)
         if self.transposed is None:
             kernel_KN = self.kernel[...][:, taken]
