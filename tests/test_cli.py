@@ -569,7 +569,7 @@ def test_the_doctor_tells_what_a_cpu_is_slow_in(monkeypatch, has_instructions, t
 
 
 def test_the_doctor_goes_on_past_what_is_broken(monkeypatch):
-    def fail():
+    def fail(**_):
         raise RuntimeError("no driver")
 
     monkeypatch.setattr("jax.local_devices", fail)
