@@ -191,6 +191,8 @@ def test_a_row_without_frames_does_not_disturb_its_batch(twins, rng):
 class Echo:
     """Stands for the fine network: every code it predicts depends on every code that it may read, and on the place."""
 
+    platform = "cpu"
+
     def __call__(self, codebook, window_BTQ):
         read_BTQ = window_BTQ[:, :, : codebook + 1] * (1 + jnp.arange(codebook + 1))[None, None]
         read_BT = read_BTQ.sum(2) * (1 + jnp.arange(window_BTQ.shape[1]))[None]
@@ -224,7 +226,7 @@ def test_the_fine_stage_reads_only_the_windows_that_rows_need(n_at_once, network
 
     alone = [run([row], fine.generate_fine)[0] for row in range(5)]
     monkeypatch.setattr(fine, "_fill_window", counted)
-    monkeypatch.setattr(fine, "rows_at_once", lambda n_rows: min(n_rows, n_at_once))
+    monkeypatch.setattr(fine, "rows_at_once", lambda n_rows, platform: min(n_rows, n_at_once))
     counting = jax.jit(
         lambda *rows, spaces: fine.generate_fine.__wrapped__(*rows, spaces=spaces), static_argnames="spaces"
     )
