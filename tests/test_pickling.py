@@ -35,12 +35,15 @@ from bark_jax.voices.voice import Voice
 # Of networks and of a conversion at work: rooms and modules whose results are arrays on a device, or hold functions.
 PARTS = {"networks", "semantic", "coarse", "fine", "codec", "codec_steps", "sampling", "slots", "padding"} | {
     "arrays",
+    "cli",
     "export",
+    "layouts",
     "pickle",
     "plan",
     "rules",
     "sources",
 }
+HOLD_FUNCTIONS = {"Setting"}
 HOLD_NETWORKS = {"BarkModel", "CodecTraining", "Network", "NetworkTraining", "TrainedCodec", "TrainedStage"}
 
 
@@ -62,7 +65,7 @@ RESULTS = sorted(
         and not each.__name__.startswith("_")
         and each.__module__.startswith("bark_jax.")
         and not PARTS & {part.lstrip("_") for part in each.__module__.split(".")}
-        and each.__name__ not in HOLD_NETWORKS
+        and each.__name__ not in HOLD_NETWORKS | HOLD_FUNCTIONS
     ),
     key=str,
 )
@@ -97,6 +100,8 @@ def example(kind):
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind in EXAMPLES:
         return EXAMPLES[kind]
+    if origin is np.ndarray:
+        return EXAMPLES[np.ndarray]
     if kind is jax.Array:
         return jax.device_put(np.arange(3))
     if kind in (Voice, Conditioning):

@@ -266,7 +266,7 @@ def known_implementation(name: Any) -> Any:
     if not isinstance(name, str) or name not in TRANSFORMERS_IMPLEMENTATIONS:
         return name
     message = f"attn_implementation {name!r} is transformers' and is taken as 'auto'; here there are 'xla' and 'cudnn'"
-    warnings.warn(AttentionNameWarning(message), stacklevel=5)
+    warnings.warn(AttentionNameWarning(message), stacklevel=6)
     return "auto"
 
 
