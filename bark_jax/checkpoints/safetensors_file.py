@@ -10,6 +10,7 @@ Hub has, can compare.
 Source: huggingface/safetensors, README.md ("Format") and safetensors/src/tensor.rs, `Metadata::validate`.
 """
 
+import functools
 import json
 import math
 import os
@@ -120,7 +121,7 @@ def _array(version: tuple[int, ...], path: Path, name: str, entry: Any, data_sta
             f"holds {brief(name)} in {nbytes} bytes, which shape {shape} of {dtype} does not fit. {DOWNLOAD_AGAIN}",
         )
     region = FileRegion(path, version, f"array {name[:80]!r}", data_start + offsets[0], nbytes)
-    return StoredArray(tuple(shape), dtype, lambda: region.read(tuple(shape), dtype))
+    return StoredArray(tuple(shape), dtype, functools.partial(region.read, tuple(shape), dtype))
 
 
 def _check_extent(path: Path, data_bytes: int, entries: Mapping[str, Any]) -> None:
