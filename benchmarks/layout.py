@@ -21,56 +21,66 @@ def modules_of(checkout: Path) -> dict[str, Path]:
     return found
 
 
-def imports_of(path: Path, modules: dict[str, Path]) -> tuple[set[str], int]:
-    """What a module imports of the project when it is imported, and how many imports lie in its functions."""
+def imports_of(path: Path, modules: dict[str, Path]) -> tuple[set[str], set[str], int]:
+    """What a module imports of the project: at once, in its functions, and how many imports those are.
+
+    Imports for type checkers alone are left out.
+    """
     at_once: set[str] = set()
+    inner: set[str] = set()
     n_inner = 0
     stack = [(node, False) for node in ast.parse(path.read_text()).body]
     while stack:
         node, is_inner = stack.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [
-                inner if (inner := f"{node.module}.{alias.name}") in modules else node.module for alias in node.names
-            ]
-        found = {name for name in names if name in modules}
+            full = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if name in modules else node.module for name in full]
+        found = {name for name in names if name in modules and name not in PACKAGES}
         n_inner += is_inner and bool(found)
-        at_once |= set() if is_inner else found
+        (inner if is_inner else at_once).update(found)
         starts = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
         stack += [(child, is_inner or starts) for child in ast.iter_child_nodes(node)]
-    return at_once, n_inner
+    return at_once, inner, n_inner
 
 
-def longest_chain(graph: dict[str, set[str]]) -> tuple[list[str], int]:
-    """The longest way of imports, each module once, and how many circles were met on the way."""
-    circles = []
+def in_circles(graph: dict[str, set[str]]) -> list[str]:
+    """Modules that import themselves by way of others."""
+
+    def reached(module: str) -> set[str]:
+        found: set[str] = set()
+        stack = list(graph[module] - {module})
+        while stack:
+            if (name := stack.pop()) not in found:
+                found.add(name)
+                stack += graph[name]
+        return found
+
+    return [module for module in graph if module in reached(module)]
+
+
+def longest_chain(graph: dict[str, set[str]]) -> list[str]:
+    """The longest way of imports in a graph without circles."""
 
     @functools.cache
     def below(module: str) -> tuple[str, ...]:
-        if module in under_way:
-            circles.append(module)
-            return ()
-        under_way.add(module)
         ways = [below(name) for name in sorted(graph[module] - {module})]
-        under_way.discard(module)
         return (module, *max(ways, key=len, default=()))
 
-    under_way: set[str] = set()
-    chain = max((below(module) for module in sorted(graph)), key=len)
-    return list(chain), len(circles)
+    return list(max((below(module) for module in sorted(graph)), key=len))
 
 
 def report(checkout: Path) -> list[str]:
     """The figures, a line each."""
     modules = modules_of(checkout)
     found = {name: imports_of(path, modules) for name, path in modules.items()}
-    graph = {name: at_once for name, (at_once, _) in found.items()}
-    folders: dict[str, int] = defaultdict(int)
-    for name in modules:
-        folders[name.split(".")[1] if name.count(".") > 1 else ""] += 1
-    chain, n_circles = longest_chain(graph)
+    graph = {name: at_once for name, (at_once, _, _) in found.items()}
+    everything = {name: at_once | inner for name, (at_once, inner, _) in found.items()}
+    chain = longest_chain(graph)
     importers = defaultdict(set)
     for name, at_once in graph.items():
         for other in at_once:
@@ -78,8 +88,8 @@ def report(checkout: Path) -> list[str]:
     most = max(importers, key=lambda name: len(importers[name]))
     return [
         f"modules: {len(modules)}, at the top of bark_jax: {len(list((checkout / 'bark_jax').glob('*.py')))}",
-        f"imports in the bodies of functions: {sum(n for _, n in found.values())}",
-        f"circles of imports: {n_circles}",
+        f"imports in the bodies of functions: {sum(n for _, _, n in found.values())}",
+        f"modules in circles of imports, those in functions counted: {len(in_circles(everything))}",
         f"longest chain of imports: {len(chain)} ({' -> '.join(name.removeprefix('bark_jax.') for name in chain)})",
         f"imported most: {most}, by {len(importers[most])} modules",
     ]
