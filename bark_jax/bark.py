@@ -17,9 +17,9 @@ from bark_jax.checkpoints import find, load
 from bark_jax.errors import InputError, quoted
 from bark_jax.files import whole_folder
 from bark_jax.generation import stage_by_stage
-from bark_jax.generation.rows import Row, Utterance, row_keys, spread_prompts
+from bark_jax.generation.rows import Row, Utterance, spread_prompts
 from bark_jax.generation.runner import OnProgress, OnStage, as_on_stage
-from bark_jax.generation.seeds import CANDIDATE, SENTENCE, derive_keys, seed_of
+from bark_jax.generation.seeds import CANDIDATE, SENTENCE, derive_keys, row_keys, seed_of
 from bark_jax.generation.settings import GenerateSettings, check_count, check_flag, resolve_settings
 from bark_jax.generation.streaming import RowStream, stream_row
 from bark_jax.generation.tokens import TokenSpaces

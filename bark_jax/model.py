@@ -17,9 +17,9 @@ from bark_jax.checkpoints.options import MODEL_IGNORED, MODEL_REFUSED, check_opt
 from bark_jax.config import BarkConfig, BarkGenerationConfig
 from bark_jax.errors import InputError, VoiceNotFoundError, quoted
 from bark_jax.generation.padding import check_codes, pad_audio
-from bark_jax.generation.rows import Row, Utterance, as_integers, check_ids, check_rows, row_keys, spread_prompts
+from bark_jax.generation.rows import Row, Utterance, as_integers, check_ids, check_rows, spread_prompts
 from bark_jax.generation.runner import OnProgress, OnStage, as_on_stage, run_codec, run_rows
-from bark_jax.generation.seeds import CANDIDATE, derive_keys
+from bark_jax.generation.seeds import CANDIDATE, derive_keys, row_keys
 from bark_jax.generation.settings import GenerateSettings, check_count, check_flag, resolve_settings
 from bark_jax.generation.tokens import TokenSpaces, check_fit, text_tokens
 from bark_jax.hub.source import Source

@@ -28,8 +28,9 @@ from bark_jax.config import (
 )
 from bark_jax.errors import InputError, quoted
 from bark_jax.generation.padding import pad_rows, split_rows
-from bark_jax.generation.rows import Row, as_integers, check_ids, check_rows, row_keys, spread_prompts
+from bark_jax.generation.rows import Row, as_integers, check_ids, check_rows, spread_prompts
 from bark_jax.generation.runner import run_coarse, run_fine, run_semantic
+from bark_jax.generation.seeds import row_keys
 from bark_jax.generation.settings import check_flag, resolve_stage
 from bark_jax.generation.tokens import (
     TokenSpaces,

@@ -13,8 +13,8 @@ from bark_jax import Bark
 from bark_jax.errors import BarkError, InputError, UnsupportedError
 from bark_jax.generation import coarse, engine
 from bark_jax.generation.engine import Engine, Request
-from bark_jax.generation.rows import row_keys
 from bark_jax.generation.runner import coarse_prompt, sampling_of
+from bark_jax.generation.seeds import row_keys
 
 TOKENS = ("semantic", "coarse", "fine")
 LENGTHS = (3, 60, 9, 33, 120, 8, 1, 47, 20, 70, 5, 95)

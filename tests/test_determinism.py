@@ -17,10 +17,9 @@ from bark_jax import Bark
 from bark_jax.audio.clip import EmptyClipWarning
 from bark_jax.errors import InputError
 from bark_jax.generation import coarse, fine
-from bark_jax.generation.rows import row_keys
 from bark_jax.generation.runner import sampling_of, semantic_prompt
 from bark_jax.generation.sampling import key_data
-from bark_jax.generation.seeds import CANDIDATE, derive_key, derive_keys
+from bark_jax.generation.seeds import CANDIDATE, derive_key, derive_keys, row_keys
 from bark_jax.text.processor import BarkProcessor
 
 TEXT = "hello there. how are you?"

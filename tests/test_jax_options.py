@@ -13,7 +13,7 @@ import pytest
 from bark_jax import Bark
 from bark_jax._system.own_jax_config import own_config, under_own_config
 from bark_jax.generation.engine import Engine, Request
-from bark_jax.generation.rows import row_keys
+from bark_jax.generation.seeds import row_keys
 
 ROOT = Path(__file__).parents[1]
 OPTIONS = {
@@ -34,7 +34,7 @@ for name, value in json.loads(sys.argv[1]).items():
 import numpy as np
 from bark_jax import Bark
 from bark_jax.generation.engine import Engine, Request
-from bark_jax.generation.rows import row_keys
+from bark_jax.generation.seeds import row_keys
 
 bark = Bark.from_pretrained(sys.argv[2])
 ask = dict(max_new_tokens=12, allow_early_stop=False)

@@ -11,8 +11,9 @@ from flax import nnx
 from bark_jax.checkpoints.load import FoundModel, save_networks
 from bark_jax.checkpoints.model_folder import NETWORKS
 from bark_jax.errors import BarkError, InputError, VoiceError, VoiceNotFoundError
-from bark_jax.generation.rows import Row, row_keys
+from bark_jax.generation.rows import Row
 from bark_jax.generation.runner import coarse_spaces
+from bark_jax.generation.seeds import row_keys
 from bark_jax.generation.settings import resolve_settings
 from bark_jax.model import BarkModel
 

@@ -13,9 +13,10 @@ from bark_jax.errors import BarkError, InputError, UnsupportedError
 from bark_jax.generation import coarse, fine
 from bark_jax.generation.codec import decode_codes
 from bark_jax.generation.codec_steps import decode_next, frames_per_step
-from bark_jax.generation.rows import Row, row_keys
+from bark_jax.generation.rows import Row
 from bark_jax.generation.runner import sampling_of
 from bark_jax.generation.sampling import key_data
+from bark_jax.generation.seeds import row_keys
 from bark_jax.generation.settings import resolve_settings
 from bark_jax.generation.streaming import N_HELD, part_stops, stream_row
 from bark_jax.model import BarkModel

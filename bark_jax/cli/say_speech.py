@@ -93,8 +93,7 @@ class Speech:
         return bark.stream_script(self._script(seed), **self.ask.given("silence_s"))
 
     def _script(self, seed: int) -> "Script":
-        from bark_jax.generation.rows import row_keys
-        from bark_jax.generation.seeds import SENTENCE, derive_keys
+        from bark_jax.generation.seeds import SENTENCE, derive_keys, row_keys
 
         keys = row_keys(seed, None, 1)
         if self.is_long:

@@ -1,18 +1,13 @@
 """Rows: what is generated and what it becomes, and the arrays of callers that rows are made of."""
 
 import dataclasses
-import secrets
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import jax
 import numpy as np
 
 from bark_jax._system.by_value import ByValue
-from bark_jax._system.forks import check_process
-from bark_jax._system.own_jax_config import under_own_config
 from bark_jax.errors import InputError, quoted
-from bark_jax.generation.sampling import KEY_IMPLEMENTATION, key_data
 from bark_jax.generation.settings import RowSettings
 from bark_jax.generation.tokens import TokenSpaces
 
@@ -106,40 +101,7 @@ def spread_prompts(voice: Any, n_rows: int, name: str = "history_prompt") -> Seq
     return voice
 
 
-@under_own_config
-def row_keys(seed: int | Sequence[int] | None, key: jax.Array | None, n_rows: int) -> list[np.ndarray]:
-    """One key a row, uint32 [2], from what a caller gave; see `BarkModel.generate`."""
-    check_process()
-    if seed is not None and key is not None:
-        raise InputError("give seed or key, not both")
-    if key is not None:
-        return _spread_keys(key, n_rows)
-    if seed is None:
-        seed = [secrets.randbits(32) for _ in range(n_rows)]
-    is_one = not isinstance(seed, (list, tuple, np.ndarray)) or np.ndim(seed) == 0
-    seeds = [seed] * n_rows if is_one else list(seed)
-    if len(seeds) != n_rows:
-        raise InputError(f"seed has {len(seeds)} values for {n_rows} rows; give one a row, or a single one for all")
-    return [key_data(value) for value in seeds]
-
-
-def _spread_keys(key: jax.Array, n_rows: int) -> list[np.ndarray]:
-    if not isinstance(key, (jax.Array, np.ndarray)):
-        raise InputError(f"key is {quoted(key)}, expected a key of JAX, jax.random.key(0); an integer goes into seed")
-    if jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
-        if jax.random.key_impl(key) != KEY_IMPLEMENTATION:
-            raise InputError(
-                f"key is of generator {jax.random.key_impl(key)}, expected {KEY_IMPLEMENTATION}; give seed=, or a key "
-                f"that jax.random.key(seed, impl={KEY_IMPLEMENTATION!r}) makes"
-            )
-        key = jax.random.key_data(key)
-    data = _as_numpy("key", key)
-    if data.dtype != np.uint32 or data.shape not in ((2,), (n_rows, 2)):
-        raise InputError(f"key has shape {data.shape} and dtype {data.dtype}, expected one key, or {n_rows} of them")
-    return list(np.broadcast_to(data, (n_rows, 2)))
-
-
-def _as_numpy(name: str, values: Any, what: str = "") -> np.ndarray:
+def as_array(name: str, values: Any, what: str = "") -> np.ndarray:
     try:
         return np.asarray(values)
     except Exception as error:  # rows of unequal length; arrays that were deleted, or are traced by jax.jit
@@ -150,7 +112,7 @@ def as_integers(name: str, values: Any, axes: str = "[rows, tokens]") -> np.ndar
     """The values as int64. Raises InputError, naming them, where they are no array of integers; `axes` says of what."""
     if values is None:
         raise InputError(f"{name} is None, expected integers {axes}")
-    array = _as_numpy(name, values, f" of integers {axes}, all rows of one length")
+    array = as_array(name, values, f" of integers {axes}, all rows of one length")
     if array.dtype.kind not in "iub":
         raise InputError(f"{name} has dtype {array.dtype}, expected integers")
     return array.astype(np.int64)

@@ -5,11 +5,17 @@
 A key is a seed written as two halves (`seed_of`), so what a derived key gave can be had again by an integer.
 """
 
+import secrets
+from collections.abc import Sequence
+
 import jax
 import numpy as np
 
+from bark_jax._system.forks import check_process
 from bark_jax._system.own_jax_config import under_own_config
-from bark_jax.generation.sampling import KEY_IMPLEMENTATION
+from bark_jax.errors import InputError, quoted
+from bark_jax.generation.rows import as_array
+from bark_jax.generation.sampling import KEY_IMPLEMENTATION, key_data
 
 # Keys that one call derives, needed or not, so that any number of them is one program.
 _KEYS_PER_CALL = 16
@@ -49,3 +55,36 @@ def seed_of(key: np.ndarray) -> int:
     """The seed, below 2**64, whose key this is: the other way round of `key_data`."""
     high, low = key.tolist()
     return high << 32 | low
+
+
+@under_own_config
+def row_keys(seed: int | Sequence[int] | None, key: jax.Array | None, n_rows: int) -> list[np.ndarray]:
+    """One key a row, uint32 [2], from what a caller gave; see `BarkModel.generate`."""
+    check_process()
+    if seed is not None and key is not None:
+        raise InputError("give seed or key, not both")
+    if key is not None:
+        return _spread_keys(key, n_rows)
+    if seed is None:
+        seed = [secrets.randbits(32) for _ in range(n_rows)]
+    is_one = not isinstance(seed, (list, tuple, np.ndarray)) or np.ndim(seed) == 0
+    seeds = [seed] * n_rows if is_one else list(seed)
+    if len(seeds) != n_rows:
+        raise InputError(f"seed has {len(seeds)} values for {n_rows} rows; give one a row, or a single one for all")
+    return [key_data(value) for value in seeds]
+
+
+def _spread_keys(key: jax.Array, n_rows: int) -> list[np.ndarray]:
+    if not isinstance(key, (jax.Array, np.ndarray)):
+        raise InputError(f"key is {quoted(key)}, expected a key of JAX, jax.random.key(0); an integer goes into seed")
+    if jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
+        if jax.random.key_impl(key) != KEY_IMPLEMENTATION:
+            raise InputError(
+                f"key is of generator {jax.random.key_impl(key)}, expected {KEY_IMPLEMENTATION}; give seed=, or a key "
+                f"that jax.random.key(seed, impl={KEY_IMPLEMENTATION!r}) makes"
+            )
+        key = jax.random.key_data(key)
+    data = as_array("key", key)
+    if data.dtype != np.uint32 or data.shape not in ((2,), (n_rows, 2)):
+        raise InputError(f"key has shape {data.shape} and dtype {data.dtype}, expected one key, or {n_rows} of them")
+    return list(np.broadcast_to(data, (n_rows, 2)))
