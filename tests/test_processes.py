@@ -80,9 +80,9 @@ def test_a_child_that_was_forked_after_jax_had_run_is_refused(toy_folder, when):
     assert when == "before" or 'get_context("spawn")' in out
 
 
-def test_whatever_runs_on_jax_is_refused_there(monkeypatch, toy_model):
+def test_whatever_runs_on_jax_is_refused_there(monkeypatch, toy_model, toy_folder):
+    bark = bark_jax.Bark(toy_model, bark_jax.BarkProcessor.from_pretrained(toy_folder))
     monkeypatch.setattr(forks, "_has_run_before", True)
-    bark = bark_jax.Bark(toy_model, None)
     calls = (
         lambda: bark_jax.BarkModel.from_pretrained("tiny"),
         lambda: bark_jax.Bark.from_pretrained("tiny"),
