@@ -65,12 +65,12 @@ def test_devices_have_what_one_has(bark, clips):
         np.testing.assert_array_equal(ours, theirs)
 
 
-EIGHT = """
+TWO = """
 import jax, numpy as np
 from bark_jax import Bark
 
 bark = Bark.from_pretrained("tiny")
-texts, seeds = ["one two"] * 11, list(range(11))
+texts, seeds = ["one two"] * 7, list(range(7))
 found = []
 for devices in (None, jax.devices()):
     options = dict(seed=seeds, max_rows=2, devices=devices)
@@ -78,15 +78,15 @@ for devices in (None, jax.devices()):
     codes = bark.semantic_to_codes(tokens, **options)
     audio = bark.codes_to_audio(codes, max_rows=2, devices=devices)
     found.append([*tokens, *codes, *(each.samples for each in audio)])
-assert all(map(np.array_equal, *found)) and len(found[0]) == 33
+assert all(map(np.array_equal, *found)) and len(found[0]) == 21
 print("done")
 """
 
 
 @pytest.mark.slow
-def test_eight_devices_have_what_one_has():
-    environment = os.environ | {"XLA_FLAGS": xla_flags(8)}
-    done = subprocess.run([sys.executable, "-c", EIGHT], env=environment, capture_output=True, text=True)
+def test_two_devices_have_what_one_has():
+    environment = os.environ | {"XLA_FLAGS": xla_flags(2)}
+    done = subprocess.run([sys.executable, "-c", TWO], env=environment, capture_output=True, text=True)
     assert done.stdout.strip() == "done", done.stderr[-2000:]
 
 
