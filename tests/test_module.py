@@ -36,7 +36,7 @@ def test_it_splits_and_merges(toy_model):
 
 
 def test_a_tree_map_makes_a_model(toy_model):
-    halves = jax.tree.map(lambda array: array.astype(jnp.float16), toy_model)
+    halves = jax.jit(lambda model: jax.tree.map(lambda array: array.astype(jnp.float16), model))(toy_model)
     assert type(halves) is type(toy_model) and halves.spaces == toy_model.spaces
     assert halves.get_memory_footprint() * 2 == toy_model.get_memory_footprint()
     assert len(jax.tree.leaves(toy_model)) == sum(
@@ -46,7 +46,7 @@ def test_a_tree_map_makes_a_model(toy_model):
 
 
 def test_networks_are_replaced_in_a_copy(toy_model):
-    other = jax.tree.map(jnp.zeros_like, toy_model.semantic)
+    other = jax.tree.map(lambda array: array, toy_model.semantic)
     changed = toy_model.replace(semantic=other)
     assert changed.semantic is other and toy_model.semantic is not other
     assert changed.codec_model is toy_model.codec_model
@@ -59,10 +59,9 @@ def test_its_repr_has_a_line_a_network(toy_model):
         assert len(text.splitlines()) == 6 and "BarkFineModel, " in text and "float32" in text
 
 
-def test_nnx_tabulates_its_networks(toy_model):
-    for network, *inputs in ((toy_model.semantic, IDS), (toy_model.fine_acoustics, 2, CODES)):
-        table = nnx.tabulate(network, *inputs, console_kwargs={"width": 300})
-        assert type(network).__name__ in table and "attention" in table
+def test_nnx_tabulates_a_network(toy_model):
+    table = nnx.tabulate(toy_model.semantic, IDS, depth=2, console_kwargs={"width": 300})
+    assert "BarkSemanticModel" in table and "blocks" in table
 
 
 def test_orbax_keeps_it(toy_model, tmp_path):
@@ -77,7 +76,7 @@ def test_orbax_keeps_it(toy_model, tmp_path):
 
 
 def test_a_donated_model_is_given_up(toy_model):
-    copy = jax.tree.map(jnp.array, toy_model)
+    copy = jax.tree.map(lambda array: jax.device_put(np.array(array)), toy_model)
     scale = jax.jit(lambda model: jax.tree.map(lambda array: 2 * array, model), donate_argnums=0)
     scaled = scale(copy)
     assert jax.tree.leaves(copy)[0].is_deleted() and not jax.tree.leaves(scaled)[0].is_deleted()
