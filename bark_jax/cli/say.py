@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bark_jax import tiny
+from bark_jax.audio.formats import FORMATS
 from bark_jax.cli.group import Verb
 from bark_jax.cli.options import (
     DTYPES,
@@ -61,7 +62,7 @@ class _SayVerb(Verb):
 @click.option(
     "-o",
     "--output",
-    help="Audio file (.wav, .flac, .ogg, .opus, .mp3), replaced if it exists; - is WAV on stdout.  "
+    help=f"Audio file ({', '.join(FORMATS)}), replaced if it exists; - is WAV on stdout.  "
     f"[default: {DEFAULT_OUTPUT}, or the first free name of bark-2.wav, bark-3.wav, ...]",
 )
 @click.option("--play", "is_played", is_flag=True, help="Play the audio; without -o no file is written.")
