@@ -141,8 +141,8 @@ def test_a_full_disk_stops_the_run_with_what_is_finished_intact(tmp_path, monkey
     [
         (60, 6, "files"),
         (60, 3, "parquet"),
-        pytest.param(2000, 200, "files", marks=pytest.mark.slow),
-        pytest.param(2000, 40, "parquet", marks=pytest.mark.slow),
+        pytest.param(1000, 80, "files", marks=pytest.mark.slow),
+        pytest.param(1000, 20, "parquet", marks=pytest.mark.slow),
     ],
 )
 def test_kills_lose_and_repeat_nothing(tmp_path, n_rows, n_kills, form):

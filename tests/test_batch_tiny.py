@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "zero")
 COMMAND = [sys.executable, "-c", "from bark_jax.cli import main; main()", "batch"]
 OPTIONS = ["-m", "tiny", "--quiet", "--max-seconds", "0.3", "--batch-size", "8"]
-N_ROWS, N_SOME, N_KILLS = 150, 60, 8
+N_ROWS, N_SOME, N_KILLS = 100, 60, 5
 
 
 @pytest.fixture(scope="module")

@@ -50,6 +50,7 @@ def modules() -> dict[str, Path]:
     return found
 
 
+@functools.cache
 def imports(module: str) -> list[tuple[str, bool]]:
     """What a module imports of the package, and whether when it is imported itself; types alone are left out."""
     found = []
