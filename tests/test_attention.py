@@ -1,5 +1,6 @@
 """The choice of attention, and that cuDNN's calls are the ones it fuses; no GPU is needed to lower for one."""
 
+import contextlib
 import dataclasses
 import functools
 
@@ -157,20 +158,23 @@ def lower_stages(model, platform):
     prompt = semantic.make_prompt(texts, spaces)
     state = jax.eval_shape(functools.partial(semantic.start, spaces=spaces), model.semantic, prompt)
     fine_prompt = fine.make_prompt([np.zeros((2, 30), np.int32)] * 2, [None] * 2, spaces)
-    traced = {
-        "prompts": semantic.start.trace(model.semantic, prompt, spaces=spaces),
-        "steps": semantic.run_steps.trace(model.semantic, prompt, sampling, state, 9, spaces=spaces),
-        "fine": fine.generate_fine.trace(model.fine_acoustics, fine_prompt, sampling, spaces=spaces),
+    stages = {
+        "prompts": lambda: semantic.start.trace(model.semantic, prompt, spaces=spaces),
+        "steps": lambda: semantic.run_steps.trace(model.semantic, prompt, sampling, state, 9, spaces=spaces),
+        "fine": lambda: fine.generate_fine.trace(model.fine_acoustics, fine_prompt, sampling, spaces=spaces),
     }
-    lowered = {name: each.lower(lowering_platforms=(platform,)).as_text() for name, each in traced.items()}
+    lowered = {}
+    for name, trace in stages.items():
+        # Pallas asks which GPU there is, and calls of cuDNN take no stand-in for one.
+        with an_h100() if platform == "cuda" and name == "steps" else contextlib.nullcontext():
+            lowered[name] = trace().lower(lowering_platforms=(platform,)).as_text()
     return lowered, state.cache.keys[0].dtype
 
 
 @pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")
 def test_a_model_for_a_gpu_lowers_to_its_kernels_where_there_is_none(toy_folder, cudnn_is_there):
     model = BarkModel.from_pretrained(toy_folder, dtype="bfloat16", platform="gpu")
-    with an_h100():
-        programs, cache_dtype = lower_stages(model, "cuda")
+    programs, cache_dtype = lower_stages(model, "cuda")
     assert "cudnn$fmhaSoftmax" in programs["prompts"] and "cudnn$fmhaSoftmax" in programs["fine"]
     assert "xla.gpu.triton" in programs["steps"] and cache_dtype == jnp.bfloat16
 
