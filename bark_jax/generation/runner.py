@@ -31,7 +31,7 @@ from bark_jax.networks.causal import CoarseNetwork, SemanticNetwork
 from bark_jax.networks.codec.encodec import Codec
 from bark_jax.networks.fine import FineNetwork
 from bark_jax.networks.layout import for_decoding
-from bark_jax.networks.platform import device_errors, on_its_platform
+from bark_jax.networks.platform import check_sharding, device_errors, on_its_platform
 
 OnStage = Callable[[str], None]  # the stage that starts
 OnProgress = Callable[[str, int, int], None]  # stage, how much is done, the most that it can become
@@ -89,6 +89,7 @@ def run_semantic(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """The semantic stage of each row: tokens and their log-probabilities. Errors as for `BarkModel.generate_rows`."""
     prompt, sampling = semantic_prompt(rows, spaces), sampling_of(rows, "semantic")
+    check_sharding(network)
     with device_errors("semantic", network, len(rows)):
         generate: Callable[..., semantic.SemanticTokens] = semantic.generate_semantic
         if on_progress is not None:
@@ -111,6 +112,7 @@ def run_coarse(
     """The coarse stage of each row's semantic tokens: codes [n_coarse, T] and their log-probabilities."""
     spaces = coarse_spaces(rows, spaces)
     prompt, sampling = coarse_prompt(rows, tokens, spaces), sampling_of(rows, "coarse")
+    check_sharding(network)
     with device_errors("coarse", network, len(rows)):
         generate: Callable[..., coarse.CoarseCodes] = coarse.generate_coarse
         if on_progress is not None:
@@ -141,6 +143,7 @@ def run_fine(
       histories: codes [n_fine, T] that each row's windows read before it, instead of its voice's.
     """
     prompt, sampling = fine_prompt(rows, codes, spaces, histories=histories), sampling_of(rows, "fine")
+    check_sharding(network)
     with device_errors("fine", network, len(rows)):
         codes_BQT = np.asarray(fine.generate_fine(place(network), prompt, sampling, spaces=spaces))
     filled = [fine_result(codes_BQT, b, coarse_QT) for b, coarse_QT in enumerate(codes)]
@@ -152,6 +155,7 @@ def run_fine(
 def run_codec(network: Codec, codes: list[np.ndarray], place: Place = on_its_platform) -> list[np.ndarray]:
     """Audio samples of each row's codes [n_fine, T]."""
     idle = np.zeros((len(codes[0]), 0), np.int32)
+    check_sharding(network)
     with device_errors("codec", network, len(codes)):
         audio = decode_codes(place(network), _fill(codes, idle))[: len(codes)]
     for samples in audio:

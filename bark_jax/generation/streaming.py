@@ -49,7 +49,7 @@ from bark_jax.generation.seeds import derive_key
 from bark_jax.generation.settings import check_count
 from bark_jax.generation.windows import count_coarse_windows, frames_per_coarse_window, n_new_fine_frames
 from bark_jax.networks.layout import for_decoding
-from bark_jax.networks.platform import device_errors
+from bark_jax.networks.platform import check_sharding, device_errors
 
 # Frames that the fine stage looks ahead before a frame is sent: 0.2 s of Bark's.
 N_HELD = 15
@@ -104,6 +104,7 @@ class RowStream(Iterator[StreamedPart]):
         self._model, self._row, self._tell = model, row, tell
         self._first_windows, self._n_held = first_windows, n_held
         self._sent = np.zeros((model.spaces.n_fine, 0), np.int32)  # codes [n_fine, T] of the parts so far
+        check_sharding(model.coarse_acoustics, model.codec_model)  # the other two stages look for themselves
         self._codec_state = model.codec_model.init_decode_state(1)
         self._parts = self._generate()
 
