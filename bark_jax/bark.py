@@ -17,7 +17,7 @@ from bark_jax.checkpoints import find, load
 from bark_jax.errors import InputError, quoted
 from bark_jax.files import whole_folder
 from bark_jax.generation import stage_by_stage
-from bark_jax.generation.rows import Row, Utterance, spread_prompts
+from bark_jax.generation.rows import Row, Utterance, check_rows, spread_prompts
 from bark_jax.generation.runner import OnProgress, OnStage, as_on_stage
 from bark_jax.generation.seeds import CANDIDATE, SENTENCE, derive_keys, row_keys, seed_of
 from bark_jax.generation.settings import GenerateSettings, check_count, check_flag, resolve_settings
@@ -121,16 +121,22 @@ class Bark:
           seconds: of audio that is spoken for it, one length or several.
           voice, settings: those that `generate` will be given: a voice makes the fine stage's windows more, and top_k
             and top_p are programs of their own.
+
+        Raises:
+          InputError, VoiceError, VoiceNotFoundError: before any network runs.
         """
         spaces = self.model.spaces
         voice = resolve_voice(voice, self.processor.library, spaces)
-        text = np.full(1, spaces.text_offset + 1, np.int32)
-        for n_rows in np.atleast_1d(rows).tolist():
-            for length_s in np.atleast_1d(seconds).tolist():
+        batches = []
+        for n_rows in rows if isinstance(rows, (list, tuple)) else [rows]:
+            check_rows(check_count("rows", n_rows))
+            for length_s in seconds if isinstance(seconds, (list, tuple)) else [seconds]:
                 asked = settings | {"max_seconds": length_s, "allow_early_stop": False}
-                resolved = resolve_settings(asked, n_rows, self.model.generation_config, spaces)
-                keys = row_keys(0, None, check_count("rows", n_rows))
-                self.model.generate_rows([Row(text, voice, *row) for row in zip(keys, resolved, strict=True)])
+                batches.append(resolve_settings(asked, n_rows, self.model.generation_config, spaces))
+        text = np.full(1, spaces.text_offset + 1, np.int32)
+        for resolved in batches:
+            keys = row_keys(0, None, len(resolved))
+            self.model.generate_rows([Row(text, voice, *row) for row in zip(keys, resolved, strict=True)])
 
     @property
     def sample_rate(self) -> int:
@@ -507,10 +513,9 @@ class Bark:
         max_rows, spaces = check_count("max_rows", max_rows), self.model.spaces
         semantic, is_one = stage_by_stage.check_tokens(tokens, spaces)
         resolved = resolve_settings(settings, len(semantic), self.model.generation_config, spaces)
-        voices = [
-            resolve_voice(each, self.processor.library, spaces)
-            for each in spread_prompts(voice, len(semantic), "voice")
-        ]
+        resolve = functools.partial(resolve_voice, library=self.processor.library, spaces=spaces)
+        found = [resolve(each) for each in voice] if isinstance(voice, (list, tuple)) else resolve(voice)
+        voices = spread_prompts(found, len(semantic), "voice")
         keys, no_text = row_keys(seed, key, len(semantic)), np.zeros(0, np.int32)
         rows = [Row(no_text, *row) for row in zip(voices, keys, resolved, strict=True)]
         codes = stage_by_stage.all_codes(self.model, rows, semantic, max_rows, devices)

@@ -10,6 +10,7 @@ import pytest
 
 from bark_jax import Bark
 from bark_jax.checkpoints import compiled
+from bark_jax.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 
@@ -73,6 +74,26 @@ def test_a_process_that_has_compiled_before_keeps_what_it_compiles_from_then_on(
     del environment["JAX_COMPILATION_CACHE_DIR"]
     done = subprocess.run([sys.executable, "-c", LATE], env=environment, capture_output=True, text=True)
     assert int(done.stdout) > 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (dict(rows="a"), "rows is 'a', expected an integer"),
+        (dict(rows=0), "rows is 0"),
+        (dict(rows=[1, [1]]), r"rows is \[1\], expected an integer"),
+        (dict(rows=10**6), "1,000,000 rows at once"),
+        (dict(rows=10**9), "rows is 1000000000"),
+        (dict(seconds="x"), "max_seconds is 'x'"),
+        (dict(seconds=[0.1, -1]), "max_seconds is -1"),
+        (dict(temperature=-1), "temperature is -1"),
+    ],
+)
+def test_a_warm_up_of_what_makes_no_sense_is_refused_before_anything_runs(toy_folder, asked, message, monkeypatch):
+    bark = Bark.from_pretrained(toy_folder)
+    monkeypatch.setattr(type(bark.model), "generate_rows", lambda *_: pytest.fail("something runs"))
+    with pytest.raises(InputError, match=message):
+        bark.warm_up(**asked)
 
 
 def test_what_was_warmed_up_compiles_nothing(toy_folder, toy_voice):

@@ -65,6 +65,34 @@ def test_devices_have_what_one_has(bark, clips):
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_other_threads_have_the_callers_precision(bark, clips, monkeypatch):
+    import jax
+
+    from bark_jax.generation import stage_by_stage
+
+    found = []
+    monkeypatch.setattr(
+        stage_by_stage, "run_semantic", lambda *_: [(found.append(jax.config.jax_default_matmul_precision), None)]
+    )
+    for precision in ("bfloat16", "high"):
+        with jax.default_matmul_precision(precision):
+            bark.text_to_semantic("One.", seed=1, devices=jax.devices())
+    assert found == ["bfloat16", "high"]
+
+
+def test_a_voice_for_all_rows_is_read_once(bark, clips, toy_voice, tmp_path, monkeypatch):
+    from bark_jax import bark as pipeline
+
+    toy_voice.save(tmp_path / "voice.npz")
+    read, resolve = [], pipeline.resolve_voice
+    monkeypatch.setattr(
+        pipeline, "resolve_voice", lambda voice, **others: read.append(voice) or resolve(voice, **others)
+    )
+    tokens = [clip.semantic for clip in clips]
+    bark.semantic_to_codes(tokens, voice=str(tmp_path / "voice.npz"), seed=1, max_rows=1)
+    assert len(read) == 1
+
+
 TWO = """
 import jax, numpy as np
 from bark_jax import Bark

@@ -48,7 +48,7 @@ def split_rows(name: str, tokens_BT: np.ndarray, limit: int, pads: Sequence[int]
         length = int(is_pad_T.argmax()) if is_pad_T.any() else len(tokens_T)
         if not is_pad_T[length:].all():
             raise InputError(f"{name}[{index}] goes on after its end, which is at {length}")
-        _check_range(f"{name}[{index}]", tokens_T[:length], limit)
+        check_range(f"{name}[{index}]", tokens_T[:length], limit)
         rows.append(tokens_T[:length])
     return rows
 
@@ -76,7 +76,7 @@ def check_codes(codes_BQT: np.ndarray, lengths: Any, pad: int, config: EncodecCo
         raise InputError(f"output_lengths is {quoted(lengths)}, expected frames of each row, 0 to {n_frames}")
     rows = [codes_QT[:, :length] for codes_QT, length in zip(codes_BQT, lengths_B.tolist(), strict=True)]
     for index, codes_QT in enumerate(rows):
-        _check_range(f"fine_output[{index}]", codes_QT, min(pad, config.codebook_size))
+        check_range(f"fine_output[{index}]", codes_QT, min(pad, config.codebook_size))
     return rows
 
 
@@ -86,7 +86,8 @@ def _lengths(codes_BQT: np.ndarray, pad: int) -> np.ndarray:
     return np.cumprod(~is_pad_BT, axis=1).sum(axis=1)
 
 
-def _check_range(name: str, values: np.ndarray, limit: int) -> None:
+def check_range(name: str, values: np.ndarray, limit: int) -> None:
+    """Raises InputError, naming the array, for values outside [0, limit)."""
     wrong = values[(values < 0) | (values >= limit)]
     if wrong.size:
         raise InputError(f"{name} holds {wrong.flat[0]}, expected 0 to {limit - 1}")

@@ -13,6 +13,7 @@ import numpy as np
 
 from bark_jax._system.own_jax_config import under_own_config
 from bark_jax.errors import InputError, UnsupportedError, quoted
+from bark_jax.generation.padding import check_range
 from bark_jax.generation.rows import Row
 from bark_jax.generation.runner import Networks, Place, run_coarse, run_codec, run_fine, run_semantic
 from bark_jax.generation.tokens import TokenSpaces
@@ -74,11 +75,14 @@ def _in_batches(
     places = {device: _Copies(device) for device in check_devices(devices)}
     free = list(places.values())
 
+    precision = jax.config.jax_default_matmul_precision  # the caller's; other threads start without it
+
     @under_own_config
     def run_on_a_free_device(batch: slice) -> list[Any]:
         place = free.pop()
         try:
-            return run(place, batch)
+            with jax.default_matmul_precision(precision):
+                return run(place, batch)
         finally:
             free.append(place)
 
@@ -103,7 +107,7 @@ def check_tokens(tokens: Any, spaces: TokenSpaces) -> tuple[list[np.ndarray], bo
     """Rows of semantic tokens, and whether it was one row alone. Raises InputError for anything else."""
     rows, is_one = _as_rows("tokens", tokens, 1, "semantic tokens [S]")
     for index, row_S in enumerate(rows):
-        _check_range(f"tokens[{index}]", row_S, spaces.semantic_vocab)
+        check_range(f"tokens[{index}]", row_S, spaces.semantic_vocab)
         if len(row_S) > spaces.max_semantic:
             raise InputError(f"tokens[{index}] has {len(row_S)} tokens, expected at most {spaces.max_semantic}")
     return rows, is_one
@@ -115,7 +119,7 @@ def check_codes(codes: Any, spaces: TokenSpaces) -> tuple[list[np.ndarray], bool
     for index, row_QT in enumerate(rows):
         if len(row_QT) != spaces.n_fine:
             raise InputError(f"codes[{index}] has shape {row_QT.shape}, expected [{spaces.n_fine}, frames]")
-        _check_range(f"codes[{index}]", row_QT, spaces.codebook_size)
+        check_range(f"codes[{index}]", row_QT, spaces.codebook_size)
     return rows, is_one
 
 
@@ -144,9 +148,3 @@ def _as_integers(name: str, row: Any, n_axes: int, what: str) -> np.ndarray:
     if array.ndim != n_axes or (array.size and array.dtype.kind not in "iu"):
         raise InputError(f"{name} has shape {array.shape} and dtype {array.dtype}, expected {what}, integers")
     return array.astype(np.int64)
-
-
-def _check_range(name: str, values: np.ndarray, limit: int) -> None:
-    wrong = values[(values < 0) | (values >= limit)]
-    if wrong.size:
-        raise InputError(f"{name} holds {wrong.flat[0]}, expected 0 to {limit - 1}")
