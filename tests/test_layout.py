@@ -1,12 +1,12 @@
 """The layout: which room may import which, no circles, few modules at the top, one package in the wheel."""
 
-import ast
 import functools
 import graphlib
 import re
 from pathlib import Path
 
 import bark_jax
+from benchmarks import layout
 
 PACKAGE = Path(bark_jax.__file__).parent
 
@@ -43,31 +43,15 @@ def room(module: str) -> str:
 
 @functools.cache
 def modules() -> dict[str, Path]:
-    found = {}
-    for path in PACKAGE.rglob("*.py"):
-        name = ".".join(("bark_jax", *path.relative_to(PACKAGE).with_suffix("").parts))
-        found[name.removesuffix(".__init__")] = path
-    return found
+    found = layout.modules_of(PACKAGE.parent)
+    return {name: path for name, path in found.items() if path.is_relative_to(PACKAGE)}
 
 
 @functools.cache
 def imports(module: str) -> list[tuple[str, bool]]:
     """What a module imports of the package, and whether when it is imported itself; types alone are left out."""
-    found = []
-    stack = [(node, True) for node in ast.parse(modules()[module].read_text()).body]
-    while stack:
-        node, is_at_once = stack.pop()
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            continue
-        if isinstance(node, ast.Import):
-            found += [(alias.name, is_at_once) for alias in node.names if alias.name in modules()]
-        elif isinstance(node, ast.ImportFrom):
-            for alias in node.names:
-                inner = f"{node.module}.{alias.name}"
-                found += [(name, is_at_once) for name in (inner, node.module) if name in modules()][:1]
-        is_inner = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
-        stack += [(child, is_at_once and not is_inner) for child in ast.iter_child_nodes(node)]
-    return [(name, is_at_once) for name, is_at_once in found if name != "bark_jax"]
+    at_once, late, _ = layout.imports_of(modules()[module], modules())
+    return [*((name, True) for name in at_once), *((name, False) for name in late)]
 
 
 def test_few_modules_lie_at_the_top():
