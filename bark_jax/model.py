@@ -13,6 +13,7 @@ from bark_jax._system.forks import check_process
 from bark_jax._system.own_jax_config import under_own_config
 from bark_jax.checkpoints import find, load
 from bark_jax.checkpoints.compiled import keep_compiled_programs
+from bark_jax.checkpoints.model_folder import NETWORKS
 from bark_jax.checkpoints.options import MODEL_IGNORED, MODEL_REFUSED, check_options
 from bark_jax.config import BarkConfig, BarkGenerationConfig
 from bark_jax.errors import InputError, VoiceNotFoundError, quoted
@@ -162,6 +163,10 @@ class BarkModel(nnx.Module):
         held = {name: getattr(self, name) for name in NETWORK_CLASSES}
         if unknown := sorted(networks.keys() - held.keys()):
             raise InputError(f"{unknown[0]} is no network of the model, which has {', '.join(held)}")
+        for name, network in networks.items():
+            if not isinstance(network, NETWORKS[name].module_class):
+                expected = NETWORK_CLASSES[name].__name__
+                raise InputError(f"{name} is {quoted(type(network).__name__)}, expected a {expected}")
         other = type(self)(self.config, self.generation_config, **(held | networks))
         other._accelerator, other._voices = self._accelerator, self._voices
         return other

@@ -52,6 +52,9 @@ def test_networks_are_replaced_in_a_copy(toy_model):
     assert changed.codec_model is toy_model.codec_model
     with pytest.raises(InputError, match="vocoder is no network of the model, which has semantic, coarse_acoustics"):
         toy_model.replace(vocoder=other)
+    for network in (None, toy_model.fine_acoustics):
+        with pytest.raises(InputError, match=f"semantic is '{type(network).__name__}', expected a BarkSemanticModel"):
+            toy_model.replace(semantic=network)
 
 
 def test_its_repr_has_a_line_a_network(toy_model):

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from compilations import xla_flags
@@ -56,8 +57,6 @@ def test_tokens_may_be_changed_between(bark, clips):
 
 
 def test_devices_have_what_one_has(bark, clips):
-    import jax
-
     tokens = [clip.semantic for clip in clips]
     one = bark.semantic_to_codes(tokens, seed=[1, 2, 3], max_rows=1)
     spread = bark.semantic_to_codes(tokens, seed=[1, 2, 3], max_rows=1, devices=jax.devices())
@@ -66,8 +65,6 @@ def test_devices_have_what_one_has(bark, clips):
 
 
 def test_other_threads_have_the_callers_precision(bark, clips, monkeypatch):
-    import jax
-
     from bark_jax.generation import stage_by_stage
 
     found = []
@@ -135,6 +132,7 @@ def test_two_devices_have_what_one_has():
         (lambda bark: bark.semantic_to_codes(np.zeros((2, 3, 4), int)), "expected semantic tokens"),
         (lambda bark: bark.semantic_to_codes([1] * 100_000), "100000 tokens, expected at most"),
         (lambda bark: bark.semantic_to_codes([1, 2], voice=[None, None]), "voice has 2 voices for 1 rows"),
+        (lambda bark: jax.jit(bark.semantic_to_codes)(np.arange(3)), "expected semantic tokens .*traced"),
         (lambda bark: bark.codes_to_audio([1, 2]), "expected codes"),
         (lambda bark: bark.codes_to_audio(np.zeros((3, 5), int)), "codes"),
         (lambda bark: bark.codes_to_audio([[0, 1], [0]]), "expected codes"),
@@ -151,8 +149,6 @@ def test_a_voice_that_is_not_there_is_named(bark):
 
 
 def test_an_offloaded_model_runs_on_its_one_device(toy_folder, clips):
-    import jax
-
     bark = Bark.from_pretrained(toy_folder)
     bark.model.enable_cpu_offload()
     tokens = [clip.semantic for clip in clips]

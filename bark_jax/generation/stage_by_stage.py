@@ -14,7 +14,7 @@ import numpy as np
 from bark_jax._system.own_jax_config import under_own_config
 from bark_jax.errors import InputError, UnsupportedError, quoted
 from bark_jax.generation.padding import check_range
-from bark_jax.generation.rows import Row
+from bark_jax.generation.rows import Row, as_array
 from bark_jax.generation.runner import Networks, Place, run_coarse, run_codec, run_fine, run_semantic
 from bark_jax.generation.tokens import TokenSpaces
 from bark_jax.networks.attention import for_platform
@@ -141,10 +141,7 @@ def _depth(values: Any) -> int:
 
 
 def _as_integers(name: str, row: Any, n_axes: int, what: str) -> np.ndarray:
-    try:
-        array = np.asarray(row)
-    except ValueError as error:  # rows of unequal length
-        raise InputError(f"{name} is {quoted(row)}, expected {what}") from error
+    array = as_array(name, row, f", expected {what}")
     if array.ndim != n_axes or (array.size and array.dtype.kind not in "iu"):
         raise InputError(f"{name} has shape {array.shape} and dtype {array.dtype}, expected {what}, integers")
     return array.astype(np.int64)
