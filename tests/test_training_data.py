@@ -540,15 +540,18 @@ def test_what_changes_or_fails_after_the_check_names_its_line(tmp_path, bark, pr
 
 
 def test_parts_that_do_not_go_together_are_refused(tmp_path, bark, processor):
-    def changed(**fields):
-        return bark.replace(**fields)
+    def with_codec(**attributes):
+        codec = nnx.clone(bark.codec_model)
+        for name, value in attributes.items():
+            setattr(codec, name, value)
+        return bark.replace(codec_model=codec)
 
-    half = types.SimpleNamespace(config=bark.codec_model.config, dtype=jnp.dtype(jnp.bfloat16))
-    loud = types.SimpleNamespace(config=dataclasses.replace(half.config, normalize=True), dtype=jnp.float32)
+    half = with_codec(dtype=jnp.dtype(jnp.bfloat16))
+    loud = with_codec(config=dataclasses.replace(bark.codec_model.config, normalize=True))
     other = types.SimpleNamespace(spaces=BARK)
     for model, texts, error, piece in (
-        (changed(codec_model=half), processor, InputError, "in bfloat16, expected float32"),
-        (changed(codec_model=loud), processor, ConfigError, "normalisation"),
+        (half, processor, InputError, "in bfloat16, expected float32"),
+        (loud, processor, ConfigError, "normalisation"),
         (bark, other, DatasetError, "the processor was prepared for a model with n_text"),
     ):
         with pytest.raises(error, match=piece):
