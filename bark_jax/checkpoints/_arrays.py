@@ -13,10 +13,11 @@ import os
 import reprlib
 import stat
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
+import jax
 import numpy as np
 
 from bark_jax.config import without_duplicates
@@ -228,6 +229,29 @@ def shape_fault(values: Sequence[Any]) -> str | None:
     if math.prod(max(size, 1) for size in values) > MAX_ELEMENTS:
         return f"more than {MAX_ELEMENTS:,} elements"
     return None
+
+
+def first_misshapen(shapes: Iterable[Sequence[Any]]) -> tuple[int, str] | None:
+    """The position of the first shape that numpy cannot have, and its `shape_fault`; None where there is none."""
+    return next(((at, fault) for at, shape in enumerate(shapes) if (fault := shape_fault(shape))), None)
+
+
+def read_to_device(
+    arrays: Iterable[tuple[StoredArray, np.dtype]], device: jax.Device | None = None
+) -> Iterator[jax.Array]:
+    """Each array in its dtype, on the device; while one is under way, it alone is in the host's memory."""
+    for stored, dtype in arrays:
+        yield to_device(stored.read().astype(dtype, copy=False), device)
+
+
+def to_device(array: np.ndarray, device: jax.Device | None = None) -> jax.Array:
+    """The array on the device, or on JAX's default one.
+
+    Waiting for it keeps the originals of copies under way from piling up.
+
+    `jnp.asarray` would compile a program for every shape, which takes longer than reading a small network.
+    """
+    return jax.device_put(array, device).block_until_ready()
 
 
 def parse_json(path: str | os.PathLike, text: bytes, part: str) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from bark_jax.checkpoints.lora import base_of, load_lora, merge
 from bark_jax.checkpoints.model_folder import (
     NETWORKS,
     Manifest,
-    OneKey,
     find_weights,
     load_network,
+    one_key,
     read_manifest,
     save_network,
     weight_file,
@@ -143,7 +143,7 @@ def module_maker(
     options = {"platform": platform}
     if not issubclass(module_class, Codec):
         options["attn_implementation"] = attn_implementation
-    return lambda dtype: module_class(config, dtype=dtype, rngs=OneKey(), **options)
+    return lambda dtype: module_class(config, dtype=dtype, rngs=one_key(), **options)
 
 
 def choose_dtype(dtype: Any, torch_dtype: Any) -> jnp.dtype | None:

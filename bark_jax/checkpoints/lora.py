@@ -21,13 +21,13 @@ import numpy as np
 from flax import nnx
 
 from bark_jax._system.own_jax_config import under_own_config
+from bark_jax.checkpoints._arrays import to_device
 from bark_jax.checkpoints.model_folder import (
     NETWORKS,
     check_shapes,
     list_names,
     parameter_shapes,
     read_manifest,
-    to_device,
     weight_file,
 )
 from bark_jax.checkpoints.safetensors_file import read_with_metadata, safetensors_chunks

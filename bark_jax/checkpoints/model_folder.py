@@ -10,11 +10,12 @@ An array is named by its place in the module, `blocks.0.attention.qkv.kernel`, a
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +24,7 @@ import ml_dtypes
 import numpy as np
 from flax import nnx
 
-from bark_jax.checkpoints._arrays import StoredArray
+from bark_jax.checkpoints._arrays import StoredArray, read_to_device
 from bark_jax.checkpoints.safetensors_file import CODES, read_safetensors, safetensors_chunks
 from bark_jax.config import read_json
 from bark_jax.errors import CheckpointError, ConfigError, InputError, ModelNotFoundError, quoted
@@ -93,20 +94,15 @@ def is_model_folder(folder: str | os.PathLike) -> bool:
     return Path(folder, MANIFEST_FILE).is_file()
 
 
-class OneKey:
+def one_key() -> SimpleNamespace:
     """The `rngs` of a module that is only traced for its shapes: one key for all, as to draw them is half a trace."""
-
-    def __init__(self):
-        self._key = jax.random.key(0)
-
-    def params(self) -> jax.Array:
-        return self._key
+    return SimpleNamespace(params=itertools.repeat(jax.random.key(0)).__next__)
 
 
 @functools.lru_cache(maxsize=64)
 def network_shapes(module_class: type[nnx.Module], config: Any, dtype: Any = jnp.float32) -> Shapes:
     """Names and shapes of a network's parameters; no weights are made, so it costs no memory at any size."""
-    module = nnx.eval_shape(lambda: module_class(config, dtype=dtype, rngs=OneKey()))
+    module = nnx.eval_shape(lambda: module_class(config, dtype=dtype, rngs=one_key()))
     return MappingProxyType(parameter_shapes(module))
 
 
@@ -141,7 +137,7 @@ def load_network(
     Args:
       network: one of NETWORKS.
       make_module: builds the module for a dtype. It is only traced: `lambda dtype: FineNetwork(config, dtype=dtype,
-        rngs=OneKey())`.
+        rngs=one_key())`.
       dtype: of the module; None for that of the file.
       check_sha256: compare the file with the manifest's SHA-256, which reads it once more. Its size is always compared.
       config: the module's, to refuse one of absurd depth before it is traced.
@@ -164,21 +160,11 @@ def load_network(
         {name: array.shape for name, array in expected.items()},
         {name: array.shape for name, array in arrays.items()},
     )
+    values = list(read_to_device([(arrays[name], array.dtype) for name, array in expected.items()], device))
     loaded = [
-        (key, variable.replace(to_device(arrays[name].read().astype(array.dtype, copy=False), device)))
-        for (name, array), (key, variable) in zip(expected.items(), nnx.to_flat_state(state), strict=True)
+        (key, variable.replace(value)) for (key, variable), value in zip(nnx.to_flat_state(state), values, strict=True)
     ]
     return nnx.merge(graphdef, nnx.from_flat_state(loaded))
-
-
-def to_device(array: np.ndarray, device: jax.Device | None = None) -> jax.Array:
-    """The array on the device, or on JAX's default one.
-
-    Waiting for it keeps the originals of copies under way from piling up.
-
-    `jnp.asarray` would compile a program for every shape, which takes longer than reading a small network.
-    """
-    return jax.device_put(array, device).block_until_ready()
 
 
 def _read_floats(path: Path) -> dict[str, StoredArray]:

@@ -27,14 +27,13 @@ from bark_jax.checkpoints._arrays import (
     MAX_DIRECTORY_BYTES,
     FileRegion,
     StoredArray,
-    are_counts,
     brief,
+    first_misshapen,
     looks_like,
     open_file,
     parse_json,
     refuse,
     refuse_pointers,
-    shape_fault,
     size_of,
     version_of,
 )
@@ -73,6 +72,7 @@ def read_with_metadata(path: str | os.PathLike) -> tuple[dict[str, StoredArray],
     with open_file(path) as file:
         entries, metadata, data_start = _read_header(file, path)
         version = version_of(file)
+        _check_shapes(path, entries)
         arrays = {name: _array(version, path, name, entry, data_start) for name, entry in entries.items()}
         _check_extent(path, size_of(file) - data_start, entries)
         _check_by_library(path)
@@ -99,20 +99,29 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[dict[str, Any], dict[str, 
     return entries, metadata or {}, 8 + header_bytes
 
 
-def _array(version: tuple[int, ...], path: Path, name: str, entry: Any, data_start: int) -> StoredArray:
-    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        refuse(
-            path, f"has a header that describes {brief(name)} as {brief(entry)}; expected dtype, shape and data_offsets"
-        )
+def _check_shapes(path: Path, entries: Mapping[str, Any]) -> None:
+    for name, entry in entries.items():
+        if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+            refuse(
+                path,
+                f"has a header that describes {brief(name)} as {brief(entry)}; expected dtype, shape and data_offsets",
+            )
+        if not isinstance(entry["shape"], list):
+            shown = brief(entry["shape"])
+            refuse(path, f"holds {brief(name)} in shape {shown}, expected a list of sizes. {DOWNLOAD_AGAIN}")
+    if found := first_misshapen([entry["shape"] for entry in entries.values()]):
+        name, entry = list(entries.items())[found[0]]
+        refuse(path, f"holds {brief(name)} in shape {brief(entry['shape'])}, which has {found[1]}. {DOWNLOAD_AGAIN}")
+
+
+def _array(version: tuple[int, ...], path: Path, name: str, entry: dict[str, Any], data_start: int) -> StoredArray:
+    """The array of an entry whose shape is sound."""
     shape, offsets = entry["shape"], entry["data_offsets"]
     if not isinstance(entry["dtype"], str) or entry["dtype"] not in DTYPES:
         refuse(path, f"holds {brief(name)} in dtype {brief(entry['dtype'])}, expected one of {', '.join(DTYPES)}")
     dtype = DTYPES[entry["dtype"]]
-    if not isinstance(shape, list):
-        refuse(path, f"holds {brief(name)} in shape {brief(shape)}, expected a list of sizes. {DOWNLOAD_AGAIN}")
-    if fault := shape_fault(shape):
-        refuse(path, f"holds {brief(name)} in shape {brief(shape)}, which has {fault}. {DOWNLOAD_AGAIN}")
-    if not isinstance(offsets, list) or len(offsets) != 2 or not are_counts(offsets) or offsets[0] > offsets[1]:
+    are_two = isinstance(offsets, list) and [type(offset) for offset in offsets] == [int, int]
+    if not are_two or not 0 <= offsets[0] <= offsets[1] < 2**63:
         refuse(path, f"holds {brief(name)} at offsets {brief(offsets)}, expected its begin and end. {DOWNLOAD_AGAIN}")
     nbytes = offsets[1] - offsets[0]
     if math.prod(shape) * dtype.itemsize != nbytes:
