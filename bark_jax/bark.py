@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bark_jax.audio.clip import Clip, EmptyClipWarning, Recording, SpokenPart, check_silence, join
 from bark_jax.checkpoints import find, load
 from bark_jax.errors import InputError, quoted
-from bark_jax.files import whole_folder
+from bark_jax.files import atomic_folder
 from bark_jax.generation import stage_by_stage
 from bark_jax.generation.rows import Row, Utterance, check_rows, spread_prompts
 from bark_jax.generation.runner import OnProgress, OnStage, as_on_stage
@@ -99,7 +99,7 @@ class Bark:
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Writes networks, tokenizer, words and voices as a folder for `from_pretrained`, whole or not at all."""
-        with whole_folder(folder, overwrite=overwrite) as partial:
+        with atomic_folder(folder, overwrite=overwrite) as partial:
             self.model.save_pretrained(partial)
             self.processor.save_pretrained(partial)
 

@@ -71,7 +71,7 @@ def holds_model(folder: str | os.PathLike) -> bool:
 
 
 @contextlib.contextmanager
-def told_as_output_error(path: str | os.PathLike) -> Iterator[None]:
+def output_errors(path: str | os.PathLike) -> Iterator[None]:
     """Turns the system's error, where a place takes no more files, into an OutputError that names `path`."""
     try:
         yield
@@ -101,7 +101,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def whole_folder(dst: str | os.PathLike, *, overwrite: bool = False, kind: str = "model") -> Iterator[Path]:
+def atomic_folder(dst: str | os.PathLike, *, overwrite: bool = False, kind: str = "model") -> Iterator[Path]:
     """Yields a new folder beside `dst`, which becomes `dst` when the block ends and vanishes when it raises.
 
     A killed process can leave the folder behind, under a name that starts with a dot and ends in `.partial`; never a
@@ -112,7 +112,7 @@ def whole_folder(dst: str | os.PathLike, *, overwrite: bool = False, kind: str =
       OutputError: the disk is full, or the place may not be written to.
     """
     dst = check_destination(dst, overwrite=overwrite, kind=kind)
-    with told_as_output_error(dst), _partial_folder(dst, overwrite) as partial:
+    with output_errors(dst), _partial_folder(dst, overwrite) as partial:
         yield partial
 
 
@@ -134,7 +134,7 @@ def _partial_folder(dst: Path, overwrite: bool) -> Iterator[Path]:
                 partial.mkdir()
             yield partial
             _sync_tree(partial)
-            _move_into_place(partial, dst, overwrite)
+            _move_to_path(partial, dst, overwrite)
         except BaseException:
             clean_up()
             raise
@@ -150,7 +150,7 @@ def remove_abandoned(dst: str | os.PathLike, older_than_s: float = ABANDONED_S) 
 
 
 def check_destination(dst: str | os.PathLike, *, overwrite: bool = False, kind: str = "model") -> Path:
-    """The absolute path of `dst`, links resolved. Raises InputError and OutputError where `whole_folder` would."""
+    """The absolute path of `dst`, links resolved. Raises InputError and OutputError where `atomic_folder` would."""
     path = Path(os.path.realpath(as_path(dst, "the folder to make")))
     check_takes_files(path)
     if not path.exists():
@@ -210,7 +210,7 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _move_into_place(partial: Path, dst: Path, overwrite: bool) -> None:
+def _move_to_path(partial: Path, dst: Path, overwrite: bool) -> None:
     """Renames `partial` to `dst`. A model that was there is moved aside first, and back if the renaming fails."""
     with stopping.undisturbed():
         old = _exchange(partial, dst, overwrite)
@@ -237,7 +237,7 @@ def _exchange(partial: Path, dst: Path, overwrite: bool) -> Path | None:
 
 
 @contextlib.contextmanager
-def whole_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
+def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """Yields a new file beside `path`, which takes its name when the block ends and vanishes when it raises."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
@@ -256,12 +256,12 @@ def whole_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
             raise
 
 
-# As `whole_file` calls a file that is not yet whole.
+# As `atomic_file` calls a file that is not yet whole.
 _PARTIAL = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.partial", re.DOTALL)
 
 
 def partials_in(folder: Path, names: Collection[str] | None = None) -> list[Path]:
-    """What killed processes have left of files that `whole_file` was writing in a folder: of these names, or of all."""
+    """Partial files that killed processes left in a folder where `atomic_file` was writing: of these names, or of all."""
     return [
         path
         for path in folder.glob(".*.partial")
@@ -306,9 +306,9 @@ def read_regular(path: Path) -> BinaryIO:
     return open(open_regular(path), "rb")
 
 
-def write_whole(path: str | os.PathLike, data: bytes) -> None:
+def write_atomically(path: str | os.PathLike, data: bytes) -> None:
     """Writes a small file that appears under its name complete, or not at all."""
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         file.write(data)
 
 

@@ -206,14 +206,14 @@ def _peak_memory() -> int | None:
 @click.option("--dtype", default="bfloat16", show_default=True)
 @click.option("--slots", "n_slots", default=16, show_default=True)
 @click.option("--utterances", "n_rows", default=64, show_default=True)
-@click.option("--most-tokens", default=SEMANTIC_TOKENS, show_default=True, help="Of the longest utterance.")
+@click.option("--max-tokens", default=SEMANTIC_TOKENS, show_default=True, help="Of the longest utterance.")
 @click.option("--alone/--no-alone", default=True, help="Also one row after the other.")
-def engine(size, dtype, n_slots, n_rows, most_tokens, alone):
+def engine(size, dtype, n_slots, n_rows, max_tokens, alone):
     """Continuous batching against fixed batches of as many rows, and against one row after the other."""
     from benchmarks.throughput import compare
 
     _tell_run()
-    for line in compare(make_model(size, dtype), n_slots, n_rows, most_tokens, alone=alone):
+    for line in compare(make_model(size, dtype), n_slots, n_rows, max_tokens, alone=alone):
         click.echo(line)
 
 

@@ -25,19 +25,19 @@ from benchmarks.contenders import BarkJax
 from benchmarks.timing import seconds
 
 
-def make_rows(model: BarkModel, n_rows: int, most_tokens: int) -> list[Row]:
+def make_rows(model: BarkModel, n_rows: int, max_tokens: int) -> list[Row]:
     """Rows of known lengths, from a tenth of the longest on, most of them short, as sentences are."""
     share = np.random.default_rng(0).beta(1.5, 3.0, n_rows)
-    lengths = np.round(most_tokens * (0.1 + 0.9 * share)).astype(int)
+    lengths = np.round(max_tokens * (0.1 + 0.9 * share)).astype(int)
     return [
         dataclasses.replace(row, settings=dataclasses.replace(row.settings, max_semantic_tokens=int(length)))
         for row, length in zip(BarkJax(model, n_rows).rows(1), lengths, strict=True)
     ]
 
 
-def compare(model: BarkModel, n_slots: int, n_rows: int, most_tokens: int, *, alone: bool) -> Iterator[str]:
+def compare(model: BarkModel, n_slots: int, n_rows: int, max_tokens: int, *, alone: bool) -> Iterator[str]:
     """A line for each way, as it is done. Each runs twice, and the first run, which compiles, does not count."""
-    rows = make_rows(model, n_rows, most_tokens)
+    rows = make_rows(model, n_rows, max_tokens)
     speaker = Engine(model, n_slots)
     yield f"{n_rows} utterances of {min(map(_length, rows))} to {max(map(_length, rows))} semantic tokens"
     ways: dict[str, Callable[[], list]] = {

@@ -39,7 +39,7 @@ QUICKLY = (
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 CACHED = "/jax/compilation_cache/cache_hits"
-SHOWN = 5
+MAX_LISTED_FILES = 5
 MANY = 3  # programs of a file that are worth forgetting after it
 
 
@@ -168,7 +168,7 @@ def pytest_terminal_summary(terminalreporter, config):
     write = terminalreporter.write_line
     write(f"{n_new} programs (at most {budget(config)}), {seconds:.0f} s of compilation; the dearest files:")
     dearest = sorted(by_file.items(), key=lambda item: -item[1][2])
-    for file, (n, n_cached, spent) in dearest if config.option.programs else dearest[:SHOWN]:
+    for file, (n, n_cached, spent) in dearest if config.option.programs else dearest[:MAX_LISTED_FILES]:
         write(f"  {file}: {n} programs, {n_cached} of them cached, {spent:.1f} s")
     if n_new > budget(config):
         write(

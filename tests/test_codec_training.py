@@ -38,7 +38,7 @@ from bark_jax.training.discriminator import (
 )
 from bark_jax.training.loop import RunSettings, fit
 from bark_jax.training.metrics import METRICS_FILE, read_metrics
-from bark_jax.training.network_training import whole_network
+from bark_jax.training.network_training import full_network
 from bark_jax.training.optimizer import OptimizerSettings, make_optimizer
 from bark_jax.training.prepare import codec_fingerprint
 from bark_jax.training.stage_training import fingerprint
@@ -59,13 +59,13 @@ SPACES = TokenSpaces(
     n_text=4, n_fine=3, codebook_size=16, semantic_rate=Fraction(50), frame_rate=Fraction(2000), sample_rate=8000
 )
 WEIGHTS = ReconstructionWeights(scales=((64, 10),), complex_windows=(64,))
-JUDGE = DiscriminatorSettings(from_step=68, windows=(32,), channels=4)
+DISCRIMINATOR = DiscriminatorSettings(from_step=68, windows=(32,), channels=4)
 SETTINGS = CodecSettings(
     batch_size=8,
     n_frames=64,
     unquantized_steps=10,
     weights=WEIGHTS,
-    discriminator=JUDGE,
+    discriminator=DISCRIMINATOR,
     eval_share=0.3,
     eval_batches=2,
 )
@@ -79,7 +79,9 @@ def quick_compiler():
     """Toy networks compile for far longer than they run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "jit", jit)
-        begin_at_once(CodecTraining, patch, lambda training: training.settings.discriminator and training._judge)
+        begin_at_once(
+            CodecTraining, patch, lambda training: training.settings.discriminator and training._discriminator
+        )
         yield
 
 
@@ -171,7 +173,7 @@ def test_a_random_codec_learns_from_nothing(whole):
     steps = [record for record in records if "loss" in record]
     assert [step["step"] for step in steps] == list(range(1, N_STEPS + 1))
     assert next(step["step"] for step in steps if "commitment" in step) == SETTINGS.unquantized_steps + 1
-    assert next(step["step"] for step in steps if "discriminator" in step) == JUDGE.from_step + 1
+    assert next(step["step"] for step in steps if "discriminator" in step) == DISCRIMINATOR.from_step + 1
     assert steps[40]["codes_used"] > 0.7
 
 
@@ -195,16 +197,16 @@ def test_a_killed_run_goes_on_with_the_same_bits(whole, tmp_path, killed_at):
 
 def test_steps_without_a_discriminator_hold_none_and_it_waits_for_its_step():
     state = make_training(discriminator=None).init()
-    assert state.judge_params is None and state.judge_opt_state is None
+    assert state.discriminator_params is None and state.discriminator_opt_state is None
     training = make_training()
     state = training.init()
-    before = jax.tree.map(np.asarray, (state.judge_params, state.judge_opt_state))
+    before = jax.tree.map(np.asarray, (state.discriminator_params, state.discriminator_opt_state))
     for step in range(2):
         state, _ = training.step(state, make_batch(step))
-    assert_equal((state.judge_params, state.judge_opt_state), before)
+    assert_equal((state.discriminator_params, state.discriminator_opt_state), before)
 
 
-@pytest.mark.parametrize("step", [0, SETTINGS.unquantized_steps, JUDGE.from_step])
+@pytest.mark.parametrize("step", [0, SETTINGS.unquantized_steps, DISCRIMINATOR.from_step])
 def test_gradients_that_are_not_finite_change_nothing(whole, step):
     training = make_training()
     state = begin_at(training, step)
@@ -356,14 +358,14 @@ def test_the_decoder_alone_leaves_codes_as_they_are(tmp_path):
 
 def test_a_discriminator_learns_to_tell(rng):
     settings = DiscriminatorSettings(windows=(32,), channels=4)
-    params, assemble = whole_network(
+    params, assemble = full_network(
         Discriminator(settings, seed=0), lambda _: Discriminator(settings, seed=0), "float32"
     )
     optimizer = optax.adam(3e-3)
 
     def loss(params, true_BA, false_BA):
-        judge = assemble(params, None)
-        true, false = judge(true_BA), judge(false_BA)
+        discriminator = assemble(params, None)
+        true, false = discriminator(true_BA), discriminator(false_BA)
         return discriminator_loss(true, false).mean(), (adversarial_loss(true), adversarial_loss(false))
 
     @jit

@@ -28,7 +28,7 @@ from bark_jax.networks.causal import BarkCausalModel
 from bark_jax.networks.decoder import KernelDecoder, make_decoder
 from bark_jax.networks.int8 import quantize
 from bark_jax.networks.layout import (
-    MOST_KERNEL_ROWS,
+    MAX_KERNEL_ROWS,
     copy_bytes,
     for_decoding,
     is_faster_transposed,
@@ -159,7 +159,7 @@ def test_kernels_are_as_exact_as_the_plain_step(dtype, lengths, interpreted):
     fused = drawn(functools.partial(make_model, dtype, "pallas"))
     exact = drawn(make_model)
     nnx.update(exact, jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), nnx.state(plain)))
-    if len(lengths) <= MOST_KERNEL_ROWS:
+    if len(lengths) <= MAX_KERNEL_ROWS:
         fused = with_transposed_weights(fused)
         assert isinstance(make_decoder(fused), KernelDecoder)
     expected, *found = map(np.asarray, read_on((exact, plain, fused), np.array(lengths)))
@@ -239,7 +239,7 @@ def test_a_step_of_barks_sizes_lowers_to_the_kernels(n_rows, hidden_size, num_he
         lowered = jax.jit(step).trace(model, jax.ShapeDtypeStruct((n_rows,), jnp.int32), cache)
         text = lowered.lower(lowering_platforms=("cuda",)).as_text()
     # five a layer and the head, or the attention of each layer
-    assert text.count("xla.gpu.triton") == (11 if n_rows <= MOST_KERNEL_ROWS else 2)
+    assert text.count("xla.gpu.triton") == (11 if n_rows <= MAX_KERNEL_ROWS else 2)
 
 
 @pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")

@@ -21,7 +21,7 @@ from bark_jax.checkpoints import _plan, convert, find
 from bark_jax.checkpoints.find import find_model
 from bark_jax.checkpoints.model_folder import is_model_folder
 from bark_jax.errors import BarkError, OutputError, UnsupportedError
-from bark_jax.files import remove_abandoned, whole_file, whole_folder
+from bark_jax.files import atomic_file, atomic_folder, remove_abandoned
 
 ROOT = Path(__file__).parents[1]
 
@@ -84,9 +84,9 @@ def test_a_file_onto_a_disk_that_fails_keeps_the_old_one(tmp_path, monkeypatch, 
 
 
 def test_an_error_that_is_not_the_disks_stays_what_it_is(tmp_path):
-    with pytest.raises(ConnectionResetError), whole_file(tmp_path / "x"):
+    with pytest.raises(ConnectionResetError), atomic_file(tmp_path / "x"):
         raise ConnectionResetError(errno.ECONNRESET, "reset")
-    with pytest.raises(FileNotFoundError), whole_folder(tmp_path / "y"):
+    with pytest.raises(FileNotFoundError), atomic_folder(tmp_path / "y"):
         (tmp_path / "absent").read_bytes()
     assert os.listdir(tmp_path) == []
 
@@ -217,4 +217,4 @@ def test_four_processes_that_convert_at_once_get_the_same_folder(checkpoint, tmp
 def test_a_model_whose_place_is_taken_by_something_else_is_told(tmp_path):
     (tmp_path / "model").write_text("mine")
     with pytest.raises(BarkError, match="is a file"):
-        find._once(tmp_path / "model", lambda target: whole_folder(target).__enter__())
+        find._once(tmp_path / "model", lambda target: atomic_folder(target).__enter__())

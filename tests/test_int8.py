@@ -227,7 +227,7 @@ def test_saving_is_refused(toy, tmp_path):
 
 def test_few_rows_and_many_take_both_orders(rng, monkeypatch):
     _, layer = make_linear()
-    x = numbers(rng, (int8.MOST_ROWS_LAST, 96))
+    x = numbers(rng, (int8.MAX_ROWS_WEIGHTS_FIRST, 96))
     first = read(layer, x)
-    monkeypatch.setattr(int8, "MOST_ROWS_LAST", 0)
+    monkeypatch.setattr(int8, "MAX_ROWS_WEIGHTS_FIRST", 0)
     np.testing.assert_array_equal(read(layer, x), first)

@@ -59,7 +59,7 @@ print([getattr(jax.config, name) for name in json.loads(sys.argv[1])])
 """
 
 
-def told_under(options, folder):
+def tokens_under(options, folder):
     import json
 
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -73,14 +73,14 @@ def told_under(options, folder):
 
 @pytest.fixture(scope="module")
 def told(toy_folder):
-    return told_under({}, toy_folder)
+    return tokens_under({}, toy_folder)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["64-bit types", "no transfers"])
 def test_tokens_are_the_same_whatever_a_program_has_set(name, told, toy_folder):
     assert len(told) == 8
-    assert told_under(OPTIONS[name], toy_folder) == told
+    assert tokens_under(OPTIONS[name], toy_folder) == told
 
 
 @contextlib.contextmanager

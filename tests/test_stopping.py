@@ -21,7 +21,7 @@ from bark_jax._system import stopping
 stopping.install()
 
 def write():
-    with files.whole_file("single.bin") as file, files.temporary_folder("."):
+    with files.atomic_file("single.bin") as file, files.temporary_folder("."):
         file.write(b"half")
         held.release()
         threading.Event().wait()
@@ -29,7 +29,7 @@ def write():
 held = threading.Semaphore(0)
 threading.Thread(target=write, daemon=True).start()
 held.acquire()
-with files.whole_folder("a/b/model") as folder, stopping.last_words("last words"):
+with files.atomic_folder("a/b/model") as folder, stopping.last_words("last words"):
     (folder / "weights.bin").write_bytes(b"half")
     sys.stdout.write("unflushed, ")
     print("ready", file=sys.stderr, flush=True)
@@ -98,7 +98,7 @@ while select.select([], [1], [], 0)[1]:
 
 
 def test_a_pipe_that_nobody_reads_does_not_keep_it(tmp_path):
-    code = STUCK.replace("with files.whole_folder", FILLS_THE_PIPE + "with files.whole_folder")
+    code = STUCK.replace("with files.atomic_folder", FILLS_THE_PIPE + "with files.atomic_folder")
     process = start(code.replace('sys.stdout.write("unflushed, ")', "pass"), cwd=tmp_path)
     wait_for(process.stderr, "ready")
     process.send_signal(signal.SIGINT)

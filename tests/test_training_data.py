@@ -32,7 +32,7 @@ from bark_jax.training.dataset import (
 )
 from bark_jax.training.manifest import (
     MAX_LINE_BYTES,
-    SHOWN_FAULTS,
+    MAX_LISTED_FAULTS,
     Fault,
     ManifestError,
     check_manifest,
@@ -244,8 +244,8 @@ def test_every_fault_is_found_on_its_line_and_no_good_line_is_blamed(corpus, spa
     assert [fault.line for fault in faults] == list(pieces)
     assert [fault for fault in faults if pieces[fault.line] not in fault.what] == []
     message = str(caught.value)
-    assert f"has {len(pieces)} faults" in message and f"and {len(pieces) - SHOWN_FAULTS} more" in message
-    assert message.count("\n  line ") == SHOWN_FAULTS and "Suno never released" in message
+    assert f"has {len(pieces)} faults" in message and f"and {len(pieces) - MAX_LISTED_FAULTS} more" in message
+    assert message.count("\n  line ") == MAX_LISTED_FAULTS and "Suno never released" in message
 
 
 def test_all_faults_of_one_line_are_found(corpus, spaces, processor):

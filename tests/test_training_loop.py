@@ -20,7 +20,7 @@ from bark_jax.stage_models import BarkSemanticModel
 from bark_jax.training.loop import RunSettings, TrainingError, fit
 from bark_jax.training.losses import Loss
 from bark_jax.training.metrics import METRICS_FILE, read_metrics
-from bark_jax.training.network_training import NetworkTraining, whole_network
+from bark_jax.training.network_training import NetworkTraining, full_network
 from bark_jax.training.optimizer import OptimizerSettings, learning_rate, make_optimizer
 
 CONFIG = BarkSemanticConfig(
@@ -46,7 +46,7 @@ def make_module(dtype):
 def make_whole(dtype="float32"):
     """Parameters that numpy draws, and how to put them into the network."""
     module = drawn(lambda: make_module(jnp.float32), CONFIG.initializer_range)
-    return whole_network(module, make_module, dtype)
+    return full_network(module, make_module, dtype)
 
 
 def next_token_loss(model, batch):

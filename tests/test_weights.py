@@ -27,7 +27,7 @@ from bark_jax.checkpoints.model_folder import (
 )
 from bark_jax.config import BarkConfig, BarkFineConfig, BarkSemanticConfig, EncodecConfig
 from bark_jax.errors import CheckpointError, InputError, ModelNotFoundError
-from bark_jax.files import sha256_of, whole_folder
+from bark_jax.files import atomic_folder, sha256_of
 from bark_jax.stage_models import BarkFineModel, BarkSemanticModel, EncodecModel
 
 SIZES = dict(num_layers=2, num_heads=2, hidden_size=16, block_size=32)
@@ -282,7 +282,7 @@ def test_parameter_names_are_paths_in_the_module():
 
 
 def test_a_whole_folder_appears_when_it_is_complete(tmp_path):
-    with whole_folder(tmp_path / "a" / "b") as folder:
+    with atomic_folder(tmp_path / "a" / "b") as folder:
         (folder / "x").write_text("x")
         assert not (tmp_path / "a" / "b").exists()
     assert (tmp_path / "a" / "b" / "x").read_text() == "x"
@@ -290,7 +290,7 @@ def test_a_whole_folder_appears_when_it_is_complete(tmp_path):
 
 
 def test_a_failure_leaves_nothing(tmp_path):
-    with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "a" / "b") as folder:
+    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "a" / "b") as folder:
         (folder / "x").write_text("x")
         raise KeyboardInterrupt
     assert os.listdir(tmp_path) == []
@@ -298,35 +298,35 @@ def test_a_failure_leaves_nothing(tmp_path):
 
 def test_the_folder_has_ordinary_permissions(tmp_path):
     (tmp_path / "plain").mkdir()
-    with whole_folder(tmp_path / "made"):
+    with atomic_folder(tmp_path / "made"):
         pass
     assert (tmp_path / "made").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_an_empty_folder_is_filled(tmp_path):
     (tmp_path / "dst").mkdir()
-    with whole_folder(tmp_path / "dst") as folder:
+    with atomic_folder(tmp_path / "dst") as folder:
         (folder / "x").write_text("x")
     assert os.listdir(tmp_path / "dst") == ["x"]
 
 
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path):
     (tmp_path / "config.json").write_text("mine")
-    with pytest.raises(InputError, match="not empty"), whole_folder(tmp_path):
+    with pytest.raises(InputError, match="not empty"), atomic_folder(tmp_path):
         pytest.fail("entered")
     assert (tmp_path / "config.json").read_text() == "mine"
 
 
 def test_a_file_is_not_replaced_by_a_folder(tmp_path):
     (tmp_path / "dst").write_text("mine")
-    with pytest.raises(InputError, match="is a file"), whole_folder(tmp_path / "dst", overwrite=True):
+    with pytest.raises(InputError, match="is a file"), atomic_folder(tmp_path / "dst", overwrite=True):
         pytest.fail("entered")
 
 
 def test_overwrite_replaces_a_model(tmp_path):
     (tmp_path / "dst").mkdir()
     (tmp_path / "dst" / "config.json").write_text("old")
-    with whole_folder(tmp_path / "dst", overwrite=True) as folder:
+    with atomic_folder(tmp_path / "dst", overwrite=True) as folder:
         (folder / "new").write_text("new")
     assert os.listdir(tmp_path / "dst") == ["new"]
     assert os.listdir(tmp_path) == ["dst"]
@@ -335,7 +335,7 @@ def test_overwrite_replaces_a_model(tmp_path):
 def test_a_failed_overwrite_keeps_the_old_model(tmp_path):
     (tmp_path / "dst").mkdir()
     (tmp_path / "dst" / "config.json").write_text("old")
-    with pytest.raises(RuntimeError), whole_folder(tmp_path / "dst", overwrite=True):
+    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "dst", overwrite=True):
         raise RuntimeError
     assert (tmp_path / "dst" / "config.json").read_text() == "old"
     assert os.listdir(tmp_path) == ["dst"]
@@ -343,12 +343,12 @@ def test_a_failed_overwrite_keeps_the_old_model(tmp_path):
 
 def test_overwrite_spares_what_is_no_model(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
-    with pytest.raises(InputError, match="not a model folder"), whole_folder(tmp_path, overwrite=True):
+    with pytest.raises(InputError, match="not a model folder"), atomic_folder(tmp_path, overwrite=True):
         pytest.fail("entered")
 
 
 def test_a_folder_that_appears_meanwhile_is_left_as_it_is(tmp_path):
-    with pytest.raises(InputError, match="made by somebody else"), whole_folder(tmp_path / "dst") as folder:
+    with pytest.raises(InputError, match="made by somebody else"), atomic_folder(tmp_path / "dst") as folder:
         (folder / "x").write_text("x")
         (tmp_path / "dst").mkdir()
         (tmp_path / "dst" / "y").write_text("y")

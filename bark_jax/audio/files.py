@@ -10,7 +10,7 @@ import numpy as np
 
 from bark_jax.audio.formats import FORMATS, Format, format_of
 from bark_jax.errors import InputError
-from bark_jax.files import as_path, told_as_output_error, whole_file
+from bark_jax.files import as_path, atomic_file, output_errors
 
 # Audio samples that libsndfile is given at once: its version 1.2 crashes on minutes of Vorbis written in one call.
 _BLOCK = 2**16
@@ -32,7 +32,7 @@ def write_audio(path: str | os.PathLike, samples: np.ndarray, sample_rate: int) 
         raise InputError(f"the folder {str(path.parent)!r} of {str(path)!r} does not exist; create it first")
     if path.is_dir():
         raise InputError(f"{str(path)!r} is a folder; give the name of a file in it")
-    with told_as_output_error(path), whole_file(path) as file:
+    with output_errors(path), atomic_file(path) as file:
         write_stream(file, samples, sample_rate, audio_format)
 
 

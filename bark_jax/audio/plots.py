@@ -7,7 +7,7 @@ import numpy as np
 
 from bark_jax.audio.mel import mel_filters, to_mel
 from bark_jax.errors import InputError, UnsupportedError, quoted
-from bark_jax.files import as_path, told_as_output_error, whole_file
+from bark_jax.files import as_path, atomic_file, output_errors
 
 try:
     from matplotlib.figure import Figure
@@ -67,7 +67,7 @@ def save_figure(figure: Figure, path: str | os.PathLike) -> None:
         )
     if not path.parent.is_dir():
         raise InputError(f"the folder {str(path.parent)!r} of {str(path)!r} does not exist; create it first")
-    with told_as_output_error(path), whole_file(path) as file:
+    with output_errors(path), atomic_file(path) as file:
         figure.savefig(file, dpi=150, format=path.suffix.lower().removeprefix("."))
 
 

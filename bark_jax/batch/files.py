@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bark_jax.batch.manifest import Entry
 from bark_jax.batch.run_folder import AUDIO_FOLDER
-from bark_jax.files import is_inner_path, sync, write_whole
+from bark_jax.files import is_inner_path, sync, write_atomically
 
 
 class Files:
@@ -18,7 +18,7 @@ class Files:
     def store(self, entry: Entry, audio: bytes) -> None:
         """Writes a row's file; called on several threads."""
         entry["file"] = f"{AUDIO_FOLDER}/{entry['id']}.{self._ending}"
-        write_whole(self._folder / entry["file"], audio)
+        write_atomically(self._folder / entry["file"], audio)
 
     def settle(self, rows: Iterable[tuple[Entry, bytes | None]]) -> list[Entry]:
         """The entries of rows that were stored, or have failed, once the names of their files are on the disk too."""

@@ -14,11 +14,11 @@ from bark_jax.batch.manifest import MANIFEST_FILE, Entry, read_entries, to_line
 from bark_jax.batch.parquet import read_digests
 from bark_jax.batch.run_folder import RUN_FILE, differences, locked, open_folder, read_run
 from bark_jax.errors import FaultsError, InputError, quoted
-from bark_jax.files import is_inner_path, read_regular, sha256_of, sync, told_as_output_error, whole_file, write_whole
+from bark_jax.files import atomic_file, is_inner_path, output_errors, read_regular, sha256_of, sync, write_atomically
 
 _SHARD_FOLDER = re.compile(r"shard-\d{1,9}-of-\d{1,9}")
 _SHARD_OF_FOLDER = re.compile(r"shard-(\d+)-of-(\d+)")
-SHOWN_FAULTS = 50
+MAX_LISTED_FAULTS = 50
 
 
 class Merged(NamedTuple):
@@ -59,8 +59,8 @@ def merge_shards(out: str | os.PathLike[str], *, verify: bool = False) -> Merged
             faults += _check_rows(part, lines, verify=verify)
     if faults:
         title = f"the shards in {folder} cannot be merged:"
-        raise FaultsError(list_faults(title, faults[:SHOWN_FAULTS], len(faults)))
-    with told_as_output_error(folder), locked(folder, with_audio=False):
+        raise FaultsError(list_faults(title, faults[:MAX_LISTED_FAULTS], len(faults)))
+    with output_errors(folder), locked(folder, with_audio=False):
         return _join(folder, parts)
 
 
@@ -168,7 +168,7 @@ def _latest(folder: Path) -> Iterator[Entry]:
 def _join(folder: Path, parts: list[_Part]) -> Merged:
     n_rows = n_failed = 0
     audio_s = 0.0
-    with whole_file(folder / MANIFEST_FILE) as file:
+    with atomic_file(folder / MANIFEST_FILE) as file:
         for part in parts:
             for entry in _latest(part.folder):
                 n_rows += 1
@@ -179,6 +179,6 @@ def _join(folder: Path, parts: list[_Part]) -> Merged:
                     entry["file"] = f"{part.folder.name}/{entry['file']}"
                 file.write(to_line(entry))
     run = parts[0].run | {"shard": None, "merged_shards": len(parts), "rows": n_rows}
-    write_whole(folder / RUN_FILE, (json.dumps(run, indent=2, ensure_ascii=False) + "\n").encode())
+    write_atomically(folder / RUN_FILE, (json.dumps(run, indent=2, ensure_ascii=False) + "\n").encode())
     sync(folder)
     return Merged(str(folder / MANIFEST_FILE), len(parts), n_rows, n_failed, round(audio_s, 3))

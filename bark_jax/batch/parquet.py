@@ -15,7 +15,7 @@ from typing import Any
 from bark_jax.batch.manifest import MANIFEST_FILE, Entry, read_entries
 from bark_jax.batch.run_folder import AUDIO_FOLDER
 from bark_jax.errors import CheckpointError, InputError, UnsupportedError
-from bark_jax.files import read_regular, sync, whole_file
+from bark_jax.files import atomic_file, read_regular, sync
 
 DEFAULT_ROWS_PER_PART = 1000
 MAX_PART_BYTES = 2**28
@@ -82,7 +82,7 @@ class Parts:
         if not self._rows:
             return []
         name = f"part-{self._number:05d}.parquet"
-        with whole_file(self._folder / name) as file:
+        with atomic_file(self._folder / name) as file:
             self._pyarrow.parquet.write_table(self._table(), file, compression="none")  # audio is small already
         sync(self._folder)
         entries = [entry | {"file": f"{AUDIO_FOLDER}/{name}"} for entry, _ in self._rows]

@@ -29,7 +29,7 @@ from bark_jax.generation.settings import SETTING_NAMES
 
 # A book has some 1 MB. Beyond this a file has lost its line ends, and its rows their names.
 MAX_LINE_BYTES = 2**24
-SHOWN_FAULTS = 100
+MAX_LISTED_FAULTS = 100
 
 # What a row says of itself; all else is a setting or metadata.
 KEYS = ("id", "text", "voice", "seed", "settings", "metadata")
@@ -98,7 +98,7 @@ def check_rows(
     for row in read_rows(path, form):
         if isinstance(row, Fault):
             n_faults += 1
-            if len(faults) < SHOWN_FAULTS:
+            if len(faults) < MAX_LISTED_FAULTS:
                 faults.append(row)
             continue
         if row.error is not None:
@@ -108,7 +108,7 @@ def check_rows(
     repeated = _repeated(digests)
     if repeated:
         found, n_found = _find_repeated(path, form, repeated, is_case_sensitive)
-        faults = sorted(faults + found)[:SHOWN_FAULTS]
+        faults = sorted(faults + found)[:MAX_LISTED_FAULTS]
         n_faults += n_found
     if faults:
         raise RowsError(source, faults, n_faults)
@@ -149,7 +149,7 @@ def _find_repeated(path: Path, form: str, repeated: set[bytes], is_case_sensitiv
         if key not in repeated or first_lines.setdefault(key, row.line) == row.line:
             continue
         n_faults += 1
-        if len(faults) < SHOWN_FAULTS:
+        if len(faults) < MAX_LISTED_FAULTS:
             faults.append(Fault(row.line, f"id {quoted(row.id)} is that of {unit} {first_lines[key]} too", unit))
     return faults, n_faults
 

@@ -18,7 +18,7 @@ from bark_jax._system.strict_json import read_strict
 from bark_jax.batch.ids import Shard
 from bark_jax.batch.manifest import MANIFEST_FILE
 from bark_jax.errors import BusyError, FaultsError, InputError, OutputError, UnsupportedError, quoted
-from bark_jax.files import as_path, open_regular, partials_in, read_regular, sync, told_as_output_error, write_whole
+from bark_jax.files import as_path, open_regular, output_errors, partials_in, read_regular, sync, write_atomically
 
 RUN_FILE = "run.json"
 LOCK_FILE = ".lock"
@@ -120,8 +120,8 @@ def check_run(folder: Path, wanted: Mapping[str, Any], *, force: bool) -> None:
             f"{folder} was filled with other settings:\n  " + "\n  ".join(lines) + "\n"
             "Give another OUT, or the settings that it has; --force goes on with these for the rows that are not done."
         )
-    with told_as_output_error(folder):
-        write_whole(folder / RUN_FILE, (json.dumps(wanted, indent=2, ensure_ascii=False) + "\n").encode())
+    with output_errors(folder):
+        write_atomically(folder / RUN_FILE, (json.dumps(wanted, indent=2, ensure_ascii=False) + "\n").encode())
         sync(folder)
 
 

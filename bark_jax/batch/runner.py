@@ -23,10 +23,10 @@ from bark_jax.batch.speech import Speaks, Spoken
 from bark_jax.batch.tally import Event, Summary, Tally
 from bark_jax.batch.writer import DEFAULT_THREADS, Audio, Store, Writer, failed
 from bark_jax.errors import BarkError, FaultsError, InputError, quoted
-from bark_jax.files import told_as_output_error
+from bark_jax.files import output_errors
 from bark_jax.generation.settings import check_count
 
-SHOWN_CHANGES = 20
+MAX_LISTED_CHANGES = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +142,7 @@ def _speak(
 
 
 def _open_manifest(folder: Path) -> Manifest:
-    with told_as_output_error(folder):
+    with output_errors(folder):
         return Manifest.open(folder / MANIFEST_FILE)
 
 
@@ -221,20 +221,20 @@ class _Todo:
 def _find_todo(folder: Path, manifest: Manifest, path: Path, form: str, output: Output) -> _Todo:
     """Compares the rows with the manifest. Raises InputError for finished rows whose line was edited."""
     if output.form == "parquet":
-        with told_as_output_error(folder):
+        with output_errors(folder):
             manifest.append(find_unlisted(folder))
     done = DoneRows(read_entries(folder / MANIFEST_FILE), _audio_finder(folder, output))
     n, n_failed, changed = 0, 0, []
     for row in _rows_of(path, form, output.shard):
         state = done.find(row.id, row.content)
         is_edited = state is not None and not state.has_failed and not state.is_same
-        if is_edited and len(changed) <= SHOWN_CHANGES:
+        if is_edited and len(changed) <= MAX_LISTED_CHANGES:
             changed.append(row)
         is_todo = _is_todo(row, done, output)
         n += is_todo
         n_failed += not is_todo and state.has_failed
     if changed and (output.form == "parquet" or not output.force):
-        raise FaultsError(_told_changes(folder, changed, output, unit_of(form)))
+        raise FaultsError(_list_changes(folder, changed, output, unit_of(form)))
 
     def rows() -> Iterator[TextRow]:
         return (row for row in _rows_of(path, form, output.shard) if _is_todo(row, done, output))
@@ -270,9 +270,9 @@ def _audio_finder(folder: Path, output: Output) -> Callable[[Entry], bool]:
     return is_there
 
 
-def _told_changes(folder: Path, changed: list[TextRow], output: Output, unit: str) -> str:
-    lines = [f"  {unit} {row.line}: id {quoted(row.id)}" for row in changed[:SHOWN_CHANGES]]
-    lines += ["  and more"] if len(changed) > SHOWN_CHANGES else []
+def _list_changes(folder: Path, changed: list[TextRow], output: Output, unit: str) -> str:
+    lines = [f"  {unit} {row.line}: id {quoted(row.id)}" for row in changed[:MAX_LISTED_CHANGES]]
+    lines += ["  and more"] if len(changed) > MAX_LISTED_CHANGES else []
     what = f"{folder} has audio of rows whose text, voice, seed or settings are others now:\n" + "\n".join(lines)
     if output.form == "parquet":
         return what + "\nRows of Parquet parts cannot be replaced; give the edited rows other ids, or another OUT."

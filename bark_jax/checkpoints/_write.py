@@ -23,7 +23,7 @@ from bark_jax.checkpoints.model_folder import (
 )
 from bark_jax.checkpoints.safetensors_file import read_safetensors
 from bark_jax.config import CONFIG_FILE, GENERATION_CONFIG_FILE, save_json
-from bark_jax.files import sha256_of, whole_folder
+from bark_jax.files import atomic_folder, sha256_of
 
 
 def write_model(
@@ -41,7 +41,7 @@ def write_model(
     Arguments as for `convert`.
     """
     source.check()
-    with whole_folder(dst, overwrite=overwrite) as folder:
+    with atomic_folder(dst, overwrite=overwrite) as folder:
         if to == "bark_jax":
             _write_own(source, folder, dtype, allow_non_finite, progress)
         else:

@@ -26,7 +26,7 @@ from bark_jax.checkpoints.model_folder import NETWORKS, check_shapes, write_netw
 from bark_jax.checkpoints.safetensors_file import read_safetensors
 from bark_jax.config import CONFIG_FILE, GENERATION_CONFIG_FILE, JsonConfig, save_json
 from bark_jax.errors import CheckpointError, ModelNotFoundError
-from bark_jax.files import whole_folder
+from bark_jax.files import atomic_folder
 
 WEIGHT_FILE = "model.safetensors"
 ARCHITECTURES = {"bark": "BarkModel", "encodec": "EncodecModel"}
@@ -46,7 +46,7 @@ def export_transformers(
     folder: str | os.PathLike[str], dst: str | os.PathLike[str], *, overwrite: bool = False
 ) -> Path:
     """Writes the model in `folder` (this project's form) as a transformers folder `dst`."""
-    with whole_folder(dst, overwrite=overwrite) as made:
+    with atomic_folder(dst, overwrite=overwrite) as made:
         export_into(Path(folder), made)
     return Path(dst)
 

@@ -35,7 +35,7 @@ from bark_jax.config import (
     save_json,
 )
 from bark_jax.errors import InputError, ModelNotFoundError, UnsupportedError, quoted
-from bark_jax.files import whole_folder
+from bark_jax.files import atomic_folder
 from bark_jax.generation.tokens import check_fit
 from bark_jax.networks.attention import known_implementation
 from bark_jax.networks.causal import BarkCausalModel
@@ -189,7 +189,7 @@ def save_networks(
                 f"{name} has weights of eight bits, which lack what a model folder holds: load the model without "
                 "dtype='int8' and save that"
             )
-    with whole_folder(folder, overwrite=overwrite) as partial:
+    with atomic_folder(folder, overwrite=overwrite) as partial:
         records = {}
         for name, network in networks.items():
             file = weight_file(name)

@@ -32,7 +32,7 @@ from bark_jax.checkpoints.model_folder import (
 )
 from bark_jax.checkpoints.safetensors_file import read_with_metadata, safetensors_chunks
 from bark_jax.errors import CheckpointError, InputError, ModelNotFoundError, quoted
-from bark_jax.files import told_as_output_error, write_whole
+from bark_jax.files import output_errors, write_atomically
 
 # Layers of a block. A target names every kernel of which it is the end: "mlp.up" is blocks.0.mlp.up.kernel and so on.
 DEFAULT_TARGETS = ("attention.qkv", "attention.out", "mlp.up", "mlp.down")
@@ -169,8 +169,8 @@ def save_lora(path: str | os.PathLike[str], loras: Mapping[str, Lora], *, base: 
         digests = {network: base.sha256[network] for network in networks if network in base.sha256}
         metadata |= {"base": base.name, "base_sha256": json.dumps(digests)}
     ordered = dict(sorted(arrays.items()))
-    with told_as_output_error(path):
-        write_whole(path, b"".join(safetensors_chunks(ordered, ordered.items(), metadata)))
+    with output_errors(path):
+        write_atomically(path, b"".join(safetensors_chunks(ordered, ordered.items(), metadata)))
 
 
 def load_lora(path: str | os.PathLike[str], *, base: Base | None = None) -> dict[str, Lora]:

@@ -12,7 +12,7 @@ from bark_jax.checkpoints.layouts import LAYOUTS
 from bark_jax.checkpoints.model_folder import NETWORKS, is_model_folder, read_manifest, weight_file
 from bark_jax.config import CONFIG_FILE, GENERATION_CONFIG_FILE
 from bark_jax.errors import BarkError, ModelNotFoundError, quoted
-from bark_jax.files import is_inner_path, write_whole
+from bark_jax.files import is_inner_path, write_atomically
 from bark_jax.hub.client import (
     COMMIT,
     can_reach_hub,
@@ -113,7 +113,7 @@ def _download(
 def _note_commit(reference: Path, commit: str) -> None:
     """Notes in the cache which commit a branch or a tag is, as the client does."""
     reference.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(reference, commit.encode())
+    write_atomically(reference, commit.encode())
 
 
 def _reference(repository: str, revision: str | None, cache_dir: str | os.PathLike | None) -> Path:

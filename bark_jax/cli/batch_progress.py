@@ -8,7 +8,7 @@ from typing import Any, Self
 import click
 
 LINE_EVERY_S = 30.0
-SHOWN_FAILURES = 20
+MAX_LISTED_FAILURES = 20
 
 
 class BatchProgress:
@@ -69,9 +69,9 @@ class BatchProgress:
 
     def _tell_failure(self, event: dict[str, Any]) -> None:
         self._n_failures += 1
-        if self._n_failures <= SHOWN_FAILURES:
+        if self._n_failures <= MAX_LISTED_FAILURES:
             self._say(f"row {event['id']}: {' '.join(event['error'].split())[:300]}")
-        elif self._n_failures == SHOWN_FAILURES + 1:
+        elif self._n_failures == MAX_LISTED_FAILURES + 1:
             self._say("more rows have failed; the manifest has them all")
 
     def _say(self, line: str) -> None:

@@ -1,5 +1,6 @@
-"""Options that several verbs have."""
+"""Options that several verbs have, and a dataclass that declares a verb's own."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -7,7 +8,7 @@ import click
 
 from bark_jax.generation.settings import SETTING_NAMES, SETTINGS, without_draws
 
-# Bark's own small model: the built-in one makes no speech, and the large one is a download of 4.5 GB.
+# Bark's own small model: the built-in one knows few words, and the large one is a download of 4.5 GB.
 DEFAULT_MODEL = "suno/bark-small"
 MODEL_VARIABLE = "BARK_JAX_MODEL"
 DTYPES = ("float32", "bfloat16", "float16", "int8")  # those of `checkpoints.load`, without importing JAX
@@ -28,6 +29,22 @@ json_option: Decorator = click.option("--json", "as_json", is_flag=True, help="P
 _greedy_option: Decorator = click.option(
     "--greedy", is_flag=True, help="Take the most likely token at every step; no draws."
 )
+
+
+def declared(option: Decorator) -> Any:
+    """A dataclass field that an option fills: `voice: str | None = declared(click.option("--voice"))`."""
+    return dataclasses.field(metadata={"option": option})
+
+
+def options_of(declaration: type) -> Decorator:
+    """Gives a verb the options that the fields of a dataclass declare, in their order."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for field in reversed(dataclasses.fields(declaration)):
+            function = field.metadata["option"](function)
+        return function
+
+    return decorate
 
 
 def sampling_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,7 +8,7 @@ from bark_jax.files import as_path, check_takes_files
 PLOT_FORMATS = (".png", ".svg", ".pdf")
 
 
-def check_place(option: str, path: str) -> None:
+def check_writable(option: str, path: str) -> None:
     """Raises InputError where a file of this name cannot be written."""
     option = f"--{option.replace('_', '-')}"
     place, told = as_path(path, option), f"{option} is {quoted(path, 300)}"
@@ -29,5 +29,5 @@ def check_plot(path: str | None) -> str | None:
 
         if Path(path).suffix.lower() not in PLOT_FORMATS:
             raise InputError(f"--plot is {quoted(path)}, expected a name that ends in one of {', '.join(PLOT_FORMATS)}")
-        check_place("plot", path)
+        check_writable("plot", path)
     return path

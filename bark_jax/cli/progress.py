@@ -17,30 +17,30 @@ class Progress:
 
     def __init__(self, *, is_quiet: bool):
         self._is_quiet = is_quiet
-        self._is_shown = not is_quiet and sys.stderr is not None and sys.stderr.isatty()
+        self._is_visible = not is_quiet and sys.stderr is not None and sys.stderr.isatty()
         self._stage = ""
         self._bar: Any = None
 
     def __enter__(self) -> Self:
-        if self._is_shown:
+        if self._is_visible:
             import jax
 
             jax.monitoring.register_event_duration_secs_listener(self._compiling)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._is_shown:
+        if self._is_visible:
             import jax
 
             jax.monitoring.unregister_event_duration_listener(self._compiling)
-        self._is_shown = False
+        self._is_visible = False
         if self._bar is not None:
             self._bar.close()
 
     def __call__(self, stage: str) -> None:
         if self._is_quiet:
             return
-        if not self._is_shown:
+        if not self._is_visible:
             click.echo(f"{stage} ...", err=True)
             return
         if self._bar is None:
@@ -52,7 +52,7 @@ class Progress:
     @property
     def on_progress(self) -> Any:
         """None where nothing would be shown: stages then run as one program each."""
-        return self._advance if self._is_shown else None
+        return self._advance if self._is_visible else None
 
     def _advance(self, stage: str, n_done: int, most: int) -> None:
         """`most` is 0 where it is not known: nothing is counted then."""

@@ -8,19 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bark_jax import tiny
-from bark_jax.audio.formats import FORMATS
 from bark_jax.cli.group import Verb
-from bark_jax.cli.options import (
-    DTYPES,
-    json_option,
-    model_option,
-    revision_option,
-    sampling_options,
-    sampling_settings,
-)
+from bark_jax.cli.options import options_of
 from bark_jax.cli.player import find_player, play
 from bark_jax.cli.progress import Progress
-from bark_jax.cli.say_audio import DEFAULT_OUTPUT, Outputs, stream_stdout
+from bark_jax.cli.say_audio import Outputs, stream_stdout
 from bark_jax.cli.say_speech import Ask, prepare
 from bark_jax.cli.say_text import STANDARD_STREAM, find_text
 
@@ -54,50 +46,17 @@ class _SayVerb(Verb):
 
 
 @click.command("say", cls=_SayVerb, epilog=EXAMPLES, short_help="Text to one audio file.")
-@click.argument("text", default=None, required=False, metavar="[TEXT or -]")
-@model_option
-@revision_option
-@click.option("--voice", help="A voice's name (see `bark-jax voices`) or .npz file.")
-@click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="Random seed; printed if you leave it out.")
-@click.option(
-    "-o",
-    "--output",
-    help=f"Audio file ({', '.join(FORMATS)}), replaced if it exists; - is WAV on stdout.  "
-    f"[default: {DEFAULT_OUTPUT}, or the first free name of bark-2.wav, bark-3.wav, ...]",
-)
-@click.option("--play", "is_played", is_flag=True, help="Play the audio; without -o no file is written.")
-@click.option("--long", "is_long", is_flag=True, help="Text of any length: spoken sentence by sentence and joined.")
-@click.option("--stream", "is_streamed", is_flag=True, help="WAV on stdout (-o -) while it is made; any length.")
-@click.option("--best-of", type=click.IntRange(1), help="Generate N candidates and keep the most likely one.")
-@click.option("--silence", "silence_s", type=float, help="With --long or --stream: seconds between sentences.")
-@click.option("--max-tokens", type=click.IntRange(1), help="With --long or --stream: most text tokens of a sentence.")
-@click.option("--language", help='With --long or --stream: whose abbreviations do not end sentences, such as "de".')
-@click.option(
-    "--voice-mode",
-    type=click.Choice(["fixed", "carry"]),
-    help="With --long: speak every sentence in the voice itself, or carry on from the sentence before.",
-)
-@sampling_options
-@click.option("--dtype", type=click.Choice(DTYPES), help="Of the networks.")
-@click.option("--attn-implementation", type=click.Choice(["auto", "xla", "cudnn"]), default="auto", show_default=True)
-@click.option("--lora", metavar="FILE", help="Changes to the networks, a file that training made.")
-@click.option("--tokenizer", help="A tokenizer's file or folder, for models that bring none.")
-@click.option("--plot", metavar="PNG", help="Draw waveform and mel spectrogram; also .svg and .pdf.")
-@click.option("--save-voice", metavar="NPZ", help="Keep the clip as a voice, for --voice.")
-@click.option("--save-tokens", metavar="NPZ", help="Keep the tokens of all stages: semantic, coarse, fine.")
-@json_option
-@click.option("-q", "--quiet", "is_quiet", is_flag=True, help="Say nothing on stderr but errors.")
+@options_of(Ask)
 def command(**options: Any) -> None:
     """Speak TEXT, or the text on stdin, into an audio file; print the file's name.
 
     Stdin is read where TEXT is - or left out; on a terminal, a default sentence is spoken instead. Settings that are
     not given come from the model's generation_config.json.
     """
-    settings = sampling_settings(options)
-    _say(Ask(**options), settings)
+    _say(Ask.of(options))
 
 
-def _say(ask: Ask, settings: dict[str, Any]) -> None:
+def _say(ask: Ask) -> None:
     outputs, player = _check(ask), find_player() if ask.is_played else None
     text = find_text(ask.text, ask.model, is_long=ask.is_of_any_length)
     seed = secrets.randbits(32) if ask.seed is None else ask.seed
@@ -107,7 +66,7 @@ def _say(ask: Ask, settings: dict[str, Any]) -> None:
         from huggingface_hub.utils import disable_progress_bars
 
         disable_progress_bars()
-    speech = prepare(text, ask, settings)
+    speech = prepare(text, ask)
     if speech.is_long and not ask.is_of_any_length:
         tell("more sentences than this model speaks of one prompt: spoken as with --long")
     bark = speech.load()

@@ -14,10 +14,10 @@ import click
 
 from bark_jax._system import stopping
 from bark_jax.audio.formats import format_of
-from bark_jax.cli.paths import check_place, check_plot
+from bark_jax.cli.paths import check_plot, check_writable
 from bark_jax.cli.say_text import STANDARD_STREAM
 from bark_jax.errors import InputError, quoted
-from bark_jax.files import told_as_output_error
+from bark_jax.files import output_errors
 
 if TYPE_CHECKING:
     from bark_jax.audio.clip import Clip, Recording, SpokenPart
@@ -93,7 +93,7 @@ def free_name(name: str) -> Iterator[str]:
     Raises:
       OutputError: the folder takes no files.
     """
-    with told_as_output_error(name):
+    with output_errors(name):
         found = _take_free_name(Path(name))
 
     def give_back() -> None:
@@ -126,14 +126,14 @@ def _check_audio(audio: str | None, *, as_json: bool) -> None:
             raise click.UsageError("-o - writes binary audio to a terminal; redirect stdout, or give -o a file.")
     elif audio is not None:
         format_of(audio)
-        check_place("output", audio)
+        check_writable("output", audio)
 
 
 def _check_npz(option: str, path: str | None) -> None:
     if path is not None:
         if not path.endswith(".npz"):
             raise InputError(f"--{option.replace('_', '-')} is {quoted(path)}, expected a name that ends in .npz")
-        check_place(option, path)
+        check_writable(option, path)
 
 
 def _write_stdout(clip: "Recording") -> None:

@@ -1,10 +1,26 @@
-"""What `bark-jax say` speaks: all of it is read and checked before networks are loaded, which can take minutes."""
+"""The options of `bark-jax say`, and what it speaks.
+
+Text, voice and settings are read and checked before networks are loaded, which can take minutes.
+"""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import click
+
+from bark_jax.audio.formats import FORMATS
 from bark_jax.cli.models import open_processor
+from bark_jax.cli.options import (
+    DTYPES,
+    declared,
+    json_option,
+    model_option,
+    revision_option,
+    sampling_options,
+    sampling_settings,
+)
+from bark_jax.cli.say_audio import DEFAULT_OUTPUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,31 +37,95 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Ask:
-    """What the command line asks for, by the names of its options; None for what is not given."""
+    """What the command line asks for: a field an option; None for what is not given."""
 
-    text: str | None
-    model: str
-    revision: str | None
-    voice: str | None
-    seed: int | None
-    output: str | None
-    is_played: bool
-    is_long: bool
-    is_streamed: bool
-    best_of: int | None
-    silence_s: float | None
-    max_tokens: int | None
-    language: str | None
-    voice_mode: str | None
-    dtype: str | None
-    attn_implementation: str
-    lora: str | None
-    tokenizer: str | None
-    plot: str | None
-    save_voice: str | None
-    save_tokens: str | None
-    as_json: bool
-    is_quiet: bool
+    text: str | None = declared(click.argument("text", default=None, required=False, metavar="[TEXT or -]"))
+    model: str = declared(model_option)
+    revision: str | None = declared(revision_option)
+    voice: str | None = declared(click.option("--voice", help="A voice's name (see `bark-jax voices`) or .npz file."))
+    seed: int | None = declared(
+        click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="Random seed; printed if you leave it out.")
+    )
+    output: str | None = declared(
+        click.option(
+            "-o",
+            "--output",
+            help=f"Audio file ({', '.join(FORMATS)}), replaced if it exists; - is WAV on stdout.  "
+            f"[default: {DEFAULT_OUTPUT}, or the first free name of bark-2.wav, bark-3.wav, ...]",
+        )
+    )
+    is_played: bool = declared(
+        click.option("--play", "is_played", is_flag=True, help="Play the audio; without -o no file is written.")
+    )
+    is_long: bool = declared(
+        click.option(
+            "--long", "is_long", is_flag=True, help="Text of any length: spoken sentence by sentence and joined."
+        )
+    )
+    is_streamed: bool = declared(
+        click.option("--stream", "is_streamed", is_flag=True, help="WAV on stdout (-o -) while it is made; any length.")
+    )
+    best_of: int | None = declared(
+        click.option("--best-of", type=click.IntRange(1), help="Generate N candidates and keep the most likely one.")
+    )
+    silence_s: float | None = declared(
+        click.option("--silence", "silence_s", type=float, help="With --long or --stream: seconds between sentences.")
+    )
+    max_tokens: int | None = declared(
+        click.option(
+            "--max-tokens", type=click.IntRange(1), help="With --long or --stream: most text tokens of a sentence."
+        )
+    )
+    language: str | None = declared(
+        click.option(
+            "--language", help='With --long or --stream: whose abbreviations do not end sentences, such as "de".'
+        )
+    )
+    voice_mode: str | None = declared(
+        click.option(
+            "--voice-mode",
+            type=click.Choice(["fixed", "carry"]),
+            help="With --long: speak every sentence in the voice itself, or carry on from the sentence before.",
+        )
+    )
+    settings: Mapping[str, Any] = declared(sampling_options)
+    dtype: str | None = declared(
+        click.option("--dtype", type=click.Choice(DTYPES), help="Dtype of the networks.  [default: the model's]")
+    )
+    attn_implementation: str = declared(
+        click.option(
+            "--attn-implementation",
+            type=click.Choice(["auto", "xla", "cudnn"]),
+            default="auto",
+            show_default=True,
+            help="Attention kernel.",
+        )
+    )
+    lora: str | None = declared(
+        click.option("--lora", metavar="FILE", help="A LoRA file, made by `bark-jax train --lora`.")
+    )
+    tokenizer: str | None = declared(
+        click.option("--tokenizer", help="A tokenizer's file or folder, for models that bring none.")
+    )
+    plot: str | None = declared(
+        click.option("--plot", metavar="PNG", help="Draw waveform and mel spectrogram; also .svg and .pdf.")
+    )
+    save_voice: str | None = declared(
+        click.option("--save-voice", metavar="NPZ", help="Keep the clip as a voice, for --voice.")
+    )
+    save_tokens: str | None = declared(
+        click.option("--save-tokens", metavar="NPZ", help="Keep the tokens of all stages: semantic, coarse, fine.")
+    )
+    as_json: bool = declared(json_option)
+    is_quiet: bool = declared(
+        click.option("-q", "--quiet", "is_quiet", is_flag=True, help="Print nothing on stderr but errors.")
+    )
+
+    @classmethod
+    def of(cls, options: dict[str, Any]) -> "Ask":
+        """Takes click's options by name. Raises click.UsageError where the settings contradict each other."""
+        settings = sampling_settings(options)
+        return cls(settings=settings, **options)
 
     @property
     def is_of_any_length(self) -> bool:
@@ -101,11 +181,8 @@ class Speech:
         return self.prompts.script(keys, self.settings, self.processor.spaces)
 
 
-def prepare(text: str, ask: Ask, settings: Mapping[str, Any]) -> Speech:
+def prepare(text: str, ask: Ask) -> Speech:
     """Reads and checks all but the networks. A text of more sentences than the model speaks of one prompt is long.
-
-    Args:
-      settings: of `generate`.
 
     Raises:
       BarkError: of the text, the voice, the settings, the model's small files or its name.
@@ -129,5 +206,5 @@ def prepare(text: str, ask: Ask, settings: Mapping[str, Any]) -> Speech:
         prompts = processor.prompts(text, ask.voice, is_split=not ask.is_one_clip)
     # Found after the text is checked, as a model may have to be downloaded and converted.
     model = FoundModel.read(find_model(ask.model, revision=ask.revision))
-    resolved = resolve_settings(settings, len(prompts.texts), model.generation_config, processor.spaces)
+    resolved = resolve_settings(ask.settings, len(prompts.texts), model.generation_config, processor.spaces)
     return Speech(ask, is_long, prompts, resolved, processor, model)

@@ -185,7 +185,7 @@ def _given(options: dict[str, Any], fields: tuple[str, ...]) -> dict[str, Any]:
 
 def _open_data(data: str, run: Path, processor: Any, options: dict[str, Any]) -> "Dataset":
     """The dataset, prepared first where `data` is a manifest and that was not done before."""
-    from bark_jax.files import write_whole
+    from bark_jax.files import write_atomically
     from bark_jax.training.dataset import Dataset
 
     if Path(data).is_dir():
@@ -199,7 +199,7 @@ def _open_data(data: str, run: Path, processor: Any, options: dict[str, Any]) ->
     keep_audio = "codec" in options["networks"]
     given = {name: options[name] for name in names}
     dataset = prepare_recordings(data, run / DATA_FOLDER, keep_audio=keep_audio, **given)
-    write_whole(run / MANIFEST_FILE, Path(data).read_bytes())
+    write_atomically(run / MANIFEST_FILE, Path(data).read_bytes())
     return dataset
 
 

@@ -8,7 +8,7 @@ from bark_jax.cli.group import Verb
 from bark_jax.cli.models import open_voices
 from bark_jax.cli.options import json_option, model_option, revision_option
 
-SHOWN_NAMES = 10
+MAX_LISTED_NAMES = 10
 
 EXAMPLES = """\b
 Examples:
@@ -33,6 +33,6 @@ def command(model: str, revision: str | None, language: str | None, as_json: boo
 
 def _why_none(model: str, names: list[str], language: str | None) -> str:
     if names:
-        listed = ", ".join(names[:SHOWN_NAMES]) + (", ..." if len(names) > SHOWN_NAMES else "")
+        listed = ", ".join(names[:MAX_LISTED_NAMES]) + (", ..." if len(names) > MAX_LISTED_NAMES else "")
         return f"{model} has no voice that is listed as {language}; its voices are {listed}"
     return f"{model} has no voices of its own; --voice also takes the path of a .npz file"

@@ -35,7 +35,7 @@ from bark_jax.networks.platform import check_sharding, device_errors, on_its_pla
 
 OnStage = Callable[[str], None]  # the stage that starts
 OnProgress = Callable[[str, int, int], None]  # stage, how much is done, the most that it can become
-Place = Callable[[Any], Any]  # a network -> the network where its stage runs
+ToDevice = Callable[[Any], Any]  # a network -> the network where its stage runs
 
 _NOTHING = np.zeros(0, np.int32)
 
@@ -84,7 +84,7 @@ def run_semantic(
     network: SemanticNetwork,
     rows: Sequence[Row],
     spaces: TokenSpaces,
-    place: Place = on_its_platform,
+    place: ToDevice = on_its_platform,
     on_progress: OnProgress | None = None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """The semantic stage of each row: tokens and their log-probabilities. Errors as for `BarkModel.generate_rows`."""
@@ -106,7 +106,7 @@ def run_coarse(
     rows: Sequence[Row],
     tokens: list[np.ndarray],
     spaces: TokenSpaces,
-    place: Place = on_its_platform,
+    place: ToDevice = on_its_platform,
     on_progress: OnProgress | None = None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """The coarse stage of each row's semantic tokens: codes [n_coarse, T] and their log-probabilities."""
@@ -134,7 +134,7 @@ def run_fine(
     rows: Sequence[Row],
     codes: list[np.ndarray],
     spaces: TokenSpaces,
-    place: Place = on_its_platform,
+    place: ToDevice = on_its_platform,
     histories: Sequence[np.ndarray | None] | None = None,
 ) -> list[np.ndarray]:
     """The fine stage of each row's coarse codes: all codes [n_fine, T].
@@ -152,7 +152,7 @@ def run_fine(
     return filled
 
 
-def run_codec(network: Codec, codes: list[np.ndarray], place: Place = on_its_platform) -> list[np.ndarray]:
+def run_codec(network: Codec, codes: list[np.ndarray], place: ToDevice = on_its_platform) -> list[np.ndarray]:
     """Audio samples of each row's codes [n_fine, T]."""
     idle = np.zeros((len(codes[0]), 0), np.int32)
     check_sharding(network)

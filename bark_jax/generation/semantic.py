@@ -207,8 +207,8 @@ def _choose_token(
     slots = jnp.arange(len(done_B)), jnp.where(done_B, output.tokens_BT.shape[1], output.length_B)
     logprob_B = log_probability(logits_BV, token_B)
     # An end that comes of numbers which are not finite is left to be seen past the row's length.
-    is_told_B = keeps_B | (~done_B & ~jnp.isfinite(logprob_B))
-    logprob_B = jnp.where(is_told_B, logprob_B, 0.0)
+    is_reported_B = keeps_B | (~done_B & ~jnp.isfinite(logprob_B))
+    logprob_B = jnp.where(is_reported_B, logprob_B, 0.0)
     output = SemanticTokens(
         output.tokens_BT.at[slots].set(jnp.where(keeps_B, token_B, spaces.semantic_end), mode="drop"),
         output.length_B + keeps_B,

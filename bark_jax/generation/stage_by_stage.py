@@ -15,13 +15,13 @@ from bark_jax._system.own_jax_config import under_own_config
 from bark_jax.errors import InputError, UnsupportedError, quoted
 from bark_jax.generation.padding import check_range
 from bark_jax.generation.rows import Row, as_array
-from bark_jax.generation.runner import Networks, Place, run_coarse, run_codec, run_fine, run_semantic
+from bark_jax.generation.runner import Networks, ToDevice, run_coarse, run_codec, run_fine, run_semantic
 from bark_jax.generation.tokens import TokenSpaces
 from bark_jax.networks.attention import for_platform
 from bark_jax.networks.platform import check_devices, platform_of
 
 # A network where its batch runs, and a batch of its inputs -> the batch's results.
-RunBatch = Callable[[Place, slice], list[Any]]
+RunBatch = Callable[[ToDevice, slice], list[Any]]
 
 
 def semantic_tokens(
@@ -29,7 +29,7 @@ def semantic_tokens(
 ) -> list[np.ndarray]:
     """Semantic tokens, int32 [S], of each row."""
 
-    def run(place: Place, batch: slice) -> list[np.ndarray]:
+    def run(place: ToDevice, batch: slice) -> list[np.ndarray]:
         found = run_semantic(networks.semantic, rows[batch], networks.spaces, place)
         return [tokens for tokens, _ in found]
 
@@ -45,7 +45,7 @@ def all_codes(
 ) -> list[np.ndarray]:
     """Codes, int32 [n_fine, T], of each row's semantic tokens."""
 
-    def run(place: Place, batch: slice) -> list[np.ndarray]:
+    def run(place: ToDevice, batch: slice) -> list[np.ndarray]:
         coded = run_coarse(networks.coarse_acoustics, rows[batch], list(tokens[batch]), networks.spaces, place)
         codes = [codes for codes, _ in coded]
         return run_fine(networks.fine_acoustics, rows[batch], codes, networks.spaces, place)
@@ -58,7 +58,7 @@ def audio_samples(
 ) -> list[np.ndarray]:
     """Audio samples, float32 [A] or [A, channels], of each row's codes."""
 
-    def run(place: Place, batch: slice) -> list[np.ndarray]:
+    def run(place: ToDevice, batch: slice) -> list[np.ndarray]:
         return run_codec(networks.codec_model, list(codes[batch]), place)
 
     return _in_batches(networks, len(codes), run, max_rows, devices)

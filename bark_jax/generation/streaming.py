@@ -142,9 +142,9 @@ class RowStream(Iterator[StreamedPart]):
             state = coarse.start(for_decoding(model.on_accelerator(model.coarse_acoustics), 1), prompt, spaces=spaces)
         n_frames = spaces.n_frames(len(tokens))
         n_per_window = frames_per_coarse_window(spaces)
-        most_windows = (n_new_fine_frames(spaces) - self._n_held) // n_per_window
+        max_windows = (n_new_fine_frames(spaces) - self._n_held) // n_per_window
         n_done = 0
-        for stop in part_stops(count_coarse_windows(n_frames, spaces), self._first_windows, most_windows):
+        for stop in part_stops(count_coarse_windows(n_frames, spaces), self._first_windows, max_windows):
             self._tell("coarse")
             with device_errors("coarse", model.coarse_acoustics, 1):
                 network = for_decoding(model.on_accelerator(model.coarse_acoustics), 1)

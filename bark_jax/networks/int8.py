@@ -19,9 +19,9 @@ from flax import nnx
 
 from bark_jax.networks.linear import Linear, multiplies_bfloat16, multiply
 
-MOST = 127
-MOST_ROWS_LAST = 16  # up to which XLA's product is faster with the weights first
-PARTS = 2 * MOST  # a fine part's unit is this fraction of a coarse one's
+MAX_INT8 = 127
+MAX_ROWS_WEIGHTS_FIRST = 16  # up to which XLA's product is faster with the weights first
+PARTS = 2 * MAX_INT8  # a fine part's unit is this fraction of a coarse one's
 
 
 class Int8Linear(nnx.Module):
@@ -81,7 +81,7 @@ def rounded(kernel_KN: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def _scale(x_MK: jax.Array) -> jax.Array:
     """[M, 1], what is 1 in the multiples of each row; of a row of zeros any number."""
-    return jnp.maximum(jnp.max(jnp.abs(x_MK), axis=1, keepdims=True) / MOST, jnp.finfo(jnp.float32).tiny)
+    return jnp.maximum(jnp.max(jnp.abs(x_MK), axis=1, keepdims=True) / MAX_INT8, jnp.finfo(jnp.float32).tiny)
 
 
 def sequence_dtype(dtype: jnp.dtype, platform: str) -> jnp.dtype:
@@ -116,7 +116,7 @@ def _multiply_in_parts(x_MK: jax.Array, weight_NK: jax.Array) -> jax.Array:
     fine_MK = jnp.round((x_MK / scale_M1 - coarse_MK) * PARTS)
     # Also why there are two parts: with one row XLA makes a loop that is thirty times as slow.
     parts = jnp.concatenate([coarse_MK, fine_MK]).astype(jnp.int8)
-    if len(x_MK) <= MOST_ROWS_LAST:
+    if len(x_MK) <= MAX_ROWS_WEIGHTS_FIRST:
         y_MN = _joined(_sums(weight_NK, parts), axis=1).T
     else:
         y_MN = _joined(_sums(parts, weight_NK), axis=0)

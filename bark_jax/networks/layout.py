@@ -16,7 +16,7 @@ from flax import nnx
 from bark_jax.networks.causal import BarkCausalModel
 from bark_jax.networks.linear import Linear, TransposedWeight
 
-MOST_KERNEL_ROWS = 2  # that the GPU kernels multiply faster than XLA does
+MAX_KERNEL_ROWS = 2  # that the GPU kernels multiply faster than XLA does
 
 
 class _Kept(NamedTuple):
@@ -61,7 +61,7 @@ def is_faster_transposed(network: BarkCausalModel, n_rows: int) -> bool:
         return n_rows == 1 or network.head.param_dtype == jnp.bfloat16
     has_kernels = network.blocks[0].attention.implementations.step == "pallas"
     fits = not network.config.bias and network.config.hidden_size % 8 == 0
-    return has_kernels and fits and n_rows <= MOST_KERNEL_ROWS
+    return has_kernels and fits and n_rows <= MAX_KERNEL_ROWS
 
 
 def with_transposed_weights(network: BarkCausalModel) -> BarkCausalModel:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-FEWEST_ROWS = 4  # of a bfloat16 product on a CPU; two do, but made a step of one row 8 % slower on an AMD EPYC
+MIN_BFLOAT16_ROWS = 4  # of a bfloat16 product on a CPU; two do, but made a step of one row 8 % slower on an AMD EPYC
 
 
 class AnyLinear(Protocol):
@@ -108,7 +108,7 @@ def multiply(x: jax.Array, weight: jax.Array, axis: int, platform: str, dtype: j
         dimension_numbers = (((x.ndim - 1,), (axis,)), ((), ()))
         return jax.lax.dot_general(x, weight, dimension_numbers, preferred_element_type=dtype)
     x_MK = x.reshape(-1, x.shape[-1])
-    x_RK = jnp.pad(x_MK, ((0, max(0, FEWEST_ROWS - len(x_MK))), (0, 0)))
+    x_RK = jnp.pad(x_MK, ((0, max(0, MIN_BFLOAT16_ROWS - len(x_MK))), (0, 0)))
     y_RN = jax.lax.dot_general(x_RK, weight, (((1,), (axis,)), ((), ())), preferred_element_type=jnp.float32)
     return y_RN[: len(x_MK)].reshape(*x.shape[:-1], -1).astype(dtype)
 

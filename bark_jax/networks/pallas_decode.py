@@ -9,7 +9,7 @@
 Written in Pallas for its Triton backend. A model loaded on a GPU takes them where a probe shows that they work; every
 other place, as every test's reference, has the plain path. Weights lie as [out, in], so that a program's output
 features are one contiguous piece of memory. Each weight is read once into registers and multiplied there, row by row,
-without tensor cores. With more rows than `layout.MOST_KERNEL_ROWS` the arithmetic shows, XLA's matrix products are
+without tensor cores. With more rows than `layout.MAX_KERNEL_ROWS` the arithmetic shows, XLA's matrix products are
 faster, and of these kernels the attention alone is used.
 
 All dtypes are those of the weights, bfloat16 or float16; sums, norms and softmax are float32.
@@ -26,7 +26,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 NORM_EPSILON = 1e-5
-MOST_PARTS = 8  # of `attend`
+MAX_PARTS = 8  # of `attend`
 WANTED_PROGRAMS = 4096  # of `attend`: short ones, so that no multiprocessor waits for another's last
 _NEVER = -1e30  # a logit that no softmax sees; -inf would make NaN of a part without keys
 
@@ -204,7 +204,7 @@ def attend(
     """
     M, _, H = keys_MSH.shape
     B, D = M // n_heads, n_heads * H
-    n_parts = n_parts or min(MOST_PARTS, max(1, WANTED_PROGRAMS // M))
+    n_parts = n_parts or min(MAX_PARTS, max(1, WANTED_PROGRAMS // M))
     anywhere = lambda: pl.BlockSpec(memory_space=pl.ANY)  # noqa: E731
     if n_parts > 1:
         out = [jax.ShapeDtypeStruct((n_parts, B, D), jnp.float32)] * 2
@@ -263,10 +263,10 @@ def _attend_kernel(length_ref, qkv_ref, keys_ref, values_ref, *out_refs, n_heads
         keys = plgpu.load(keys_ref.at[row_head, at, :], mask=is_live[:, None], other=0.0).astype(jnp.float32)
         values = plgpu.load(values_ref.at[row_head, at, :], mask=is_live[:, None], other=0.0).astype(jnp.float32)
         logits = jnp.where(is_live, jnp.sum(keys * query[None, :], axis=1), _NEVER)
-        new_most = jnp.maximum(most, jnp.max(logits))
-        weights, shrink = jnp.exp(logits - new_most), jnp.exp(most - new_most)
+        new_max = jnp.maximum(most, jnp.max(logits))
+        weights, shrink = jnp.exp(logits - new_max), jnp.exp(most - new_max)
         return (
-            new_most,
+            new_max,
             total * shrink + jnp.sum(weights),
             output * shrink + jnp.sum(weights[:, None] * values, axis=0),
         )

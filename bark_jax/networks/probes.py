@@ -21,7 +21,7 @@ from bark_jax.networks.attention import (
 )
 from bark_jax.networks.causal import BarkCausalModel
 from bark_jax.networks.decoder import make_decoder
-from bark_jax.networks.layout import MOST_KERNEL_ROWS, for_decoding
+from bark_jax.networks.layout import MAX_KERNEL_ROWS, for_decoding
 from bark_jax.networks.platform import device_of
 
 N_SLOTS = 192
@@ -113,7 +113,7 @@ def probe_kernels(dtype: jnp.dtype, head_size: int) -> None:
     Raises:
       RuntimeError: they compute something else than the same step without them. What else may fail raises its own.
     """
-    for n_rows in (1, MOST_KERNEL_ROWS + 1):
+    for n_rows in (1, MAX_KERNEL_ROWS + 1):
         fused, plain = (_logits(dtype, head_size, n_rows, step) for step in ("pallas", "xla"))
         difference = float(jnp.max(jnp.abs(fused - plain)))
         if not difference < 0.1 * float(jnp.std(plain)):  # rounding stays under 0.03 of it

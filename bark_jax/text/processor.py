@@ -23,7 +23,7 @@ from bark_jax.checkpoints.options import (
 )
 from bark_jax.config import GENERATION_CONFIG_FILE, BarkGenerationConfig, read_config
 from bark_jax.errors import InputError, UnsupportedError, VoiceError, quoted
-from bark_jax.files import as_path, is_inner_path, naming, told_as_output_error, write_whole
+from bark_jax.files import as_path, is_inner_path, naming, output_errors, write_atomically
 from bark_jax.generation.tokens import TokenSpaces
 from bark_jax.hub.source import Source, UnreachableError
 from bark_jax.text.checks import check_texts
@@ -263,16 +263,16 @@ class BarkProcessor(PromptReader):
         folder = as_path(save_directory, "the folder to make")
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{save_directory} is a file; give the name of a folder to make")
-        with told_as_output_error(folder):
+        with output_errors(folder):
             self._write(folder, voices, speaker_embeddings_dict_path, speaker_embeddings_directory)
 
     def _write(self, folder: Path, voices: list[Voice], list_path: str, directory: str) -> None:
         with naming(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / TOKENIZER_FILE, self.tokenizer.to_str(pretty=True).encode())
+        write_atomically(folder / TOKENIZER_FILE, self.tokenizer.to_str(pretty=True).encode())
         _write_json(folder / TOKENIZER_CONFIG_FILE, transformers_config(self.tokenizer))
         if self.words is not None:
-            write_whole(folder / WORDS_FILE, ("\n".join(sorted(self.words)) + "\n").encode())
+            write_atomically(folder / WORDS_FILE, ("\n".join(sorted(self.words)) + "\n").encode())
         if not voices:
             return
         entries = {voice.name: _save_arrays(voice, folder, directory) for voice in voices}
@@ -361,4 +361,4 @@ def _save_arrays(voice: Voice, folder: Path, directory: str) -> dict[str, str]:
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    write_whole(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    write_atomically(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())

@@ -16,7 +16,7 @@ from bark_jax.generation.settings import RowSettings, check_count
 from bark_jax.generation.tokens import TokenSpaces, text_tokens
 from bark_jax.text.checks import as_nfc
 from bark_jax.text.sentences import number_sentences, prompt_budget, split_text
-from bark_jax.text.tokenizer import SPECIAL_TOKENS, as_tokenizer, count_text_tokens, told_as_config_error
+from bark_jax.text.tokenizer import SPECIAL_TOKENS, as_tokenizer, config_errors, count_text_tokens
 from bark_jax.text.vocabulary import UnknownWordsWarning, listed, unknown_words
 from bark_jax.voices.voice import Voice
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # A longer word becomes one unknown token in BERT's tokenizer (max_input_chars_per_word).
 MAX_WORD_CHARACTERS = 100
-SHOWN_CUT_CHARACTERS = 200
+MAX_CUT_CHARACTERS = 200
 
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{1,8})*")
 
@@ -178,7 +178,7 @@ class PromptReader:
         return ids[:max_length]
 
     def _encode(self, text: str, what: str) -> "Encoding":
-        with told_as_config_error(f"the tokenizer cannot read {what}, {quoted(text)}"):  # such as one without [UNK]
+        with config_errors(f"the tokenizer cannot read {what}, {quoted(text)}"):  # such as one without [UNK]
             encoding = self.tokenizer.encode(text, add_special_tokens=False)
         n_fitting = self.spaces.text_pad - self.spaces.text_offset
         if encoding.ids and max(encoding.ids) >= n_fitting:
@@ -195,7 +195,7 @@ class PromptReader:
         if self.words is None:
             return
         normalizer = self.tokenizer.normalizer
-        with told_as_config_error("the tokenizer cannot read the text"):
+        with config_errors("the tokenizer cannot read the text"):
             unknown = unknown_words(texts, self.words, str if normalizer is None else normalizer.normalize_str)
         if unknown:
             warnings.warn(UnknownWordsWarning(unknown, len(self.words)), stacklevel=4)
@@ -231,7 +231,7 @@ def _cut_or_refuse(cut: str, had: str, limit: str, kept: str, truncation: bool) 
             f"{had}, {limit}: {quoted(cut)} would be lost. Split the text, use Bark.generate_long (bark-jax say "
             "--long), or cut it with truncation=True."
         )
-    message = f"{had}, {kept}; cut off: {quoted(cut, SHOWN_CUT_CHARACTERS)}"
+    message = f"{had}, {kept}; cut off: {quoted(cut, MAX_CUT_CHARACTERS)}"
     warnings.warn(TextCutWarning(message, cut), stacklevel=5)
 
 

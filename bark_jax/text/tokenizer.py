@@ -163,7 +163,7 @@ def _read_json_tokenizer(path: Path, options: Mapping[str, Any]) -> "Tokenizer":
     from tokenizers.normalizers import BertNormalizer
 
     check_tokenizer(read_json(path), path)
-    with told_as_config_error(f"{path} is damaged or of a newer `tokenizers`"):
+    with config_errors(f"{path} is damaged or of a newer `tokenizers`"):
         tokenizer = Tokenizer.from_file(str(path))
     tokenizer.no_padding()
     tokenizer.no_truncation()
@@ -180,7 +180,7 @@ def _read_vocabulary(path: Path, options: Mapping[str, Any]) -> "Tokenizer":
 
     _check_size(path)
     unknown = SPECIAL_TOKENS["unk_token"]
-    with told_as_config_error(f"{path} is no list of word pieces"):
+    with config_errors(f"{path} is no list of word pieces"):
         vocabulary = models.WordPiece.read_file(str(path))
     if unknown not in vocabulary:
         raise ConfigError(f"{path} has {len(vocabulary)} word pieces but no {unknown}; it is no vocabulary of BERT's")
@@ -192,7 +192,7 @@ def _read_vocabulary(path: Path, options: Mapping[str, Any]) -> "Tokenizer":
 
 
 @contextlib.contextmanager
-def told_as_config_error(what: str) -> Iterator[None]:
+def config_errors(what: str) -> Iterator[None]:
     """Errors of the library as a ConfigError that begins with `what`. It raises plain Exception, or panics."""
     try:
         yield

@@ -11,16 +11,16 @@ from bark_jax.errors import BarkWarning, ConfigError, quoted
 from bark_jax.hub.source import Source
 
 WORDS_FILE = "words.txt"
-SHOWN_WORDS = 10
+MAX_LISTED_WORDS = 10
 
 # With an apostrophe inside, as in "don't".
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 
 
 def listed(words: Sequence[str]) -> str:
-    """The first SHOWN_WORDS words as a message shows them, and how many more there are."""
-    names = ", ".join(quoted(word, 40) for word in words[:SHOWN_WORDS])
-    return names + (f" and {len(words) - SHOWN_WORDS} more" if len(words) > SHOWN_WORDS else "")
+    """The first MAX_LISTED_WORDS words as a message shows them, and how many more there are."""
+    names = ", ".join(quoted(word, 40) for word in words[:MAX_LISTED_WORDS])
+    return names + (f" and {len(words) - MAX_LISTED_WORDS} more" if len(words) > MAX_LISTED_WORDS else "")
 
 
 class UnknownWordsWarning(BarkWarning):

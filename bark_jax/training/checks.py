@@ -6,13 +6,13 @@ from typing import Any
 from bark_jax.errors import InputError
 
 
-def is_whole(value: Any, least: int) -> bool:
+def is_integer(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def check_whole(name: str, value: Any, least: int) -> None:
+def check_integer(name: str, value: Any, least: int) -> None:
     """Raises InputError where the value is no whole number, `least` or more."""
-    if not is_whole(value, least):
+    if not is_integer(value, least):
         raise InputError(f"{name} is {value!r}, expected a whole number, {least} or more")
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from bark_jax.audio.mel import mel_filters
 from bark_jax.errors import InputError
-from bark_jax.training.checks import check_weight, is_whole
+from bark_jax.training.checks import check_weight, is_integer
 
 # What is quieter counts little: -60 dB of full scale in logarithms, and -40 dB as the loudness that errors are relative
 # to, so that a row of silence does not drown the others.
@@ -50,7 +50,7 @@ class ReconstructionWeights:
     def __post_init__(self):
         for window in (*(window for window, _ in self.scales), *self.complex_windows):
             check_window(window)
-        if not self.scales or not self.complex_windows or not all(is_whole(n_mels, 1) for _, n_mels in self.scales):
+        if not self.scales or not self.complex_windows or not all(is_integer(n_mels, 1) for _, n_mels in self.scales):
             raise InputError(
                 f"scales is {self.scales!r} and complex_windows {self.complex_windows!r}, expected one or more pairs "
                 "of a window and its mel bands, and one or more windows"
@@ -65,7 +65,7 @@ class ReconstructionWeights:
 
 
 def check_window(window: Any) -> None:
-    if not is_whole(window, 1) or window % 4:
+    if not is_integer(window, 1) or window % 4:
         raise InputError(f"a window is {window!r}, expected a whole number of samples, a multiple of 4")
 
 

@@ -29,7 +29,7 @@ from bark_jax.errors import InputError
 from bark_jax.model import BarkModel
 from bark_jax.networks.codec.encodec import Codec
 from bark_jax.training import codec_quantizer
-from bark_jax.training.checks import check_weight, check_whole
+from bark_jax.training.checks import check_integer, check_weight
 from bark_jax.training.codec_batches import check_gain, codec_batches
 from bark_jax.training.codec_losses import ReconstructionWeights, reconstruction_loss
 from bark_jax.training.codec_quantizer import Codebooks, Quantized
@@ -42,7 +42,7 @@ from bark_jax.training.discriminator import (
     feature_loss,
 )
 from bark_jax.training.loop import RunResult, RunSettings, fit
-from bark_jax.training.network_training import check_rows, whole_network
+from bark_jax.training.network_training import check_rows, full_network
 from bark_jax.training.optimizer import OptimizerSettings, make_optimizer
 from bark_jax.training.stage_training import fingerprint
 
@@ -103,7 +103,7 @@ class CodecSettings:
             ("eval_batches", 1),
             ("seed", 0),
         ):
-            check_whole(name, getattr(self, name), least)
+            check_integer(name, getattr(self, name), least)
         check_weight("commitment", self.commitment)
         check_weight("fewer_share", self.fewer_share)
         check_gain(self.gain)
@@ -125,8 +125,8 @@ class CodecState:
     params: Any  # of encoder and decoder, or the decoder's, float32
     opt_state: Any
     codebooks: Codebooks | None  # None where they are not trained
-    judge_params: Any  # of the discriminator; None without one
-    judge_opt_state: Any
+    discriminator_params: Any  # of the discriminator; None without one
+    discriminator_opt_state: Any
     skipped: jax.Array  # int32, steps since the last one whose gradients were finite
 
 
@@ -138,7 +138,7 @@ class CodecTraining:
       codec: where to start from, any dtype; mono, without normalisation and chunks.
       optimizer: for parameters by name.
       n_codebooks: the first so many are trained and read; the others stay as they are.
-      judge_optimizer: for settings.discriminator.
+      discriminator_optimizer: for settings.discriminator.
       devices: to share rows over; the default device alone if not given.
 
     Raises:
@@ -149,7 +149,7 @@ class CodecTraining:
     optimizer: optax.GradientTransformation
     settings: CodecSettings
     n_codebooks: int
-    judge_optimizer: optax.GradientTransformation | None = None
+    discriminator_optimizer: optax.GradientTransformation | None = None
     devices: Sequence[jax.Device] | None = None
 
     def __post_init__(self):
@@ -170,16 +170,22 @@ class CodecTraining:
 
     def init(self) -> CodecState:
         params = {name: jnp.array(array) for name, array in self._arrays.items() if self._is_trained(name)}
-        codebooks, judge = None, None
+        codebooks, discriminator = None, None
         if self.settings.parts == "all":
             n_vectors = self.settings.batch_size * self.settings.n_frames
             codebooks = codec_quantizer.begin(self._start_table, n_vectors)
         if self.settings.discriminator is not None:
-            judge = {name: jnp.array(array) for name, array in self._judge[0].items()}
-        judge_opt_state = None if judge is None else self.judge_optimizer.init(judge)
+            discriminator = {name: jnp.array(array) for name, array in self._discriminator[0].items()}
+        discriminator_opt_state = None if discriminator is None else self.discriminator_optimizer.init(discriminator)
         return self.place(
             CodecState(
-                jnp.int32(0), params, self.optimizer.init(params), codebooks, judge, judge_opt_state, jnp.int32(0)
+                jnp.int32(0),
+                params,
+                self.optimizer.init(params),
+                codebooks,
+                discriminator,
+                discriminator_opt_state,
+                jnp.int32(0),
             )
         )
 
@@ -197,7 +203,7 @@ class CodecTraining:
           adversarial and feature_matching, and the discriminator's own loss.
         """
         step, audio_BA = int(batch["step"]), self._place_rows(batch["audio"])
-        judge = self.settings.discriminator
+        discriminator = self.settings.discriminator
         if step and step == self.settings.unquantized_steps:
             state = self._compiled_start(state, self._frozen, audio_BA)
         return self._compiled_step(
@@ -205,7 +211,7 @@ class CodecTraining:
             self._frozen,
             audio_BA,
             is_quantized=step >= self.settings.unquantized_steps,
-            is_judged=judge is not None and step >= judge.from_step,
+            is_judged=discriminator is not None and step >= discriminator.from_step,
         )
 
     def evaluate(self, state: CodecState, batch: Batch) -> tuple[jax.Array, jax.Array]:
@@ -223,21 +229,21 @@ class CodecTraining:
     @functools.cached_property
     def _whole(self) -> tuple[dict[str, np.ndarray], Callable]:
         make_module = module_maker(type(self.codec), self.codec.config, platform=self.codec.platform)
-        return whole_network(self.codec, make_module, "float32")
+        return full_network(self.codec, make_module, "float32")
 
     @property
     def _arrays(self) -> dict[str, np.ndarray]:
         return self._whole[0]
 
     @functools.cached_property
-    def _judge(self) -> tuple[dict[str, np.ndarray], Callable]:
+    def _discriminator(self) -> tuple[dict[str, np.ndarray], Callable]:
         """Parameters of the discriminator at its start, and how to put them into it."""
         settings = self.settings.discriminator
 
         def make(dtype: Any = None) -> Discriminator:
             return Discriminator(settings, seed=self.settings.seed)
 
-        return whole_network(make(), make, "float32")
+        return full_network(make(), make, "float32")
 
     @property
     def _table_names(self) -> list[str]:
@@ -330,12 +336,14 @@ class CodecTraining:
             codebooks = codec_quantizer.update(state.codebooks, made.quantized, jax.random.fold_in(key, 2))
             new = dataclasses.replace(new, codebooks=codebooks)
         if is_judged:
-            metrics["discriminator"], gradients = jax.value_and_grad(self._judge_loss)(
-                state.judge_params, audio_BA, jax.lax.stop_gradient(made.decoded_BA)
+            metrics["discriminator"], gradients = jax.value_and_grad(self._discriminator_loss)(
+                state.discriminator_params, audio_BA, jax.lax.stop_gradient(made.decoded_BA)
             )
             is_finite &= jnp.isfinite(optax.tree.norm(gradients))
-            moved = _move(self.judge_optimizer, gradients, state.judge_params, state.judge_opt_state)
-            new = dataclasses.replace(new, **{f"judge_{name}": value for name, value in moved.items()})
+            moved = _move(
+                self.discriminator_optimizer, gradients, state.discriminator_params, state.discriminator_opt_state
+            )
+            new = dataclasses.replace(new, **{f"discriminator_{name}": value for name, value in moved.items()})
         new = _choose(is_finite, new, state)
         skipped = jnp.where(is_finite, 0, state.skipped + 1)
         return dataclasses.replace(new, step=state.step + 1, skipped=skipped), metrics | {"skipped": 1.0 - is_finite}
@@ -363,7 +371,7 @@ class CodecTraining:
             terms["latent"] = (LATENT_PENALTY, jnp.square(x_BTC).mean(axis=(1, 2)))
         decoded_BA = network.decoder(x_BTC)[..., 0]
         if is_judged:
-            terms |= self._judged(state.judge_params, audio_BA, decoded_BA)
+            terms |= self._judged(state.discriminator_params, audio_BA, decoded_BA)
         loss_B, differences = self._reconstruction(decoded_BA, audio_BA)
         loss = (loss_B + sum(weight * term_B for weight, term_B in terms.values())).mean()
         metrics |= {name: term_B.mean() for name, (_, term_B) in terms.items()}
@@ -371,19 +379,21 @@ class CodecTraining:
         return loss, _Made(metrics, decoded_BA, quantized)
 
     def _judged(
-        self, judge_params: Arrays, audio_BA: jax.Array, decoded_BA: jax.Array
+        self, discriminator_params: Arrays, audio_BA: jax.Array, decoded_BA: jax.Array
     ) -> dict[str, tuple[float, jax.Array]]:
         """The codec's losses from the discriminator, with their weights."""
-        settings, judge = self.settings.discriminator, self._judge[1](judge_params, None)
-        true, decoded = judge(audio_BA), judge(decoded_BA)
+        settings, discriminator = self.settings.discriminator, self._discriminator[1](discriminator_params, None)
+        true, decoded = discriminator(audio_BA), discriminator(decoded_BA)
         return {
             "adversarial": (settings.adversarial, adversarial_loss(decoded)),
             "feature_matching": (settings.feature_matching, feature_loss(true, decoded)),
         }
 
-    def _judge_loss(self, judge_params: Arrays, audio_BA: jax.Array, decoded_BA: jax.Array) -> jax.Array:
-        judge = self._judge[1](judge_params, None)
-        return discriminator_loss(judge(audio_BA), judge(decoded_BA)).mean()
+    def _discriminator_loss(
+        self, discriminator_params: Arrays, audio_BA: jax.Array, decoded_BA: jax.Array
+    ) -> jax.Array:
+        discriminator = self._discriminator[1](discriminator_params, None)
+        return discriminator_loss(discriminator(audio_BA), discriminator(decoded_BA)).mean()
 
     def _key(self, step: jax.Array) -> jax.Array:
         return jax.random.fold_in(jax.random.key(self.settings.seed), step)
@@ -454,13 +464,15 @@ def train_codec(
     codec = model.codec_model
     _check_fit(model, dataset)
     check_rows(settings.batch_size, 1, devices)
-    judge = settings.discriminator
+    discriminator = settings.discriminator
     training = CodecTraining(
         codec,
         make_optimizer(optimizer, run.n_steps),
         settings,
         model.spaces.n_fine,
-        None if judge is None else make_optimizer(judge.optimizer, max(run.n_steps - judge.from_step, 1)),
+        None
+        if discriminator is None
+        else make_optimizer(discriminator.optimizer, max(run.n_steps - discriminator.from_step, 1)),
         None if devices is None else tuple(devices),
     )
     sizes = {"batch_size": settings.batch_size, "n_frames": settings.n_frames, "seed": settings.seed}
@@ -484,7 +496,7 @@ def train_codec(
         },
         show_progress=show_progress,
     )
-    _, assemble = whole_network(codec, lambda _: codec, codec.dtype)
+    _, assemble = full_network(codec, lambda _: codec, codec.dtype)
     return TrainedCodec(assemble(training.arrays(result.state), None), result)
 
 

@@ -26,7 +26,7 @@ import numpy as np
 
 from bark_jax.config import read_json
 from bark_jax.errors import ConfigError, InputError, ModelNotFoundError, quoted
-from bark_jax.files import whole_folder, write_whole
+from bark_jax.files import atomic_folder, write_atomically
 from bark_jax.generation.tokens import TokenSpaces
 
 DATASET_FILE = "dataset.json"
@@ -258,7 +258,7 @@ def open_writer(
 ) -> Iterator["_Packer"]:
     """Yields what examples are given to one by one, `add(example, samples)`; see `write_dataset`."""
     columns = _columns(spaces, with_audio=with_audio)
-    with whole_folder(folder, overwrite=overwrite, kind="dataset") as partial:
+    with atomic_folder(folder, overwrite=overwrite, kind="dataset") as partial:
         with contextlib.ExitStack() as stack:
             sinks = {
                 name: stack.enter_context(_ArrayFile(partial / f"{name}.npy", *column))
@@ -277,7 +277,7 @@ def open_writer(
             "voices": list(voices),
             "spaces": _spaces_to_json(spaces),
         }
-        write_whole(partial / DATASET_FILE, (json.dumps(info, indent=2, ensure_ascii=False) + "\n").encode())
+        write_atomically(partial / DATASET_FILE, (json.dumps(info, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def check_example(example: Example, spaces: TokenSpaces, n_voices: int, what: str) -> None:

@@ -1,4 +1,4 @@
-"""A judge of audio that learns to tell the codec's from the true, so that the codec learns what gives it away.
+"""A discriminator of audio that learns to tell the codec's from the true, so that the codec learns what gives it away.
 
 For each of a few windows it looks at the complex spectrum as at a picture, [time, frequency], with a few convolutions,
 and scores every place of it: above 0 for true. Losses are of one row, [B].
@@ -18,7 +18,7 @@ from flax import nnx
 from jax import lax
 
 from bark_jax.errors import InputError
-from bark_jax.training.checks import check_weight, check_whole
+from bark_jax.training.checks import check_integer, check_weight
 from bark_jax.training.codec_losses import check_window, stft
 from bark_jax.training.optimizer import OptimizerSettings
 
@@ -35,7 +35,7 @@ _FLOOR = 2.0**-10  # a magnitude below which compression ends, so that silence h
 
 @dataclasses.dataclass(frozen=True)
 class DiscriminatorSettings:
-    """Which judge there is, from when, and what it counts.
+    """Which discriminator there is, from when, and what it counts.
 
     Args:
       from_step: steps of the codec without it.
@@ -55,7 +55,7 @@ class DiscriminatorSettings:
 
     def __post_init__(self):
         for name, least in (("from_step", 0), ("channels", 1)):
-            check_whole(f"discriminator {name}", getattr(self, name), least)
+            check_integer(f"discriminator {name}", getattr(self, name), least)
         if not self.windows:
             raise InputError("discriminator windows is empty, expected one window or more")
         for window in self.windows:
@@ -69,7 +69,7 @@ class DiscriminatorSettings:
         return max(self.windows) // 2 + 1
 
 
-class Judgement(NamedTuple):
+class DiscriminatorOutput(NamedTuple):
     """What one window shows. T and F are the times and frequencies of the layer."""
 
     score_BTF: jax.Array
@@ -114,7 +114,7 @@ class SpectrumConv(nnx.Module):
 
 
 class WindowDiscriminator(nnx.Module):
-    """The judge of one window."""
+    """The discriminator of one window."""
 
     def __init__(self, window: int, channels: int, *, rng: np.random.Generator):
         self.window = window
@@ -127,24 +127,26 @@ class WindowDiscriminator(nnx.Module):
         self.layers = nnx.List(layers)
         self.score = SpectrumConv((3, 3), channels, 1, rng=rng)
 
-    def __call__(self, audio_BA: jax.Array) -> Judgement:
+    def __call__(self, audio_BA: jax.Array) -> DiscriminatorOutput:
         x_BTFC, features = compress(stft(audio_BA, self.window)), []
         for layer in self.layers:
             x_BTFC = jax.nn.leaky_relu(layer(x_BTFC), SLOPE)
             features.append(x_BTFC)
-        return Judgement(self.score(x_BTFC)[..., 0], tuple(features))
+        return DiscriminatorOutput(self.score(x_BTFC)[..., 0], tuple(features))
 
 
 class Discriminator(nnx.Module):
-    """A judge a window. Its kernels are drawn on the host: to compile their draws would take seconds."""
+    """A discriminator a window. Its kernels are drawn on the host: to compile their draws would take seconds."""
 
     def __init__(self, settings: DiscriminatorSettings, *, seed: int):
         rng = np.random.default_rng(seed)
-        self.judges = nnx.List([WindowDiscriminator(window, settings.channels, rng=rng) for window in settings.windows])
+        self.discriminators = nnx.List(
+            [WindowDiscriminator(window, settings.channels, rng=rng) for window in settings.windows]
+        )
 
-    def __call__(self, audio_BA: jax.Array) -> tuple[Judgement, ...]:
+    def __call__(self, audio_BA: jax.Array) -> tuple[DiscriminatorOutput, ...]:
         """audio_BA: float32, about -1..1, settings.min_samples or more."""
-        return tuple(judge(audio_BA) for judge in self.judges)
+        return tuple(discriminator(audio_BA) for discriminator in self.discriminators)
 
 
 def compress(spectrum_BTF: jax.Array) -> jax.Array:
@@ -154,8 +156,8 @@ def compress(spectrum_BTF: jax.Array) -> jax.Array:
     return parts_BTFC * squares_BTF1 ** ((COMPRESSION - 1) / 2)
 
 
-def discriminator_loss(true: tuple[Judgement, ...], decoded: tuple[Judgement, ...]) -> jax.Array:
-    """[B]: what the judge is trained on. 2 where it knows nothing, 0 where all true scores exceed 1, the others -1."""
+def discriminator_loss(true: tuple[DiscriminatorOutput, ...], decoded: tuple[DiscriminatorOutput, ...]) -> jax.Array:
+    """The discriminator's hinge loss, [B]: 2 where it knows nothing, 0 where true scores exceed 1 and others -1."""
     hinges = [
         jax.nn.relu(1 - a.score_BTF).mean(axis=(1, 2)) + jax.nn.relu(1 + b.score_BTF).mean(axis=(1, 2))
         for a, b in zip(true, decoded, strict=True)
@@ -163,12 +165,12 @@ def discriminator_loss(true: tuple[Judgement, ...], decoded: tuple[Judgement, ..
     return sum(hinges) / len(hinges)
 
 
-def adversarial_loss(decoded: tuple[Judgement, ...]) -> jax.Array:
-    """[B]: less the better the judge likes it."""
+def adversarial_loss(decoded: tuple[DiscriminatorOutput, ...]) -> jax.Array:
+    """[B]: less the better the discriminator likes it."""
     return -sum(judgement.score_BTF.mean(axis=(1, 2)) for judgement in decoded) / len(decoded)
 
 
-def feature_loss(true: tuple[Judgement, ...], decoded: tuple[Judgement, ...]) -> jax.Array:
+def feature_loss(true: tuple[DiscriminatorOutput, ...], decoded: tuple[DiscriminatorOutput, ...]) -> jax.Array:
     """[B]: the mean difference of the layers, relative to the mean size of what they make of true audio."""
     pairs = [
         (jax.lax.stop_gradient(a_BTFC), b_BTFC)

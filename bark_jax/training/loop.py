@@ -25,9 +25,9 @@ import jax
 from bark_jax._system.forks import check_process
 from bark_jax._system.own_jax_config import under_own_config
 from bark_jax.errors import BarkError, InputError, UnsupportedError
-from bark_jax.files import partials_in, write_whole
+from bark_jax.files import partials_in, write_atomically
 from bark_jax.training.checkpoints import Checkpoints
-from bark_jax.training.checks import check_whole
+from bark_jax.training.checks import check_integer
 from bark_jax.training.metrics import Bar, MetricsLog, plot_losses, read_metrics
 
 SETTINGS_FILE = "settings.json"
@@ -79,7 +79,7 @@ class RunSettings:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if value is not None or field.name != "patience":
-                check_whole(field.name, value, 1)
+                check_integer(field.name, value, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +125,7 @@ def fit(
         if last.latest_step() is not None:
             state = training.place(last.restore(state))
         record = _Record(folder, int(state.step))
-        bar = Bar(settings.n_steps, int(state.step), is_shown=show_progress)
+        bar = Bar(settings.n_steps, int(state.step), is_visible=show_progress)
         with MetricsLog(folder, int(state.step)) as log, bar:
             run = _Run(training, settings, evaluation, last, best, log, bar, record)
             state = run.steps(state, batches)
@@ -281,7 +281,7 @@ def _claim(folder: Path, identity: Mapping[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for partial in partials_in(folder, {SETTINGS_FILE}):
             partial.unlink(missing_ok=True)
-        write_whole(folder / SETTINGS_FILE, (json.dumps(identity, indent=2) + "\n").encode())
+        write_atomically(folder / SETTINGS_FILE, (json.dumps(identity, indent=2) + "\n").encode())
 
 
 def _differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:

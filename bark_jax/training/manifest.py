@@ -27,7 +27,7 @@ DEFAULT_VOICE = "default"
 KEYS = ("audio", "text", "voice", "semantic", "id")
 
 MAX_LINE_BYTES = 2**20
-SHOWN_FAULTS = 20
+MAX_LISTED_FAULTS = 20
 
 MIN_S = 0.1
 MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 8_000, 192_000  # lower is a telephone's at best; what is higher is an error
@@ -48,7 +48,7 @@ class ManifestError(InputError):
     def __init__(self, path: Path, faults: list[Fault], advice: str = ""):
         self.path, self.faults, self.advice = path, faults, advice
         title = f"{path} has {len(faults)} {'fault' if len(faults) == 1 else 'faults'}; nothing was prepared:"
-        message = list_faults(title, faults[:SHOWN_FAULTS], len(faults))
+        message = list_faults(title, faults[:MAX_LISTED_FAULTS], len(faults))
         super().__init__(f"{message}\n{advice}" if advice else message)
 
 

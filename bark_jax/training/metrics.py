@@ -55,9 +55,9 @@ def read_metrics(folder: str | os.PathLike) -> list[dict[str, Any]]:
 class Bar:
     """Steps, loss and rate on stderr where that is a terminal."""
 
-    def __init__(self, n_steps: int, done: int, *, is_shown: bool):
+    def __init__(self, n_steps: int, done: int, *, is_visible: bool):
         self._bar = None
-        if is_shown and sys.stderr.isatty():
+        if is_visible and sys.stderr.isatty():
             from tqdm import tqdm
 
             self._bar = tqdm(total=n_steps, initial=done, unit="step", dynamic_ncols=True)

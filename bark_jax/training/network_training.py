@@ -154,7 +154,7 @@ def check_rows(n_rows: int, accumulate: int, devices: Sequence[jax.Device] | Non
         )
 
 
-def whole_network(module: nnx.Module, make_module: Callable[[Any], nnx.Module], dtype: Any) -> tuple[dict, Callable]:
+def full_network(module: nnx.Module, make_module: Callable[[Any], nnx.Module], dtype: Any) -> tuple[dict, Callable]:
     """For training all of a network: its parameters, and the `assemble` that puts them back.
 
     Args:

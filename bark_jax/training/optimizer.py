@@ -8,7 +8,7 @@ import jax
 import optax
 
 from bark_jax.errors import InputError
-from bark_jax.training.checks import check_whole
+from bark_jax.training.checks import check_integer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class OptimizerSettings:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
                 raise InputError(f"{name} is {value!r}, expected a number from {low} to {high}")
-        check_whole("warmup_steps", self.warmup_steps, 0)
+        check_integer("warmup_steps", self.warmup_steps, 0)
 
 
 def learning_rate(settings: OptimizerSettings, n_steps: int) -> optax.Schedule:

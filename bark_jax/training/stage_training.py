@@ -17,10 +17,10 @@ from bark_jax.checkpoints.lora import Lora, init_lora, merge
 from bark_jax.errors import InputError
 from bark_jax.model import BarkModel
 from bark_jax.training import batches, losses
-from bark_jax.training.checks import check_whole
+from bark_jax.training.checks import check_integer
 from bark_jax.training.dataset import Dataset, check_same_meaning
 from bark_jax.training.loop import RunResult, RunSettings, fit
-from bark_jax.training.network_training import NetworkTraining, check_rows, whole_network
+from bark_jax.training.network_training import NetworkTraining, check_rows, full_network
 from bark_jax.training.optimizer import OptimizerSettings, make_optimizer
 
 
@@ -71,7 +71,7 @@ class StageSettings:
 
     def __post_init__(self):
         for name, least in (("batch_size", 1), ("accumulate", 1), ("eval_batches", 1), ("seed", 0)):
-            check_whole(name, getattr(self, name), least)
+            check_integer(name, getattr(self, name), least)
         if self.dtype not in ("float32", "bfloat16"):
             raise InputError(
                 f"dtype is {self.dtype!r}, expected 'float32' or 'bfloat16'; gradients vanish in the range of float16"
@@ -163,7 +163,7 @@ def _make_training(
 ) -> NetworkTraining:
     network = getattr(model, name)
     make_module = module_maker(type(network), network.config, platform=network.platform)
-    params, assemble = whole_network(network, make_module, settings.dtype)
+    params, assemble = full_network(network, make_module, settings.dtype)
     frozen = None
     if settings.lora is not None:
         frozen = assemble(params, None)
@@ -186,7 +186,7 @@ def _add_lora(lora: Lora, network: nnx.Module) -> nnx.Module:
 def _result_network(network: nnx.Module, lora: Lora | None, result: RunResult) -> nnx.Module:
     if lora is not None:
         return merge(network, lora)
-    _, assemble = whole_network(network, lambda _: network, jax.tree.leaves(network)[0].dtype)
+    _, assemble = full_network(network, lambda _: network, jax.tree.leaves(network)[0].dtype)
     return assemble(result.state.params, None)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from bark_jax.errors import VoiceError, VoiceNotFoundError, quoted
-from bark_jax.files import told_as_output_error, write_whole
+from bark_jax.files import output_errors, write_atomically
 
 # All codes of a quarter of an hour as int64. The published voices have under 0.1 MB for up to 15 s.
 MAX_BYTES = 4 * 2**20
@@ -56,16 +56,16 @@ def write_npz(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None
     """Writes a .npz file, whole or not at all."""
     stream = io.BytesIO()
     np.savez(stream, **arrays)
-    with told_as_output_error(path):
-        write_whole(path, stream.getvalue())
+    with output_errors(path):
+        write_atomically(path, stream.getvalue())
 
 
 def write_npy(path: str | os.PathLike, array: np.ndarray) -> None:
     """Writes a .npy file, whole or not at all."""
     stream = io.BytesIO()
     np.save(stream, array, allow_pickle=False)
-    with told_as_output_error(path):
-        write_whole(path, stream.getvalue())
+    with output_errors(path):
+        write_atomically(path, stream.getvalue())
 
 
 def _read_bytes(path: str | os.PathLike) -> bytes:

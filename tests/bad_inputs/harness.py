@@ -69,7 +69,7 @@ jax.monitoring.register_event_duration_secs_listener(_count_program)
 
 
 @contextlib.contextmanager
-def counted(most_calls: int, *, traces_memory: bool = False) -> Iterator[Work]:
+def counted(max_calls: int, *, traces_memory: bool = False) -> Iterator[Work]:
     """Counts what this thread does in the block, and ends the block at once where that is more than it may do.
 
     So a block without an end fails too. JAX forgets its programs first, so that one that is compiled counts whichever
@@ -86,8 +86,8 @@ def counted(most_calls: int, *, traces_memory: bool = False) -> Iterator[Work]:
             importing += event == "call" and frame.f_code is _IMPORT
             if not importing:
                 work.calls += 1
-                if work.calls > most_calls:
-                    raise TooMuchWorkError(f"more than {most_calls:,} calls")
+                if work.calls > max_calls:
+                    raise TooMuchWorkError(f"more than {max_calls:,} calls")
 
     jax.clear_caches()
     collects, profile = gc.isenabled(), sys.getprofile()
@@ -105,8 +105,8 @@ def counted(most_calls: int, *, traces_memory: bool = False) -> Iterator[Work]:
         if collects:
             gc.enable()
         work.programs = _programs - before
-        if work.calls > most_calls:  # raised where Python ignores errors too, as in a generator that is thrown away
-            raise TooMuchWorkError(f"more than {most_calls:,} calls")
+        if work.calls > max_calls:  # raised where Python ignores errors too, as in a generator that is thrown away
+            raise TooMuchWorkError(f"more than {max_calls:,} calls")
 
 
 def listing(folder: Path | None) -> list[tuple]:

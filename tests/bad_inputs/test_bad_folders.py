@@ -319,17 +319,17 @@ def test_a_tokenizer_with_ids_past_the_models_is_refused_when_it_gives_one(tmp_p
 
 
 def test_a_panic_of_the_tokenizers_library_is_told_as_an_error():
-    from bark_jax.text.tokenizer import told_as_config_error
+    from bark_jax.text.tokenizer import config_errors
 
     class PanicException(BaseException):
         pass
 
     with (
         refused(ConfigError, "the tokenizer cannot read it: 'retry limit'"),
-        told_as_config_error("the tokenizer cannot read it"),
+        config_errors("the tokenizer cannot read it"),
     ):
         raise PanicException("retry limit")
-    with pytest.raises(KeyboardInterrupt), told_as_config_error("not this one"):
+    with pytest.raises(KeyboardInterrupt), config_errors("not this one"):
         raise KeyboardInterrupt
 
 

@@ -26,7 +26,7 @@ from bark_jax.voices.library import VoiceLibrary
 from bark_jax.voices.voice import Voice
 from tests.fuzz import seeds
 
-MOST_READ_BYTES = 2**20
+MAX_READ_BYTES = 2**20
 
 
 def _same(data: bytes) -> bytes:
@@ -61,7 +61,7 @@ def _read_arrays(content: Any) -> None:
             waiting.extend(value.values())
         elif isinstance(value, (list, tuple)):
             waiting.extend(value)
-        elif hasattr(value, "read") and value.nbytes <= MOST_READ_BYTES:
+        elif hasattr(value, "read") and value.nbytes <= MAX_READ_BYTES:
             assert value.read().shape == tuple(value.shape)
 
 

@@ -27,7 +27,7 @@ MAX_ARRAYS = 2**16
 MAX_STRING_BYTES = 2**20
 MAX_NAME_BYTES = 256
 MAX_DEPTH = 64
-MAX_SHOWN_KEYS = 4
+MAX_LISTED_KEYS = 4
 # Up to here an int is its own hash, so that a dict cannot be filled with keys that collide.
 MAX_INT_KEY = 2**60
 
@@ -232,7 +232,7 @@ class WeightsUnpickler(pickle._Unpickler):
             if below and type(below[-1]) is dict:  # keys and values in turn, since a mark
                 keys += frame[(len(frame) - 1) // 2 * 2 :][:1]
             keys += [key for holder, key in itertools.pairwise(frame) if type(holder) is dict and type(key) is str]
-        names = [brief(key) for key in keys if type(key) is str][:MAX_SHOWN_KEYS]
+        names = [brief(key) for key in keys if type(key) is str][:MAX_LISTED_KEYS]
         return f" (at {' > '.join(names)})" if names else ""
 
     def _refuse(self, what: str) -> NoReturn:
