@@ -46,13 +46,13 @@ bark_jax.Brak  # type: ignore[attr-defined]  # noqa: B018
 
 story = bark.generate_long("It was a dark night. The wind howled! Who was there?", voice="v2/en_speaker_6", seed=0)
 story.save("story.wav")
-talk = bark.generate_long([("v2/en_speaker_6", "Guten Tag?"), ("v2/de_speaker_3", "Good day!")], seed=0)
+dialogue = bark.generate_long([("v2/en_speaker_6", "Guten Tag?"), ("v2/de_speaker_3", "Good day!")], seed=0)
 assert_type(story, bark_jax.LongClip)
 assert_type(story.sentences[0].clip, bark_jax.Clip)
-assert_type(talk, bark_jax.LongClip)
+assert_type(dialogue, bark_jax.LongClip)
 bark.generate_long("Misspelt.", temprature=0.6)  # type: ignore[call-arg]
 
-for part in bark.stream("A long paragraph. It goes on.", voice="v2/en_speaker_6", seed=0):
+for part in bark.stream("A long paragraph. It has two sentences.", voice="v2/en_speaker_6", seed=0):
     print(part.samples.shape)
     assert_type(part.samples, NDArray[np.float32])
     assert_type(part.start_s, float)
