@@ -85,7 +85,7 @@ def output_errors(path: str | os.PathLike) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
+def creation_errors(path: Path) -> Iterator[None]:
     """For a block that gives a file or folder its name: a system's own folders, /proc, say of it that it is not there.
 
     Raises:
@@ -129,7 +129,7 @@ def _partial_folder(dst: Path, overwrite: bool) -> Iterator[Path]:
 
     with stopping.cleaned_up(clean_up):
         try:
-            with naming(dst):
+            with creation_errors(dst):
                 made_parents += _make_parents(dst)
                 partial.mkdir()
             yield partial
@@ -152,7 +152,7 @@ def remove_abandoned(dst: str | os.PathLike, older_than_s: float = ABANDONED_S) 
 def check_destination(dst: str | os.PathLike, *, overwrite: bool = False, kind: str = "model") -> Path:
     """The absolute path of `dst`, links resolved. Raises InputError and OutputError where `atomic_folder` would."""
     path = Path(os.path.realpath(as_path(dst, "the folder to make")))
-    check_takes_files(path)
+    check_can_create(path)
     if not path.exists():
         return path
     if not path.is_dir():
@@ -169,7 +169,7 @@ def check_destination(dst: str | os.PathLike, *, overwrite: bool = False, kind: 
     return path
 
 
-def check_takes_files(path: Path) -> None:
+def check_can_create(path: Path) -> None:
     """Raises OutputError where no file or folder can be made at `path`, whose folders need not be there yet.
 
     Permissions do not tell: a system's own folders, or a full disk, take no file from whoever asks.
@@ -212,7 +212,7 @@ def sync(path: Path) -> None:
 
 def _move_to_path(partial: Path, dst: Path, overwrite: bool) -> None:
     """Renames `partial` to `dst`. A model that was there is moved aside first, and back if the renaming fails."""
-    with stopping.undisturbed():
+    with stopping.uninterrupted():
         old = _exchange(partial, dst, overwrite)
     sync(dst.parent)
     if old is not None:
@@ -243,7 +243,7 @@ def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     with stopping.cleaned_up(lambda: temporary.unlink(missing_ok=True)):
         try:
-            with naming(path):
+            with creation_errors(path):
                 file = open(temporary, "xb")  # noqa: SIM115, it is closed below
             with file:
                 yield file
@@ -261,7 +261,7 @@ _PARTIAL = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.partial", re.DOTALL)
 
 
 def partials_in(folder: Path, names: Collection[str] | None = None) -> list[Path]:
-    """Partial files that killed processes left in a folder where `atomic_file` was writing: of these names, or of all."""
+    """Partial files that killed processes left in a folder where `atomic_file` wrote; only of `names` if given."""
     return [
         path
         for path in folder.glob(".*.partial")

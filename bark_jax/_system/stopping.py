@@ -88,7 +88,7 @@ def last_words(line: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
+def uninterrupted() -> Iterator[None]:
     """For a block of some renames that belong together: leaving waits for its end."""
     with _lock:
         yield

@@ -36,12 +36,12 @@ class Source:
     dtype: str | None = None
 
     @property
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
         return set(self.networks) == set(NETWORKS)
 
     def check(self) -> None:
         """Raises ConfigError where the networks cannot hold the tokens of the stages."""
-        if self.is_whole and self.generation is not None:
+        if self.is_complete and self.generation is not None:
             check_fit(self.config, self.generation)
 
 

@@ -75,7 +75,7 @@ def _made(exports: Mapping[str, Export], progress: Progress | None) -> Iterator[
 
 
 def _exports(source: Source) -> dict[str, Export]:
-    if source.is_whole:
+    if source.is_complete:
         return {
             f"{network}.{name}": export
             for network, network_source in source.networks.items()

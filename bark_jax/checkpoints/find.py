@@ -86,7 +86,7 @@ def _find_cached(repository: str, revision: str | None, cache_dir: str | os.Path
     if snapshot is None:
         return None
     if is_model_folder(snapshot):
-        return snapshot if snapshots.is_whole(snapshot) else None
+        return snapshot if snapshots.is_complete(snapshot) else None
     converted = _converted_folder(cache_dir) / _cache_name(repository, snapshot)
     return converted if is_model_folder(converted) else None
 

@@ -18,8 +18,8 @@ from bark_jax.hub.client import (
     can_reach_hub,
     check_answers,
     check_download,
-    progress_that_gives_up,
     refuse_answer,
+    stall_limited_progress,
 )
 from bark_jax.hub.source import check_revision
 
@@ -98,7 +98,7 @@ def _download(
         repository,
         revision=about.sha,
         allow_patterns=wanted_files(names, size),
-        tqdm_class=progress_that_gives_up(),
+        tqdm_class=stall_limited_progress(),
         token=token,
         cache_dir=cache_dir,
         force_download=force_download,
@@ -142,7 +142,7 @@ def find_snapshot(
     return folder if COMMIT.fullmatch(commit) and folder.is_dir() else None
 
 
-def is_whole(folder: Path) -> bool:
+def is_complete(folder: Path) -> bool:
     """Whether a folder of this project's form has everything that its manifest names."""
     if not is_model_folder(folder):
         return False

@@ -117,7 +117,7 @@ class StalledError(OSError):
     """A download that got no further."""
 
 
-def progress_that_gives_up() -> type:
+def stall_limited_progress() -> type:
     """A progress bar for the Hub's client, which ends a download that gets no further for STALL_S."""
     from huggingface_hub.utils import tqdm
 

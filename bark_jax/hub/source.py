@@ -9,7 +9,7 @@ from typing import Any
 from bark_jax import tiny
 from bark_jax.errors import InputError, ModelNotFoundError, quoted
 from bark_jax.files import is_inner_path
-from bark_jax.hub.client import can_reach_hub, check_answers, check_download, progress_that_gives_up
+from bark_jax.hub.client import can_reach_hub, check_answers, check_download, stall_limited_progress
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?", re.ASCII)
 _REVISION = re.compile(r"[A-Za-z0-9][\w.+-]{0,99}(/[\w.+-]{1,100}){0,4}", re.ASCII)
@@ -108,7 +108,7 @@ class Source:
                 token=self.token,
                 local_files_only=is_local,
                 force_download=is_forced,
-                tqdm_class=progress_that_gives_up(),
+                tqdm_class=stall_limited_progress(),
                 **where,
             )
         except LocalEntryNotFoundError as error:
