@@ -1,10 +1,10 @@
 """LoRA (low-rank adaptation): low-rank changes to a frozen network's kernels, in a file of a few megabytes.
 
-    kernel + alpha / rank * A @ B        A [in, rank] drawn, B [rank, out] zero at first
+    kernel + alpha / rank * A @ B        A [in, rank] random, B [rank, out] zero at first; both float32
 
-The networks stay as they are: `merge` gives one with changed kernels, inside the training loss and once after loading.
-(`nnx.LoRA` wraps layers instead, which changes module structure, parameter names and the programs of generation; a
-merged change costs nothing there.)
+The frozen network does not change: `merge` returns one with changed kernels, in training and once after loading.
+(`nnx.LoRA` wraps layers instead, which changes the module's structure, parameter names and compiled programs. A merged
+LoRA adds no cost to generation.)
 """
 
 import dataclasses

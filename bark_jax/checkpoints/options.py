@@ -16,7 +16,7 @@ _DOWNLOAD = frozenset({"resume_download", "mirror", "trust_remote_code", "_commi
 _DOWNLOAD_REFUSED = {
     "proxies": "set HTTPS_PROXY, which the Hub's client reads",
     "subfolder": "give the folder itself",
-    "use_auth_token": "it is token",
+    "use_auth_token": "use token",
 }
 
 MODEL_IGNORED = _DOWNLOAD | {"low_cpu_mem_usage", "offload_state_dict", "use_safetensors", "weights_only"}
@@ -37,7 +37,7 @@ MODEL_REFUSED: Mapping[str, str] = _DOWNLOAD_REFUSED | {
     "quantization_config": "the only quantization is dtype='int8'",
     "state_dict": "write it into a folder first: bark-jax convert",
     "tp_plan": "shard the networks with jax.device_put",
-    "use_flash_attention_2": "it is attn_implementation='auto', the default",
+    "use_flash_attention_2": "use attn_implementation='auto', the default",
     "variant": "give the folder that has the files",
 }
 
@@ -50,13 +50,13 @@ PROCESSOR_IGNORED = _DOWNLOAD | {
     "use_fast",
 }
 PROCESSOR_REFUSED: Mapping[str, str] = _DOWNLOAD_REFUSED | {
-    "do_lower_case": "tokenizer_config.json says it",
+    "do_lower_case": "it is read from tokenizer_config.json",
     "pad_token": "padding is masked, so its name changes nothing",
     "padding_side": "rows are padded on the right, as the model reads them",
-    "strip_accents": "tokenizer_config.json says it",
-    "tokenize_chinese_chars": "tokenizer_config.json says it",
+    "strip_accents": "it is read from tokenizer_config.json",
+    "tokenize_chinese_chars": "it is read from tokenizer_config.json",
     "truncation_side": "a text is cut at its end",
-    "unk_token": "the tokenizer's own files say it",
+    "unk_token": "it comes from the tokenizer's own files",
 }
 # Values of refused arguments that are accepted, as they ask for what happens here anyway.
 _DEFAULTS = {"device_map": ("auto",), "padding_side": ("right",), "truncation_side": ("right",), "subfolder": ("",)}

@@ -121,7 +121,7 @@ def _download(
 def _note_commit(reference: Path, commit: str) -> None:
     """Writes the commit of a branch or tag into the cache's `refs`, as the client does.
 
-    The client was asked for a commit, not for the branch, so it did not.
+    The client writes it only when it is asked for a branch or tag, and `_download` asks for the commit.
     """
     reference.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(reference, commit.encode())
