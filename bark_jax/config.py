@@ -1,8 +1,8 @@
-"""Sizes of the four networks and the settings of generation, under transformers' field names.
+"""Config dataclasses: sizes of the four networks and settings of generation, under transformers' field names.
 
 Two files describe a model: `config.json` (BarkConfig, EncodecConfig) and `generation_config.json`
-(BarkGenerationConfig). Keys nobody here needs are ignored on reading, as transformers writes many; a value that cannot
-work is refused with the name of its field. Whether the two files fit each other is checked in `tokens.py`.
+(BarkGenerationConfig). Unknown keys are ignored on reading, as transformers writes many; a value that cannot work is
+refused with the name of its field. Whether the two files fit each other is checked in `generation/tokens.py`.
 
 Defaults are those of the transformers classes, because its files leave out what equals a default. They are not the
 sizes of a published Bark: for these see `BarkConfig.small` and `BarkConfig.large`.
@@ -28,36 +28,40 @@ from bark_jax.hub.source import Source
 CONFIG_FILE = "config.json"
 GENERATION_CONFIG_FILE = "generation_config.json"
 
-# Far above any Bark; a config beyond them is a typing error or a memory bomb of a few bytes.
+# Far above any Bark; a config beyond them is a typing error, or a few bytes that would run the machine out of memory.
 MAX_JSON_BYTES = 16 * 2**20
 MAX_LAYERS = 256
 MAX_WIDTH = 2**16
 MAX_VOCABULARY = 2**22
 MAX_POSITIONS = 2**20
-# Attention compares every position with every other in each head: 2**24 pairs in a large Bark, 64 MiB as float32.
+# Attention scores are [num_heads, block_size, block_size]: 2**24 pairs in a large Bark (16 heads, 1,024 positions),
+# 64 MiB as float32.
 MAX_BLOCK = 2**13
 MAX_HEADS = 256
 MAX_ATTENTION_PAIRS = 2**28
-MAX_REACH = 2**16  # audio samples, or what takes their place further in, that a residual layer looks back
+MAX_REACH = 2**16  # (kernel size - 1) * dilation of a residual layer: steps of its input that it looks back
 MAX_RATE_HZ = 10_000
 MAX_TOP_K = 2**31 - 1
 MAX_BANDWIDTH = 10**6
 MAX_CHUNK_S = 86_400
 
-# Every config of transformers takes these. No network reads them; the stages have those of the generation config.
+# Arguments that every config class of transformers takes. No network here reads them; the stages read the token ids of
+# the generation config.
 UNREAD_IDS = frozenset({"bos_token_id", "eos_token_id", "pad_token_id"})
 
 
 class JsonConfig:
-    """What all configs share: checked construction from a dict, and back.
+    """Base class of all configs: checked construction from a dict or a JSON file, and writing both.
 
     Fields can also be read as those of a dict, `config["temperature"]` and `**config`: transformers keeps the parts of
     its generation config as dicts. They cannot be set: `dataclasses.replace` makes a config with other values.
+
+    Construction raises ConfigError for a value of the wrong type, or one that cannot work.
     """
 
     model_type: ClassVar[str]
     file_name: ClassVar[str] = CONFIG_FILE  # in a model's folder
-    old_names: ClassVar[Mapping[str, str]] = {}
+    old_names: ClassVar[Mapping[str, str]] = {}  # {another name of a field in transformers: the field}
 
     def __post_init__(self):
         for name, value in self._as_dict().items():
@@ -102,7 +106,11 @@ class JsonConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Builds the config from the content of its JSON file; unknown keys are ignored, old names are accepted."""
+        """Builds the config from the content of its JSON file; unknown keys are ignored, old names are accepted.
+
+        Raises:
+          ConfigError: `values` is no JSON object, is of another model_type, or has a value that cannot work.
+        """
         if not isinstance(values, Mapping):
             raise ConfigError(f"{cls.__name__}: expected a JSON object, got {type(values).__name__}")
         named_type = values.get("model_type")
@@ -114,7 +122,7 @@ class JsonConfig:
 
     @classmethod
     def _with_current_names(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Raises ConfigError where a field is there under its old and its current name, and the two differ."""
+        """Renames old names of fields to current ones. Raises ConfigError where a field has both, with two values."""
         current: dict[str, Any] = {}
         for name, value in values.items():
             field = cls.old_names.get(name, name)
@@ -137,15 +145,18 @@ class JsonConfig:
         local_files_only: bool = False,
         subfolder: str = "",
     ) -> Self:
-        """The config of a model's folder or Hub repository; that of one network also from a whole Bark's.
+        """Reads the config of a model's folder or Hub repository.
+
+        The class of one network, such as BarkSemanticConfig, also reads its part of a Bark's config.json.
 
         Args:
+          pretrained_model_name_or_path: a folder, a Hub id, or "tiny" for the built-in model.
           revision, token, cache_dir, local_files_only: as in huggingface_hub.
-          subfolder: where in the folder or repository the file is.
+          subfolder: the folder in the model's folder or repository that has the file.
 
         Raises:
           ModelNotFoundError: no such model, or it has no such file.
-          ConfigError: the file is damaged, or another model's.
+          ConfigError: the file is damaged, or of another model.
         """
         source = Source(
             pretrained_model_name_or_path,
@@ -159,28 +170,28 @@ class JsonConfig:
         if file is None:
             raise ModelNotFoundError(f"{source.name} has no {path}")
         values = read_json(file)
-        whole = BarkGenerationConfig if cls.file_name == GENERATION_CONFIG_FILE else BarkConfig
-        part = next((name for name, part_class in whole._parts.items() if part_class is cls), None)
+        bark_class = BarkGenerationConfig if cls.file_name == GENERATION_CONFIG_FILE else BarkConfig
+        part = next((name for name, part_class in bark_class._parts.items() if part_class is cls), None)
         if isinstance(values, Mapping) and part in values:
             values = _or_empty(values[part])
         return parse_config(file, cls, values)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
-        """Writes the config's file into a folder, which is made where it is missing."""
+        """Writes the config's file into a folder, which is made if missing."""
         Path(save_directory).mkdir(parents=True, exist_ok=True)
         save_json(self, Path(save_directory, self.file_name))
 
     @classmethod
     def from_json_file(cls, json_file: str | os.PathLike[str]) -> Self:
-        """The config from its file. Raises ConfigError or ModelNotFoundError with the path."""
+        """Reads the config from its JSON file. Raises ConfigError or ModelNotFoundError with the path."""
         return read_config(json_file, cls)
 
     def to_json_file(self, json_file_path: str | os.PathLike[str]) -> None:
-        """Writes the config's file."""
+        """Writes the config's JSON file."""
         save_json(self, json_file_path)
 
     def to_json_string(self) -> str:
-        """The text of the config's file."""
+        """The config as JSON text, indented by two spaces."""
         return json.dumps(self.to_dict(), indent=2) + "\n"
 
     def to_dict(self) -> dict[str, Any]:
@@ -194,7 +205,10 @@ Config = typing.TypeVar("Config", bound=JsonConfig)
 
 
 def with_old_names(cls: type[Config]) -> type[Config]:
-    """Lets the class be made with the `old_names` of its fields too: BarkSemanticConfig(num_hidden_layers=2)."""
+    """Decorator that makes a class accept the `old_names` of its fields too: BarkSemanticConfig(num_hidden_layers=2).
+
+    Its `__init__` also ignores UNREAD_IDS, and raises ConfigError where both names of a field are given and differ.
+    """
     make = cls.__init__
 
     @functools.wraps(make)
@@ -207,12 +221,12 @@ def with_old_names(cls: type[Config]) -> type[Config]:
 
 
 def _frozen(value: Any) -> Any:
-    """Lists become tuples, so that a config can be hashed."""
+    """Turns lists into tuples, so that a config can be hashed: it is a key of caches."""
     return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
 
 
 def check_types(config: JsonConfig) -> None:
-    """Raises ConfigError for the first field whose value is not of its annotated type."""
+    """Raises ConfigError for the first field whose value is not of its annotated type, or is NaN or infinite."""
     hints = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -225,7 +239,7 @@ def check_types(config: JsonConfig) -> None:
 
 
 def _is_finite(value: Any) -> bool:
-    """Whether a value is no number, or one that a float can hold: JSON has integers of any length."""
+    """Whether a value is a finite number, or no number at all. An integer beyond float64, which JSON allows, is not."""
     try:
         return not isinstance(value, (int, float)) or math.isfinite(value)
     except OverflowError:
@@ -262,10 +276,11 @@ def _require_between(config: JsonConfig, field: str, low: float, high: float) ->
 @with_old_names
 @dataclasses.dataclass(frozen=True)
 class BarkSubModelConfig(JsonConfig):
-    """Size of one transformer.
+    """Size of one transformer (GPT).
 
-    block_size counts positions; hidden_size is the model's width D, of which each of num_heads heads takes an equal
-    slice; bias says whether Linear layers (and the LayerNorms of the causal networks) have one.
+    block_size is the maximum context length in positions. hidden_size is the model's width D, of which each of
+    num_heads heads takes an equal slice. bias says whether Linear layers, and the LayerNorms of the causal networks,
+    have one. dropout and initializer_range matter for training and random weights only.
     """
 
     model_type: ClassVar[str] = "bark_sub_model"
@@ -289,6 +304,7 @@ class BarkSubModelConfig(JsonConfig):
 
     @property
     def head_size(self) -> int:
+        """Width H of one attention head."""
         return self.hidden_size // self.num_heads
 
     @property
@@ -312,6 +328,7 @@ class BarkSubModelConfig(JsonConfig):
         return self.block_size
 
     def check(self) -> None:
+        """Raises ConfigError for a size that cannot work, or is far beyond any Bark."""
         _require_between(self, "num_layers", 1, MAX_LAYERS)
         _require_between(self, "hidden_size", 1, MAX_WIDTH)
         _require_between(self, "input_vocab_size", 1, MAX_VOCABULARY)
@@ -323,12 +340,12 @@ class BarkSubModelConfig(JsonConfig):
             f"a divisor of hidden_size {self.hidden_size}",
         )
         _require_between(self, "num_heads", 1, MAX_HEADS)
-        most = min(MAX_BLOCK, math.isqrt(MAX_ATTENTION_PAIRS // self.num_heads))
+        max_block_size = min(MAX_BLOCK, math.isqrt(MAX_ATTENTION_PAIRS // self.num_heads))
         require(
             self,
-            1 <= self.block_size <= most,
+            1 <= self.block_size <= max_block_size,
             "block_size",
-            f"a number from 1 to {most}: attention in {self.num_heads} heads takes memory with its square",
+            f"a number from 1 to {max_block_size}: attention in {self.num_heads} heads takes memory with its square",
         )
         require(self, 0 <= self.dropout < 1, "dropout", "a probability in [0, 1)")
         require(self, self.initializer_range >= 0, "initializer_range", "a standard deviation, 0 or more")
@@ -337,7 +354,7 @@ class BarkSubModelConfig(JsonConfig):
 @with_old_names
 @dataclasses.dataclass(frozen=True)
 class BarkSemanticConfig(BarkSubModelConfig):
-    """Size of the semantic model: text tokens in, semantic tokens out."""
+    """Size of the semantic model, which reads text tokens and generates semantic tokens."""
 
     model_type: ClassVar[str] = "semantic"
 
@@ -345,7 +362,7 @@ class BarkSemanticConfig(BarkSubModelConfig):
 @with_old_names
 @dataclasses.dataclass(frozen=True)
 class BarkCoarseConfig(BarkSubModelConfig):
-    """Size of the coarse model: semantic tokens in, coarse codes out."""
+    """Size of the coarse model, which reads semantic tokens and generates coarse codes."""
 
     model_type: ClassVar[str] = "coarse_acoustics"
 
@@ -353,9 +370,9 @@ class BarkCoarseConfig(BarkSubModelConfig):
 @with_old_names
 @dataclasses.dataclass(frozen=True)
 class BarkFineConfig(BarkSubModelConfig):
-    """Size of the fine model: coarse codes in, the codes of all n_codes_total codebooks out.
+    """Size of the fine model, which reads coarse codes and predicts the codes of all n_codes_total codebooks.
 
-    n_codes_given says how many codebooks have no head; codebook `n_codes_given` is the first that has one.
+    The first n_codes_given codebooks are given and have no output head; codebook `n_codes_given` is the first with one.
     """
 
     model_type: ClassVar[str] = "fine_acoustics"
@@ -365,6 +382,7 @@ class BarkFineConfig(BarkSubModelConfig):
     tie_word_embeddings: bool = True
 
     def check(self) -> None:
+        """Raises ConfigError for a size that cannot work, or a network unlike every published Bark's."""
         super().check()
         _require_between(self, "n_codes_total", 2, 256)
         require(
@@ -382,7 +400,7 @@ class BarkFineConfig(BarkSubModelConfig):
         )
 
 
-# By the model_type in their files, which is the name of the network.
+# By the model_type in their config files, which is also the name of the network.
 TRANSFORMER_CONFIGS: Mapping[str, type[BarkSubModelConfig]] = {
     config.model_type: config for config in (BarkSemanticConfig, BarkCoarseConfig, BarkFineConfig)
 }
@@ -390,10 +408,11 @@ TRANSFORMER_CONFIGS: Mapping[str, type[BarkSubModelConfig]] = {
 
 @dataclasses.dataclass(frozen=True)
 class EncodecConfig(JsonConfig):
-    """Size of an EnCodec: SEANet encoder and decoder around a residual vector quantiser.
+    """Size of an EnCodec codec: SEANet encoder and decoder around a residual vector quantiser.
 
     upsampling_ratios are the decoder's strides, first to last; the encoder uses them in reverse. Their product is the
-    number of audio samples a frame. target_bandwidths are in kbit/s; the largest says how many codebooks there are.
+    number of audio samples a frame: 8 * 5 * 4 * 2 = 320 at 24 kHz, 75 frames a second. target_bandwidths are in kbit/s;
+    the last gives the number of codebooks. overlap is the fraction of a chunk that the next repeats.
     """
 
     model_type: ClassVar[str] = "encodec"
@@ -429,7 +448,7 @@ class EncodecConfig(JsonConfig):
 
     @property
     def hop_length(self) -> int:
-        """Audio samples a frame."""
+        """Audio samples a frame: the product of the strides."""
         return math.prod(self.upsampling_ratios)
 
     @property
@@ -439,25 +458,31 @@ class EncodecConfig(JsonConfig):
 
     @property
     def codebook_nbits(self) -> int:
+        """Bits of one code: 10 for 1,024 codes."""
         return math.ceil(math.log2(self.codebook_size))
 
     @property
     def num_quantizers(self) -> int:
-        """Codebooks that the checkpoint holds. Bark uses the first eight of the 24 kHz codec's 32."""
+        """Number of codebooks in the checkpoint: 24,000 bit/s over 75 frames/s of 10 bits each gives 32.
+
+        Bark uses the first eight of those.
+        """
         return int(1000 * self.target_bandwidths[-1] // (self.frame_rate * self.codebook_nbits))
 
     @property
     def chunk_length(self) -> int | None:
-        """Audio samples of a chunk that is coded on its own; None codes the whole waveform at once."""
+        """Audio samples of a chunk that is coded on its own; None where the waveform is coded at once."""
         return None if self.chunk_length_s is None else int(self.chunk_length_s * self.sampling_rate)
 
     @property
     def chunk_stride(self) -> int | None:
+        """Audio samples from the start of one chunk to the start of the next; None without chunks."""
         if self.chunk_length_s is None or self.overlap is None:
             return None
         return max(1, int((1.0 - self.overlap) * self.chunk_length))
 
     def check(self) -> None:
+        """Raises ConfigError for a size that cannot work, or is far beyond any EnCodec."""
         for field in ("sampling_rate", "hidden_size", "num_filters", "kernel_size", "last_kernel_size"):
             _require_between(self, field, 1, MAX_POSITIONS)
         for field in ("dilation_growth_rate", "compress"):
@@ -498,7 +523,7 @@ class EncodecConfig(JsonConfig):
             self,
             1 <= self.num_quantizers <= 1024,
             "target_bandwidths",
-            f"a last value that pays for 1 to 1024 codebooks at {self.frame_rate} frames a second",
+            f"a last value that is enough for 1 to 1024 codebooks at {self.frame_rate} frames a second",
         )
         require(
             self,
@@ -543,6 +568,7 @@ class BarkConfig(JsonConfig):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Builds the config from the content of config.json. Raises ConfigError for a value that cannot work."""
         return super().from_dict(_with_parts(values, cls._parts))
 
     @classmethod
@@ -554,7 +580,7 @@ class BarkConfig(JsonConfig):
         codec_config: EncodecConfig,
         **others: Any,
     ) -> Self:
-        """The config of these networks; `others` is initializer_range."""
+        """Builds the config from those of its networks; `others` is initializer_range."""
         return cls(semantic_config, coarse_acoustics_config, fine_acoustics_config, codec_config, **others)
 
     @classmethod
@@ -587,7 +613,10 @@ class BarkConfig(JsonConfig):
 
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig(JsonConfig):
-    """How the next token is chosen: the most likely one, or a draw after temperature, then top_k, then top_p."""
+    """Sampling settings of a stage: greedy (the most likely token), or a draw after temperature, top_k and top_p.
+
+    They are applied in this order. None switches one off; do_sample=False ignores all of them.
+    """
 
     model_type: ClassVar[str] = "sampling"
     file_name: ClassVar[str] = GENERATION_CONFIG_FILE
@@ -598,6 +627,7 @@ class SamplingConfig(JsonConfig):
     top_p: float | None = None
 
     def check(self) -> None:
+        """Raises ConfigError for a temperature, top_k or top_p out of range."""
         require(self, self.temperature is None or self.temperature > 0, "temperature", "a positive number or null")
         # transformers writes 0 for "no top_k"
         require(
@@ -608,7 +638,7 @@ class SamplingConfig(JsonConfig):
 
 @dataclasses.dataclass(frozen=True)
 class BarkSemanticGenerationConfig(SamplingConfig):
-    """The semantic stage's tokens and settings. Rates are in tokens a second."""
+    """Token ids and settings of the semantic stage. semantic_rate_hz is in semantic tokens a second."""
 
     model_type: ClassVar[str] = "semantic"
 
@@ -624,10 +654,11 @@ class BarkSemanticGenerationConfig(SamplingConfig):
 
     @property
     def semantic_pad_token(self) -> int:
-        """The end token pads as well, whatever the file says (transformers does the same)."""
+        """The pad token, which is the end token, whatever the file says (transformers does the same)."""
         return self.eos_token_id
 
     def check(self) -> None:
+        """Raises ConfigError for a token id, count or rate that cannot work."""
         super().check()
         for field in ("semantic_vocab_size", "max_input_semantic_length", "max_new_tokens"):
             _require_between(self, field, 1, MAX_VOCABULARY)
@@ -638,7 +669,11 @@ class BarkSemanticGenerationConfig(SamplingConfig):
         self._check_end()
 
     def _check_end(self) -> None:
-        """Raises ConfigError, naming whichever seems to be wrong, where the end token is a semantic token."""
+        """Raises ConfigError where the end token's id is below semantic_vocab_size, so would be a semantic token.
+
+        The message names the field that is more likely wrong: semantic_vocab_size where eos_token_id is the default or
+        the vocabulary reaches into the text tokens, else eos_token_id.
+        """
         is_right = self.eos_token_id >= self.semantic_vocab_size
         is_usual_end = self.eos_token_id == type(self).eos_token_id
         if is_usual_end or self.semantic_vocab_size > self.text_encoding_offset:
@@ -649,7 +684,10 @@ class BarkSemanticGenerationConfig(SamplingConfig):
 
 @dataclasses.dataclass(frozen=True)
 class BarkCoarseGenerationConfig(SamplingConfig):
-    """The coarse stage's tokens, windows and settings. coarse_rate_hz counts frames a second."""
+    """Token ids, windows and settings of the coarse stage. coarse_rate_hz is in frames a second.
+
+    sliding_window_len is the number of tokens that a window generates; the other lengths are in tokens too.
+    """
 
     model_type: ClassVar[str] = "coarse_acoustics"
 
@@ -662,6 +700,7 @@ class BarkCoarseGenerationConfig(SamplingConfig):
     sliding_window_len: int = 60
 
     def check(self) -> None:
+        """Raises ConfigError for a token id, window or rate that cannot work."""
         super().check()
         for field in ("n_coarse_codebooks", "max_coarse_input_length", "max_coarse_history", "sliding_window_len"):
             _require_between(self, field, 1, MAX_POSITIONS)
@@ -678,7 +717,7 @@ class BarkCoarseGenerationConfig(SamplingConfig):
 
 @dataclasses.dataclass(frozen=True)
 class BarkFineGenerationConfig(JsonConfig):
-    """The fine stage's windows, in frames, and its temperature.
+    """Windows of the fine stage, in frames, and its temperature.
 
     A temperature of null or 1.0 means the most likely code, not a draw: transformers' rule.
     """
@@ -692,6 +731,7 @@ class BarkFineGenerationConfig(JsonConfig):
     n_fine_codebooks: int = 8
 
     def check(self) -> None:
+        """Raises ConfigError for a temperature or a window that cannot work."""
         require(self, self.temperature is None or self.temperature > 0, "temperature", "a positive number or null")
         for field in ("max_fine_history_length", "max_fine_input_length", "n_fine_codebooks"):
             _require_between(self, field, 1, MAX_POSITIONS)
@@ -705,10 +745,10 @@ class BarkFineGenerationConfig(JsonConfig):
 
 @dataclasses.dataclass(frozen=True)
 class BarkGenerationConfig(JsonConfig):
-    """Tokens and settings of all stages, as in `generation_config.json`.
+    """Token ids and settings of all stages, as in `generation_config.json`.
 
-    sample_rate is in audio samples a second. sentences_per_prompt is how many sentences the model speaks of one prompt,
-    None for as many as there is room for; transformers has no such field, and no published Bark needs it.
+    sample_rate is in Hz. sentences_per_prompt is the maximum number of sentences in a prompt, None for as many as fit;
+    transformers has no such field, and no published Bark needs it.
     """
 
     model_type: ClassVar[str] = "bark"
@@ -722,6 +762,7 @@ class BarkGenerationConfig(JsonConfig):
     sentences_per_prompt: int | None = None
 
     def check(self) -> None:
+        """Raises ConfigError for a rate or count that cannot work."""
         if self.sentences_per_prompt is not None:
             _require_between(self, "sentences_per_prompt", 1, MAX_POSITIONS)
         _require_between(self, "sample_rate", 1, 2**20)
@@ -729,6 +770,11 @@ class BarkGenerationConfig(JsonConfig):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Builds the config from the content of generation_config.json.
+
+        Raises:
+          ConfigError: it is not that of a Bark, or has a value that cannot work.
+        """
         if isinstance(values, Mapping) and "semantic_config" not in values:
             raise ConfigError(
                 "generation_config.json has no semantic_config: it is not that of a Bark. "
@@ -744,11 +790,11 @@ class BarkGenerationConfig(JsonConfig):
         fine_acoustics_config: BarkFineGenerationConfig,
         **others: Any,
     ) -> Self:
-        """The config of these parts; `others` are sample_rate, codebook_size and sentences_per_prompt."""
+        """Builds the config from those of its stages; `others` are sample_rate, codebook_size, sentences_per_prompt."""
         return cls(semantic_config, coarse_acoustics_config, fine_acoustics_config, **others)
 
     def to_dict(self) -> dict[str, Any]:
-        """The config as transformers writes it, without a limit on sentences where there is none."""
+        """The config as transformers writes it; sentences_per_prompt, which transformers lacks, only if set."""
         values = super().to_dict()
         if self.sentences_per_prompt is None:
             del values["sentences_per_prompt"]
@@ -756,7 +802,7 @@ class BarkGenerationConfig(JsonConfig):
 
     @classmethod
     def suno(cls) -> Self:
-        """The settings of Suno's own code: draws at temperature 0.7 (fine 0.5), stops where p(end) >= 0.2."""
+        """The settings of Suno's own code: temperature 0.7 (fine 0.5), and min_eos_p: stops where p(end) >= 0.2."""
         return cls(
             semantic_config=BarkSemanticGenerationConfig(do_sample=True, temperature=0.7, min_eos_p=0.2),
             coarse_acoustics_config=BarkCoarseGenerationConfig(do_sample=True, temperature=0.7),
@@ -783,7 +829,7 @@ def _or_empty(value: Any) -> Any:
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """The content of a small JSON file. Raises ConfigError or ModelNotFoundError with the path."""
+    """Parses a JSON file of at most MAX_JSON_BYTES. Raises ConfigError or ModelNotFoundError with the path."""
     path = Path(path)
     if not path.is_file():
         raise ModelNotFoundError(f"{path} does not exist; a model folder holds {CONFIG_FILE}, {GENERATION_CONFIG_FILE}")
@@ -793,12 +839,15 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=without_duplicates)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
-    except (ValueError, RecursionError) as error:  # ValueError: no JSON, no UTF-8, or a number of 4,301 digits
+    except (ValueError, RecursionError) as error:  # ValueError: no JSON, no UTF-8, or an integer of 4,301 digits
         raise ConfigError(f"{path} is not JSON: {error}") from error
 
 
 def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object from what `json.loads` hands over. Raises ValueError where a key is there twice."""
+    """Makes a dict of a JSON object's pairs (`object_pairs_hook` of `json.loads`).
+
+    Raises ValueError for a duplicate key: of two programs that read the file, one takes its first value, one its last.
+    """
     values: dict[str, Any] = {}
     for name, value in pairs:
         if name in values:
@@ -808,12 +857,16 @@ def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_config(path: str | os.PathLike[str], config_class: type[JsonConfig]) -> Any:
-    """A config from its file. Raises ConfigError or ModelNotFoundError with the path."""
+    """Reads a config from its JSON file. Raises ConfigError or ModelNotFoundError with the path."""
     return parse_config(path, config_class, read_json(path))
 
 
 def parse_config(where: Any, config_class: type[JsonConfig], values: Any) -> Any:
-    """A config from the values found in `where`. Raises ConfigError, also for one that brings code of its own."""
+    """Builds a config from the JSON values found in `where`, a path for messages.
+
+    Raises:
+      ConfigError: a value cannot work, or the config has `auto_map`, which asks to run code from the model's folder.
+    """
     if isinstance(values, dict) and "auto_map" in values:
         raise ConfigError(f"{where} asks for code of its own (auto_map), which is not run here; do not use this model")
     try:

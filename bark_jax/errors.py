@@ -1,4 +1,4 @@
-"""Every error this package raises on purpose.
+"""All errors that this package raises on purpose.
 
 All of them are BarkError, so one `except` catches them; each is also the built-in error a Python programmer would
 expect. A message names the value, what was expected and what to do about it.
@@ -11,7 +11,8 @@ from typing import Any
 class _Picklable(BaseException):
     """An exception that pickles and copies with its message and attributes, whatever arguments its __init__ takes.
 
-    Python would call the class with the message alone. Where that fails, a `multiprocessing.Pool` waits for ever.
+    Python's default unpickling calls the class with the message alone. If that raises TypeError, the parent of a
+    `multiprocessing.Pool` worker waits for ever.
     """
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -20,7 +21,7 @@ class _Picklable(BaseException):
 
 
 def _rebuild(kind: type[BaseException], arguments: tuple[Any, ...]) -> BaseException:
-    """An exception of these `args`, made without the __init__ of its own class."""
+    """Makes an exception of the class `kind` with these `args`, without calling its own __init__."""
     error = kind.__new__(kind, *arguments)
     builtin = next(base for base in kind.__mro__ if base.__module__ == "builtins")
     builtin.__init__(error, *arguments)
@@ -28,15 +29,15 @@ def _rebuild(kind: type[BaseException], arguments: tuple[Any, ...]) -> BaseExcep
 
 
 class BarkError(_Picklable, Exception):
-    """The base of all errors raised on purpose."""
+    """Base class of all errors that this package raises on purpose."""
 
 
 class BarkWarning(_Picklable, UserWarning):
-    """The base of all warnings given on purpose."""
+    """Base class of all warnings that this package issues on purpose."""
 
 
 class ConfigError(BarkError, ValueError):
-    """A config.json or generation_config.json that cannot work."""
+    """A config.json or generation_config.json with a value that no Bark can have."""
 
 
 class CheckpointError(BarkError, ValueError):
@@ -44,7 +45,7 @@ class CheckpointError(BarkError, ValueError):
 
 
 class ModelNotFoundError(BarkError, FileNotFoundError):
-    """A model, or a part of one, that is neither on this machine nor to be had."""
+    """A model, or a part of one, that is neither on this machine nor can be downloaded."""
 
 
 class VoiceError(BarkError, ValueError):
@@ -60,7 +61,7 @@ class InputError(BarkError, ValueError):
 
 
 class FaultsError(InputError):
-    """Input with any number of faults, of which the message has a line each."""
+    """Input with one or more faults; the message lists each on a line of its own."""
 
 
 class UnsupportedError(BarkError, NotImplementedError):
@@ -68,26 +69,26 @@ class UnsupportedError(BarkError, NotImplementedError):
 
 
 class OutputError(BarkError, OSError):
-    """A place that takes no more files: a full disk, a folder without permission, a device that fails."""
+    """A path that cannot be written: a full disk, a folder without permission, a device that fails."""
 
 
 class BusyError(BarkError, BlockingIOError):
-    """A folder that another process is writing to."""
+    """A folder that is locked, because another process is writing to it."""
 
 
 class DeviceError(BarkError, RuntimeError):
-    """A device that fails at what it is to do."""
+    """A failure of a device (GPU, TPU or CPU) while a program runs on it."""
 
 
 class DeviceMemoryError(DeviceError, MemoryError):
-    """A device without memory for what it is to do."""
+    """A device that ran out of memory."""
 
 
 def quoted(value: Any, limit: int = 80) -> str:
-    """A value as an error message shows it: quoted, escaped, and short however large the value is."""
+    """The `repr` of a value for an error message: escaped, and cut to some `limit` characters however large it is."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = short.maxlong = limit
     try:
         return short.repr(value)[: 4 * limit]
-    except ValueError:  # Python writes no integer of more than some 4,300 digits
+    except ValueError:  # Python refuses to print integers of more than 4,300 digits (sys.set_int_max_str_digits)
         return "a number too long to show"

@@ -1,4 +1,8 @@
-"""Files and folders that appear whole or not at all."""
+"""Atomic writes of files and folders, checks of paths, and errors of paths that cannot be written.
+
+A file or folder is filled under a temporary name beside the final one and renamed when it is complete, so a reader
+never sees a partial one, whenever the process is killed.
+"""
 
 import contextlib
 import errno
@@ -18,35 +22,39 @@ from typing import Any, BinaryIO
 from bark_jax._system import stopping
 from bark_jax.errors import InputError, OutputError, quoted
 
-# By kind of folder: one without any of these is not ours to replace, whatever the caller asked for.
+# Files by which a folder of each kind is known. A folder without any of them is never overwritten, whatever was asked.
 MARKERS = {"model": ("bark_jax.json", "config.json"), "dataset": ("dataset.json",)}
 
-# Every layout of checkpoint has one of these in its folder: all of their `signs`, see `checkpoints.layouts`. They stand
-# here for those who may not import the layouts, and JAX with them, to look at a folder.
+# Patterns of files, one of which every folder with a checkpoint has: the `signs` of all of `checkpoints.layouts`. They
+# are repeated here for code that looks at a folder without importing the layouts, and JAX with them.
 MODEL_SIGNS = ("config.json", "*.pt", "*.th")
 
-# Of Linux; room for the name of the file that is renamed at the end.
+# Linux allows 255 bytes a name and 4,096 a path. The temporary name of `atomic_folder` is 18 bytes longer than `dst`'s.
 MAX_NAME_BYTES = 230
 MAX_PATH_CHARACTERS = 4000
 
-# A conversion writes all the time; one that has not for a day is dead.
+# A conversion writes all the time; if it has not for a day, its process was killed.
 ABANDONED_S = 86_400.0
 
 _UNSAFE_CHARACTER = re.compile(r"[\x00-\x1f\x7f\\:\ud800-\udfff]")
 
-# What a place that takes no more files says. Other errors are about what the caller does.
+# Errors of a path that cannot be written, which become OutputError. Others, such as ENOENT, are faults of the caller.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO)
 
 
 def as_path(path: Any, what: str) -> Path:
-    """A path that the system can take. Raises InputError, beginning with `what`, for anything else."""
+    """Converts a string or path-like object to a Path.
+
+    Raises:
+      InputError: it is no path, or longer than Linux allows. The message begins with `what`, such as "--out".
+    """
     path = os.fspath(path) if isinstance(path, (str, os.PathLike)) else path
     if not isinstance(path, str) or not path:
         raise InputError(f"{what} is {quoted(path)}, expected a path")
     try:
         longest = max(len(os.fsencode(part)) for part in path.split("/"))
-    except UnicodeEncodeError:
+    except UnicodeEncodeError:  # a lone surrogate
         longest = -1
     if "\0" in path or longest < 0:
         raise InputError(f"{what} is {quoted(path)}, which no path can be")
@@ -58,7 +66,10 @@ def as_path(path: Any, what: str) -> Path:
 
 
 def is_inner_path(path: Any) -> bool:
-    """Whether `path` names a file below some folder on every system: relative, "/" between, no ".." and no drive."""
+    """Whether `path` is a safe relative path: "/" between its parts, no "..", no drive, on Windows too.
+
+    Paths from the Hub, archives and manifests are checked with it: joined to a folder, they stay inside.
+    """
     if not isinstance(path, str) or not path or len(path) > 512 or _UNSAFE_CHARACTER.search(path):
         return False
     parts = PurePosixPath(path).parts
@@ -66,13 +77,13 @@ def is_inner_path(path: Any) -> bool:
 
 
 def holds_model(folder: str | os.PathLike) -> bool:
-    """Whether a folder seems to hold a model, of whichever layout; False where there is no such folder."""
+    """Whether a folder holds a file of a checkpoint, of whichever layout; False where there is no such folder."""
     return any(any(Path(folder).glob(sign)) for sign in MODEL_SIGNS)
 
 
 @contextlib.contextmanager
 def output_errors(path: str | os.PathLike) -> Iterator[None]:
-    """Turns the system's error, where a place takes no more files, into an OutputError that names `path`."""
+    """Turns an OSError of a full disk, a quota or missing permission into an OutputError that names `path`."""
     try:
         yield
     except OutputError:
@@ -80,16 +91,18 @@ def output_errors(path: str | os.PathLike) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (*FULL, *CLOSED):
             raise
-        advice = "free some space, or name another place" if error.errno in FULL else "name another place"
+        advice = "free some space, or name another path" if error.errno in FULL else "name another path"
         raise OutputError(f"{path} cannot be written: {error.strerror}; {advice}") from error
 
 
 @contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """For a block that gives a file or folder its name: a system's own folders, /proc, say of it that it is not there.
+def creation_errors(path: Path) -> Iterator[None]:
+    """Turns FileNotFoundError from creating `path` in a folder that exists into an OutputError.
+
+    /proc and other virtual file systems raise it, ENOENT, where others raise EACCES.
 
     Raises:
-      OutputError: a folder that is there takes no new names.
+      OutputError: the folder exists, and no file can be created in it.
     """
     try:
         yield
@@ -97,19 +110,24 @@ def naming(path: Path) -> Iterator[None]:
         folder = next(parent for parent in path.absolute().parents if parent.exists())
         if error.filename is None or Path(error.filename).absolute().parent != folder:
             raise
-        raise _takes_no_files(path, folder, error) from error
+        raise _not_writable(path, folder, error) from error
 
 
 @contextlib.contextmanager
 def atomic_folder(dst: str | os.PathLike, *, overwrite: bool = False, kind: str = "model") -> Iterator[Path]:
-    """Yields a new folder beside `dst`, which becomes `dst` when the block ends and vanishes when it raises.
+    """Makes a folder atomically: yields a new folder beside `dst`, which becomes `dst` when the block ends.
 
-    A killed process can leave the folder behind, under a name that starts with a dot and ends in `.partial`; never a
-    half-filled `dst`.
+    It is removed if the block raises. A killed process can leave it behind as `.NAME.HEX.partial`, and never a
+    half-filled `dst`; see `remove_abandoned`.
+
+    Args:
+      dst: the folder to make; missing parents are made too.
+      overwrite: replace a folder of this `kind` that is there.
+      kind: a key of MARKERS.
 
     Raises:
-      InputError: `dst` exists and is not empty, and `overwrite` is false or what is there is no folder of this `kind`.
-      OutputError: the disk is full, or the place may not be written to.
+      InputError: `dst` exists and is not empty, and `overwrite` is false or it is not a folder of this `kind`.
+      OutputError: the disk is full, or the path is not writable.
     """
     dst = check_destination(dst, overwrite=overwrite, kind=kind)
     with output_errors(dst), _partial_folder(dst, overwrite) as partial:
@@ -124,12 +142,12 @@ def _partial_folder(dst: Path, overwrite: bool) -> Iterator[Path]:
     def clean_up() -> None:
         shutil.rmtree(partial, ignore_errors=True)
         for parent in made_parents:
-            with contextlib.suppress(OSError):  # somebody else put a file there, or `dst` is in it
+            with contextlib.suppress(OSError):  # not empty: another process put a file there, or `dst` is in it
                 parent.rmdir()
 
     with stopping.cleaned_up(clean_up):
         try:
-            with naming(dst):
+            with creation_errors(dst):
                 made_parents += _make_parents(dst)
                 partial.mkdir()
             yield partial
@@ -141,7 +159,10 @@ def _partial_folder(dst: Path, overwrite: bool) -> Iterator[Path]:
 
 
 def remove_abandoned(dst: str | os.PathLike, older_than_s: float = ABANDONED_S) -> None:
-    """Removes what killed processes have left of `dst`; what is younger may be at work still."""
+    """Removes the partial folders of `dst` that killed processes left behind.
+
+    Those with a change in the last `older_than_s` seconds stay: a process may still be writing them.
+    """
     dst = Path(dst)
     for partial in dst.parent.glob(f".{glob.escape(dst.name)}.*.partial"):
         with contextlib.suppress(OSError):
@@ -150,9 +171,12 @@ def remove_abandoned(dst: str | os.PathLike, older_than_s: float = ABANDONED_S) 
 
 
 def check_destination(dst: str | os.PathLike, *, overwrite: bool = False, kind: str = "model") -> Path:
-    """The absolute path of `dst`, links resolved. Raises InputError and OutputError where `atomic_folder` would."""
+    """Returns the absolute path of `dst`, links resolved; raises InputError and OutputError as `atomic_folder` does.
+
+    Commands call it before work that takes minutes, so that a wrong name is refused first.
+    """
     path = Path(os.path.realpath(as_path(dst, "the folder to make")))
-    check_takes_files(path)
+    check_can_create(path)
     if not path.exists():
         return path
     if not path.is_dir():
@@ -169,26 +193,26 @@ def check_destination(dst: str | os.PathLike, *, overwrite: bool = False, kind: 
     return path
 
 
-def check_takes_files(path: Path) -> None:
-    """Raises OutputError where no file or folder can be made at `path`, whose folders need not be there yet.
+def check_can_create(path: Path) -> None:
+    """Raises OutputError where no file or folder can be created at `path`. Missing parent folders are not made.
 
-    Permissions do not tell: a system's own folders, or a full disk, take no file from whoever asks.
+    It creates a temporary file: permission bits say nothing of virtual file systems (/proc) and full disks.
     """
-    place = next(parent for parent in path.absolute().parents if parent.exists())
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
     try:
-        with tempfile.TemporaryFile(dir=place):
+        with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise _takes_no_files(path, place, error) from error
+        raise _not_writable(path, folder, error) from error
 
 
-def _takes_no_files(path: Path, place: Path, error: OSError) -> OutputError:
-    told = error.strerror if place.is_dir() else "it is a file"
-    return OutputError(f"{path} cannot be written: {place} takes no files ({told}); name another place")
+def _not_writable(path: Path, folder: Path, error: OSError) -> OutputError:
+    reason = error.strerror if folder.is_dir() else "it is a file"
+    return OutputError(f"{path} cannot be written: {folder} is not writable ({reason}); name another path")
 
 
 def _make_parents(path: Path) -> list[Path]:
-    """Makes the folders above `path`; returns those that were missing, innermost first."""
+    """Makes the missing folders above `path`. Returns them, innermost first."""
     missing = [parent for parent in path.parents if not parent.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     return missing
@@ -202,7 +226,7 @@ def _sync_tree(folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Returns once a file, or the names in a folder, are on the disk."""
+    """Flushes a file, or the entries of a folder, to the disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -211,16 +235,19 @@ def sync(path: Path) -> None:
 
 
 def _move_to_path(partial: Path, dst: Path, overwrite: bool) -> None:
-    """Renames `partial` to `dst`. A model that was there is moved aside first, and back if the renaming fails."""
-    with stopping.undisturbed():
+    """Renames `partial` to `dst`. A folder that was there is moved aside first, and back if the renaming fails.
+
+    Two renames are not atomic: a process killed between them leaves the old folder under its `.old` name.
+    """
+    with stopping.uninterrupted():
         old = _exchange(partial, dst, overwrite)
-    sync(dst.parent)
+    sync(dst.parent)  # the rename itself survives a power cut
     if old is not None:
         shutil.rmtree(old, ignore_errors=True)
 
 
 def _exchange(partial: Path, dst: Path, overwrite: bool) -> Path | None:
-    """Renames; returns where what was at `dst` is now."""
+    """Renames `partial` to `dst`. Returns the path that an old folder at `dst` was moved to, or None."""
     old = None
     if overwrite and dst.exists() and os.listdir(dst):
         old = dst.with_name(f".{dst.name}.{secrets.token_hex(4)}.old")
@@ -231,19 +258,22 @@ def _exchange(partial: Path, dst: Path, overwrite: bool) -> Path | None:
         if old is not None:
             os.rename(old, dst)
         if dst.exists():
-            raise InputError(f"{dst} was made by somebody else in the meantime; it is left as it is") from error
+            raise InputError(f"{dst} was made by another process in the meantime; it is left as it is") from error
         raise
     return old
 
 
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """Yields a new file beside `path`, which takes its name when the block ends and vanishes when it raises."""
+    """Writes a file atomically: yields a new file beside `path`, which is renamed to `path` when the block ends.
+
+    It is removed if the block raises. A file that was at `path` is replaced.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     with stopping.cleaned_up(lambda: temporary.unlink(missing_ok=True)):
         try:
-            with naming(path):
+            with creation_errors(path):
                 file = open(temporary, "xb")  # noqa: SIM115, it is closed below
             with file:
                 yield file
@@ -256,12 +286,12 @@ def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
             raise
 
 
-# As `atomic_file` calls a file that is not yet whole.
+# Temporary names of `atomic_file`.
 _PARTIAL = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.partial", re.DOTALL)
 
 
 def partials_in(folder: Path, names: Collection[str] | None = None) -> list[Path]:
-    """Partial files that killed processes left in a folder where `atomic_file` was writing: of these names, or of all."""
+    """Partial files that killed processes left in a folder where `atomic_file` wrote; only of `names` if given."""
     return [
         path
         for path in folder.glob(".*.partial")
@@ -273,7 +303,10 @@ def partials_in(folder: Path, names: Collection[str] | None = None) -> list[Path
 
 @contextlib.contextmanager
 def temporary_folder(within: str | os.PathLike | None = None) -> Iterator[Path]:
-    """Yields a new folder, in `within` or where temporary files go; it is gone when the block or the process ends."""
+    """Yields a new folder, in `within` or the system's temporary folder. It is removed when the block ends.
+
+    A signal that ends a command removes it too (`stopping`), which `tempfile` alone does not.
+    """
     with contextlib.ExitStack() as block:
         folder = block.enter_context(tempfile.TemporaryDirectory(prefix="bark-jax-", dir=within))
         block.enter_context(stopping.cleaned_up(lambda: shutil.rmtree(folder, ignore_errors=True)))
@@ -281,11 +314,13 @@ def temporary_folder(within: str | os.PathLike | None = None) -> Iterator[Path]:
 
 
 def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
-    """A descriptor of a file that is one itself: not what a link leads to, nor a pipe that waits for its other end.
+    """Opens a regular file and returns its descriptor, without following a link or blocking on a named pipe.
+
+    In a folder that others can write to, a link could lead a write to any file of the user.
 
     Raises:
       InputError: it is a link, a folder, a pipe or a device.
-      OSError: the system does not open it.
+      OSError: the system cannot open it.
     """
     try:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
@@ -302,18 +337,18 @@ def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
 
 
 def read_regular(path: Path) -> BinaryIO:
-    """A file opened as `open_regular` does."""
+    """Opens a regular file for reading; raises as `open_regular` does."""
     return open(open_regular(path), "rb")
 
 
 def write_atomically(path: str | os.PathLike, data: bytes) -> None:
-    """Writes a small file that appears under its name complete, or not at all."""
+    """Writes a small file atomically: it appears under its name complete, or not at all."""
     with atomic_file(path) as file:
         file.write(data)
 
 
 def sha256_of(file: str | os.PathLike | BinaryIO) -> str:
-    """SHA-256 of a file's content, in hexadecimal; of an open file from where it stands."""
+    """Computes the SHA-256 of a file's content, in hexadecimal; of an open file, from its current position."""
     if not isinstance(file, (str, os.PathLike)):
         return hashlib.file_digest(file, "sha256").hexdigest()
     with open(file, "rb") as opened:

@@ -1,1 +1,1 @@
-"""Scripts around checkpoints: `python -m converters SRC DST`. The work is done in `bark_jax.checkpoints`."""
+"""Entry point for converting checkpoints: `python -m converters SRC DST`. `bark_jax.checkpoints` does the work."""

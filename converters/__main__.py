@@ -1,10 +1,10 @@
-"""`python -m converters SRC DST`: `bark-jax convert`, from a checkout."""
+"""`python -m converters SRC DST`: the same as `bark-jax convert SRC DST`, run from a checkout without installing."""
 
 import sys
 
 from bark_jax._system import stopping
 
-stopping.install()  # before anything that takes long to import
+stopping.install()  # before the imports that take seconds, so that Ctrl-C ends those too
 
 from bark_jax.cli import main  # noqa: E402
 

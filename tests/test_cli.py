@@ -373,7 +373,7 @@ def test_a_plot_is_drawn(tmp_path):
         (["-o", "hello.aiff"], ".aiff"),
         (["-o", "folder.wav"], "is a folder"),
         (["-o", "missing/hello.wav"], "create it first"),
-        (["-o", "/proc/hello.wav"], "--output is '/proc/hello.wav': /proc/hello.wav cannot be written: /proc takes no"),
+        (["-o", "/proc/hello.wav"], "--output is '/proc/hello.wav': /proc/hello.wav cannot be written: /proc is not"),
         (["-o", f"{'x' * 300}/hello.wav"], "too long"),
         (["-o", f"{'x' * 240}.wav"], "--output is 'xxx"),
         (["-o", "a\0.wav"], "which no path can be"),
@@ -405,8 +405,8 @@ def test_wrong_options_end_with_2_before_networks_are_loaded(args, message, tmp_
 
 def test_places_that_take_no_folder_are_found_out_before_anything_is_done(tmp_path, toy_folder, no_networks):
     (tmp_path / "file").touch()
-    for place, told in (("/proc/x", "/proc takes no files"), ("/proc/x/y", "/proc"), ("file/x", "file takes no files")):
-        assert_fails(run("convert", toy_folder, place), 1, told)
+    for path, why in (("/proc/x", "/proc is not writable"), ("/proc/x/y", "/proc"), ("file/x", "file is not writable")):
+        assert_fails(run("convert", toy_folder, path), 1, why)
     assert_fails(run("convert", toy_folder, ""), 2, "the folder to make is ''")
 
 

@@ -326,7 +326,7 @@ def test_what_is_no_codec_is_not_loaded_as_one(suno, encodec, tmp_path):
 
 
 def test_a_codec_in_the_cache_of_the_hub_is_whole(encodec):
-    assert snapshots.is_whole(encodec[1])
+    assert snapshots.is_complete(encodec[1])
 
 
 @pytest.mark.parametrize(

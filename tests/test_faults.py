@@ -57,8 +57,8 @@ def fail_at(patch, name, call, error):
 FAULTS = {
     "full": (errno.ENOSPC, "No space left on device; free some space"),
     "over its quota": (errno.EDQUOT, "free some space"),
-    "read only": (errno.EROFS, "Read-only file system; name another place"),
-    "another's": (errno.EACCES, "Permission denied; name another place"),
+    "read only": (errno.EROFS, "Read-only file system; name another path"),
+    "another's": (errno.EACCES, "Permission denied; name another path"),
     "broken": (errno.EIO, "Input/output error"),
 }
 
@@ -109,14 +109,14 @@ def test_a_folder_of_the_systems_own_is_told_of(tmp_path, voice, toy_folder):
     for name, save in saves.items():
         # A plot is drawn before it has a place; nothing else is computed in vain.
         calls = NETWORK_CALLS if name == "x.png" else ARGUMENT_CALLS
-        told = f"/proc/{name} cannot be written: /proc takes no files .*; name another"
+        told = f"/proc/{name} cannot be written: /proc is not writable .*; name another"
         with refused(OutputError, told, calls=calls):
             save(f"/proc/{name}")
 
 
 def test_a_cache_that_takes_no_files_says_what_to_set(checkpoint, cache):
     cache.parent.write_text("a file where the cache would be")
-    with refused(OutputError, r"home takes no files \(it is a file\)", "set HF_HOME"):
+    with refused(OutputError, r"home is not writable \(it is a file\)", "set HF_HOME"):
         find_model(checkpoint)
 
 

@@ -348,7 +348,7 @@ def test_overwrite_spares_what_is_no_model(tmp_path):
 
 
 def test_a_folder_that_appears_meanwhile_is_left_as_it_is(tmp_path):
-    with pytest.raises(InputError, match="made by somebody else"), atomic_folder(tmp_path / "dst") as folder:
+    with pytest.raises(InputError, match="made by another process"), atomic_folder(tmp_path / "dst") as folder:
         (folder / "x").write_text("x")
         (tmp_path / "dst").mkdir()
         (tmp_path / "dst" / "y").write_text("y")

@@ -1,1 +1,1 @@
-"""What every room needs of Python, the system and JAX: signals, forks, JAX's options, lazy names, JSON, equality."""
+"""Helpers around Python, the operating system and JAX: signals, forks, JAX's options, lazy imports, JSON, equality."""

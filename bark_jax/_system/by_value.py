@@ -1,4 +1,4 @@
-"""Results that hold arrays, equal where all of their values are."""
+"""Equality of dataclasses that hold numpy arrays."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,7 +8,10 @@ import numpy as np
 
 
 class ByValue:
-    """For dataclasses with arrays, of which `dataclass(eq=True)` cannot compare any two."""
+    """Mixin of dataclasses with array fields: two are equal where every field is, arrays by dtype, shape and values.
+
+    NaN equals NaN. The `__eq__` of `dataclass(eq=True)` raises ValueError for two arrays, so use `eq=False` with it.
+    """
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
@@ -16,7 +19,7 @@ class ByValue:
         return all(_are_equal(mine, theirs) for mine, theirs in zip(_values(self), _values(other), strict=True))
 
     def __hash__(self) -> int:
-        plain = [value for value in _values(self) if isinstance(value, (str, int))]
+        plain = [value for value in _values(self) if isinstance(value, (str, int))]  # arrays have no hash
         return hash((type(self), *plain))
 
 

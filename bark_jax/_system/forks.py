@@ -1,11 +1,14 @@
-"""Processes that were forked after JAX had run: they lack its threads, and JAX would wait for these for ever."""
+"""Detection of a process that was forked after JAX had run.
+
+A fork copies JAX's locks but not its threads, so the first computation in the child would hang for ever.
+"""
 
 import os
 import sys
 
 from bark_jax.errors import UnsupportedError
 
-_has_run_before = False  # in the process that this one was forked from
+_has_run_before = False  # whether JAX had run in the process that this one was forked from
 
 
 def check_process() -> None:
@@ -18,8 +21,9 @@ def check_process() -> None:
 
 
 def _has_run() -> bool:
-    """Whether JAX has opened a device in this process. Looks without importing it."""
+    """Whether JAX has opened a device in this process. Does not import JAX."""
     bridge = sys.modules.get("jax._src.xla_bridge")
+    # `_backends` is private to JAX. A version without it counts as having run: a refusal is better than a hang.
     return bridge is not None and bool(getattr(bridge, "_backends", True))
 
 

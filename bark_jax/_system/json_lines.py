@@ -1,4 +1,4 @@
-"""Files of JSON objects, one a line: read line by line, whatever is in them and however long they are."""
+"""JSON Lines (one JSON object a line), read from untrusted files of any size in bounded memory."""
 
 import codecs
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ from bark_jax.errors import InputError, quoted
 
 
 class Fault(NamedTuple):
-    """What is wrong with a line, or with another unit of a file; the first is 1."""
+    """A fault of one line of a file, or of another `unit` such as a row; `line` counts from 1."""
 
     line: int
     what: str
@@ -20,15 +20,21 @@ class Fault(NamedTuple):
 
 
 def list_faults(title: str, faults: Sequence[Any], n_faults: int) -> str:
-    """A title, a line for each of `faults`, and how many more of n_faults there are."""
+    """Formats an error message: a title, an indented line for each of `faults`, and how many of n_faults are left out.
+
+    rows.jsonl has 3 faults
+      line 1: longer than 16 bytes
+      and 2 more
+    """
     rest = [f"and {n_faults - len(faults):,} more"] if n_faults > len(faults) else []
     return "\n  ".join([title, *map(str, faults), *rest])
 
 
 def read_lines(file: BinaryIO, max_bytes: int) -> Iterator[tuple[int, bytes | None]]:
-    """Number, from 1, and bytes of each line that is not blank; None for the bytes of one longer than max_bytes.
+    """Yields the number, from 1, and the bytes of each line that is not blank.
 
-    The bytes have the line's end, which the last line may lack. A byte order mark in front of the first is left out.
+    The bytes are None for a line of more than max_bytes, which is skipped in pieces and never held in memory. They
+    include the line's end, which the last line may lack. A byte order mark before the first line is dropped.
     """
     number = 0
     while line := file.readline(max_bytes):
@@ -45,10 +51,10 @@ def read_lines(file: BinaryIO, max_bytes: int) -> Iterator[tuple[int, bytes | No
 
 
 def read_object(data: bytes | None, max_bytes: int) -> dict[str, Any]:
-    """The JSON object that a line of `read_lines` holds, by the rules of `read_strict`.
+    """Parses one line of `read_lines` as a JSON object, by the rules of `read_strict`.
 
     Raises:
-      InputError: it holds none. The message says what it is: "longer than 16 bytes", "not JSON (...)".
+      InputError: the line holds no JSON object. The message says what it is: "longer than 16 bytes", "not JSON (...)".
     """
     if data is None:
         raise InputError(f"longer than {max_bytes:,} bytes")

@@ -1,4 +1,4 @@
-"""Public names of a package that are imported when they are first used."""
+"""Lazy imports: public names of a package that are imported when they are first used."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -8,10 +8,13 @@ from typing import Any
 def lazy_names(
     package: str, module_by_name: Mapping[str, str]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """A package's `__getattr__`, `__dir__` and `__all__`.
+    """Makes a package's `__getattr__`, `__dir__` and `__all__` (PEP 562), so that importing it does not import JAX.
+
+    The `__getattr__` raises AttributeError for a name that is not in `module_by_name`.
 
     Args:
-      module_by_name: where each name is, below bark_jax.
+      package: the package's `__name__`.
+      module_by_name: the module of each public name, relative to bark_jax: {"convert": "checkpoints.conversion"}.
     """
     names = sorted(module_by_name)
 

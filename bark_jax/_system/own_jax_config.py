@@ -1,8 +1,9 @@
-"""JAX's options as this package needs them, whatever the program around it has set.
+"""JAX's config options as this package needs them, whatever the calling program has set.
 
-A program may run JAX with 64-bit types, strict promotion, another random generator or a guard on transfers. Tokens
-have to be the same there, and the loops index with 32-bit integers. So what runs networks does it under options of its
-own; the caller's hold again behind it. Precision, the default device and checks of ranks stay the caller's.
+A program may run JAX with 64-bit types, strict dtype promotion, another random generator or a transfer guard. Tokens
+have to be the same there, and the loops index with 32-bit integers. So functions that run networks set these options
+for themselves and restore the caller's when they return. Matmul precision, the default device and rank promotion stay
+the caller's.
 """
 
 import contextlib
@@ -16,14 +17,14 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 @contextlib.contextmanager
 def own_config() -> Iterator[None]:
-    """Sets, in this thread and while the block runs, every option of JAX that could change tokens or stop a loop."""
+    """Sets every option of JAX that could change tokens or stop a loop, in this thread, until the block ends."""
     import jax
 
     with (
         jax.enable_x64(False),
         jax.numpy_dtype_promotion("standard"),
-        jax.threefry_partitionable(True),  # decides what a key draws
-        jax.debug_nans(False),  # what lies past a row's end may be anything
+        jax.threefry_partitionable(True),  # changes which numbers a key draws
+        jax.debug_nans(False),  # garbage past a row's end may be NaN
         jax.debug_infs(False),  # tokens that may not be drawn have logits of -inf
         jax.transfer_guard("allow"),  # prompts come from the host, tokens go back there
     ):
@@ -31,7 +32,7 @@ def own_config() -> Iterator[None]:
 
 
 def under_own_config(function: Function) -> Function:
-    """Makes a function, or each step of a generator, run under `own_config`."""
+    """Decorator that runs a function, or each step of a generator, under `own_config`."""
     if inspect.isgeneratorfunction(function):
         return _steps_under_own_config(function)
 
@@ -48,7 +49,8 @@ def _steps_under_own_config(function: Callable[..., Any]) -> Any:
     def iterate(*args: Any, **kwargs: Any) -> Iterator[Any]:
         with contextlib.closing(function(*args, **kwargs)) as steps:
             while True:
-                with own_config():  # not around the yield, where the caller's code runs
+                # Not around the yield: the caller's code runs there, and must see its own options.
+                with own_config():
                     try:
                         value = next(steps)
                     except StopIteration as stop:

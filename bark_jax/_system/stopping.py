@@ -1,8 +1,9 @@
-"""Ending a command that is told to stop: soon, whatever runs, and with nothing left half-written.
+"""Signal handling of commands: SIGINT, SIGTERM and SIGHUP end the process within seconds and leave no partial files.
 
-Python runs its own signal handlers between two of its instructions, so not while XLA compiles, and what they raise is
-lost in code that is called back. And a process that ends as usual while XLA's threads compile can crash. So a command
-has a thread that the system's signal wakes, which clears away what is unfinished and leaves at once.
+Python runs its signal handlers between two bytecode instructions, so none runs while XLA compiles, and an exception
+from a handler is lost in code that a C library calls back. A normal exit while XLA's threads compile can crash. So a
+command has a watcher thread: the signal wakes it through a pipe (`signal.set_wakeup_fd`), and it removes partial files
+and calls `os._exit`.
 
 Programs that import the package keep their own handlers; only commands call `install`.
 """
@@ -15,18 +16,21 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-# Longest that leaving waits for a disk, a pipe that nobody reads, or a lock.
+# Maximum wait of an exit for a disk, a pipe that nobody reads, or a lock.
 LEAVE_WITHIN_S = 5.0
 
 _is_installed = False
-_first: Callable[[int], None] | None = None  # takes the next signal, in place of leaving
-_lock = threading.Lock()  # whoever leaves keeps it, so that nothing new is begun
-_clean_ups: dict[object, Callable[[], None]] = {}
-_last_words: list[str] = []
+_first: Callable[[int], None] | None = None  # receives the next signal, which then does not end the process
+_lock = threading.Lock()  # the exiting thread takes it and keeps it, so that no new partial file is begun
+_clean_ups: dict[object, Callable[[], None]] = {}  # by a key of each block that is running
+_last_words: list[str] = []  # lines to print on exit
 
 
 def install() -> None:
-    """From now on SIGINT, SIGTERM and SIGHUP end this process, with 128 and the signal's number as its exit status."""
+    """Makes SIGINT, SIGTERM and SIGHUP end this process with exit status 128 + the signal's number.
+
+    SIGHUP stays ignored under `nohup`. Does nothing outside the main thread, where Python sets no handlers.
+    """
     global _is_installed
     if _is_installed or threading.current_thread() is not threading.main_thread():
         return
@@ -37,7 +41,7 @@ def install() -> None:
         woken, wakes = os.pipe()
         os.set_blocking(wakes, False)
         threading.Thread(target=_watch, args=(woken,), name="bark-jax-stop", daemon=True).start()
-    except (OSError, RuntimeError):  # no descriptor or thread is to be had: Python's own handlers stay
+    except (OSError, RuntimeError):  # out of file descriptors or threads: Python's own handlers stay
         return
     signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
     for number in numbers:
@@ -47,12 +51,16 @@ def install() -> None:
 
 
 def is_installed() -> bool:
+    """Whether `install` has set the handlers of this process."""
     return _is_installed
 
 
 @contextlib.contextmanager
 def first_signal(receive: Callable[[int], None]) -> Iterator[None]:
-    """While the block runs the first signal is only handed over, on another thread; the second ends the process."""
+    """Passes the first signal during the block to `receive`, on the watcher thread; the second ends the process.
+
+    A batch run uses it to finish the rows it has begun.
+    """
     global _first
     _first = receive
     try:
@@ -63,7 +71,7 @@ def first_signal(receive: Callable[[int], None]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def cleaned_up(clean_up: Callable[[], None]) -> Iterator[None]:
-    """Calls `clean_up`, on another thread, where the process is ended while the block runs. It may be called twice."""
+    """Calls `clean_up`, on another thread, if a signal ends the process during the block. It may be called twice."""
     key = object()
     with _lock:
         _clean_ups[key] = clean_up
@@ -76,7 +84,7 @@ def cleaned_up(clean_up: Callable[[], None]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def last_words(line: str) -> Iterator[None]:
-    """Says a line on stderr where the process is ended, or KeyboardInterrupt raised, while the block runs."""
+    """Prints a line on stderr if a signal ends the process, or KeyboardInterrupt is raised, during the block."""
     _last_words.append(line)
     try:
         yield
@@ -88,8 +96,8 @@ def last_words(line: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
-    """For a block of some renames that belong together: leaving waits for its end."""
+def uninterrupted() -> Iterator[None]:
+    """Delays an exit by a signal until the block ends: for renames that must all happen or none."""
     with _lock:
         yield
 
@@ -110,7 +118,7 @@ def _receive(number: int) -> None:
 
 
 def _leave(number: int) -> None:
-    with contextlib.suppress(RuntimeError):  # a machine that has no more threads: without cleaning up
+    with contextlib.suppress(RuntimeError):  # out of threads: exits without removing partial files
         thread = threading.Thread(target=_tidy, daemon=True)
         thread.start()
         thread.join(LEAVE_WITHIN_S)
@@ -119,8 +127,8 @@ def _leave(number: int) -> None:
 
 def _tidy() -> None:
     _flush()
-    _lock.acquire()  # and never let go of
-    for clean_up in [*_clean_ups.values()] * 2:  # what was just being made may not have been there yet
+    _lock.acquire()  # never released: blocks that begin now wait until the process is gone
+    for clean_up in [*_clean_ups.values()] * 2:  # a file that another thread was creating may appear after the first
         with contextlib.suppress(Exception):
             clean_up()
 
@@ -133,17 +141,18 @@ def _flush() -> None:
             with contextlib.suppress(Exception):
                 stream.flush()
 
-    thread = threading.Thread(target=flush, daemon=True)  # a full pipe, or a thread that is writing, may never end
+    # In a thread of its own: to write into a full pipe, or while another thread holds the stream's lock, can block.
+    thread = threading.Thread(target=flush, daemon=True)
     thread.start()
     thread.join(LEAVE_WITHIN_S / 5)
 
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:
-    """A handler of Python's, without which the system's handler wakes nobody."""
+    """Handler that keeps Python's C-level handler installed, which writes to the wake-up descriptor."""
 
 
 def _uninstall() -> None:
-    """In a forked child: the parent's thread is not there, and its pipe is the parent's."""
+    """Restores Python's handlers in a forked child: the watcher thread is not copied, and the pipe is the parent's."""
     global _is_installed, _first, _lock
     _is_installed, _first, _lock = False, None, threading.Lock()
     _clean_ups.clear()

@@ -1,4 +1,4 @@
-"""JSON of strangers: rows, manifests, and fields that hold JSON."""
+"""Strict parsing of untrusted JSON: rows, manifests, and fields that hold JSON."""
 
 import itertools
 import json
@@ -8,7 +8,8 @@ from typing import Any
 
 from bark_jax.errors import InputError, quoted
 
-# Metadata of people has some five levels. Python reads a thousand, and fails at writing, comparing or showing them.
+# Metadata that people write has some five levels. Python's parser takes a thousand, but then `json.dumps`, `==` and
+# `repr` of the value fail with RecursionError.
 MAX_DEPTH = 64
 
 _STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
@@ -16,13 +17,13 @@ _BRACKET = re.compile(r"[\[\]{}]")
 
 
 def read_strict(data: bytes | str) -> Any:
-    """The value that one JSON text holds.
+    """Parses one JSON text.
 
-    Refused is what Python's reader takes and other programs do not, as values come back in files that others read: keys
-    that come twice, NaN and infinities, numbers beyond float64.
+    Duplicate keys, NaN, infinities and numbers beyond float64 are refused, although Python's parser takes them: values
+    are written back into files that other programs read, and those refuse them.
 
     Raises:
-      InputError: it is not UTF-8, not JSON, or more than MAX_DEPTH levels deep, which is looked at first.
+      InputError: it is not UTF-8, not JSON, or more than MAX_DEPTH levels deep. The depth is checked before parsing.
     """
     try:
         text = data if isinstance(data, str) else data.decode()
@@ -34,18 +35,18 @@ def read_strict(data: bytes | str) -> Any:
         raise InputError(f"not JSON ({error.msg} at column {error.colno})") from error
     except InputError:
         raise
-    except ValueError as error:  # a number of thousands of digits, or from a hook
+    except ValueError as error:  # a number of thousands of digits, or raised by `_unique` or `_finite`
         raise InputError(f"not JSON ({quoted(str(error), 200)})") from error
 
 
 def check_depth(text: str) -> None:
-    """Raises InputError where brackets, outside of strings, are open more than MAX_DEPTH deep."""
-    if text.count("[") + text.count("{") <= MAX_DEPTH:
+    """Raises InputError where arrays and objects are nested more than MAX_DEPTH deep."""
+    if text.count("[") + text.count("{") <= MAX_DEPTH:  # the usual case, without the regular expressions
         return
     steps = (1 if bracket in "[{" else -1 for bracket in _BRACKET.findall(_STRING.sub("", text)))
     deepest = max(itertools.accumulate(steps), default=0)
     if deepest > MAX_DEPTH:
-        raise InputError(f"not JSON of people ({deepest:,} levels deep, expected at most {MAX_DEPTH})")
+        raise InputError(f"nested too deeply ({deepest:,} levels deep, expected at most {MAX_DEPTH})")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

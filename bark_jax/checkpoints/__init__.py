@@ -5,20 +5,22 @@
 
 From a name to networks in memory:
 
-    find.py snapshots.py     a folder, a Hub id or the built-in model; converted and cached where needed
-    load.py model_folder.py  the networks of a folder in this project's own form; what such a folder holds
+    find.py snapshots.py     finding a model: a folder, a Hub id or the built-in one; converted and cached where needed
+    load.py model_folder.py  loading the networks of a model folder (this project's own layout); the folder's format
+    compiled.py              JAX's persistent compilation cache
 
-From a foreign checkpoint to such a folder, and back:
+From a foreign checkpoint to a model folder, and back:
 
-    open.py layouts/             what a checkpoint is, and opening it; a module for all there is to say of a layout
-    pickle/ safetensors_file.py _arrays.py  reading arrays, without running what a file holds
-    _rules.py _transforms.py     what the entries of a layout's table of names mean, how arrays change
-    _sources.py _plan.py         an opened checkpoint; which arrays make which parameter, checked before one is read
+    open.py layouts/             detecting a checkpoint's layout and opening it; one module a layout
+    pickle/ safetensors_file.py _arrays.py  reading arrays from untrusted files, without running code in them
+    _rules.py _transforms.py     rules that map names of arrays to parameters; transposes and weight norm
+    _sources.py _plan.py         an opened checkpoint; which arrays make which parameter, checked before any is read
     _write.py _extras.py export.py  writing the folder, its tokenizer and voices, and transformers' folder
-    conversion.py                all of it
-    lora.py _with_lora.py        changes to a model, and adding them on the way
+    conversion.py progress.py    all of it: `bark-jax convert`, and its progress bar
+    options.py                   arguments of transformers' from_pretrained that are ignored or refused
+    lora.py _with_lora.py        LoRA files, and merging one while converting
 
-What begins with _ is for this folder alone.
+Modules that begin with _ are private to this folder.
 """
 
 from typing import TYPE_CHECKING

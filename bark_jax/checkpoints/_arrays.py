@@ -1,7 +1,7 @@
-"""Arrays that are still in their file, and what the readers of weight files share.
+"""Lazy arrays that are still in their file, and checks that the readers of weight files share.
 
-A weight file is not trusted. Whatever it claims is checked against what it holds before memory is taken, and a refusal
-names the file, what is wrong and what to do about it.
+A weight file is not trusted. Whatever it claims is checked against its real size before memory is allocated, and an
+error names the file, what is wrong and what to do about it.
 """
 
 import contextlib
@@ -23,9 +23,9 @@ import numpy as np
 from bark_jax.config import without_duplicates
 from bark_jax.errors import BarkError, CheckpointError, ModelNotFoundError
 
-# The directory of a weight file (names, shapes, offsets). A Bark's has 0.1 MB; parsed, one takes up to 20 times that.
+# The directory of a weight file (names, shapes, offsets). A Bark's has 0.1 MB; parsed, it takes up to 20 times that.
 MAX_DIRECTORY_BYTES = 4 * 2**20
-# What torch pickles besides values. A Bark's has 0.3 MB with its optimizer state.
+# The pickle of a torch checkpoint, without the values. A Bark's has 0.3 MB with its optimizer state.
 MAX_PICKLE_BYTES = 16 * 2**20
 MAX_DIMENSIONS = 32
 MAX_ELEMENTS = 2**40
@@ -34,7 +34,7 @@ DOWNLOAD_AGAIN = "Download or make it again."
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 TORCH_STREAM = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
-# What a file that is no weight file, or another kind of one, begins with.
+# First bytes (magic numbers) of other kinds of files, to name the kind in an error.
 BEGINNINGS = {
     TORCH_STREAM: "a checkpoint that torch before 1.6 wrote",
     b"PK\x03\x04": "a zip archive, as torch.save writes",
@@ -55,7 +55,7 @@ BEGINNINGS = {
 class StoredArray:
     """An array whose values are still in its file; only shape and dtype are known.
 
-    dtype is numpy's, or `ml_dtypes.bfloat16`. `load` gives the values, in memory of their own.
+    dtype is numpy's, or `ml_dtypes.bfloat16`. `load` returns the values as a new array.
     """
 
     shape: tuple[int, ...]
@@ -64,22 +64,25 @@ class StoredArray:
 
     @classmethod
     def of(cls, array: np.ndarray) -> "StoredArray":
-        """An array that is in memory already, under the interface of one that is not."""
+        """Wraps an array [...] that is in memory already; `read` returns copies of it."""
         return cls(array.shape, array.dtype, array.copy)
 
     @property
     def nbytes(self) -> int:
-        """Bytes the array takes once read."""
+        """Size of the array in memory, in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def read(self) -> np.ndarray:
-        """The values, C-contiguous and writable. Raises CheckpointError where the file is damaged or was changed."""
+        """Reads the values: an array of `shape` and `dtype`, C-contiguous and writable.
+
+        Raises CheckpointError where the file is damaged or was changed since it was opened.
+        """
         return self.load()
 
 
 @dataclasses.dataclass(eq=False)
 class FileRegion:
-    """Part of a file: nbytes from `start`, called `label` in messages.
+    """A part of a file: `nbytes` bytes from offset `start`, called `label` in messages.
 
     The first read checks the region's CRC-32, where the file has one.
     """
@@ -94,10 +97,18 @@ class FileRegion:
     def read(
         self, shape: tuple[int, ...], dtype: np.dtype, offset: int = 0, strides: tuple[int, ...] | None = None
     ) -> np.ndarray:
-        """A copy of an array in the region. Offset and strides are in bytes; callers see to it that they lie inside."""
+        """Copies an array of this shape and dtype out of the region; it is C-contiguous.
+
+        `offset` and `strides` are in bytes, strides None for a contiguous array. Callers have checked that they stay
+        inside the region.
+
+        Raises:
+          ModelNotFoundError: the file is gone.
+          CheckpointError: the file was changed since its directory was read, is cut short, or has another CRC-32.
+        """
         with open_file(self.path) as file:
             if version_of(file) != self.version:
-                refuse(self.path, "was changed while it was being read. Read it anew")
+                refuse(self.path, "was changed while it was being read. Read it again")
             self._check_crc(file)
             array = np.empty(shape, dtype)
             if array.size and strides in (None, array.strides):
@@ -115,7 +126,8 @@ class FileRegion:
         before = self.start % mmap.ALLOCATIONGRANULARITY
         start = self.start - before
         try:
-            # A view may pick little of a large region; the mapping ends with the last array that looks into it.
+            # Mapped, not read, as a strided view may use little of a large region. The mapping is closed when the
+            # last array over it is freed.
             mapped = mmap.mmap(file.fileno(), before + self.nbytes, access=mmap.ACCESS_READ, offset=start)
         except ValueError as error:
             raise CheckpointError(f"{self.path} ends inside {self.label}. {DOWNLOAD_AGAIN}") from error
@@ -136,11 +148,11 @@ class FileRegion:
                 self.path,
                 f"is damaged: {self.label} has CRC-32 {crc32:08x}, expected {self.crc32:08x}. {DOWNLOAD_AGAIN}",
             )
-        self.crc32 = None
+        self.crc32 = None  # checked once; each tensor of a shared storage reads the region again
 
 
 def _with_clean_bools(array: np.ndarray) -> np.ndarray:
-    """Turns every non-zero byte of a bool array into 1: numpy miscounts with any other."""
+    """Turns every non-zero byte of a bool array into 1, in place: numpy miscounts with any other byte."""
     if array.dtype == np.bool_:
         np.not_equal(array.view(np.uint8), 0, out=array)
     return array
@@ -153,21 +165,26 @@ _brief.maxtuple = _brief.maxlist = MAX_DIMENSIONS
 
 
 def brief(value: Any) -> str:
-    """The value for a message: its repr, but short however long, deep or often repeated its parts are."""
+    """The `repr` of an untrusted value for a message, cut short however long, deep or often repeated its parts are."""
     return _brief.repr(value)
 
 
 def refuse(path: str | os.PathLike, why: str) -> NoReturn:
-    """Raises CheckpointError: the file, and why it cannot be used."""
+    """Raises CheckpointError; the message is the file's path, then `why` it cannot be used."""
     raise CheckpointError(f"{path} {why}")
 
 
 @contextlib.contextmanager
 def open_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """The file, open for reading. Raises ModelNotFoundError or CheckpointError where that fails, or a read does."""
+    """Opens a regular file for reading.
+
+    Raises:
+      ModelNotFoundError: there is no such file.
+      CheckpointError: it cannot be opened, or a read in the block fails with OSError.
+    """
     try:
         is_file = stat.S_ISREG(os.stat(path).st_mode)
-        # Opening a named pipe would wait for someone to write to it.
+        # Opening a named pipe would block until another process writes to it.
         file = open(path, "rb") if is_file else None  # noqa: SIM115, closed below
     except FileNotFoundError as error:
         raise ModelNotFoundError(f"{path} does not exist") from error
@@ -185,17 +202,21 @@ def open_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
 
 
 def version_of(file: BinaryIO) -> tuple[int, ...]:
-    """What changes when the file is replaced or written to."""
+    """Fingerprint of an open file (device, inode, size, modification time); changes if it is replaced or written to."""
     status = os.fstat(file.fileno())
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def size_of(file: BinaryIO) -> int:
+    """Size of an open file in bytes."""
     return os.fstat(file.fileno()).st_size
 
 
 def refuse_pointers(path: str | os.PathLike, head: bytes) -> None:
-    """Raises CheckpointError for a file that begins with nothing, or as git-lfs's stand-in for the real one does."""
+    """Raises CheckpointError for an empty file, or a git-lfs pointer: a text file that stands in for the real one.
+
+    `head` is the file's first bytes; a clone without git-lfs leaves pointers.
+    """
     if not head:
         refuse(path, f"is empty. {DOWNLOAD_AGAIN}")
     if head.startswith(LFS_POINTER):
@@ -203,7 +224,7 @@ def refuse_pointers(path: str | os.PathLike, head: bytes) -> None:
 
 
 def looks_like(head: bytes) -> str:
-    """What a file with these first 512 bytes seems to be, in words."""
+    """Describes the kind of a file by its first 512 bytes, for a message: "a web page", "a GGUF file"."""
     if head[257:262] == b"ustar":
         return "a tar archive"
     if head[8:9] == b"{":
@@ -213,14 +234,14 @@ def looks_like(head: bytes) -> str:
 
 
 def are_counts(values: Sequence[Any]) -> bool:
-    """Whether all values are whole numbers that a file can count: 0 or more, in 63 bits."""
+    """Whether all values are integers (no bool) in [0, 2**63): sizes, offsets or strides of a file."""
     return all(type(value) is int and 0 <= value < 2**63 for value in values)
 
 
 def shape_fault(values: Sequence[Any]) -> str | None:
-    """Why numpy can make no array of these sizes, for a message; None if it can.
+    """Describes why numpy cannot make an array of this shape, for a message; None if it can.
 
-    An empty array, too, overflows where its other sizes are absurd.
+    A size of 0 counts as 1 here: the shape [0, 2**62, 2**62] has no elements and still overflows numpy.
     """
     if not are_counts(values):
         return "a size that is no whole number, 0 or more"
@@ -232,30 +253,35 @@ def shape_fault(values: Sequence[Any]) -> str | None:
 
 
 def first_misshapen(shapes: Iterable[Sequence[Any]]) -> tuple[int, str] | None:
-    """The position of the first shape that numpy cannot have, and its `shape_fault`; None where there is none."""
-    return next(((at, fault) for at, shape in enumerate(shapes) if (fault := shape_fault(shape))), None)
+    """The index of the first shape that numpy cannot make, and its `shape_fault`; None where there is none."""
+    return next(((index, fault) for index, shape in enumerate(shapes) if (fault := shape_fault(shape))), None)
 
 
 def read_to_device(
     arrays: Iterable[tuple[StoredArray, np.dtype]], device: jax.Device | None = None
 ) -> Iterator[jax.Array]:
-    """Each array in its dtype, on the device; while one is under way, it alone is in the host's memory."""
+    """Reads arrays one by one and yields each, of its stored shape and in the dtype given with it, on the device.
+
+    Only one array at a time is in host memory.
+    """
     for stored, dtype in arrays:
         yield to_device(stored.read().astype(dtype, copy=False), device)
 
 
 def to_device(array: np.ndarray, device: jax.Device | None = None) -> jax.Array:
-    """The array on the device, or on JAX's default one.
+    """Copies an array [...] to the device, or to JAX's default one for None; same shape and dtype. Waits for the copy.
 
-    Waiting for it keeps the originals of copies under way from piling up.
-
-    `jnp.asarray` would compile a program for every shape, which takes longer than reading a small network.
+    Without the wait, host copies of arrays under way would pile up in memory. `jnp.asarray` would compile a program for
+    each shape, which takes longer than reading a small network.
     """
     return jax.device_put(array, device).block_until_ready()
 
 
 def parse_json(path: str | os.PathLike, text: bytes, part: str) -> dict[str, Any]:
-    """The JSON object in `text`. Raises CheckpointError, also where a key is there twice."""
+    """Parses a JSON object in a weight file; `part` names it in messages.
+
+    Raises CheckpointError for anything else, and for a duplicate key.
+    """
     try:
         value = json.loads(text.decode("utf-8"), object_pairs_hook=without_duplicates)
     except (ValueError, RecursionError) as error:

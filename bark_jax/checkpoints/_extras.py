@@ -1,4 +1,4 @@
-"""What belongs to a model besides weights and configs: its tokenizer and its voices."""
+"""Copying a model's files besides weights and configs: its tokenizer and voices."""
 
 import logging
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 from bark_jax.checkpoints.model_folder import list_names
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json")
-WORDS_FILE = "words.txt"  # what a model that knows few words knows; see `bark_jax.text.vocabulary`
+WORDS_FILE = "words.txt"  # the vocabulary of a model that was trained on few words; see `bark_jax.text.vocabulary`
 VOICE_INDEX = "speaker_embeddings_path.json"
 VOICE_FOLDER = "speaker_embeddings"
 VOICE_SUFFIXES = (".npy", ".npz")
@@ -19,10 +19,10 @@ logger = logging.getLogger(__name__)
 
 
 def copy_extras(src: Path, dst: Path) -> None:
-    """Copies tokenizer and voices from one model folder to another. Nothing that can hold code is among them.
+    """Copies tokenizer and voices from one model folder to another. None of these files can hold code.
 
-    Links that lead out of the folder are left out, and logged as such: a model of a stranger could have any file of
-    this machine copied.
+    Links that lead out of the folder are left out, with a warning in the log: an untrusted model could have any file
+    of this machine copied.
     """
     voices, linked_folders = _voices(src / VOICE_FOLDER)
     paths = [src / name for name in (*TOKENIZER_FILES, WORDS_FILE, VOICE_INDEX)] + voices
@@ -36,7 +36,7 @@ def copy_extras(src: Path, dst: Path) -> None:
 
 
 def _voices(folder: Path) -> tuple[list[Path], list[Path]]:
-    """A folder's files of voices, and the folders in it that are links, which are not followed."""
+    """Lists the voice files below a folder, and the folders below it that are links, which are not followed."""
     voices, linked = [], [folder] if folder.is_symlink() and not folder.exists() else []
     for root, folders, names in os.walk(folder):
         voices += [Path(root, name) for name in sorted(names) if Path(name).suffix in VOICE_SUFFIXES]
@@ -45,20 +45,21 @@ def _voices(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _copy_inside(folder: Path, path: Path, target: Path) -> bool:
-    """Copies a file that is really in the folder, or in the Hub's cache of the same model.
+    """Copies a file whose real path is in the folder, or among the blobs of the same model in the Hub's cache.
 
     Returns:
-      Whether nothing is missing: False for a link to anywhere else, or to nothing.
+      False for a link that leads anywhere else, or nowhere; True also where there is no such file.
     """
     real = path.resolve()
-    if not (real.is_file() and any(real.is_relative_to(home) for home in _homes(folder))):
+    if not (real.is_file() and any(real.is_relative_to(root) for root in _allowed_roots(folder))):
         return not (path.is_symlink() or real.is_file())
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(real, target)
     return True
 
 
-def _homes(folder: Path) -> list[Path]:
+def _allowed_roots(folder: Path) -> list[Path]:
+    """The folders that links in a model folder may lead to."""
     folder = folder.resolve()
     repository = folder.parent.parent  # models--owner--name / snapshots / <commit>, with the files in blobs
     is_snapshot = folder.parent.name == "snapshots" and re.match("models--", repository.name)

@@ -1,7 +1,7 @@
-"""Applies a table of rules to a checkpoint: every array accounted for, every parameter made once, one at a time.
+"""Applies a table of rules to a checkpoint: every array is accounted for, and every parameter is made exactly once.
 
-Names, shapes and types are checked before a value is read, so what is not the network that was asked for is refused
-within milliseconds, with the names on both sides.
+Names, shapes and dtypes are checked before any value is read, so the wrong network is refused within milliseconds, with
+the names on both sides. Parameters are then converted one at a time, so that only one is in memory.
 """
 
 import dataclasses
@@ -32,15 +32,21 @@ from bark_jax.errors import CheckpointError
 
 KEPT_DTYPES = tuple(np.dtype(dtype) for dtype in (np.float32, np.float16, ml_dtypes.bfloat16))
 READ_DTYPES = (*KEPT_DTYPES, np.dtype(np.float64))
-CHUNK_ELEMENTS = 2**22  # looked through at a time
+CHUNK_ELEMENTS = 2**22  # values that `isfinite` checks at a time, so that its result takes 4 MiB
 
-# Told which network is being written, and bytes done and bytes in all of its file.
+# Called with the network that is being written, the bytes written of its file, and the file's bytes in all.
 Progress = Callable[[str, int, int], None]
 
 
 @dataclasses.dataclass(frozen=True)
 class NetworkSource:
-    """One network as a checkpoint holds it. `where` and `prefix` make messages name files and arrays as they are."""
+    """A network in an opened checkpoint: its config, its arrays (not read yet) and the rules that convert them.
+
+    network: a key of NETWORKS.
+    where: the file, for messages.
+    arrays: by name, without `prefix`.
+    prefix: what the names in the file have in front, such as "semantic.", for messages.
+    """
 
     network: str
     where: str
@@ -50,15 +56,17 @@ class NetworkSource:
     prefix: str = ""
 
     def shapes(self) -> Shapes:
+        """Shapes of the parameters that a network of this config has, by name."""
         return network_shapes(NETWORKS[self.network].module_class, self.config)
 
     def label(self, name: str) -> str:
+        """The name of an array as it is in the file."""
         return self.prefix + name
 
 
 @dataclasses.dataclass(frozen=True)
 class Fill:
-    """Where a parameter comes from: names of arrays, in the order in which the transform takes them."""
+    """The source of one parameter: names of arrays, in the order in which the transform takes them."""
 
     names: tuple[str, ...]
     transform: Transform
@@ -66,11 +74,11 @@ class Fill:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What becomes of every array of a checkpoint."""
+    """The use of every array of a checkpoint: parameter, copy of one, or causal mask. Statistics are dropped."""
 
     fills: Mapping[str, Fill]  # parameter -> its arrays
     copies: Mapping[str, str]  # array -> the parameter that it repeats
-    masks: Sequence[str]
+    masks: Sequence[str]  # arrays that are causal masks
 
 
 def write_converted(
@@ -81,9 +89,14 @@ def write_converted(
     allow_non_finite: bool = False,
     progress: Progress | None = None,
 ) -> FileRecord:
-    """Writes a network of a checkpoint as a file of this project. dtype None keeps float32, float16 and bfloat16.
+    """Converts a network of a checkpoint and writes it as a file of this project.
 
-    Raises CheckpointError where the checkpoint is not this network, or its values cannot be those of a trained one.
+    Args:
+      dtype: of all arrays; None keeps float32, float16 and bfloat16, and makes float32 of float64.
+      allow_non_finite: accept NaN and infinite weights.
+
+    Raises:
+      CheckpointError: the checkpoint is not this network, all of its weights are zero, or one is NaN or infinite.
     """
     check_depth(source.where, source.config, len(source.arrays))
     shapes = source.shapes()
@@ -97,7 +110,11 @@ def write_converted(
 
 
 def make_plan(source: NetworkSource, shapes: Shapes) -> Plan:
-    """Assigns every array to what it is for. Raises CheckpointError with all that does not fit."""
+    """Assigns every array to its use.
+
+    Raises:
+      CheckpointError: it lists all arrays that are missing, unexpected, given twice, or of the wrong shape or dtype.
+    """
     taken: dict[str, dict[tuple[Rule, int], list[str]]] = defaultdict(lambda: defaultdict(list))
     copies, masks, unexpected = {}, [], []
     for name in source.arrays:
@@ -111,7 +128,7 @@ def make_plan(source: NetworkSource, shapes: Shapes) -> Plan:
         elif match.rule.use is Use.CAUSAL_MASK:
             masks.append(name)
     for name, parameter in list(copies.items()):
-        if parameter not in taken:  # the copy is all there is of it
+        if parameter not in taken:  # the checkpoint has only the copy, so it makes the parameter
             taken[parameter][find_rule(source.rules, name).rule, 0].append(name)
             del copies[name]
     fills, missing, twice = _fills(source, taken, shapes)
@@ -131,7 +148,7 @@ def make_plan(source: NetworkSource, shapes: Shapes) -> Plan:
 def _fills(
     source: NetworkSource, taken: Mapping[str, Mapping[tuple[Rule, int], list[str]]], shapes: Shapes
 ) -> tuple[dict[str, Fill], list[str], list[str]]:
-    """Fills of the complete parameters; labels of what is missing, and of what is there twice."""
+    """Makes the fills of complete parameters. Returns them, labels of missing arrays, and of parameters made twice."""
     fills, missing, twice = {}, [], []
     for parameter in shapes:
         parts = taken.get(parameter, {})
@@ -152,7 +169,7 @@ def _fills(
 def _expected_names(rules: Sequence[Rule], parameter: str) -> tuple[str, ...]:
     try:
         return names_of(rules, parameter)[1]
-    except KeyError:  # this scheme has no name for it
+    except KeyError:  # no rule of this layout makes the parameter
         return ("an array",)
 
 
@@ -176,7 +193,11 @@ def _mistyped(source: NetworkSource, fills: Mapping[str, Fill]) -> list[str]:
 
 
 def check_constants(source: NetworkSource, plan: Plan) -> None:
-    """Raises CheckpointError where what is about to be dropped says something else than what stays."""
+    """Reads the arrays that are about to be dropped, and checks that nothing is lost with them.
+
+    Raises:
+      CheckpointError: a causal mask is another mask, or a copy (a tied head) differs from its parameter.
+    """
     for name in plan.masks:
         if not _is_causal_mask(source.arrays[name]):
             raise CheckpointError(
@@ -225,9 +246,10 @@ def _converted(
 
 
 def read_parameter(source: NetworkSource, fill: Fill, dtype: np.dtype) -> np.ndarray:
-    """The parameter's values, in Flax's layout."""
+    """Reads a parameter's values, in Flax's layout and shape, as `dtype`. Raises CheckpointError for a damaged file."""
     array = fill.transform.apply(*(source.arrays[name].read() for name in fill.names))
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is infinite, and is refused by name
+    # A value beyond float16 becomes infinite, and `_check_finite` refuses that with the array's name.
+    with np.errstate(over="ignore", invalid="ignore"):
         return array.astype(dtype, copy=False)
 
 
@@ -240,5 +262,5 @@ def _check_finite(source: NetworkSource, fill: Fill, array: np.ndarray) -> None:
             names = " and ".join(source.label(name) for name in fill.names)
             raise CheckpointError(
                 f"{source.where}: {names} has {chunk[~finite][0]} among its values, as {array.dtype}. "
-                "Such a network gives noise; to convert it all the same, allow it (--allow-non-finite)."
+                "Such a network gives noise; to convert it nevertheless, allow it (--allow-non-finite)."
             )

@@ -1,4 +1,9 @@
-"""Rules: which arrays of a checkpoint make which parameter. Each layout has a table of them."""
+"""Rules that map the arrays of a checkpoint to parameters, by templates of names. Each layout has a table of them.
+
+    rule("layers.{i}.mlp.in_proj.weight", "blocks.{i}.mlp.up.kernel", LINEAR)
+
+makes `blocks.3.mlp.up.kernel` of `layers.3.mlp.in_proj.weight`, transposed.
+"""
 
 import dataclasses
 import enum
@@ -11,23 +16,23 @@ from bark_jax.config import EncodecConfig
 
 
 class Use(enum.Enum):
-    """What an array is for."""
+    """The use of an array: whether it makes a parameter, or is checked or dropped."""
 
     PARAMETER = "makes a parameter"
     COPY = "repeats a parameter, or stands in for it where that is absent"
-    CAUSAL_MASK = "a constant that says who may attend to whom; checked, then dropped"
-    STATISTIC = "kept by training; no forward pass reads it"
+    CAUSAL_MASK = "a constant mask of attention; checked, then dropped"
+    STATISTIC = "a running statistic of training, which no forward pass reads; dropped"
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """One line of a naming scheme.
+    """A rule: the arrays that make one parameter, and the transform from them to it.
 
-    Names are templates: `{i}` stands for any number, `{at}` for any path. `{q+1}` in `parameter` is the number of the
-    array's `{q}`, plus one.
+    Names are templates: `{i}` matches any number, `{at}` any path with dots. `{q+1}` in `parameter` is the number that
+    the array has for `{q}`, plus one.
 
-    names: the arrays, in the order in which `transform` takes them.
-    parameter: what they make, or, for a statistic, where it belongs.
+    names: templates of the arrays' names, in the order in which `transform` takes them.
+    parameter: template of the parameter's name, or, for a statistic or a mask, a name in the module that it belongs to.
     """
 
     names: tuple[str, ...]
@@ -37,12 +42,16 @@ class Rule:
 
 
 def rule(name: str, parameter: str, transform: Transform = UNCHANGED, use: Use = Use.PARAMETER) -> Rule:
-    """A rule about a single array."""
+    """Makes a rule about a single array."""
     return Rule((name,), parameter, transform, use)
 
 
 def kernel_rules(theirs: str, ours: str, axes: Axes, config: EncodecConfig) -> tuple[Rule, ...]:
-    """A convolution's kernel: plain, or weight-normed in either of torch's spellings (the newer one first)."""
+    """Makes the rules of a convolution's kernel: plain, or weight-normed, in both of torch's spellings (newer first).
+
+    `weight_norm` of torch.nn.utils.parametrizations names its g and v original0 and original1; that of torch.nn.utils,
+    which is older, weight_g and weight_v.
+    """
     if config.norm_type != "weight_norm":
         return (rule(theirs + ".weight", ours + ".kernel", axes),)
     newer, older = theirs + ".parametrizations.weight.original", theirs + ".weight_"
@@ -54,7 +63,7 @@ def kernel_rules(theirs: str, ours: str, axes: Axes, config: EncodecConfig) -> t
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """A checkpoint's array and the rule that takes it, as array number `index` of `parameter`."""
+    """The rule that takes an array, as array number `index` of those that make `parameter`."""
 
     rule: Rule
     index: int
@@ -62,7 +71,7 @@ class Match:
 
 
 def find_rule(rules: Sequence[Rule], name: str) -> Match | None:
-    """The first rule that takes the array called `name`."""
+    """Returns the first rule that takes the array called `name`; None if no rule does."""
     for candidate in rules:
         for index, template in enumerate(candidate.names):
             fields = match_template(template, name)
@@ -72,7 +81,10 @@ def find_rule(rules: Sequence[Rule], name: str) -> Match | None:
 
 
 def names_of(rules: Sequence[Rule], parameter: str) -> tuple[Rule, tuple[str, ...]]:
-    """The way back: the first rule that makes `parameter`, and the names of the arrays it makes it from."""
+    """Finds the rule that makes `parameter`, and the names of the arrays it makes it from: the inverse of `find_rule`.
+
+    Raises KeyError where no rule makes it.
+    """
     for candidate in rules:
         fields = match_template(candidate.parameter, parameter)
         if fields is not None and candidate.use in (Use.PARAMETER, Use.STATISTIC):
@@ -81,12 +93,13 @@ def names_of(rules: Sequence[Rule], parameter: str) -> tuple[Rule, tuple[str, ..
 
 
 def match_template(template: str, name: str) -> Mapping[str, str] | None:
-    """What the template's fields are in `name`; None where it does not fit."""
+    """Matches a name against a template: "h.{i}.bias" and "h.3.bias" give {"i": "3"}; None where it does not match."""
     found = _pattern(template).fullmatch(name)
     return None if found is None else found.groupdict()
 
 
 def fill_template(template: str, fields: Mapping[str, str]) -> str:
+    """Replaces the fields of a template: "h.{i}.bias" with {"i": "3"} gives "h.3.bias"."""
     return _FIELD.sub(lambda field: _filled(field, fields), template)
 
 
@@ -102,7 +115,7 @@ def _filled(field: re.Match, fields: Mapping[str, str]) -> str:
 def _pattern(template: str) -> re.Pattern:
     parts, end = [], 0
     for field in _FIELD.finditer(template):
-        content = r"[\w.]+" if field[1] == "at" else r"0|[1-9]\d{0,5}"
+        content = r"[\w.]+" if field[1] == "at" else r"0|[1-9]\d{0,5}"  # no leading zeros: "h.03" is not "h.3"
         parts += [re.escape(template[end : field.start()]), f"(?P<{field[1]}>{content})"]
         end = field.end()
     return re.compile("".join(parts) + re.escape(template[end:]), re.ASCII)

@@ -1,4 +1,4 @@
-"""What a checkpoint is found to be: its networks, configs and other files, whichever program wrote it."""
+"""An opened checkpoint: its networks, configs and other files, in the same form for every layout."""
 
 import dataclasses
 import os
@@ -16,15 +16,16 @@ from bark_jax.generation.tokens import check_fit
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A checkpoint, opened but not read.
+    """An opened checkpoint; its arrays are not read yet.
 
-    label: what to call it in the manifest: a Hub id or a file's name.
-    config: of all networks; of the codec where there is nothing else.
-    generation: None where there are not all four networks.
-    networks: what it holds; all four, or the one of a single file.
-    folder: where its tokenizer and voices lie, if it has any.
-    original_codec: a file with the codec's arrays before they were folded, where the source is of our own form.
-    dtype: to compute in whatever the arrays' is, where a manifest says so.
+    label: its name in the manifest: a Hub id or a file's name.
+    config: BarkConfig, or EncodecConfig for a codec alone.
+    generation: None unless the checkpoint has all four networks.
+    networks: by name, a key of NETWORKS; all four, or the one of a single file.
+    folder: the folder with its tokenizer and voices, if it has any.
+    original_codec: a file with the codec's arrays before weight norm was folded; only model folders of this project
+      have one.
+    dtype: the dtype to compute in, where a manifest has one; else that of the arrays.
     """
 
     label: str
@@ -36,17 +37,18 @@ class Source:
     dtype: str | None = None
 
     @property
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
+        """Whether the checkpoint has all four networks."""
         return set(self.networks) == set(NETWORKS)
 
     def check(self) -> None:
         """Raises ConfigError where the networks cannot hold the tokens of the stages."""
-        if self.is_whole and self.generation is not None:
+        if self.is_complete and self.generation is not None:
             check_fit(self.config, self.generation)
 
 
 def check_arrays(path: str | os.PathLike, content: Any) -> Mapping[str, StoredArray]:
-    """`content`, if it is arrays by name. Raises CheckpointError for anything else."""
+    """Returns `content` if it is a mapping from names to arrays, of any shape. Raises CheckpointError otherwise."""
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, expected arrays by name")
     for name, value in content.items():

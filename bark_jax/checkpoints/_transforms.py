@@ -1,7 +1,7 @@
-"""How arrays of torch become a parameter in Flax's layout, and back.
+"""Transforms from torch's arrays to a parameter in Flax's layout, and back: transposes, weight norm, summed biases.
 
-A transform takes one array or several (`apply`), says which shapes it takes for a parameter's (`source_shapes`), and
-finds arrays that it would turn into a given parameter (`invert`).
+Torch's Linear has its weight as [out, in], Flax's as [in, out]; convolutions differ likewise (see the constants at the
+end). All transforms are of numpy arrays.
 """
 
 import dataclasses
@@ -13,11 +13,19 @@ Shape = tuple[int, ...]
 
 
 class Transform(Protocol):
-    def source_shapes(self, shape: Shape) -> tuple[Shape, ...]: ...
+    """A transform of one array or several to one parameter."""
 
-    def apply(self, *arrays: np.ndarray) -> np.ndarray: ...
+    def source_shapes(self, shape: Shape) -> tuple[Shape, ...]:
+        """Shapes of the arrays that make a parameter of this shape."""
+        ...
 
-    def invert(self, parameter: np.ndarray) -> tuple[np.ndarray, ...]: ...
+    def apply(self, *arrays: np.ndarray) -> np.ndarray:
+        """Makes the parameter of arrays of the shapes that `source_shapes` gives for its shape."""
+        ...
+
+    def invert(self, parameter: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Makes arrays, of `source_shapes(parameter.shape)`, that `apply` would turn into the parameter."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,26 +35,32 @@ class Axes:
     order: tuple[int, ...]
 
     def source_shapes(self, shape: Shape) -> tuple[Shape, ...]:
+        """The parameter's shape with its axes in torch's order."""
         return (tuple(shape[axis] for axis in np.argsort(self.order)),)
 
     def apply(self, array: np.ndarray) -> np.ndarray:
+        """A view of torch's array with its axes in Flax's order: [out, in] as [in, out]."""
         return array.transpose(self.order)
 
     def invert(self, parameter: np.ndarray) -> tuple[np.ndarray, ...]:
+        """A view of the parameter with its axes in torch's order: [in, out] as [out, in]."""
         return (parameter.transpose(np.argsort(self.order)),)
 
 
 @dataclasses.dataclass(frozen=True)
 class Unchanged:
-    """Embeddings, norms and biases: alike in both."""
+    """Identity: embeddings, norms and biases have the same layout in torch and Flax."""
 
     def source_shapes(self, shape: Shape) -> tuple[Shape, ...]:
+        """The shape itself."""
         return (shape,)
 
     def apply(self, array: np.ndarray) -> np.ndarray:
+        """The array itself, of any shape."""
         return array
 
     def invert(self, parameter: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The parameter itself, of any shape."""
         return (parameter,)
 
 
@@ -61,19 +75,24 @@ class WeightNorm:
     axes: Axes
 
     def source_shapes(self, shape: Shape) -> tuple[Shape, ...]:
+        """Shapes of g, [out, 1, 1], and v, [out, in, k], for a kernel of this shape."""
         (v,) = self.axes.source_shapes(shape)
         return (v[0], *(1 for _ in v[1:])), v
 
     def apply(self, g: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """The float32 kernel [k, in, out] of g [out, 1, 1] and v [out, in, k]."""
         with np.errstate(divide="ignore", invalid="ignore"):  # a norm of zero gives NaN, as it does in torch
             kernel = g.astype(np.float64) * v / _norm(v)
         return self.axes.apply(kernel.astype(np.float32))
 
     def invert(self, parameter: np.ndarray) -> tuple[np.ndarray, ...]:
-        """The kernel as v and its norm as g, in float32: one rounding away from the kernel in a half-precision one."""
+        """The norm [out, 1, 1] of the kernel as g and the kernel [out, in, k] as v, both float32.
+
+        `apply` gives the kernel back, up to float32 rounding.
+        """
         (kernel,) = self.axes.invert(parameter)
         norm = _norm(kernel)
-        v = np.where(norm == 0, 1, kernel)  # any direction does where g is 0, except none
+        v = np.where(norm == 0, 1, kernel)  # g is 0 there, so v may be anything but 0, which would give 0 / 0
         return norm.astype(np.float32), v.astype(np.float32)
 
 
@@ -84,15 +103,18 @@ def _norm(v: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class SummedBiases:
-    """An LSTM's bias, in float32: torch has two, of the input and of the hidden state, and only ever adds them up."""
+    """Sums the two biases of torch's LSTM, of the input and the hidden state, which its forward pass only adds up."""
 
     def source_shapes(self, shape: Shape) -> tuple[Shape, ...]:
+        """The bias's shape, twice."""
         return shape, shape
 
     def apply(self, input_bias: np.ndarray, hidden_bias: np.ndarray) -> np.ndarray:
+        """The sum of two biases of shape [4 * hidden], float32, rounded once."""
         return (input_bias.astype(np.float64) + hidden_bias).astype(np.float32)
 
     def invert(self, parameter: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The bias [4 * hidden] as that of the input, and zeros of its shape as that of the hidden state."""
         return parameter, np.zeros_like(parameter)
 
 

@@ -1,4 +1,4 @@
-"""A model with a LoRA added to it, opened to be written like any other: for programs that know no LoRA."""
+"""Opening a model with a LoRA merged into it, to convert it for programs that cannot load a LoRA."""
 
 import dataclasses
 import os
@@ -16,13 +16,13 @@ from bark_jax.checkpoints.model_folder import read_manifest
 
 
 def open_with_lora(src: str | os.PathLike, lora: str | os.PathLike, *, revision: str | None = None) -> Source:
-    """The model that `BarkModel.from_pretrained(src, lora=lora)` loads; its kernels change as they are read.
+    """Opens the model that `BarkModel.from_pretrained(src, lora=lora)` loads. Each kernel is merged when it is read.
 
     Raises:
       ModelNotFoundError: there is no such model or file.
       CheckpointError: the file is damaged, no LoRA of this project, or of another model.
     """
-    load_lora(lora)  # a model may have to be fetched and converted
+    load_lora(lora)  # checks the file before the model is downloaded and converted, which takes minutes
     folder = find_model(src, revision=revision)
     changes = load_lora(lora, base=base_of(folder))
     manifest = read_manifest(folder)
@@ -42,7 +42,10 @@ def _changed(network: NetworkSource, lora: Lora, where: str | os.PathLike, dtype
 
 
 def _changed_array(arrays: Mapping[str, StoredArray], name: str, lora: Lora, dtype: str | None) -> StoredArray:
-    """A kernel with its change, in the dtype that generation adds it in: a change can be too small for a half."""
+    """A kernel with its change added, in the dtype that the model computes in.
+
+    In the dtype of a file stored as float16 the sum could round back to the kernel: a change can be that small.
+    """
     array = arrays[name]
     made_in = array.dtype if dtype is None else np.dtype(dtype)
     return StoredArray(array.shape, made_in, lambda: np.array(changed_kernel(array.read().astype(made_in), lora, name)))

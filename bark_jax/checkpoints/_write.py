@@ -1,4 +1,4 @@
-"""An opened checkpoint, written as this project's folder, or as transformers'."""
+"""Writing an opened checkpoint as a model folder of this project, or as a transformers folder."""
 
 import os
 import shutil
@@ -36,9 +36,12 @@ def write_model(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> None:
-    """Writes an opened checkpoint as the folder `dst`, which appears when it is complete, or not at all.
+    """Writes an opened checkpoint as the folder `dst`, atomically. Arguments as for `convert`.
 
-    Arguments as for `convert`.
+    Raises:
+      ConfigError: the config and the generation config do not fit each other.
+      CheckpointError: the weights are not those of the config, or damaged.
+      InputError, OutputError: `dst` exists, or cannot be written.
     """
     source.check()
     with atomic_folder(dst, overwrite=overwrite) as folder:
@@ -71,7 +74,10 @@ def _write_own(
 
 
 def _write_original_codec(source: Source, path: Path) -> FileRecord | None:
-    """Keeps the codec's arrays as they were, under transformers' names; nothing where a source has them no more."""
+    """Writes the codec's arrays before folding, under transformers' names, for a later export.
+
+    Returns None, and writes nothing, for a source of this project's own form that was converted without them.
+    """
     if source.original_codec is not None:
         shutil.copyfile(source.original_codec, path)
         return FileRecord(sha256_of(path), path.stat().st_size, len(read_safetensors(path)))
@@ -79,13 +85,14 @@ def _write_original_codec(source: Source, path: Path) -> FileRecord | None:
     if codec.rules == own_rules():
         return None
     names = _transformers_names(codec)
-    ordered = sorted(names, key=lambda name: (-codec.arrays[name].dtype.itemsize, name))  # keeps all of them aligned
+    # The widest dtype first, so that each array's offset in the file is a multiple of its item size.
+    ordered = sorted(names, key=lambda name: (-codec.arrays[name].dtype.itemsize, name))
     shapes = {names[name]: codec.arrays[name] for name in ordered}
     return write_network(path, shapes, ((names[name], codec.arrays[name].read()) for name in ordered))
 
 
 def _transformers_names(codec: NetworkSource) -> dict[str, str]:
-    """{name in the checkpoint: name in transformers} of all of a codec's arrays."""
+    """Maps the name of each of a codec's arrays in the checkpoint to its name in transformers."""
     theirs = transformers_rules("codec_model", codec.config)
     names = {}
     for name in codec.arrays:

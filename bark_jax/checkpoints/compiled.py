@@ -1,6 +1,6 @@
-"""Compiled programs, kept on disk from one process to the next, beside the converted models.
+"""JAX's persistent compilation cache, on disk beside the converted models.
 
-JAX has one cache a process, so whatever else a program compiles is kept there too.
+JAX has one cache a process, so programs that the calling code compiles are kept there too.
 """
 
 import os
@@ -9,22 +9,23 @@ from pathlib import Path
 
 from bark_jax.checkpoints.find import cache_folder
 
-VARIABLE = "BARK_JAX_KEEP_COMPILED"  # 0 switches it off
-MIN_COMPILE_SECONDS = 0.5  # JAX's default, 1 s, leaves out programs that a run on a fast machine waits for
+VARIABLE = "BARK_JAX_KEEP_COMPILED"  # environment variable; 0 switches the cache off
+MIN_COMPILE_SECONDS = 0.5  # JAX's default, 1 s, skips programs that a fast machine compiles in less, each run again
 
 
 def compiled_folder() -> Path:
-    """Where compiled programs are kept: the folder that JAX is set to, or one beside the converted models."""
+    """The folder of compiled programs: that of JAX's own setting, or one beside the converted models."""
     return Path(_jaxs_folder() or cache_folder() / "compiled")
 
 
 def keep_compiled_programs(*, wanted: bool = True) -> bool:
-    """Lets JAX keep what it compiles, so that the next process starts faster.
+    """Switches JAX's persistent compilation cache on, so that the next process starts faster.
 
-    A folder that JAX is set to already, by JAX_COMPILATION_CACHE_DIR or by jax.config, stays, with its own settings.
+    If JAX has a cache folder already, by JAX_COMPILATION_CACHE_DIR or jax.config, that and its settings stay.
 
     Returns:
-      Whether programs are kept: not where BARK_JAX_KEEP_COMPILED is 0, `wanted` is false or the folder takes no files.
+      Whether programs are kept. False where `wanted` is false, BARK_JAX_KEEP_COMPILED is 0, or the folder is not
+      writable.
     """
     import jax
     from jax.experimental.compilation_cache import compilation_cache
@@ -41,12 +42,12 @@ def keep_compiled_programs(*, wanted: bool = True) -> bool:
         return False
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)
-    compilation_cache.reset_cache()  # JAX looks for the folder once, when it first compiles
+    compilation_cache.reset_cache()  # JAX reads the setting once, at its first compilation, which may have been earlier
     return True
 
 
 def _jaxs_folder() -> str | None:
-    """The folder that JAX keeps programs in already."""
+    """The cache folder that JAX has been set to; None if none."""
     import jax
 
     return jax.config.jax_compilation_cache_dir  # also from JAX_COMPILATION_CACHE_DIR

@@ -1,4 +1,4 @@
-"""From any known checkpoint to this project's folder, or to transformers'."""
+"""Conversion of a checkpoint of any known layout to a model folder of this project, or of transformers."""
 
 import os
 from pathlib import Path
@@ -38,20 +38,27 @@ def convert(
     lora: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Converts a checkpoint into the folder `dst`, which appears when it is complete, or not at all.
+    """Converts a checkpoint into the folder `dst`, which is written atomically.
 
     Args:
-      src: a folder or file of any known layout, or a Hub id; see `open.open_source`, also for `size`, `codec` and
-        `revision`.
+      src: a folder or file of any known layout, a Hub id, or "tiny"; see `open.open_source`, also for `size`, `codec`
+        and `revision`.
+      dst: the folder to make.
       to: "bark_jax", or "transformers" for a folder that `BarkModel.from_pretrained` of transformers loads.
       dtype: "float32", "float16" or "bfloat16"; None keeps these as they are and makes float32 of float64.
-      allow_non_finite: also take weights that are infinite or not a number.
+      allow_non_finite: accept weights that are NaN or infinite.
       overwrite: replace a model that is in `dst`.
-      lora: a file of changes to add to the networks; `src` is then what `BarkModel.from_pretrained` takes.
-      progress: called with the network, bytes written and bytes in all.
+      lora: a LoRA file to merge into the networks; `src` is then what `BarkModel.from_pretrained` takes.
+      progress: called with the network, the bytes written of its file, and the file's bytes in all.
 
     Returns:
       The path of the new folder.
+
+    Raises:
+      InputError: an argument cannot be, or `dst` exists or holds `src`.
+      ModelNotFoundError: there is no such checkpoint, or a part of it is missing.
+      CheckpointError, ConfigError: the checkpoint cannot be used: damaged, or no Bark.
+      OutputError: the disk is full, or `dst` is not writable.
     """
     if to not in TARGETS:
         raise InputError(f"to is {quoted(to)}, expected {' or '.join(TARGETS)}")
@@ -97,7 +104,7 @@ def _parse_dtype(dtype: Any) -> np.dtype:
 
 
 def _check_not_inside(src: str | os.PathLike[str], dst: str | os.PathLike[str]) -> None:
-    """Overwriting the checkpoint with what is made from it would leave nobody a way back."""
+    """Raises InputError where `dst` is or contains `src`: overwriting it would destroy the original checkpoint."""
     source, target = Path(os.path.realpath(src)), Path(os.path.realpath(dst))
     if source.exists() and source.is_relative_to(target):
         raise InputError(f"{dst} holds what is being converted, {src}; give another folder")

@@ -1,8 +1,8 @@
-"""The way back: a folder of this project becomes one that transformers loads, with no key missing or left over.
+"""Export of a model folder to a folder that transformers loads, without missing or unexpected keys.
 
-Folding the codec's weight norm and adding up its LSTM biases cannot be undone. So a conversion keeps the codec's
-original arrays beside the folded ones (`codec_model.torch.safetensors`), and they are written again if they still fold
-to the codec at hand. A codec that was changed since gets new ones that fold to it: v the kernel, g its norm.
+Folding the codec's weight norm and summing its LSTM biases cannot be undone. So a conversion keeps the codec's
+original arrays beside the folded ones (`codec_model.torch.safetensors`), and an export writes them if they still fold
+to the folder's codec. For a codec that was changed since, it makes new ones that fold to it: v the kernel, g its norm.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ CAUSAL_NETWORKS = ("semantic", "coarse_acoustics")
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """An array of the file to write; `make` gives its values when its turn comes."""
+    """An array of the file to write. `make` returns its values; it is called when the array is written, not earlier."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -45,17 +45,32 @@ class Export:
 def export_transformers(
     folder: str | os.PathLike[str], dst: str | os.PathLike[str], *, overwrite: bool = False
 ) -> Path:
-    """Writes the model in `folder` (this project's form) as a transformers folder `dst`."""
+    """Writes the model in `folder` (this project's form) as a transformers folder `dst`, atomically.
+
+    Args:
+      overwrite: replace a model that is in `dst`.
+
+    Returns:
+      The path of the new folder.
+
+    Raises:
+      ModelNotFoundError: `folder` is no model folder, or lacks a network.
+      CheckpointError, ConfigError: it is damaged.
+      InputError, OutputError: `dst` exists, or cannot be written.
+    """
     with atomic_folder(dst, overwrite=overwrite) as made:
         export_into(Path(folder), made)
     return Path(dst)
 
 
 def export_into(folder: Path, made: Path, *, progress: Progress | None = None) -> None:
-    """`export_transformers` into a folder that exists."""
+    """Writes what `export_transformers` writes into `made`, a folder that exists.
+
+    `progress` is called with the file's name, the bytes written and the bytes in all.
+    """
     source = open_own(folder, folder.name)
     exports = _exports(source)
-    # the widest first, masks last: so every array starts where its type may
+    # The widest dtype first, bool masks last, so that each array's offset is a multiple of its item size.
     ordered = dict(sorted(exports.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])))
     write_network(made / WEIGHT_FILE, ordered, _made(ordered, progress))
     _write_config(source.config, _main_dtype(exports), made / CONFIG_FILE)
@@ -75,7 +90,7 @@ def _made(exports: Mapping[str, Export], progress: Progress | None) -> Iterator[
 
 
 def _exports(source: Source) -> dict[str, Export]:
-    if source.is_whole:
+    if source.is_complete:
         return {
             f"{network}.{name}": export
             for network, network_source in source.networks.items()
@@ -104,13 +119,13 @@ def _network_exports(network: NetworkSource, source: Source) -> dict[str, Export
 
 
 def _inverted(network: NetworkSource) -> dict[str, Export]:
-    """Every parameter under its names in transformers, its transform undone."""
+    """Exports each parameter under its names in transformers, with its transform inverted."""
     rules = transformers_rules(network.network, network.config)
     exports = {}
     for parameter, array in network.arrays.items():
         rule, names = names_of(rules, parameter)
         shapes = rule.transform.source_shapes(tuple(array.shape))
-        is_many = len(names) > 1  # what was computed from several arrays is float32
+        is_many = len(names) > 1  # g and v, or two biases, which are float32
         for index, (name, shape) in enumerate(zip(names, shapes, strict=True)):
             dtype = np.dtype(np.float32) if is_many else array.dtype
             exports[name] = Export(shape, dtype, _inverter(array, rule.transform, index, dtype))
@@ -122,13 +137,13 @@ def _inverter(array: StoredArray, transform: Any, index: int, dtype: np.dtype) -
 
 
 def _causal_masks(n_layers: int, size: int) -> dict[str, Export]:
-    """transformers keeps each layer's mask among the weights, under the name of a bias."""
+    """The causal masks, bool [1, 1, size, size], which transformers saves with each layer under the name of a bias."""
     mask = np.tri(size, dtype=np.bool_)[None, None]
     return {f"layers.{i}.attn.bias": Export(mask.shape, mask.dtype, lambda: mask) for i in range(n_layers)}
 
 
 def _original_codec(network: NetworkSource, source: Source) -> dict[str, Export] | None:
-    """The kept original arrays; None where there are none, or they are not those of this codec."""
+    """The codec's original arrays that the conversion kept; None if there are none, or the codec was changed since."""
     if source.original_codec is None:
         return None
     originals = read_safetensors(source.original_codec)
@@ -151,7 +166,10 @@ def _new_codec(network: NetworkSource) -> dict[str, Export]:
 
 
 def _statistics(network: NetworkSource) -> dict[str, Export]:
-    """What transformers' codebooks keep of their training: as if every vector had been met once."""
+    """The statistics of training that transformers' codebooks have, as if each vector had been used once.
+
+    cluster_size is 1 everywhere and embed_avg the table itself, as embed = embed_avg / cluster_size.
+    """
     rules = transformers_rules("codec_model", network.config)
     exports = {}
     for q in range(network.config.num_quantizers):
@@ -159,18 +177,18 @@ def _statistics(network: NetworkSource) -> dict[str, Export]:
         ones = {"cluster_size": table.shape[:1], "inited": (1,)}
         for name, shape in ones.items():
             (full_name,) = names_of(rules, f"quantizer.codebooks.{q}.{name}")[1]
-            exports[full_name] = Export(tuple(shape), table.dtype, _maker_of_ones(shape, table.dtype))
+            exports[full_name] = Export(tuple(shape), table.dtype, _ones_maker(shape, table.dtype))
         (full_name,) = names_of(rules, f"quantizer.codebooks.{q}.embed_avg")[1]
         exports[full_name] = Export(tuple(table.shape), table.dtype, table.read)
     return exports
 
 
-def _maker_of_ones(shape: tuple[int, ...], dtype: np.dtype) -> Callable[[], np.ndarray]:
+def _ones_maker(shape: tuple[int, ...], dtype: np.dtype) -> Callable[[], np.ndarray]:
     return lambda: np.ones(shape, dtype)
 
 
 def _main_dtype(exports: Mapping[str, Export]) -> str:
-    """The dtype that most values have: what transformers is to load the model in."""
+    """The dtype of most values, for `dtype` in config.json: transformers loads the model in it."""
     sizes: dict[str, int] = {}
     for export in exports.values():
         if export.dtype != np.bool_:

@@ -1,7 +1,7 @@
-"""From a name to networks: a folder, a Hub id or the built-in model, converted and cached where needed.
+"""Finding a model by its name: a folder, a Hub id or the built-in model, converted and cached where needed.
 
-A PyTorch checkpoint is converted once. The result lies in the cache, `HF_HOME/bark_jax`, by repository and commit, or
-by name and fingerprint of a folder, so a new revision or a changed file is converted again.
+A PyTorch checkpoint is converted once. The result is kept in the cache, `HF_HOME/bark_jax`, by repository and commit,
+or by name and fingerprint of a folder, so a new revision or a changed file is converted again.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """Where converted models lie: HF_HOME/bark_jax."""
+    """The cache folder of converted models: HF_HOME/bark_jax."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HOME, "bark_jax")
@@ -40,18 +40,21 @@ def find_model(
     local_files_only: bool = False,
     force_download: bool = False,
 ) -> Path:
-    """The folder, in this project's own form, of a model that is named by folder, by Hub id or as "tiny".
+    """Finds a model, downloads and converts it where needed, and returns its model folder.
 
     Args:
+      name_or_folder: a folder of any known layout, a Hub id such as "suno/bark-small", or "tiny" (built in).
       revision: of a Hub id: a branch, a tag or a commit.
-      update: ask the Hub whether it has a newer one than the cache. Without it, what is in the cache opens no socket.
+      update: ask the Hub whether it has a newer commit than the cache. If false, a cached model needs no network.
       token, local_files_only: as in huggingface_hub.
-      cache_dir: the folder of downloads, and of what they are converted to, instead of those below HF_HOME.
-      force_download: download what is in the cache once more. A commit that was converted is not converted again.
+      cache_dir: the folder for downloads and converted models, instead of those below HF_HOME.
+      force_download: download again what is in the cache. A commit that was converted is not converted again.
 
     Raises:
-      ModelNotFoundError: it is neither here nor to be had; the message names the cache and the way out.
+      InputError: the name is no text, or a folder is given with a revision.
+      ModelNotFoundError: it is not on this machine and cannot be downloaded; the message names the cache and a remedy.
       CheckpointError, ConfigError: it is not a Bark, or is damaged.
+      OutputError: the cache is not writable.
     """
     name = tiny.folder_of(name_or_folder)
     name = os.fspath(name) if isinstance(name, (str, os.PathLike)) else name
@@ -81,12 +84,12 @@ def find_model(
 
 
 def _find_cached(repository: str, revision: str | None, cache_dir: str | os.PathLike | None) -> Path | None:
-    """A model of the Hub in this project's form, if all of it is on this machine."""
+    """The model folder of a Hub model if it is complete on this machine, as downloaded or converted; else None."""
     snapshot = snapshots.find_snapshot(repository, revision=revision, cache_dir=cache_dir)
     if snapshot is None:
         return None
     if is_model_folder(snapshot):
-        return snapshot if snapshots.is_whole(snapshot) else None
+        return snapshot if snapshots.is_complete(snapshot) else None
     converted = _converted_folder(cache_dir) / _cache_name(repository, snapshot)
     return converted if is_model_folder(converted) else None
 
@@ -96,7 +99,7 @@ def _converted_folder(cache_dir: str | os.PathLike | None) -> Path:
 
 
 def _cache_name(repository: str, snapshot: Path) -> str:
-    """By repository and commit."""
+    """The name of a converted model's folder in the cache, with the repository and the commit."""
     return f"models--{_safe(repository.replace('/', '--'))}--{snapshot.name}"
 
 
@@ -106,7 +109,7 @@ def _own_form(folder: Path, cache_name: str, cache_dir: str | os.PathLike | None
         return folder
 
     def convert(target: Path) -> None:
-        check_destination(target)  # before all of the checkpoint is opened
+        check_destination(target)  # fails before the checkpoint is opened, which reads gigabytes to check them
         logger.warning("converting %s, once, into %s", folder, target)
         with BytesBar() as bar:
             write_model(open_source(folder), target, progress=bar)
@@ -115,7 +118,7 @@ def _own_form(folder: Path, cache_name: str, cache_dir: str | os.PathLike | None
 
 
 def _once(target: Path, make: Callable[[Path], None]) -> Path:
-    """Makes a folder unless it is there. Where two processes make it at once, the second takes what the first made."""
+    """Makes a folder unless it exists. Of two processes that make it at once, the slower takes what the faster made."""
     if is_model_folder(target):
         return target
     remove_abandoned(target)
@@ -126,18 +129,19 @@ def _once(target: Path, make: Callable[[Path], None]) -> Path:
             f"{error}. That is the cache of converted models: set HF_HOME to a folder elsewhere, or convert the model "
             "to one of your own (bark-jax convert) and name that"
         ) from error
-    except InputError:  # it exists by now
+    except InputError:  # another process has made it meanwhile
         if not is_model_folder(target):
             raise
     return target
 
 
 def _safe(name: str) -> str:
+    """The name with "_" for every character but letters, digits, "_", "." and "-"."""
     return re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)
 
 
 def _fingerprint(folder: Path) -> str:
-    """Changes with the place of a folder and the size or time of any file in it."""
+    """Hash of a folder's path and of the name, size and modification time of its files; 16 hexadecimal digits."""
     lines = [str(folder.resolve())]
     for path in sorted(folder.iterdir()):
         if path.is_file():

@@ -1,4 +1,4 @@
-"""A model folder to networks in memory, and back."""
+"""Loading the networks of a model folder into memory, and saving them to one."""
 
 import functools
 import os
@@ -48,13 +48,13 @@ DTYPES = ("float32", "bfloat16", "float16", "int8")
 
 
 def read_configs(folder: Path) -> tuple[BarkConfig, BarkGenerationConfig]:
-    """Sizes and settings of a model folder."""
+    """Reads config.json and generation_config.json. Raises ConfigError or ModelNotFoundError with the path."""
     config = read_config(folder / CONFIG_FILE, BarkConfig)
     return config, read_config(folder / GENERATION_CONFIG_FILE, BarkGenerationConfig)
 
 
 class FoundModel(NamedTuple):
-    """A model folder and its configs, which fit each other; the weights have yet to be read."""
+    """A model folder and its configs, which fit each other. The weights are not read yet."""
 
     folder: Path
     config: BarkConfig
@@ -62,7 +62,7 @@ class FoundModel(NamedTuple):
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Raises ConfigError or ModelNotFoundError where the folder's configs are damaged or missing."""
+        """Reads the folder's configs. Raises ConfigError or ModelNotFoundError where they are damaged or missing."""
         config, generation_config = read_configs(folder)
         check_fit(config, generation_config)
         return cls(folder, config, generation_config)
@@ -80,7 +80,23 @@ def load_networks(
     lora: str | os.PathLike | None = None,
     decoding_copy: bool = True,
 ) -> dict[str, nnx.Module]:
-    """All four networks of a model folder, each of its class; the rest as for `BarkModel.from_pretrained`."""
+    """Loads all four networks of a model folder.
+
+    Args:
+      classes: the class of each network, by its name in NETWORKS.
+      dtype: "float32", "bfloat16", "float16", "int8" or None, which takes the manifest's, else the files'.
+      config: the folder's config, if it has been read.
+      lora: a LoRA file to merge into the networks.
+      decoding_copy: `keeps_copy` of the causal networks.
+
+    The other arguments are those of `BarkModel.from_pretrained`.
+
+    Raises:
+      InputError: an argument cannot be.
+      ModelNotFoundError: a network's file, or the LoRA's, is missing.
+      CheckpointError, ConfigError: a file is damaged, or of another model.
+      UnsupportedError: this process was forked after JAX had run.
+    """
     check_process()
     if config is None:
         config, _ = read_configs(folder)
@@ -92,7 +108,7 @@ def load_networks(
     if is_int8:
         dtype = jnp.dtype("float32" if platform == "cpu" else "bfloat16")
     changes = {} if lora is None else load_lora(lora, base=base_of(folder))
-    for name in NETWORKS:  # before the first of them is read, which takes a while
+    for name in NETWORKS:  # a missing file is reported before the first is read, which takes seconds
         find_weights(folder, weight_file(name), check_sha256=False, manifest=manifest)
     prepare = functools.partial(with_working_attention, is_cudnn_asked=attn_implementation == "cudnn")
     networks = {}
@@ -120,7 +136,13 @@ def load_networks(
 
 
 def load_codec(folder: Path, codec_class: type[Codec], *, dtype: Any = None, platform: str | None = None) -> Codec:
-    """The codec of a model folder, which may hold nothing else; arguments as for `EncodecModel.from_pretrained`."""
+    """Loads the codec of a model folder, which may hold only a codec. Arguments as for `EncodecModel.from_pretrained`.
+
+    Raises:
+      InputError: the dtype is not one of DTYPES, or "int8".
+      ModelNotFoundError: the folder has no codec, or is no model folder.
+      CheckpointError, ConfigError: a file is damaged.
+    """
     values = read_json(folder / CONFIG_FILE)
     is_alone = isinstance(values, dict) and values.get("model_type") == EncodecConfig.model_type
     config = parse_config(folder / CONFIG_FILE, EncodecConfig if is_alone else BarkConfig, values)
@@ -139,7 +161,7 @@ def load_codec(folder: Path, codec_class: type[Codec], *, dtype: Any = None, pla
 def module_maker(
     module_class: type[nnx.Module], config: Any, attn_implementation: str = "auto", platform: str | None = None
 ) -> Callable[[Any], nnx.Module]:
-    """dtype -> a module to trace, as `load_network` takes it."""
+    """Returns a function from a dtype to a module to trace, the `make_module` of `load_network`."""
     options = {"platform": platform}
     if not issubclass(module_class, Codec):
         options["attn_implementation"] = attn_implementation
@@ -147,7 +169,10 @@ def module_maker(
 
 
 def choose_dtype(dtype: Any, torch_dtype: Any) -> jnp.dtype | None:
-    """What was given under either of transformers' two names. Raises InputError where the two differ."""
+    """Returns the dtype given under either of transformers' two names. Raises InputError if they differ.
+
+    None if neither was given.
+    """
     given, other = parse_dtype(dtype), parse_dtype(torch_dtype)
     if given is not None and other is not None and given != other:
         raise InputError(f"dtype is {quoted(given.name)} and torch_dtype {quoted(other.name)}; give one of them")
@@ -155,7 +180,7 @@ def choose_dtype(dtype: Any, torch_dtype: Any) -> jnp.dtype | None:
 
 
 def parse_dtype(dtype: Any) -> jnp.dtype | None:
-    """A dtype from its name or itself, JAX's or torch's; None for None and "auto".
+    """Converts a dtype's name, or a dtype of JAX, numpy or torch, to a dtype; None and "auto" to None.
 
     Raises InputError for any but DTYPES.
     """
@@ -182,7 +207,17 @@ def save_networks(
     dtype: str | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Writes a model folder, whole or not at all. `source` and `dtype` are those of `model_folder.Manifest`."""
+    """Writes a model folder atomically.
+
+    Args:
+      networks: by name in NETWORKS.
+      source, dtype: as in `model_folder.Manifest`.
+      overwrite: replace a model that is in `folder`.
+
+    Raises:
+      UnsupportedError: a network has int8 weights.
+      InputError, OutputError: `folder` exists, or cannot be written.
+    """
     for name, network in networks.items():
         if is_quantized(network):
             raise UnsupportedError(

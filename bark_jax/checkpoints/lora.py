@@ -1,10 +1,10 @@
-"""LoRA: small changes to a frozen network, as products of two thin matrices, in a file of their own of a few megabytes.
+"""LoRA (low-rank adaptation): low-rank changes to a frozen network's kernels, in a file of a few megabytes.
 
-    kernel + alpha / rank * A @ B        A [in, rank] drawn, B [rank, out] zero at first
+    kernel + alpha / rank * A @ B        A [in, rank] random, B [rank, out] zero at first; both float32
 
-The networks stay as they are: `merge` gives one with changed kernels, inside the training loss and once after loading.
-(`nnx.LoRA` wraps layers instead, which changes module structure, parameter names and the programs of generation; a
-merged change costs nothing there.)
+The frozen network does not change: `merge` returns one with changed kernels, in training and once after loading.
+(`nnx.LoRA` wraps layers instead, which changes the module's structure, parameter names and compiled programs. A merged
+LoRA adds no cost to generation.)
 """
 
 import dataclasses
@@ -34,7 +34,8 @@ from bark_jax.checkpoints.safetensors_file import read_with_metadata, safetensor
 from bark_jax.errors import CheckpointError, InputError, ModelNotFoundError, quoted
 from bark_jax.files import output_errors, write_atomically
 
-# Layers of a block. A target names every kernel of which it is the end: "mlp.up" is blocks.0.mlp.up.kernel and so on.
+# Layers of a block. A target matches every kernel whose path ends in it: "mlp.up" matches blocks.0.mlp.up.kernel,
+# blocks.1.mlp.up.kernel and so on.
 DEFAULT_TARGETS = ("attention.qkv", "attention.out", "mlp.up", "mlp.down")
 FORMAT = "bark_jax_lora"
 VERSION = 1
@@ -43,7 +44,7 @@ VERSION = 1
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Lora:
-    """The changes to one network; a pytree whose arrays are what is trained."""
+    """The LoRA of one network: a pytree whose arrays are trained."""
 
     a: dict[str, jax.Array]  # float32 [in, rank], by the name of the kernel: "blocks.0.attention.qkv.kernel"
     b: dict[str, jax.Array]  # float32 [rank, out]
@@ -51,28 +52,29 @@ class Lora:
 
     @property
     def rank(self) -> int:
+        """The rank of the changes, the same for all kernels."""
         return next(iter(self.a.values())).shape[1]
 
 
 class Base(NamedTuple):
-    """Which model changes were trained on."""
+    """The identity of the model that a LoRA was trained on."""
 
-    name: str  # a label for people
-    sha256: Mapping[str, str]  # by network, of its file
+    name: str  # a label for messages
+    sha256: Mapping[str, str]  # SHA-256 of each network's file, by network
 
 
 @under_own_config
 def init_lora(model: nnx.Module, rank: int, alpha: float, seed: int, targets: Sequence[str] = DEFAULT_TARGETS) -> Lora:
-    """Changes that change nothing yet.
+    """Makes a LoRA for a network, with B zero, so that merging it changes nothing yet.
 
     Args:
-      rank: the most a change can vary; 4 to 64 are common.
-      alpha: how much a change counts: it is scaled by alpha / rank.
-      seed: draws A.
+      rank: of the changes; 4 to 64 are common.
+      alpha: scale of the changes: they are multiplied by alpha / rank.
+      seed: of the random numbers of A, which is normal with standard deviation in**-0.5.
       targets: layers to change, such as "attention.qkv" or "blocks.3.mlp.up".
 
     Raises:
-      InputError: a rank, alpha or target that cannot be.
+      InputError: rank is below 1, alpha is not positive, or a target matches no kernel.
     """
     if rank < 1 or not (math.isfinite(alpha) and alpha > 0):
         raise InputError(f"rank is {rank} and alpha {alpha}, expected a rank of 1 or more and an alpha above 0")
@@ -93,12 +95,12 @@ def init_lora(model: nnx.Module, rank: int, alpha: float, seed: int, targets: Se
 
 
 def merge(model: nnx.Module, lora: Lora, *, where: Any = "the LoRA") -> nnx.Module:
-    """The network with its changes added to it. Pure, and differentiable in the arrays of `lora`.
+    """Returns a network with the LoRA merged into its kernels. Pure, and differentiable in the arrays of `lora`.
 
     The sum is made in float32 and rounded to the network's dtype. Messages begin with `where`.
 
     Raises:
-      CheckpointError: the changes are those of another network; the message names what does not fit.
+      CheckpointError: the LoRA is of another network; the message names what does not fit.
     """
     check_lora(lora, {name: array.shape for name, array in parameter_shapes(model).items()}, where)
     graphdef, state = nnx.split(model)
@@ -112,13 +114,14 @@ def merge(model: nnx.Module, lora: Lora, *, where: Any = "the LoRA") -> nnx.Modu
 
 
 def changed_kernel(kernel: jax.Array | np.ndarray, lora: Lora, name: str) -> jax.Array:
-    """The kernel of that name with its change, summed in float32 and rounded to the kernel's dtype."""
+    """Merges the change to the kernel [in, out] of that name: summed in float32, rounded to the kernel's dtype."""
+    # "highest": the default precision of a GPU or TPU rounds the operands to fewer bits than the small change needs.
     change = jnp.matmul(lora.a[name], lora.b[name], precision="highest") * (lora.alpha / lora.rank)
     return (kernel.astype(jnp.float32) + change).astype(kernel.dtype)
 
 
 def check_lora(lora: Lora, shapes: Mapping[str, tuple[int, ...]], where: Any) -> None:
-    """Raises CheckpointError, naming the kernels, unless the changes fit a network of these parameters."""
+    """Raises CheckpointError, naming the kernels, unless the LoRA fits a network with parameters of these shapes."""
     changed = {name: (lora.a[name].shape[0], lora.b[name].shape[1]) for name in lora.a}
     kernels = {name: shape for name, shape in shapes.items() if name in changed and _is_kernel(name, shape)}
     check_shapes(where, kernels, changed)
@@ -133,7 +136,10 @@ def _is_of(kernel: str, target: str) -> bool:
 
 
 def base_of(folder: str | os.PathLike[str], name: str | None = None) -> Base:
-    """What `save_lora` and `load_lora` keep and compare of a model folder. `name` is its source if None."""
+    """Reads the identity of a model folder, which `save_lora` stores and `load_lora` compares.
+
+    `name` None takes the source in the manifest. Raises ModelNotFoundError or CheckpointError as `read_manifest` does.
+    """
     manifest = read_manifest(folder)
     digests = {network: manifest.files.get(weight_file(network)) for network in NETWORKS}
     return Base(
@@ -143,7 +149,7 @@ def base_of(folder: str | os.PathLike[str], name: str | None = None) -> Base:
 
 
 def save_lora(path: str | os.PathLike[str], loras: Mapping[str, Lora], *, base: Base | None = None) -> None:
-    """Writes the changes of one or several networks as one safetensors file, whole or not at all.
+    """Writes the LoRAs of one or several networks as one safetensors file, atomically.
 
     The same changes make the same bytes, in whichever order they are given.
 
@@ -152,7 +158,8 @@ def save_lora(path: str | os.PathLike[str], loras: Mapping[str, Lora], *, base: 
       base: the model they were trained on; `load_lora` refuses another.
 
     Raises:
-      InputError: no changes, or those of no network there is.
+      InputError: `loras` is empty, or has an unknown network.
+      OutputError: the disk is full, or the path is not writable.
     """
     if not loras or any(network not in NETWORKS for network in loras):
         raise InputError(f"loras are of {list(loras)}, expected one or more of {', '.join(NETWORKS)}")
@@ -174,19 +181,20 @@ def save_lora(path: str | os.PathLike[str], loras: Mapping[str, Lora], *, base: 
 
 
 def load_lora(path: str | os.PathLike[str], *, base: Base | None = None) -> dict[str, Lora]:
-    """Reads what `save_lora` wrote: changes by network.
+    """Reads a file of `save_lora`. Returns the LoRA of each network, by network.
 
     Args:
-      base: the model they are for, to refuse changes of another.
+      base: the model to use them with; a LoRA that was trained on other weights is refused.
 
     Raises:
+      InputError: `path` is no path.
       ModelNotFoundError: there is no such file.
       CheckpointError: it is damaged, no LoRA of this project, or of another model.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise InputError(f"a LoRA is named by its file, not by {quoted(path)}")
     path = Path(path)
-    if not os.path.isfile(path):  # also for a name that no system takes
+    if not os.path.isfile(path):  # False for a name that is too long, where Path.is_file raises
         raise ModelNotFoundError(f"there is no LoRA file {quoted(str(path), 400)}; training writes lora.safetensors")
     stored, metadata = read_with_metadata(path)
     arrays = {name: array.read() for name, array in stored.items()}
@@ -200,7 +208,7 @@ def load_lora(path: str | os.PathLike[str], *, base: Base | None = None) -> dict
 
 
 def _parse_metadata(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """The rank and alpha of each network."""
+    """Reads {network: {"rank": ..., "alpha": ...}} from the file's metadata."""
     if metadata.get("format") != FORMAT or metadata.get("version") != str(VERSION):
         raise CheckpointError(
             f"{path} has format {quoted(metadata.get('format'))} version {quoted(metadata.get('version'))}, expected "
@@ -238,7 +246,7 @@ def _check_base(path: Path, metadata: Mapping[str, str], networks: Sequence[str]
 
 
 def _take_lora(path: Path, network: str, record: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> Lora:
-    """Takes the arrays of a network out of `arrays`."""
+    """Makes a network's LoRA of its arrays, which are removed from `arrays`."""
     halves = {}
     for letter in "ab":
         names = [name for name in arrays if name.startswith(f"{network}.") and name.endswith(f".{letter}")]

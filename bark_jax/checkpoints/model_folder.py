@@ -1,10 +1,10 @@
-"""This project's own form of a model: a folder with one safetensors file a network, and a manifest to check them by.
+"""Model folder, this project's own layout: one safetensors file a network, and a manifest with their checksums.
 
     config.json  generation_config.json     sizes and settings, in transformers' form
     semantic.safetensors  coarse_acoustics.safetensors  fine_acoustics.safetensors  codec_model.safetensors
-    bark_jax.json                           of each file its SHA-256, bytes and number of arrays; where it came from
+    bark_jax.json                           the manifest: source, and SHA-256, bytes and number of arrays of each file
 
-An array is named by its place in the module, `blocks.0.attention.qkv.kernel`, and laid out as Flax lays it out.
+An array is named by its path in the Flax module, `blocks.0.attention.qkv.kernel`, and has its shape there: [in, out].
 """
 
 import dataclasses
@@ -37,8 +37,8 @@ MANIFEST_FILE = "bark_jax.json"
 FORMAT = "bark_jax"
 VERSION = 1
 
-LEAST_ARRAYS_A_LAYER = 6  # of a transformer without biases
-SOON_TRACED_LAYERS = 32
+LEAST_ARRAYS_A_LAYER = 6  # of a transformer without biases: two norms' scales and four kernels
+SOON_TRACED_LAYERS = 32  # traced soon enough to leave the check to `check_shapes`
 MAX_NAME_CHARACTERS = 300
 FLOAT_DTYPES = tuple(np.dtype(dtype) for dtype in (np.float64, np.float32, np.float16, ml_dtypes.bfloat16))
 
@@ -46,7 +46,7 @@ Shapes = Mapping[str, jax.ShapeDtypeStruct]
 
 
 class Network(NamedTuple):
-    """One of the four networks: its class, and the field of BarkConfig that has its size."""
+    """Class of a network, and the field of BarkConfig with its config."""
 
     module_class: type[nnx.Module]
     config_field: str
@@ -62,7 +62,7 @@ NETWORKS = {
 
 @dataclasses.dataclass(frozen=True)
 class FileRecord:
-    """What the manifest knows of one file."""
+    """The manifest's entry of one file: its checksum in hexadecimal, its size, and its number of arrays."""
 
     sha256: str
     bytes: int
@@ -73,41 +73,44 @@ class FileRecord:
 class Manifest:
     """The content of bark_jax.json.
 
-    Networks compute in the dtype that the caller names, else in `dtype`, else in that of their files. A small model may
-    be stored in halves and still compute in float32, which CPUs do faster.
+    Networks compute in the dtype that the caller names, else in `dtype`, else in that of their files. A small model can
+    be stored as float16 and still compute in float32, which is faster on CPUs.
     """
 
-    source: str  # a label for people: a Hub id or a file name, never a path
+    source: str  # a label: a Hub id or a file name, never a path, which could hold a user's name
     files: Mapping[str, FileRecord]
     dtype: str | None = None
 
 
 def weight_file(network: str) -> str:
-    """The name of a network's file: `semantic.safetensors`."""
+    """The name of a network's file: `semantic.safetensors`. Raises InputError for a name that is not in NETWORKS."""
     if network not in NETWORKS:
         raise InputError(f"network is {network!r}, expected one of {', '.join(NETWORKS)}")
     return f"{network}.safetensors"
 
 
 def is_model_folder(folder: str | os.PathLike) -> bool:
-    """Whether `folder` is a model in this project's own form."""
+    """Whether `folder` is a model folder: whether it has a manifest."""
     return Path(folder, MANIFEST_FILE).is_file()
 
 
 def one_key() -> SimpleNamespace:
-    """The `rngs` of a module that is only traced for its shapes: one key for all, as to draw them is half a trace."""
+    """The `rngs` of a module that is only traced for its shapes.
+
+    It gives every parameter the same key: drawing a key for each would double the time of the trace.
+    """
     return SimpleNamespace(params=itertools.repeat(jax.random.key(0)).__next__)
 
 
 @functools.lru_cache(maxsize=64)
 def network_shapes(module_class: type[nnx.Module], config: Any, dtype: Any = jnp.float32) -> Shapes:
-    """Names and shapes of a network's parameters; no weights are made, so it costs no memory at any size."""
+    """Names, shapes and dtypes of a network's parameters. It is traced abstractly, so no memory is allocated."""
     module = nnx.eval_shape(lambda: module_class(config, dtype=dtype, rngs=one_key()))
     return MappingProxyType(parameter_shapes(module))
 
 
 def parameter_shapes(module: nnx.Module) -> dict[str, jax.ShapeDtypeStruct]:
-    """{name: shape and dtype} of a module, real or abstract."""
+    """Names, shapes and dtypes of a module's parameters, whether its arrays are real or abstract."""
     return {
         name: jax.ShapeDtypeStruct(variable.get_value().shape, variable.get_value().dtype)
         for name, variable in _named_variables(nnx.state(module))
@@ -130,9 +133,9 @@ def load_network(
     prepare: Callable[[nnx.Module], nnx.Module] = lambda module: module,
     device: jax.Device | None = None,
 ) -> nnx.Module:
-    """Reads one network of a model folder.
+    """Loads one network of a model folder.
 
-    Only the network itself and one array more are in memory at a time; no random weights are made first.
+    Only the network and one array more are in memory at a time; no random weights are made first.
 
     Args:
       network: one of NETWORKS.
@@ -141,9 +144,9 @@ def load_network(
       dtype: of the module; None for that of the file.
       check_sha256: compare the file with the manifest's SHA-256, which reads it once more. Its size is always compared.
       config: the module's, to refuse one of absurd depth before it is traced.
-      manifest: the folder's, where it has been read.
+      manifest: the folder's, if it has been read.
       prepare: changes the traced module, not its parameters, before any array is read.
-      device: to pin the arrays to; None for JAX's default device.
+      device: the device to pin the arrays to; None for JAX's default device.
 
     Raises:
       ModelNotFoundError: there is no such folder, or it has no such network.
@@ -175,15 +178,15 @@ def _read_floats(path: Path) -> dict[str, StoredArray]:
 
 
 def _common_dtype(arrays: Mapping[str, StoredArray]) -> np.dtype:
-    """The narrowest dtype that all arrays fit in; float32 for a file without any, whose names are refused anyway."""
+    """The dtype that all arrays promote to; float32 for a file without arrays, which `check_shapes` then refuses."""
     dtypes = sorted({array.dtype for array in arrays.values()}, key=lambda dtype: dtype.name)
     return functools.reduce(jnp.promote_types, dtypes, dtypes[0]) if dtypes else np.dtype(np.float32)
 
 
 def check_depth(where: Any, config: Any, n_arrays: int) -> None:
-    """Raises CheckpointError where a config asks for far more layers than there are arrays for.
+    """Raises CheckpointError where a config has more layers than a file of `n_arrays` arrays can hold.
 
-    `check_shapes` would find them missing, but only once they are traced, which takes seconds a hundred layers.
+    `check_shapes` would find the arrays missing too, but only after tracing, which takes seconds for 100 layers.
     """
     n_layers = getattr(config, "num_layers", 0)
     if n_layers > SOON_TRACED_LAYERS and n_arrays < LEAST_ARRAYS_A_LAYER * n_layers:
@@ -191,7 +194,7 @@ def check_depth(where: Any, config: Any, n_arrays: int) -> None:
 
 
 def check_shapes(where: Any, expected: Mapping[str, tuple], found: Mapping[str, tuple]) -> None:
-    """Raises CheckpointError naming what is missing, unexpected or of another shape, if anything is."""
+    """Raises CheckpointError, listing all names that are missing, unexpected or of another shape, if there are any."""
     faults = []
     if missing := [name for name in expected if name not in found]:
         faults.append(f"missing: {list_names(missing)}")
@@ -209,20 +212,20 @@ def check_shapes(where: Any, expected: Mapping[str, tuple], found: Mapping[str, 
 
 
 def list_names(names: Iterable[str], limit: int = 4) -> str:
-    """`a, b, c, d and 7 more (11)`: the first few and how many there are."""
+    """Formats names for a message, cut after `limit`: `a, b, c, d and 7 more (11)`."""
     names = list(names)
     rest = len(names) - limit
     return ", ".join(map(_legible, names[:limit])) + (f" and {rest} more ({len(names)})" if rest > 0 else "")
 
 
 def _legible(name: Any) -> str:
-    """A name of a stranger's file, for a terminal: as it is, but quoted where it is long or would not print."""
+    """A name from an untrusted file, safe to print on a terminal: quoted where it is long or not printable."""
     is_plain = isinstance(name, str) and len(name) <= MAX_NAME_CHARACTERS and name.isprintable()
     return name if is_plain else quoted(name, MAX_NAME_CHARACTERS)
 
 
 def save_network(module: nnx.Module, path: str | os.PathLike) -> FileRecord:
-    """Writes a module's parameters to one safetensors file."""
+    """Writes a module's parameters to one safetensors file. Returns its entry for the manifest."""
     variables = _named_variables(nnx.state(module))
     arrays = ((name, np.asarray(variable.get_value())) for name, variable in variables)
     return write_network(path, parameter_shapes(module), arrays)
@@ -231,13 +234,13 @@ def save_network(module: nnx.Module, path: str | os.PathLike) -> FileRecord:
 def write_network(
     path: str | os.PathLike, shapes: Mapping[str, Any], arrays: Iterable[tuple[str, np.ndarray]]
 ) -> FileRecord:
-    """Writes a safetensors file array by array, so that no more than one need be in memory.
+    """Writes a safetensors file array by array, so that only one is in memory. Returns its entry for the manifest.
 
-    (The library's own `save_file` holds all of them, twice.)
+    The library's own `save_file` holds all of them in memory, twice.
 
     Args:
-      shapes: shape and dtype of each array, anything with these attributes.
-      arrays: the arrays, in the order of `shapes`.
+      shapes: anything with the attributes `shape` and `dtype`, by the name of each array.
+      arrays: names and arrays, in the order of `shapes` and of its shapes and dtypes.
     """
     digest = hashlib.sha256()
     with open(path, "wb") as file:
@@ -250,12 +253,13 @@ def write_network(
 
 
 def write_manifest(folder: str | os.PathLike, manifest: Manifest) -> None:
+    """Writes the folder's bark_jax.json."""
     content = {"format": FORMAT, "version": VERSION} | dataclasses.asdict(manifest)
     Path(folder, MANIFEST_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def read_manifest(folder: str | os.PathLike) -> Manifest:
-    """Raises ModelNotFoundError where there is none, CheckpointError where it is not one."""
+    """Reads the folder's bark_jax.json. Raises ModelNotFoundError if it is missing, CheckpointError if damaged."""
     path = Path(folder, MANIFEST_FILE)
     if not path.is_file():
         raise ModelNotFoundError(
@@ -284,14 +288,15 @@ def _parse_manifest(content: Any) -> Manifest:
 def find_weights(
     folder: str | os.PathLike, name: str, *, check_sha256: bool = True, manifest: Manifest | None = None
 ) -> Path:
-    """The path of a file of the manifest, after checking that it is the one that was written.
+    """Checks a file against its entry in the manifest and returns its path.
 
     Args:
-      manifest: the folder's, where it has been read.
+      check_sha256: compare the SHA-256 too, which reads the file; the size is always compared.
+      manifest: the folder's, if it has been read.
 
     Raises:
-      ModelNotFoundError: there is no such file.
-      CheckpointError: its size or content is another.
+      ModelNotFoundError: there is no such file, or the manifest does not list it.
+      CheckpointError: its size or SHA-256 is not the manifest's.
     """
     manifest = read_manifest(folder) if manifest is None else manifest
     path, record = Path(folder, name), manifest.files.get(name)

@@ -1,4 +1,4 @@
-"""Finds out what SRC is: a folder or file of a known layout, or a model on the Hub."""
+"""Opening a checkpoint by path or Hub id, with its layout detected."""
 
 import os
 from pathlib import Path
@@ -22,22 +22,23 @@ def open_source(
     codec: str | os.PathLike | None = None,
     revision: str | None = None,
 ) -> Source:
-    """Opens a checkpoint of any layout.
+    """Opens a checkpoint of any layout, without reading its weights.
 
     Args:
-      src: a folder, a file, or a Hub id such as "suno/bark-small".
+      src: a folder, a file, or a Hub id such as "suno/bark-small", which is downloaded.
       size: which of Suno's two sets of files to take, "small" or "large".
-      codec: where the codec of Suno's files comes from: a folder, a `.th` file or a Hub id.
+      codec: the codec for Suno's files, which have none: a folder, a `.th` file or a Hub id.
       revision: of a Hub id: a branch, tag or commit.
 
     Raises:
-      ModelNotFoundError: there is nothing, or a part is missing.
-      CheckpointError, ConfigError: it cannot be used.
+      InputError: an argument cannot be, or does not go with this checkpoint.
+      ModelNotFoundError: there is no such checkpoint, or a part of it is missing.
+      CheckpointError, ConfigError: it is damaged, or of no known layout.
     """
     if size is not None and (not isinstance(size, str) or size not in SIZES):
         raise InputError(f"size is {quoted(size)}, expected {' or '.join(SIZES)}")
     path, label = _locate(src, size, revision)
-    if path.is_dir() and not is_model_folder(path):  # which has a manifest of its own
+    if path.is_dir() and not is_model_folder(path):  # a model folder has SHA-256 checksums in its manifest
         snapshots.check_blobs(path)
     request = Request(path, label, open_source, size, codec)
     layout = next((layout for layout in LAYOUTS if layout.is_mine(request)), None)
@@ -50,7 +51,7 @@ def open_source(
 
 
 def _locate(src: str | os.PathLike, size: str | None, revision: str | None) -> tuple[Path, str]:
-    """The path of `src` on this machine, and what to call it."""
+    """Returns the path of `src` on this machine, downloaded where needed, and its label for the manifest."""
     if not isinstance(src, (str, os.PathLike)) or not isinstance(os.fspath(src), str):
         raise InputError(f"a checkpoint is named by a folder, a file or a Hub id, not by {quoted(src)}")
     path = Path(src)

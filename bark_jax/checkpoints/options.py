@@ -1,7 +1,7 @@
-"""Arguments of transformers' `from_pretrained` that are no arguments here: ignored, or refused by name.
+"""Arguments of transformers' `from_pretrained` that this package does not have: ignored, or refused with a reason.
 
-What changes nothing there either, and what asks for what happens here anyway, is ignored; so is an argument that is
-None or False, which asks for nothing. Any other would be missed by who gave it, and is refused.
+Ignored are those that would change nothing, those that ask for what happens here anyway, and any that is None or
+False. Any other is refused, as the program that gives it relies on its effect.
 """
 
 import difflib
@@ -16,7 +16,7 @@ _DOWNLOAD = frozenset({"resume_download", "mirror", "trust_remote_code", "_commi
 _DOWNLOAD_REFUSED = {
     "proxies": "set HTTPS_PROXY, which the Hub's client reads",
     "subfolder": "give the folder itself",
-    "use_auth_token": "it is token",
+    "use_auth_token": "use token",
 }
 
 MODEL_IGNORED = _DOWNLOAD | {"low_cpu_mem_usage", "offload_state_dict", "use_safetensors", "weights_only"}
@@ -27,17 +27,17 @@ MODEL_REFUSED: Mapping[str, str] = _DOWNLOAD_REFUSED | {
     "from_tf": _CHECKPOINT,
     "generation_config": "give its settings to generate, or write them into generation_config.json",
     "gguf_file": "GGUF files are not read",
-    "ignore_mismatched_sizes": "every array has to have its place and shape",
+    "ignore_mismatched_sizes": "every array has to have its parameter's shape",
     "key_mapping": "every array has to have its name",
-    "load_in_4bit": "dtype='int8' is what there is for a CPU",
-    "load_in_8bit": "it is dtype='int8'",
+    "load_in_4bit": "there are no weights of four bits; on a CPU use dtype='int8'",
+    "load_in_8bit": "use dtype='int8'",
     "max_memory": "enable_cpu_offload() keeps one network on the accelerator at a time",
     "offload_folder": "enable_cpu_offload() keeps the networks in host memory",
-    "output_loading_info": "an array without a place, or a place without an array, is an error here",
-    "quantization_config": "dtype='int8' is what there is",
+    "output_loading_info": "an array without a parameter, or a parameter without an array, is an error here",
+    "quantization_config": "the only quantization is dtype='int8'",
     "state_dict": "write it into a folder first: bark-jax convert",
     "tp_plan": "shard the networks with jax.device_put",
-    "use_flash_attention_2": "it is attn_implementation='auto', the default",
+    "use_flash_attention_2": "use attn_implementation='auto', the default",
     "variant": "give the folder that has the files",
 }
 
@@ -50,24 +50,24 @@ PROCESSOR_IGNORED = _DOWNLOAD | {
     "use_fast",
 }
 PROCESSOR_REFUSED: Mapping[str, str] = _DOWNLOAD_REFUSED | {
-    "do_lower_case": "tokenizer_config.json says it",
+    "do_lower_case": "it is read from tokenizer_config.json",
     "pad_token": "padding is masked, so its name changes nothing",
     "padding_side": "rows are padded on the right, as the model reads them",
-    "strip_accents": "tokenizer_config.json says it",
-    "tokenize_chinese_chars": "tokenizer_config.json says it",
+    "strip_accents": "it is read from tokenizer_config.json",
+    "tokenize_chinese_chars": "it is read from tokenizer_config.json",
     "truncation_side": "a text is cut at its end",
-    "unk_token": "the tokenizer's own files say it",
+    "unk_token": "it comes from the tokenizer's own files",
 }
-# Values that ask for what happens here anyway.
-_AS_IT_IS = {"device_map": ("auto",), "padding_side": ("right",), "truncation_side": ("right",), "subfolder": ("",)}
+# Values of refused arguments that are accepted, as they ask for what happens here anyway.
+_DEFAULTS = {"device_map": ("auto",), "padding_side": ("right",), "truncation_side": ("right",), "subfolder": ("",)}
 
-# Names for a token, which the tokenizer gets where it lacks it.
+# Arguments that name a special token; the tokenizer adds it if it lacks it.
 CONTROL_TOKENS = ("bos_token", "eos_token", "sep_token", "cls_token", "mask_token")
 CONTROL_TOKEN_LISTS = ("additional_special_tokens", "extra_special_tokens")
 
 
-def _is_as_it_is(name: str, value: Any) -> bool:
-    return isinstance(value, str) and value in _AS_IT_IS.get(name, ())
+def _is_default(name: str, value: Any) -> bool:
+    return isinstance(value, str) and value in _DEFAULTS.get(name, ())
 
 
 def check_options(
@@ -77,15 +77,19 @@ def check_options(
     refused: Mapping[str, str],
     others: Collection[str] = (),
 ) -> None:
-    """Raises InputError for an argument that is not ignored; for an unknown name with the nearest that `load` takes.
+    """Raises InputError for an argument that is not ignored; for an unknown name it suggests the nearest known ones.
 
     Args:
+      given: the arguments that `load` was called with beyond its own.
+      load: the function that was called.
+      ignored: names that are accepted without effect.
+      refused: names that are refused, each with the reason or a remedy.
       others: names that `load` takes beside its parameters.
     """
     taken = [*(name for name in inspect.signature(load).parameters if name != "options"), *others]
     for name, value in given.items():
-        is_asked = value is not None and value is not False and not _is_as_it_is(name, value)
-        if name in ignored or (name in refused and not is_asked):
+        has_effect = value is not None and value is not False and not _is_default(name, value)
+        if name in ignored or (name in refused and not has_effect):
             continue
         if name in refused:
             raise InputError(f"from_pretrained takes no {name} ({quoted(value)}) here: {refused[name]}")
@@ -95,7 +99,7 @@ def check_options(
 
 
 def control_tokens(given: Mapping[str, Any]) -> list[str]:
-    """The tokens that `given` names. Raises InputError for a name that is no text."""
+    """The texts of the special tokens among the arguments `given`. Raises InputError for one that is no text."""
     tokens = []
     for name, value in given.items():
         values = value if name in CONTROL_TOKEN_LISTS and isinstance(value, (list, tuple)) else [value]

@@ -1,14 +1,13 @@
-"""How much of a conversion is written, on a terminal."""
+"""Progress bar of a conversion, on a terminal."""
 
 import sys
 from typing import Any, Self
 
 
 class BytesBar:
-    """A `progress` for `convert`: bytes written, one bar a file.
+    """A progress bar that `convert` takes as `progress`: bytes written, one bar a file.
 
-    Nothing is shown where stderr is no terminal, or where the Hub's client has its bars disabled
-    (HF_HUB_DISABLE_PROGRESS_BARS).
+    It is hidden where stderr is no terminal, or where HF_HUB_DISABLE_PROGRESS_BARS disables the Hub client's bars.
     """
 
     def __init__(self):
@@ -34,4 +33,4 @@ class BytesBar:
                 desc=f"converting {label}", total=total, unit="B", unit_scale=True, disable=is_hidden, leave=False
             )
             self._label = label
-        self._bar.update(done - self._bar.n)
+        self._bar.update(done - self._bar.n)  # tqdm takes an increment, `done` is a total

@@ -4,8 +4,8 @@
     N bytes            JSON: {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, "__metadata__": {}}
     the rest           the arrays' bytes, one after another without gaps
 
-The format has no checksum: a bit flipped among the values goes unnoticed here. Whoever has the file's SHA-256, as the
-Hub has, can compare.
+The format has no checksum: a flipped bit among the values goes unnoticed here. Compare the file's SHA-256 with that of
+the Hub or of a model folder's manifest.
 
 Source: huggingface/safetensors, README.md ("Format") and safetensors/src/tensor.rs, `Metadata::validate`.
 """
@@ -55,19 +55,24 @@ DTYPES = {
     "BOOL": np.dtype(np.bool_),
 }
 CODES = {dtype: code for code, dtype in DTYPES.items()}
-ALIGNMENT = 64  # bytes; where the arrays of a file that is written here start, for readers that map it
+ALIGNMENT = 64  # bytes; the data section of a file that is written here starts at a multiple, for readers that map it
 
 
 def read_safetensors(path: str | os.PathLike) -> dict[str, StoredArray]:
-    """The arrays of a safetensors file by name, none of them read yet.
+    """Opens a safetensors file: its arrays by name, of any shape and of a dtype in DTYPES, none of them read yet.
 
-    Raises CheckpointError or ModelNotFoundError. Damage to the values cannot be seen, as the format has no checksum.
+    Raises:
+      ModelNotFoundError: there is no such file.
+      CheckpointError: it is damaged. Damage to the values goes unnoticed, as the format has no checksum.
     """
     return read_with_metadata(path)[0]
 
 
 def read_with_metadata(path: str | os.PathLike) -> tuple[dict[str, StoredArray], dict[str, str]]:
-    """`read_safetensors`, and what the file says of itself."""
+    """Opens a safetensors file. Returns its arrays, of any shape, as `read_safetensors` does, and its `__metadata__`.
+
+    Raises ModelNotFoundError or CheckpointError as `read_safetensors` does.
+    """
     path = Path(path)
     with open_file(path) as file:
         entries, metadata, data_start = _read_header(file, path)
@@ -80,7 +85,7 @@ def read_with_metadata(path: str | os.PathLike) -> tuple[dict[str, StoredArray],
 
 
 def _read_header(file: BinaryIO, path: Path) -> tuple[dict[str, Any], dict[str, str], int]:
-    """The header's entries, its metadata, and where the arrays' bytes begin."""
+    """Parses the header. Returns its entries, its metadata, and the offset in the file of the arrays' bytes."""
     size = size_of(file)
     head = file.read(512)
     refuse_pointers(path, head)
@@ -107,15 +112,15 @@ def _check_shapes(path: Path, entries: Mapping[str, Any]) -> None:
                 f"has a header that describes {brief(name)} as {brief(entry)}; expected dtype, shape and data_offsets",
             )
         if not isinstance(entry["shape"], list):
-            shown = brief(entry["shape"])
-            refuse(path, f"holds {brief(name)} in shape {shown}, expected a list of sizes. {DOWNLOAD_AGAIN}")
+            shape = brief(entry["shape"])
+            refuse(path, f"holds {brief(name)} in shape {shape}, expected a list of sizes. {DOWNLOAD_AGAIN}")
     if found := first_misshapen([entry["shape"] for entry in entries.values()]):
         name, entry = list(entries.items())[found[0]]
         refuse(path, f"holds {brief(name)} in shape {brief(entry['shape'])}, which has {found[1]}. {DOWNLOAD_AGAIN}")
 
 
 def _array(version: tuple[int, ...], path: Path, name: str, entry: dict[str, Any], data_start: int) -> StoredArray:
-    """The array of an entry whose shape is sound."""
+    """Makes the array of a header's entry whose shape `_check_shapes` has checked."""
     shape, offsets = entry["shape"], entry["data_offsets"]
     if not isinstance(entry["dtype"], str) or entry["dtype"] not in DTYPES:
         refuse(path, f"holds {brief(name)} in dtype {brief(entry['dtype'])}, expected one of {', '.join(DTYPES)}")
@@ -142,7 +147,10 @@ def _check_extent(path: Path, data_bytes: int, entries: Mapping[str, Any]) -> No
 
 
 def _check_by_library(path: Path) -> None:
-    """The rest of what the format asks for, such as arrays without gaps and overlaps."""
+    """Checks what is left with the safetensors library: arrays have no gaps between them and do not overlap.
+
+    After our checks, as the library's messages name neither the array nor a remedy.
+    """
     try:
         with safe_open(path, framework="numpy"):
             pass
@@ -153,10 +161,14 @@ def _check_by_library(path: Path) -> None:
 def read_sharded(
     index_path: str | os.PathLike, read_one: Callable[[Path], Mapping[str, StoredArray]]
 ) -> dict[str, StoredArray]:
-    """The arrays of all shards that an index lists; read_one reads a shard.
+    """Opens all shards that an index lists; `read_one` opens a shard. Returns their arrays by name, of any shape.
 
     Works for `model.safetensors.index.json` (read_safetensors) and `pytorch_model.bin.index.json` (read_torch). Shards
-    lie beside the index, and hold what it says: no more, no less.
+    are in the index's folder.
+
+    Raises:
+      ModelNotFoundError: the index or a shard is missing.
+      CheckpointError: one is damaged, or a shard does not hold exactly the arrays that the index lists for it.
 
     Source: transformers, modeling_utils.py, `load_sharded_checkpoint`.
     """
@@ -182,7 +194,7 @@ def read_sharded(
 
 
 def _check_shard_name(index_path: Path, shard: Any) -> None:
-    # By name, not by what it resolves to: the Hub's cache links every file to a folder of blobs.
+    # By its name, not its resolved path: in the Hub's cache every file is a link into a folder of blobs.
     if not isinstance(shard, str) or shard in ("", ".", "..") or any(mark in shard for mark in "/\\:\0"):
         refuse(index_path, f"names the shard {brief(shard)}, expected a file beside it. Do not use this file")
 
@@ -202,20 +214,23 @@ def _check_shard(index_path: Path, shard: str, held: Any, listed: set[str]) -> N
 def safetensors_chunks(
     shapes: Mapping[str, Any], arrays: Iterable[tuple[str, np.ndarray]], metadata: Mapping[str, str]
 ) -> Iterator[bytes | memoryview]:
-    """The bytes of a safetensors file, array by array, so that no more than one need be in memory.
+    """Yields the bytes of a safetensors file: the header, then array by array, so that only one is in memory.
 
-    (The library's own writer holds all of them, twice, and has no order for metadata.)
+    The library's own writer holds all arrays in memory, twice, and writes metadata in no fixed order.
 
     Args:
-      shapes: shape and dtype of each array, anything with these attributes.
-      arrays: the arrays, in the order of `shapes`.
+      shapes: anything with the attributes `shape` and `dtype`, by the name of each array.
+      arrays: names and arrays, in the order of `shapes` and of its shapes and dtypes.
+      metadata: the header's `__metadata__`.
+
+    Raises ValueError for an array of another name, shape or dtype than `shapes` says.
     """
     yield _header(shapes, metadata)
     for (name, expected), (given_name, array) in zip(shapes.items(), arrays, strict=True):
         given = (given_name, tuple(array.shape), array.dtype)
         if given != (name, tuple(expected.shape), expected.dtype):
             raise ValueError(f"got array {given}, announced was {(name, tuple(expected.shape), expected.dtype)}")
-        # bytes, as memoryview knows no bfloat16
+        # As uint8: memoryview does not support bfloat16.
         yield np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 

@@ -1,4 +1,7 @@
-"""Models on the Hugging Face Hub, fetched into its cache by its own client: HF_HOME, HF_TOKEN, HF_HUB_OFFLINE hold."""
+"""Downloads of models from the Hugging Face Hub into its cache.
+
+They are made by huggingface_hub, so HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE work as usual.
+"""
 
 import fnmatch
 import os
@@ -18,8 +21,8 @@ from bark_jax.hub.client import (
     can_reach_hub,
     check_answers,
     check_download,
-    progress_that_gives_up,
     refuse_answer,
+    stall_limited_progress,
 )
 from bark_jax.hub.source import check_revision
 
@@ -43,15 +46,20 @@ def fetch(
     local_files_only: bool = False,
     force_download: bool = False,
 ) -> Path:
-    """The folder in the cache that holds the repository's model, fetched where it is not there yet.
+    """Downloads a repository's model into the Hub's cache, where it is not cached. Returns its folder there.
+
+    Where the Hub cannot be reached, it is taken from the cache.
 
     Args:
-      size: fetch Suno's own files of this size instead of transformers' weights.
+      repository: a Hub id, owner/name.
+      revision: a branch, a tag or a commit; None for the default branch.
+      size: download Suno's own files of this size instead of transformers' weights.
       token, cache_dir, local_files_only, force_download: as in huggingface_hub.
 
     Raises:
-      ModelNotFoundError: it is not in the cache and cannot be fetched; the message says how to fetch it.
-      CheckpointError: a file that was fetched is not the one that the Hub has.
+      InputError: the revision is malformed.
+      ModelNotFoundError: it is not in the cache and cannot be downloaded; the message names a remedy.
+      CheckpointError: a downloaded file is damaged: its checksum is not the Hub's.
     """
     from huggingface_hub import errors, snapshot_download
 
@@ -62,15 +70,15 @@ def fetch(
             folder = _download(
                 repository, revision, size, token=token, cache_dir=cache_dir, force_download=force_download
             )
-            if is_model_folder(folder):  # others are checked when they are opened
+            if is_model_folder(folder):  # `open_source` checks the blobs of the others
                 check_blobs(folder, remove=True)
             return folder
         except BarkError:
             raise
         except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
-            reason = f"it has none of this name, or not for you: {_first_line(error)}"
+            reason = f"it has none of this name, or you have no access: {_first_line(error)}"
             raise _not_found(repository, reason, cache_dir) from error
-        except Exception as error:  # a broken connection, in the words of the client or of the HTTP library below it
+        except Exception as error:  # a broken connection: an error of the client or of the HTTP library below it
             reason = _first_line(error)
     try:
         return Path(snapshot_download(repository, revision=revision, cache_dir=cache_dir, local_files_only=True))
@@ -98,12 +106,12 @@ def _download(
         repository,
         revision=about.sha,
         allow_patterns=wanted_files(names, size),
-        tqdm_class=progress_that_gives_up(),
+        tqdm_class=stall_limited_progress(),
         token=token,
         cache_dir=cache_dir,
         force_download=force_download,
     )
-    if Path(folder).name != about.sha:  # a client that asked once more, and a server that answered otherwise
+    if Path(folder).name != about.sha:  # the client asked again, and the server gave another commit
         refuse_answer(constants.ENDPOINT, f"names two commits of {repository}, {about.sha} and {Path(folder).name}")
     if revision != about.sha:
         _note_commit(_reference(repository, revision, cache_dir), about.sha)
@@ -111,7 +119,10 @@ def _download(
 
 
 def _note_commit(reference: Path, commit: str) -> None:
-    """Notes in the cache which commit a branch or a tag is, as the client does."""
+    """Writes the commit of a branch or tag into the cache's `refs`, as the client does.
+
+    The client writes it only when it is asked for a branch or tag, and `_download` asks for the commit.
+    """
     reference.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(reference, commit.encode())
 
@@ -131,9 +142,10 @@ def _home(repository: str, cache_dir: str | os.PathLike | None) -> Path:
 def find_snapshot(
     repository: str, *, revision: str | None = None, cache_dir: str | os.PathLike | None = None
 ) -> Path | None:
-    """The folder in the cache that holds the repository's model, as it was when it was last fetched; None if none is.
+    """Finds the repository's folder in the Hub's cache, without network access; None if it was never downloaded.
 
-    No network is asked. The folder may hold a part of the model only.
+    It is that of the commit which was last downloaded for this revision, and may hold only a part of the model. Raises
+    InputError for a malformed revision.
     """
     check_revision(revision)
     reference = _reference(repository, revision, cache_dir)
@@ -142,8 +154,8 @@ def find_snapshot(
     return folder if COMMIT.fullmatch(commit) and folder.is_dir() else None
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether a folder of this project's form has everything that its manifest names."""
+def is_complete(folder: Path) -> bool:
+    """Whether a model folder has its configs and all files of its manifest, by size and not by checksum."""
     if not is_model_folder(folder):
         return False
     files = read_manifest(folder).files
@@ -170,7 +182,10 @@ def _first_line(error: Exception) -> str:
 
 
 def wanted_files(names: Sequence[str], size: str | None) -> list[str]:
-    """Of a repository's files those that make the model: configs, tokenizer, voices, and one kind of weights."""
+    """Selects the files of a repository to download: configs, tokenizer, voices, and one kind of weights.
+
+    With `size` it selects the weights of Suno's own files, and no configs, which those do not need.
+    """
     if size is not None:
         weights = next(layout.sizes[size] for layout in LAYOUTS if size in layout.sizes)
         return _matching(names, (*TOKENIZER_FILES, *VOICE_FILES, *weights))
@@ -193,9 +208,9 @@ def snapshot_name(folder: Path) -> str | None:
 
 
 def check_blobs(folder: Path, *, remove: bool = False) -> None:
-    """`check_download` of every file in a folder of the Hub's cache. Raises CheckpointError for the first wrong one.
+    """Compares every file of a folder in the Hub's cache with its checksum (`check_download`); hashes them in full.
 
-    Any other folder has no checksums, and may be as large as a disk.
+    Any other folder is not checked: it has no checksums. Raises CheckpointError for the first damaged file.
     """
     if snapshot_name(folder) is None:
         return

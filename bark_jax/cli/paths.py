@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from bark_jax.errors import InputError, OutputError, quoted
-from bark_jax.files import as_path, check_takes_files
+from bark_jax.files import as_path, check_can_create
 
 PLOT_FORMATS = (".png", ".svg", ".pdf")
 
@@ -17,7 +17,7 @@ def check_writable(option: str, path: str) -> None:
     if not place.parent.is_dir():
         raise InputError(f"{told}, but there is no folder {quoted(str(place.parent), 300)}; create it first")
     try:
-        check_takes_files(place)
+        check_can_create(place)
     except OutputError as error:
         raise InputError(f"{told}: {error}") from error
 

@@ -163,11 +163,11 @@ def _make_plan(networks: tuple[str, ...], options: dict[str, Any]) -> dict[str, 
 
 def _check_run(run: Path, networks: tuple[str, ...], plan: dict[str, Any], *, is_lora: bool) -> None:
     """Refuses now what the last of several networks, or the writing, would come upon after hours."""
-    from bark_jax.files import as_path, check_destination, check_takes_files
+    from bark_jax.files import as_path, check_can_create, check_destination
     from bark_jax.training.loop import check_settings
 
     try:
-        check_takes_files(as_path(run, "RUN") / MODEL_FOLDER)
+        check_can_create(as_path(run, "RUN") / MODEL_FOLDER)
     except OutputError as error:
         raise InputError(f"RUN is {quoted(str(run))}: {error}") from error
     for name in networks:

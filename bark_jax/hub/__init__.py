@@ -1,1 +1,1 @@
-"""The Hugging Face Hub: its client, and single files of a model there or in a folder."""
+"""Client of the Hugging Face Hub, with checks of what servers answer, and access to single files of a model."""

@@ -1,6 +1,7 @@
-"""The Hub's own client, held to what a server may say: no path, commit or checksum of it is taken unchecked.
+"""Security checks around huggingface_hub's client: every commit and checksum of a server is checked before it is used.
 
-A hostile server could have that client write what it likes where it likes, and a slow one keep it for ever.
+The client makes paths of what a server answers, so a hostile server (by HF_ENDPOINT or a proxy) could have it write
+any file anywhere, and a stalled one could keep it for ever.
 """
 
 import contextlib
@@ -20,35 +21,37 @@ from bark_jax.errors import CheckpointError, ModelNotFoundError, UnsupportedErro
 from bark_jax.files import is_inner_path, sha256_of
 
 _SHA256, _SHA1 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
-COMMIT = _SHA1
-# A download that gets no further for so long is given up. The Hub's client goes on for ever where a server sends the
-# same half again and again.
+COMMIT = _SHA1  # a commit's id is git's SHA-1 of it
+# A download without progress for this long is stopped. The Hub's client retries for ever where a server sends the same
+# half of a file again and again.
 STALL_S = 60.0
 
 _FACTORY = "_GLOBAL_CLIENT_FACTORY"  # in huggingface_hub.utils._http, from 1.0 to 2.4 at least
-KNOWN_CLIENT = "2.4.0"  # the newest that was tried
+KNOWN_CLIENT = "2.4.0"  # the newest version that was tested
 
 
 def check_answers() -> None:
-    """From now on an answer of the Hub that names no commit or no checksum raises ModelNotFoundError, in this process.
+    """Installs a check of every answer of the Hub in this process: a malformed commit or checksum raises.
 
-    The Hub's client makes paths of both, unchecked: a hostile server could have it write what it likes where it likes.
-    To ask for the names beforehand is no help, as the server may answer otherwise when the client asks.
+    The Hub's client makes paths of both, unchecked: a hostile server could have it write any file anywhere. To ask the
+    server beforehand is no help, as it may answer the client otherwise.
 
     Raises:
-      UnsupportedError: the client is of a version that cannot be held to this.
+      UnsupportedError: this version of huggingface_hub has no hook for it.
+
+    Later requests raise ModelNotFoundError from inside the client; see `refuse_answer`.
     """
     from huggingface_hub import __version__, get_session
     from huggingface_hub.utils import _http
 
-    # A hook in the session at hand is not enough: a server that refuses a connection has the client make another. The
-    # public `set_client_factory` would do, but it closes connections that others have open, and what they have set by
-    # it, a proxy or certificates, cannot be asked for and would be lost.
+    # A hook in the current session is not enough: when a server closes a connection, the client makes another session.
+    # The public `set_client_factory` would do, but it closes the connections of other threads, and has no getter for
+    # the factory that a program has set before, so that program's proxy or certificates would be lost.
     make = getattr(_http, _FACTORY, None)
     if make is None:
         raise UnsupportedError(
-            f"huggingface-hub is {__version__}, whose answers cannot be checked here before it makes paths of them "
-            f"(it has no {_FACTORY}), so nothing is downloaded with it; install an older one, such as "
+            f"huggingface-hub is {__version__}, which has no {_FACTORY}: the Hub's answers cannot be checked before "
+            "it makes paths of them, so nothing is downloaded with it; install an older one, such as "
             f"'huggingface-hub=={KNOWN_CLIENT}', or name a folder on this machine"
         )
     if not isinstance(make, _CheckedClients):
@@ -58,9 +61,9 @@ def check_answers() -> None:
 
 @dataclasses.dataclass
 class _CheckedClients:
-    """Makes the HTTP clients of the Hub's client, also those that take the place of one with a broken connection."""
+    """A factory of HTTP clients that have `_check_answer` as a hook, also those that replace a broken connection."""
 
-    make: Callable[[], Any]
+    make: Callable[[], Any]  # the factory that was set before
 
     def __call__(self) -> Any:
         client = self.make()
@@ -73,7 +76,7 @@ def _check_answers_to(client: Any) -> None:
 
 
 def refuse_answer(server: str, why: str) -> NoReturn:
-    """Raises ModelNotFoundError for an answer of a server that a path on this machine would be made of."""
+    """Raises ModelNotFoundError for a server's answer that would become an unsafe path on this machine."""
     raise ModelNotFoundError(
         f"the answer of {server} is refused: it {why}. The client makes paths of what a server names, so files could "
         "be written anywhere; this server is no Hub or is not to be trusted. Nothing was written. Check HF_ENDPOINT "
@@ -82,15 +85,18 @@ def refuse_answer(server: str, why: str) -> NoReturn:
 
 
 def _check_answer(response: Any) -> None:
-    """Looks at what the client makes paths of: the headers that come with a file, and the list of files."""
+    """Checks what the client makes paths of: the headers of a file's response, and the list of files.
+
+    Source: huggingface_hub 2.4, file_download.py, `get_hf_file_metadata`.
+    """
     server, headers = response.request.url.host, response.headers
     commit = headers.get("X-Repo-Commit")
     if commit is not None and not COMMIT.fullmatch(commit):
         refuse_answer(server, f"names no commit but {quoted(commit)}")
-    # Of an error, and of what leads on to another file of this server, the client takes no checksum; the Hub's may be
-    # any there, of the answer's own text.
-    leads_on = bool(headers.get("Location")) and not urllib.parse.urlsplit(headers["Location"]).netloc
-    if commit is not None and response.status_code < 400 and not leads_on:
+    # The client reads no checksum from an error or from a redirect within the server. The Hub's ETag there is one of
+    # the response's own text, in any form, so it is not checked.
+    is_inner_redirect = bool(headers.get("Location")) and not urllib.parse.urlsplit(headers["Location"]).netloc
+    if commit is not None and response.status_code < 400 and not is_inner_redirect:
         checksum = headers.get("X-Linked-ETag") or headers.get("ETag") or "none"
         checksum = checksum.lstrip("W/").strip('"')  # as the client does
         if not is_inner_path(checksum) or "/" in checksum:
@@ -103,10 +109,10 @@ def _check_answer(response: Any) -> None:
 
 
 def _listed_checksums(response: Any) -> list[Any]:
-    """The checksums in a list of files, of those that lie in git-lfs."""
+    """The SHA-256 checksums that a list of files has of those in git-lfs."""
     try:
         entries = response.json()
-    except (ValueError, RecursionError):  # an error's page, of which the client tells
+    except (ValueError, RecursionError):  # an error page, which the client reports
         return []
     entries = entries if isinstance(entries, list) else []
     stored = [entry["lfs"] for entry in entries if isinstance(entry, dict) and isinstance(entry.get("lfs"), dict)]
@@ -114,15 +120,18 @@ def _listed_checksums(response: Any) -> list[Any]:
 
 
 class StalledError(OSError):
-    """A download that got no further."""
+    """A download that made no progress for STALL_S seconds."""
 
 
-def progress_that_gives_up() -> type:
-    """A progress bar for the Hub's client, which ends a download that gets no further for STALL_S."""
+def stall_limited_progress() -> type:
+    """A progress bar class for the Hub's client (`tqdm_class`), which stops a stalled download.
+
+    Its `update`, which the client calls for each chunk, raises StalledError after STALL_S seconds without progress.
+    """
     from huggingface_hub.utils import tqdm
 
     class Progress(tqdm):
-        _done = _furthest = 0
+        _done = _furthest = 0  # bytes; a retry goes back, so only a new furthest byte counts as progress
         _moved_at: float | None = None
 
         def update(self, n: float | None = 1) -> bool | None:
@@ -137,16 +146,17 @@ def progress_that_gives_up() -> type:
 
 
 def check_download(path: Path, *, remove: bool = False) -> None:
-    """Compares a file of the Hub's cache with the checksum that the Hub gave, which is the name of its blob.
+    """Compares a file in the Hub's cache with the checksum that the Hub gave, which is the name of its blob.
 
-    That is the SHA-256 of what lies in git-lfs, and git's SHA-1 of other files. A file that is no link to such a name
-    is left unchecked, as there is nothing to go by.
+    It is the SHA-256 of files in git-lfs, and git's SHA-1 of other files. A file that is not a link to a blob of such a
+    name is not checked, as its checksum is not known.
 
     Args:
-      remove: take a file that is another out of the cache, so that it is downloaded again.
+      path: the file in the cache's `snapshots` folder, a link to its blob.
+      remove: remove a damaged file from the cache, so that it is downloaded again.
 
     Raises:
-      CheckpointError: the file is another.
+      CheckpointError: the content has another checksum.
     """
     blob = path.resolve()
     if not path.is_symlink() or not (_SHA256.fullmatch(blob.name) or _SHA1.fullmatch(blob.name)):
@@ -167,14 +177,17 @@ def _checksum(path: Path, kind: str) -> str:
     if kind == "SHA-256":
         return sha256_of(path)
     with open(path, "rb") as file:
-        digest = hashlib.sha1(b"blob %d\0" % os.fstat(file.fileno()).st_size)  # as git names a file
+        digest = hashlib.sha1(b"blob %d\0" % os.fstat(file.fileno()).st_size)  # git hashes this header before the file
         while chunk := file.read(2**20):
             digest.update(chunk)
         return digest.hexdigest()
 
 
 def can_reach_hub() -> bool:
-    """Whether the Hub's name can be looked up, or a proxy does that. Its client takes 23 s a file to give up."""
+    """Whether the Hub can be asked: its host name resolves or a proxy is set, and HF_HUB_OFFLINE is not.
+
+    Without this check the Hub's client retries for 23 s a file before it gives up.
+    """
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:

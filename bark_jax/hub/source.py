@@ -1,4 +1,4 @@
-"""Single files of a model: in a folder, or in a repository of the Hugging Face Hub."""
+"""Access to single files of a model, in a folder or in a repository of the Hugging Face Hub."""
 
 import dataclasses
 import os
@@ -9,28 +9,31 @@ from typing import Any
 from bark_jax import tiny
 from bark_jax.errors import InputError, ModelNotFoundError, quoted
 from bark_jax.files import is_inner_path
-from bark_jax.hub.client import can_reach_hub, check_answers, check_download, progress_that_gives_up
+from bark_jax.hub.client import can_reach_hub, check_answers, check_download, stall_limited_progress
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?", re.ASCII)
 _REVISION = re.compile(r"[A-Za-z0-9][\w.+-]{0,99}(/[\w.+-]{1,100}){0,4}", re.ASCII)
 
 
 def check_revision(revision: Any) -> None:
-    """Raises InputError unless `revision` is None or can be a branch, a tag or a commit: it becomes part of a path."""
+    """Raises InputError unless `revision` is None or a well-formed branch, tag or commit: it becomes part of a path."""
     if revision is None or (isinstance(revision, str) and _REVISION.fullmatch(revision) and ".." not in revision):
         return
     raise InputError(f"revision is {quoted(revision)}, expected a branch, a tag or a commit of the Hub's repository")
 
 
 class UnreachableError(ModelNotFoundError):
-    """A file that is not on this machine, while the Hub, which may have it, cannot be asked."""
+    """A file that is not on this machine while the Hub, which may have it, cannot be reached."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where a model's files are.
+    """A folder or Hub repository that a model's files are read from.
 
-    `name` is a folder, which "tiny" stands for too, or a Hub id; the other fields only matter for the Hub.
+    `name` is a folder, "tiny" (the built-in model's folder) or a Hub id such as "suno/bark-small"; the other fields
+    only matter for the Hub, where they mean what they mean in huggingface_hub.
+
+    Raises InputError or ModelNotFoundError for a name that is neither a folder here nor a Hub id.
     """
 
     name: str
@@ -50,21 +53,25 @@ class Source:
             raise ModelNotFoundError(
                 f"{quoted(name)} is no folder on this machine and no Hub id, which looks like 'suno/bark-small'"
             )
-        # Voices are read later, when the working directory may be another.
+        # Absolute, as voices are read later, when the program may have changed its working directory.
         object.__setattr__(self, "name", os.path.abspath(name) if os.path.isdir(name) else name)
 
     @property
     def is_folder(self) -> bool:
+        """Whether the files are in a folder on this machine, not on the Hub."""
         return os.path.isdir(self.name)
 
     def find(self, path: str) -> Path | None:
-        """A local copy of the file at `path`, downloaded where needed; None where the model has no such file.
+        """Finds the file at `path`, relative to the model; downloads it from the Hub where needed.
+
+        Returns:
+          The path of a local file; None where the model has no such file.
 
         Raises:
           InputError: the path, or a link on it, leads out of the folder.
           UnreachableError: the Hub cannot be reached and the file is not in its cache on this machine.
-          ModelNotFoundError: the Hub has no such model, or does not give it.
-          CheckpointError: the file is not the one that the Hub has.
+          ModelNotFoundError: the Hub has no such model, or refuses access to it.
+          CheckpointError: the file is damaged: its checksum is not the Hub's.
         """
         if not is_inner_path(path):
             raise InputError(
@@ -74,7 +81,7 @@ class Source:
 
     def _find_in_folder(self, path: str) -> Path | None:
         file = Path(self.name, path)
-        if not os.path.isfile(file):  # also for a name that no system takes, where Path.is_file raises
+        if not os.path.isfile(file):  # False for a name that is too long, where Path.is_file raises
             return None
         folder = Path(self.name).resolve()
         target = file.resolve()
@@ -83,9 +90,9 @@ class Source:
         return file
 
     def _download(self, path: str) -> Path | None:
-        """The file from the Hub's cache, if it is there, without asking whether the Hub has a newer one.
+        """Takes the file from the Hub's cache, without asking whether the Hub has a newer one, else downloads it.
 
-        With force_download it comes from the Hub where that can be asked.
+        With force_download it is downloaded again, unless the Hub cannot be reached.
         """
         from huggingface_hub import hf_hub_download, try_to_load_from_cache
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -97,7 +104,7 @@ class Source:
         if isinstance(cached, str):
             check_download(Path(cached))
             return Path(cached)
-        if cached is not None:  # the Hub has said that there is no such file
+        if cached is not None:  # the cache notes that the Hub has no such file (_CACHED_NO_EXIST)
             return None
         is_local = is_local or not (is_forced or can_reach_hub())
         check_answers()
@@ -108,7 +115,7 @@ class Source:
                 token=self.token,
                 local_files_only=is_local,
                 force_download=is_forced,
-                tqdm_class=progress_that_gives_up(),
+                tqdm_class=stall_limited_progress(),
                 **where,
             )
         except LocalEntryNotFoundError as error:
@@ -120,17 +127,20 @@ class Source:
             return None
         except ModelNotFoundError:
             raise
-        except Exception as error:  # of the Hub's client and of the two HTTP libraries below it
+        except Exception as error:  # the client raises its own errors and those of the HTTP libraries below it
             raise ModelNotFoundError(
-                f"{path} of {self.name} cannot be had from the Hub ({type(error).__name__}: {error}). Check the name, "
-                "the revision and, for private or gated models, the login (hf auth login)."
+                f"{path} of {self.name} cannot be downloaded ({type(error).__name__}: {error}). Check the name, the "
+                "revision and, for private or gated models, the login (hf auth login)."
             ) from error
         check_download(Path(file), remove=True)
         return Path(file)
 
 
 def _blob_folders(folder: Path) -> list[Path]:
-    """In the Hub's cache the files of models--owner--name/snapshots/COMMIT are links to models--owner--name/blobs."""
+    """The folders besides its own that links in `folder` may lead to: the blobs of a folder in the Hub's cache.
+
+    There, the files of models--owner--name/snapshots/COMMIT are links into models--owner--name/blobs.
+    """
     for parent in (folder, *folder.parents):
         if parent.parent.name == "snapshots" and parent.parent.parent.name.startswith("models--"):
             return [parent.parent.parent / "blobs"]

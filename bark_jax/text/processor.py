@@ -23,7 +23,7 @@ from bark_jax.checkpoints.options import (
 )
 from bark_jax.config import GENERATION_CONFIG_FILE, BarkGenerationConfig, read_config
 from bark_jax.errors import InputError, UnsupportedError, VoiceError, quoted
-from bark_jax.files import as_path, is_inner_path, naming, output_errors, write_atomically
+from bark_jax.files import as_path, creation_errors, is_inner_path, output_errors, write_atomically
 from bark_jax.generation.tokens import TokenSpaces
 from bark_jax.hub.source import Source, UnreachableError
 from bark_jax.text.checks import check_texts
@@ -267,7 +267,7 @@ class BarkProcessor(PromptReader):
             self._write(folder, voices, speaker_embeddings_dict_path, speaker_embeddings_directory)
 
     def _write(self, folder: Path, voices: list[Voice], list_path: str, directory: str) -> None:
-        with naming(folder):
+        with creation_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / TOKENIZER_FILE, self.tokenizer.to_str(pretty=True).encode())
         _write_json(folder / TOKENIZER_CONFIG_FILE, transformers_config(self.tokenizer))

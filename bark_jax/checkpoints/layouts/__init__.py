@@ -1,6 +1,7 @@
-"""The layouts of checkpoint that can be opened, a module each: its signs, files on the Hub, names of arrays, opener."""
+"""Layouts of checkpoints that can be opened, one module each: detection, files on the Hub, names of arrays, opening."""
 
 from bark_jax.checkpoints.layouts import encodec, own, suno, transformers
 
-# In order: the first that says a folder is its own opens it, and the first whose weights a repository has is fetched.
+# The order matters: the first layout whose `is_mine` is true opens a checkpoint, and the first that a repository has
+# weight files of is downloaded.
 LAYOUTS = (suno.LAYOUT, own.LAYOUT, transformers.LAYOUT, encodec.LAYOUT)

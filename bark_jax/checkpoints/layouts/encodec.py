@@ -1,7 +1,8 @@
-"""The original EnCodec: a flat state dict, `encodec_24khz-d7cc33bc.th` or `encodec_48khz-7e698e3e.th`.
+"""Layout of the original EnCodec: a flat state dict, `encodec_24khz-d7cc33bc.th` or `encodec_48khz-7e698e3e.th`.
 
-The file does not say its sizes. They are those of a config.json of an EnCodec beside it; else of the published codec
-that its arrays are of: the 24 kHz one is mono, the 48 kHz one stereo. Where the arrays do not tell, its name does.
+The file does not hold the network's sizes. They come from a config.json of an EnCodec beside it; else they are those of
+the published codec with as many audio channels: the 24 kHz one is mono, the 48 kHz one stereo. Where the arrays have
+neither, the file's name decides.
 
 Source: facebookresearch/encodec, encodec/model.py, `encodec_model_24khz` and `encodec_model_48khz`; the sizes under
 transformers' names: transformers 5.23, models/encodec/convert_encodec_checkpoint_to_pytorch.py; the names of arrays:
@@ -34,7 +35,7 @@ STEREO_48_KHZ = EncodecConfig(
     use_causal_conv=False,
 )
 CONFIG_BY_CHANNELS = {config.audio_channels: config for config in (MONO_24_KHZ, STEREO_48_KHZ)}
-FIRST_KERNEL = "encoder.model.0.conv.conv."  # its array has the shape [filters, channels, kernel size]
+FIRST_KERNEL = "encoder.model.0.conv.conv."  # prefix of the array [filters, audio channels, kernel size]
 
 _QUANTIZER = (
     rule("quantizer.vq.layers.{q}._codebook.embed", "quantizer.codebooks.{q}.embedding"),
@@ -45,7 +46,10 @@ _QUANTIZER = (
 
 
 def _rules(config: EncodecConfig) -> Sequence[Rule]:
-    """The names of the original EnCodec, which wraps each convolution twice and says which ones are transposed."""
+    """The rules of the original EnCodec's names.
+
+    It wraps each convolution twice (conv.conv), and calls transposed ones convtr, which transformers does not.
+    """
     rules = list(_QUANTIZER)
     for part in ("encoder", "decoder"):
         theirs, ours = part + ".model.{i}", part + ".layers.{i}"
@@ -102,7 +106,7 @@ def _read_config(path: Path) -> EncodecConfig | None:
 
 def _published_config(path: Path, arrays: Mapping[str, StoredArray]) -> EncodecConfig:
     kernels = [array.shape for name, array in arrays.items() if name.startswith(FIRST_KERNEL) and len(array.shape) == 3]
-    channels = max((shape[1] for shape in kernels), default=0)  # beside a weight norm's g, which is [filters, 1, 1]
+    channels = max((shape[1] for shape in kernels), default=0)  # `max` skips weight norm's g, [filters, 1, 1]
     by_name = STEREO_48_KHZ if "48khz" in path.name.lower() else MONO_24_KHZ
     return CONFIG_BY_CHANNELS.get(channels, by_name)
 

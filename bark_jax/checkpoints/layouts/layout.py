@@ -1,4 +1,4 @@
-"""What a layout of checkpoint has to say of itself: by which files it is known, fetched and opened."""
+"""Description of a checkpoint's layout: the files by which it is detected, downloaded and opened."""
 
 import dataclasses
 import os
@@ -10,13 +10,13 @@ from bark_jax.checkpoints._sources import Source
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What to open, and what its name alone leaves open.
+    """A checkpoint to open, and the caller's choices.
 
     path: a folder or a file on this machine, which exists.
-    label: what to call it; see `Source`.
+    label: its name in the manifest; see `Source`.
     open_source: opens another checkpoint, such as one that `codec` names.
-    size: which of several sets of weights in a folder.
-    codec: where a codec is that the folder lacks: a folder, a file or a Hub id.
+    size: which of several sets of weights in a folder to open, "small" or "large".
+    codec: a folder, file or Hub id with the codec, for a folder that lacks one.
     """
 
     path: Path
@@ -28,16 +28,17 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """One form of checkpoint. The tuple of all of them is `layouts.LAYOUTS`.
+    """A layout of checkpoints. The tuple of all of them is `layouts.LAYOUTS`.
 
-    kind: what it is, for messages that list what can be opened.
-    signs: patterns of file names. A folder of this layout has one that fits; `files.MODEL_SIGNS` has those of all.
-    is_mine: whether a folder or file is of this layout; the first one of the tuple that says so opens it.
-    open: opens it, reading no weights. Raises ModelNotFoundError, CheckpointError or ConfigError.
-    weights: patterns of weight files on the Hub, a tuple a kind, in order of preference. A repository that has a file
-      of a tuple's first pattern has the kind.
-    sizes: the same by size, where a folder may hold weights of several; such a folder can be asked for one of them, and
-      for a codec from elsewhere.
+    kind: its name, for messages that list what can be opened.
+    signs: patterns of file names; a folder of this layout has a file that matches one. `files.MODEL_SIGNS` repeats
+      those of all layouts.
+    is_mine: whether a folder or file is of this layout; the first layout in the tuple that claims it opens it.
+    open: opens it without reading weights. Raises ModelNotFoundError, CheckpointError or ConfigError.
+    weights: patterns of weight files on the Hub, one tuple for each kind of weights, in order of preference. A
+      repository has a kind if it has a file that matches the first pattern of its tuple.
+    sizes: patterns of weight files by size, for a layout whose folder may hold several sizes and lack a codec; only
+      such a folder takes `size` and `codec`.
     """
 
     kind: str

@@ -1,4 +1,4 @@
-"""Models that are in this project's form already: to change their dtype, or to go back to transformers."""
+"""Layout of this project's own model folders, opened to change their dtype or to export them to transformers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,12 +27,12 @@ from bark_jax.config import (
     read_json,
 )
 
-# The codec's arrays as they were before weight norm was folded, under transformers' names: for the way back.
+# The codec's arrays before weight norm was folded, under transformers' names, for an export.
 ORIGINAL_CODEC_FILE = "codec_model.torch.safetensors"
 
 
 def own_rules() -> Sequence[Rule]:
-    """The rule of this project's own files: a name is the name, and no array needs a change."""
+    """The rule of this project's own files: an array has the parameter's name and layout."""
     return (rule("{at}", "{at}"),)
 
 
@@ -45,6 +45,12 @@ def _open(request: Request) -> Source:
 
 
 def open_own(folder: Path, label: str) -> Source:
+    """Opens a model folder, after comparing its files with the manifest's checksums.
+
+    Raises:
+      ModelNotFoundError: it is no model folder, or a file is missing.
+      CheckpointError, ConfigError: a file is damaged.
+    """
     manifest = read_manifest(folder)
     files = manifest.files
     config_values = read_json(folder / CONFIG_FILE)

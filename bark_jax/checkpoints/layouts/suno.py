@@ -1,7 +1,7 @@
-"""Suno's own checkpoints: text.pt, coarse.pt and fine.pt (small), or text_2.pt, coarse_2.pt and fine_2.pt (large).
+"""Layout of Suno's own checkpoints: text.pt, coarse.pt and fine.pt (small), or text_2.pt, coarse_2.pt and fine_2.pt.
 
-Each is what its training run saved: the weights (`model`), the size (`model_args`) and the optimizer's state, which is
-two thirds of the file and is never read. They bring no codec.
+Each file is a training checkpoint: the weights (`model`), the size (`model_args`) and the optimizer's state, which is
+two thirds of the file and is never read. The codec is not among them.
 
 Source: suno-ai/bark, bark/generation.py, `_load_model`; the names: bark/model.py and model_fine.py.
 """
@@ -76,11 +76,15 @@ _FINE = (
 
 
 def suno_rules(network: str) -> Sequence[Rule]:
+    """The rules of Suno's names of a network's arrays."""
     return _FINE if network == "fine_acoustics" else _CAUSAL
 
 
 def _is_mine(request: Request) -> bool:
-    """Beside a config.json the files are Suno's only if one of their sizes is asked for."""
+    """Whether a path is a .pt file or a folder of Suno's files.
+
+    suno/bark has both these and transformers' config.json and weights; there they are taken only if `size` is given.
+    """
     if not request.path.is_dir():
         return request.path.suffix == ".pt"
     has_files = any((request.path / name).is_file() for name in NETWORKS_BY_FILE)
@@ -92,7 +96,7 @@ def _open(request: Request) -> Source:
 
 
 def _open_folder(request: Request) -> Source:
-    """Opens the three files of one size, with a codec from elsewhere."""
+    """Opens the three files of one size, and the codec that was asked for or is beside them."""
     folder = request.path
     codec = _open_codec(request)
     networks = {network: _open_file(folder / name, network) for network, name in _files(folder, request.size).items()}
@@ -145,7 +149,7 @@ def _open_single(path: Path, label: str) -> Source:
 
 
 def _open_file(path: Path, network: str | None) -> NetworkSource:
-    """Opens one file; `network` None: of whichever network it seems to be. Raises CheckpointError for another one."""
+    """Opens one file as `network`; None takes the network of its name, or guesses it. Raises CheckpointError."""
     checkpoint = read_torch(path)
     _check_keys(path, checkpoint)
     sizes = _read_sizes(path, checkpoint["model_args"])
@@ -170,7 +174,7 @@ def _check_keys(path: Path, checkpoint: Any) -> None:
 
 
 def _read_sizes(path: Path, model_args: Any) -> dict[str, Any]:
-    """model_args with one name for each thing. Raises CheckpointError for names that this code does not know."""
+    """Reads model_args, with the old vocab_size as two sizes. Raises CheckpointError for missing or unknown names."""
     if not isinstance(model_args, Mapping):
         raise CheckpointError(f"{path}: model_args is a {type(model_args).__name__}, expected names and numbers")
     sizes = dict(model_args)
@@ -186,14 +190,18 @@ def _read_sizes(path: Path, model_args: Any) -> dict[str, Any]:
 
 
 def _guess_network(sizes: Mapping[str, Any]) -> str:
-    """Of a file under another name: the semantic network puts out fewer ids than it reads, the coarse one as many."""
+    """Guesses the network of a renamed file by its vocabularies.
+
+    Only the fine one counts codebooks. The semantic one has fewer output than input ids (10,048 and 129,600), the
+    coarse one as many (12,096).
+    """
     if any(name in sizes for name in FINE_FIELDS):
         return "fine_acoustics"
     return "coarse_acoustics" if sizes["input_vocab_size"] == sizes["output_vocab_size"] else "semantic"
 
 
 def _check_kind(path: Path, network: str, sizes: Mapping[str, Any]) -> None:
-    """Only the fine network counts codebooks."""
+    """Raises CheckpointError unless model_args counts codebooks for the fine network, and for no other."""
     counts = [name for name in FINE_FIELDS if name in sizes]
     if counts and network != "fine_acoustics":
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""Checkpoints of transformers: a Bark, one of its networks alone, or an EnCodec alone.
+"""Layout of transformers' checkpoints: a Bark, one of its networks alone, or an EnCodec alone.
 
 Source of the names: transformers 5.23, models/{bark,encodec}/modeling_*.py.
 """
@@ -29,7 +29,7 @@ from bark_jax.config import (
 )
 from bark_jax.errors import CheckpointError, ConfigError, ModelNotFoundError
 
-# The first that is there is taken: safetensors before pickles, as transformers does.
+# The first file that exists is read: safetensors before pickles, as transformers does.
 WEIGHT_FILES = {
     "model.safetensors": read_safetensors,
     "model.safetensors.index.json": lambda path: read_sharded(path, read_safetensors),
@@ -83,21 +83,25 @@ _CODEC = (
 
 
 def transformers_rules(network: str, config: EncodecConfig | object) -> Sequence[Rule]:
-    """The names of transformers within one network, without the network's prefix."""
+    """The rules of transformers' names of a network's arrays, without the network's prefix ("semantic.")."""
     if network == "codec_model":
         return _codec_rules(config)
     return _FINE if network == "fine_acoustics" else _CAUSAL
 
 
 def _codec_rules(config: EncodecConfig) -> Sequence[Rule]:
-    # Only a layer's place tells a transposed convolution from a plain one.
-    places = [f"decoder.layers.{i}.conv" for i in _transposed_layers(config)]
-    spread = [kernel for place in places for kernel in kernel_rules(place, place, TRANSPOSED_CONV, config)]
-    return (*spread, *kernel_rules("{at}.conv", "{at}.conv", CONV, config), *_CODEC)
+    # Names do not distinguish transposed convolutions from plain ones; the layer's index does. Their rules come first,
+    # as {at} would match them too.
+    paths = [f"decoder.layers.{i}.conv" for i in _transposed_layers(config)]
+    transposed = [kernel for path in paths for kernel in kernel_rules(path, path, TRANSPOSED_CONV, config)]
+    return (*transposed, *kernel_rules("{at}.conv", "{at}.conv", CONV, config), *_CODEC)
 
 
 def _transposed_layers(config: EncodecConfig) -> range:
-    """Places in `decoder.layers`: 3 is the first, after a convolution, the LSTM and an ELU; then residual blocks."""
+    """Indices in `decoder.layers` of the transposed convolutions: 3, 6, 9 and 12 in the 24 kHz codec.
+
+    The first is 3, after a convolution, the LSTM and an ELU. Residual blocks and an ELU are between two of them.
+    """
     step = 2 + config.num_residual_layers
     return range(3, 3 + step * len(config.upsampling_ratios), step)
 
@@ -139,7 +143,7 @@ def _open_encodec(folder: Path, label: str, values: Mapping) -> Source:
 
 
 def _open_transformer(folder: Path, label: str, network: str, values: Mapping) -> Source:
-    """One of a Bark's transformers, as its class saves it alone: without the network's prefix to its arrays."""
+    """Opens one of a Bark's networks that its class saved alone: names of its arrays have no prefix."""
     config = parse_config(folder / CONFIG_FILE, TRANSFORMER_CONFIGS[network], values)
     path, arrays = _read_weights(folder)
     source = NetworkSource(network, str(path), config, arrays, transformers_rules(network, config))
@@ -166,7 +170,10 @@ def _read_weights(folder: Path) -> tuple[Path, Mapping[str, StoredArray]]:
 
 
 def _by_network(path: Path, arrays: Mapping[str, StoredArray]) -> dict[str, dict[str, StoredArray]]:
-    """Arrays by network, without the network's prefix. Raises CheckpointError for arrays that belong to none."""
+    """Groups arrays by network and strips the network's prefix from their names.
+
+    Raises CheckpointError for arrays of no network, or a network without arrays.
+    """
     held: dict[str, dict[str, StoredArray]] = defaultdict(dict)
     loose = []
     for name, array in arrays.items():

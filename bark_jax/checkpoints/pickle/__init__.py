@@ -1,7 +1,7 @@
-"""Checkpoints of torch.save, read without PyTorch.
+"""Reading PyTorch checkpoints (torch.save) without PyTorch, and without running code in them.
 
 Source: PyTorch, torch/serialization.py, `load`: a zip archive (torch 1.6 and later, see zip.py), or a stream of
-pickles (earlier, see stream.py), or a tar archive (0.1), which is not read here.
+pickles (earlier, see stream.py), or a tar archive (0.1), which is not supported.
 """
 
 import os
@@ -15,12 +15,14 @@ from bark_jax.checkpoints.pickle.zip import TorchZip
 
 
 def read_torch(path: str | os.PathLike) -> Any:
-    """What torch.save was given: dicts, lists, tuples, strings and numbers, with StoredArrays in place of tensors.
+    """Reads the object that torch.save wrote: dicts, lists, tuples, strings and numbers, with StoredArrays for tensors.
 
-    An OrderedDict comes as a dict, a torch.Size as a tuple, a numpy scalar as a number, a dtype as numpy's. No code of
-    the file is run, and no tensor is read before its `read()`. The same bounds hold for both forms of file.
+    An OrderedDict comes as a dict, a torch.Size as a tuple, a numpy scalar as a number, a dtype as numpy's. No code in
+    the file is run, and no tensor is read before its `read()`. The same limits hold for both forms of file.
 
-    Raises CheckpointError or ModelNotFoundError.
+    Raises:
+      ModelNotFoundError: there is no such file.
+      CheckpointError: it is damaged, hostile, or no checkpoint of torch.save.
     """
     path = Path(path)
     with open_file(path) as file:

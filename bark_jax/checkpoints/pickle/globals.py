@@ -1,4 +1,4 @@
-"""The names that a torch checkpoint's pickle may ask for, and the functions here that stand for them.
+"""Allow-list of the names that a torch checkpoint's pickle may import, and our functions that replace them.
 
 Source: PyTorch, torch/_utils.py, `_rebuild_tensor_v2` and its kin; numpy, _core/src/multiarray, `arraydescr_reduce` and
 `gentype_reduce`.
@@ -14,7 +14,7 @@ import numpy as np
 
 from bark_jax.checkpoints._arrays import FileRegion, StoredArray, are_counts, brief, shape_fault
 
-# latin1 strings stand for the bytes of numpy scalars alone.
+# Only numpy scalars, of up to 16 bytes, are pickled as latin1 strings.
 MAX_ENCODED_BYTES = 16
 
 FLOATS = ("float16", "float32", "float64")
@@ -38,21 +38,21 @@ STORAGES = {
 
 @dataclasses.dataclass(frozen=True)
 class Function:
-    """What a name of GLOBALS stands for when it is called."""
+    """A function that replaces a callable of GLOBALS, so that a pickle can call it (REDUCE)."""
 
     call: Callable[..., Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class StorageType:
-    """What a storage holds; dtype None leaves it to the tensors that view it."""
+    """The dtype of a torch storage class; None for an untyped one, whose dtype each tensor over it gives."""
 
     dtype: np.dtype | None
 
 
 @dataclasses.dataclass(frozen=True)
 class Storage:
-    """A storage, or a part of one: `nbytes` bytes of a region from `start` on, and what they are."""
+    """A storage, or a part of one: `nbytes` bytes of a region from its byte `start` on, and their dtype."""
 
     region: FileRegion
     dtype: np.dtype | None
@@ -61,7 +61,10 @@ class Storage:
 
 
 def _rebuild_tensor(storage: Storage, offset: int, size: tuple, stride: tuple, *, dtype=None) -> StoredArray:
-    """The view of a storage that a tensor is; offset and stride count elements."""
+    """Makes a tensor, which is a strided view of a storage; `offset` and `stride` are in elements.
+
+    Raises TypeError or ValueError, which the unpickler turns into a CheckpointError.
+    """
     if type(storage) is not Storage:
         raise TypeError(f"expected a storage, got {type(storage).__name__}")
     dtype = dtype or storage.dtype
@@ -74,7 +77,10 @@ def _rebuild_tensor(storage: Storage, offset: int, size: tuple, stride: tuple, *
 
 
 def _check_view(storage_numel: int, offset: int, size: tuple, stride: tuple) -> None:
-    """Raises ValueError unless the view lies in the storage and reaches no element twice."""
+    """Raises ValueError unless the view is inside the storage and its elements do not overlap.
+
+    An overlapping view (stride 0) of a small file could make an array of any size, and run the process out of memory.
+    """
     view = f"offset {brief(offset)}, size {brief(size)}, stride {brief(stride)}, storage of {storage_numel} elements"
     if type(size) is not tuple or type(stride) is not tuple or len(size) != len(stride):
         raise ValueError(f"{view}: expected two tuples of equal length")
@@ -85,7 +91,7 @@ def _check_view(storage_numel: int, offset: int, size: tuple, stride: tuple) -> 
         raise ValueError(f"{view}: it has {fault}; expected counts, 0 or more")
     if math.prod(size) == 0:
         return
-    reach = 0  # of the dimensions with smaller steps
+    reach = 0  # the farthest element that the dimensions with smaller strides reach
     for step, count in sorted(zip(stride, size, strict=True)):
         if count > 1 and step <= reach:
             raise ValueError(f"{view}: a view that reaches elements twice")
@@ -95,7 +101,7 @@ def _check_view(storage_numel: int, offset: int, size: tuple, stride: tuple) -> 
 
 
 def _rebuild_tensor_v2(storage, offset, size, stride, _requires_grad, _hooks, metadata=None) -> StoredArray:
-    if metadata:  # whose values are not those of the storage
+    if metadata:  # the tensor's values are the storage's negated or conjugated
         raise ValueError("a negated or conjugated view")
     return _rebuild_tensor(storage, offset, size, stride)
 
@@ -123,7 +129,7 @@ def _size(sizes: tuple) -> tuple:
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """The bytes of a numpy scalar, which protocol 2 has no other way to write."""
+    """Encodes the bytes of a numpy scalar: protocol 2 has no opcode for bytes, and calls `_codecs.encode` instead."""
     if type(text) is not str or len(text) > MAX_ENCODED_BYTES or encoding != "latin1":
         raise ValueError(
             f"{brief(text)} as {brief(encoding)}, expected up to {MAX_ENCODED_BYTES} characters as 'latin1'"

@@ -1,4 +1,4 @@
-"""The stream that torch.save wrote before 1.6: pickles one after another, then the values.
+"""Reading the stream that torch.save wrote before torch 1.6: pickles one after another, then the values.
 
     a pickle of MAGIC_NUMBER, one of the protocol's version, one of the machine's sizes
     a pickle of everything but the tensors' values, as in the zip archive
@@ -28,12 +28,12 @@ COUNT_BYTES = 8
 
 
 def is_torch_stream(head: bytes) -> bool:
-    """Whether a file that begins so is such a stream, in whichever protocol of pickle."""
+    """Whether a file with these first bytes is such a stream, in any protocol of pickle from 2 on."""
     return head[:1] == b"\x80" and MAGIC_NUMBER.to_bytes(10, "little") in head[:32]
 
 
 class TorchStream:
-    """An open stream. Its storages have places in the file once all of its pickles are read."""
+    """A reader of an open stream. The offsets of its storages are known only once all of its pickles are read."""
 
     def __init__(self, file: BinaryIO, path: Path):
         self._file = file
@@ -42,17 +42,20 @@ class TorchStream:
         self._itemsizes: dict[str, int] = {}
         self._position = 0
         file.seek(0)
-        self._pickles = file.read(min(MAX_PICKLE_BYTES, size_of(file)))  # a read takes the memory that it asks for
+        self._pickles = file.read(min(MAX_PICKLE_BYTES, size_of(file)))  # `read` allocates all that it is asked for
 
     def load(self) -> Any:
-        """What was saved, with StoredArrays in place of tensors."""
+        """Reads the saved object, with StoredArrays for tensors.
+
+        Raises CheckpointError for a damaged or hostile file, or one of another protocol.
+        """
         if self._unpickle() != MAGIC_NUMBER:
             refuse(self._path, f"is no stream of torch.save: it does not begin with its number. {DOWNLOAD_AGAIN}")
         if (version := self._unpickle()) != PROTOCOL_VERSION:
             refuse(
                 self._path, f"is of protocol {brief(version)}, expected {PROTOCOL_VERSION}. Save it with a newer torch"
             )
-        self._unpickle()  # sizes of C's types where it was saved; the values do not depend on them
+        self._unpickle()  # sizes of C's types on the machine that saved it; the values do not depend on them
         value = self._unpickle()
         self._find_storages(self._unpickle())
         return value
@@ -64,13 +67,16 @@ class TorchStream:
         return value
 
     def _storage(self, key: str, nbytes: int, itemsize: int) -> FileRegion:
-        """The region of a storage; where it begins is not known yet."""
+        """Makes the region of a storage. Its start is 0 until `_find_storages` sets it."""
         self._itemsizes[key] = itemsize
         self._regions[key] = FileRegion(self._path, version_of(self._file), f"storage {brief(key)}", 0, nbytes)
         return self._regions[key]
 
     def _find_storages(self, keys: Any) -> None:
-        """Notes where each storage begins. Raises CheckpointError unless they are those of the tensors, in full."""
+        """Sets the start of each storage's region.
+
+        Raises CheckpointError unless the file has exactly the storages of the tensors, complete.
+        """
         if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(self._regions):
             refuse(
                 self._path,

@@ -1,8 +1,8 @@
-"""The pickle inside a torch checkpoint, read without running anything that the file asks for.
+"""Restricted unpickler for torch checkpoints: it imports nothing and runs no code that the file names.
 
-A pickle is a program for a small machine that can import and call any function. This one knows only the instructions
-that torch.save writes for weights, and only the names in torch_globals.py, which stand for functions there: nothing is
-imported. Any other file is refused with the name of what it asked for.
+A pickle is a program for a small stack machine that can import and call any function. This machine knows only the
+opcodes that torch.save writes for weights, and only the names in globals.py, which it maps to functions there. Any
+other file is refused with the name of what it asked for.
 
 Source: CPython, Lib/pickletools.py; PyTorch, torch/serialization.py, `persistent_id` in `_save`.
 """
@@ -20,19 +20,19 @@ from bark_jax.checkpoints._arrays import DOWNLOAD_AGAIN, FileRegion, StoredArray
 from bark_jax.checkpoints.pickle.globals import GLOBALS, Function, Storage, StorageType
 from bark_jax.errors import CheckpointError
 
-# A Bark with its optimizer state takes some 15,000 instructions and 500 arrays. These bounds hold the memory and the
-# time that a hostile pickle can take to tens of megabytes and a second.
+# A Bark with its optimizer state takes some 15,000 instructions and 500 arrays. These limits bound a hostile pickle to
+# tens of megabytes of memory and a second.
 MAX_INSTRUCTIONS = 2**19
 MAX_ARRAYS = 2**16
 MAX_STRING_BYTES = 2**20
 MAX_NAME_BYTES = 256
 MAX_DEPTH = 64
 MAX_LISTED_KEYS = 4
-# Up to here an int is its own hash, so that a dict cannot be filled with keys that collide.
+# Up to here an int is its own hash; larger ones could be chosen to collide, which makes filling a dict quadratic.
 MAX_INT_KEY = 2**60
 
 INSTRUCTIONS = {ord(instruction.code): instruction.name for instruction in pickletools.opcodes}
-# Protocol 2 is torch.save's; the others are what its pickle_protocol argument can bring about.
+# torch.save writes protocol 2 by default; its pickle_protocol argument can choose others, up to 5.
 INHERITED_INSTRUCTIONS = (
     "PROTO MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE "
     "BINUNICODE8 BINBYTES SHORT_BINBYTES EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST EMPTY_DICT BINPUT "
@@ -41,10 +41,14 @@ INHERITED_INSTRUCTIONS = (
 
 
 class WeightsUnpickler(pickle._Unpickler):
-    """Gives the dicts, lists, tuples, strings, numbers and StoredArrays that a checkpoint's pickle describes.
+    """An unpickler that makes only dicts, lists, tuples, strings, numbers and StoredArrays.
 
-    open_storage finds the place of a storage by its key, its bytes and the bytes of an element.
-    `position` is where the pickle begins in `data`, and then where it ends.
+    Derived from Python's pure-Python unpickler, of which it keeps the opcodes of INHERITED_INSTRUCTIONS.
+
+    data: the bytes that hold the pickle.
+    path: the file, for messages.
+    open_storage: returns the region of a storage, given its key, its bytes and the bytes of an element.
+    position: the offset in `data` at which the pickle begins; after `load`, at which it ends.
     """
 
     def __init__(self, data: bytes, path: Path, open_storage: Callable[[str, int, int], FileRegion], position: int = 0):
@@ -60,6 +64,7 @@ class WeightsUnpickler(pickle._Unpickler):
         self.append = self.stack.append
 
     def load(self) -> Any:
+        """Runs the pickle and returns its object. Raises CheckpointError for a damaged or hostile one."""
         for _ in range(MAX_INSTRUCTIONS):
             start = self.position
             code = self.read(1)[0]
@@ -71,7 +76,7 @@ class WeightsUnpickler(pickle._Unpickler):
                     return self._checked(self.stack.pop())
                 self.dispatch[code](self)
             except CheckpointError as error:
-                raise CheckpointError(f"{error}{self._place()}") from error
+                raise CheckpointError(f"{error}{self._key_path()}") from error
             except (
                 pickle.UnpicklingError,
                 TypeError,
@@ -81,10 +86,11 @@ class WeightsUnpickler(pickle._Unpickler):
                 ArithmeticError,
             ) as error:
                 step = f"byte {start} of its pickle, {INSTRUCTIONS[code]}"
-                refuse(self._path, f"is damaged: {error} ({step}){self._place()}")
+                refuse(self._path, f"is damaged: {error} ({step}){self._key_path()}")
         self._refuse(f"takes more than {MAX_INSTRUCTIONS} instructions, which no weights need")
 
     def read(self, nbytes: int) -> bytes:
+        """Takes the next bytes of the pickle. Raises CheckpointError for more than are left, or than any string has."""
         left = len(self._data) - self.position
         if nbytes > left:
             refuse(self._path, f"is damaged: its pickle claims {nbytes} bytes where {left} are left. {DOWNLOAD_AGAIN}")
@@ -94,13 +100,14 @@ class WeightsUnpickler(pickle._Unpickler):
         return self._data[self.position - nbytes : self.position]
 
     def readline(self) -> bytes:
+        """Takes the next line, a module's or name's of GLOBAL. Raises CheckpointError for one that is too long."""
         end = self._data.find(b"\n", self.position, self.position + MAX_NAME_BYTES)
         if end < 0:
             self._refuse(f"asks for a name without an end, or one of more than {MAX_NAME_BYTES} bytes")
         return self.read(end + 1 - self.position)
 
     def find_class(self, module: str, name: str) -> Any:
-        """What a name stands for here."""
+        """Looks up a name in GLOBALS instead of importing it. Raises CheckpointError for a name that is not there."""
         full_name = f"{module}.{name}"
         if "complex" in full_name.lower():
             refuse(self._path, f"holds complex numbers ({brief(full_name)}), which no part of a Bark does")
@@ -109,9 +116,11 @@ class WeightsUnpickler(pickle._Unpickler):
         return GLOBALS[full_name]
 
     def persistent_load(self, pid: Any) -> Storage:
-        """The storage that ("storage", type, key, device, number of elements) names.
+        """Finds a storage by its persistent id: ("storage", type, key, device, number of elements).
 
-        A stream's has one part more: None, or (key, begin, number of elements) of a part of the storage.
+        That of a stream has one more item: None, or (key, begin, number of elements) for a part of the storage.
+
+        Raises CheckpointError for any other id, or a storage of another size than the file's.
         """
         if type(pid) is not tuple or len(pid) not in (5, 6) or pid[0] != "storage":
             self._refuse("names a storage in a way that torch does not")
@@ -132,7 +141,7 @@ class WeightsUnpickler(pickle._Unpickler):
         return Storage(region, storage_type.dtype, start * itemsize, numel * itemsize)
 
     def _part(self, view: Any, numel: int) -> tuple[int, int]:
-        """Where a part of a storage of `numel` elements begins, and its number of elements."""
+        """Returns the first element of a part of a storage of `numel` elements, and its number of elements."""
         if view is None:
             return 0, numel
         if type(view) is not tuple or len(view) != 3 or not are_counts(view[1:]) or view[1] + view[2] > numel:
@@ -140,22 +149,28 @@ class WeightsUnpickler(pickle._Unpickler):
         return view[1:]
 
     def load_frame(self) -> None:
-        self.read(8)  # frames help those who read from a stream
+        """FRAME: skips the length of a frame, which matters only to those who read from a stream."""
+        self.read(8)
 
     def load_append(self) -> None:
+        """APPEND: appends the top of the stack to the list below it."""
         self._extend([self.stack.pop()])
 
     def load_appends(self) -> None:
+        """APPENDS: appends all items above the mark to the list below it."""
         self._extend(self.pop_mark())
 
     def load_setitem(self) -> None:
+        """SETITEM: sets one item of the dict below the key and the value."""
         value = self.stack.pop()
         self._update([self.stack.pop(), value])
 
     def load_setitems(self) -> None:
+        """SETITEMS: sets the keys and values above the mark as items of the dict below it."""
         self._update(self.pop_mark())
 
     def load_reduce(self) -> None:
+        """REDUCE: calls a Function of GLOBALS, and nothing else. Raises CheckpointError for any other callable."""
         arguments = self.stack.pop()
         function = self.stack.pop()
         if type(function) is not Function or type(arguments) is not tuple:
@@ -168,7 +183,11 @@ class WeightsUnpickler(pickle._Unpickler):
         self.append(value)
 
     def load_build(self) -> None:
-        """Leaves the value as it is: the state of a dict is notes on versions, that of a dtype its byte order."""
+        """BUILD: ignores the state and leaves the value as it is.
+
+        A dict's state is torch's `_metadata` of versions; a dtype's is its byte order, which is checked. Raises
+        CheckpointError for any other value.
+        """
         state = self.stack.pop()
         value = self.stack[-1]
         if isinstance(value, np.dtype) and type(state) is tuple and len(state) > 1:
@@ -206,7 +225,10 @@ class WeightsUnpickler(pickle._Unpickler):
         self.stack[-1].update(zip(keys, items[1::2], strict=True))
 
     def _checked(self, root: Any) -> Any:
-        """The result, if nothing in it is half-built and it is a tree that can be walked in bounded time."""
+        """Returns the result. Raises CheckpointError where a Function or storage is left in it, or it nests too deep.
+
+        A memoized container can contain itself, or be repeated 2**64 times in a few bytes, so the walk is bounded.
+        """
         waiting = [(root, 0)]
         num_values = 1
         while waiting:
@@ -224,8 +246,8 @@ class WeightsUnpickler(pickle._Unpickler):
             waiting += [(item, depth + 1) for item in items]
         return root
 
-    def _place(self) -> str:
-        """The keys of the dicts that are being filled, for a message: " (at 'model' > 'w')"; nothing outside of any."""
+    def _key_path(self) -> str:
+        """The keys of the nested dicts being filled, for a message: " (at 'model' > 'w')"; empty outside of any."""
         frames = [*self.metastack, self.stack]
         keys = []
         for below, frame in zip([[], *frames], frames, strict=False):

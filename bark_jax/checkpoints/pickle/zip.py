@@ -1,11 +1,11 @@
-"""The zip archive around a torch checkpoint: which records it has and where in the file their bytes lie.
+"""Reading the zip archive of a torch checkpoint: its records, and the offsets of their bytes in the file.
 
     <root>/data.pkl      a pickle of everything but the tensors' values
     <root>/data/<key>    one storage: the values of one tensor or of several that share them
     <root>/byteorder     "little" (since torch 2.1)
 
-torch stores records uncompressed, so a storage can be mapped where it lies. Records besides these are left unread. A
-record has a CRC-32 that is checked when it is read, unless the file was written without them.
+torch stores records uncompressed, so a storage can be memory-mapped in the file. Other records are not read. A record's
+CRC-32 is checked when it is read, unless the file was written without checksums.
 
 Source: PyTorch, caffe2/serialize/inline_container.cc and torch/serialization.py, `_save`; the zip format's APPNOTE.TXT.
 """
@@ -37,12 +37,12 @@ END_RECORD_64 = struct.Struct("<4sQ2H2L4Q")
 LOCATOR_64 = struct.Struct("<4sLQL")
 LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 ENCRYPTED = 0x1 | 0x40
-HAS_DESCRIPTOR = 0x8  # the CRC-32 stands after the member's bytes, not before them
+HAS_DESCRIPTOR = 0x8  # the CRC-32 is in a descriptor after the member's bytes, not in the header before them
 DESCRIPTOR = b"PK\x07\x08"
 
 
 class TorchZip:
-    """The directory of an open torch checkpoint, checked."""
+    """The directory of an open torch checkpoint. Raises CheckpointError where it is damaged, or is not torch's."""
 
     def __init__(self, file: BinaryIO, path: Path):
         self.path = path
@@ -55,11 +55,15 @@ class TorchZip:
             refuse(path, "holds big-endian numbers. Save it again on a little-endian machine")
 
     def pickle(self) -> bytes:
-        """The content of data.pkl; its CRC-32, if it has one, is checked."""
+        """Reads data.pkl. Raises CheckpointError where it is missing, too large, or has another CRC-32."""
         return self._content("data.pkl", MAX_PICKLE_BYTES)
 
     def storage(self, key: str, nbytes: int, itemsize: int) -> FileRegion:
-        """Where the storage that the pickle calls `key` lies, if it has the size that the pickle claims."""
+        """Finds the region of the storage that the pickle calls `key`.
+
+        Raises CheckpointError where it is missing, or of another size than the `nbytes` that the pickle claims;
+        `itemsize` is for the message.
+        """
         if not STORAGE_KEY.fullmatch(key):
             refuse(self.path, f"asks for the storage {brief(key)}; torch numbers them. Do not use this file")
         region = self._region(f"data/{key}")
@@ -91,10 +95,10 @@ class TorchZip:
         return FileRegion(self.path, version_of(self._file), label, start, member.file_size, crc32)
 
     def _own_crc(self, member: zipfile.ZipInfo, start: int) -> int | None:
-        """The CRC-32 beside the member's bytes, for a member to which the directory gives 0; None for 0 there too.
+        """Reads the CRC-32 beside the bytes of a member that has 0 in the directory; None where that is 0 too.
 
         torch writes 0 into both where it makes no checksum (`torch.serialization.set_crc32_options(False)`,
-        `skip_data`). Where only the directory has 0, the directory is what is damaged.
+        `skip_data`). Where only the directory has 0, the directory is damaged, and the other CRC-32 still holds.
         """
         header = self._local_header(member)
         if not member.flag_bits & HAS_DESCRIPTOR:
@@ -104,7 +108,10 @@ class TorchZip:
         return int.from_bytes(descriptor[:4], "little") or None
 
     def _data_start(self, member: zipfile.ZipInfo) -> int:
-        """Where the member's bytes begin: after its local header, whose length the directory does not tell."""
+        """The offset of the member's bytes, after its local header, whose length the directory does not have.
+
+        Raises CheckpointError where the local header has another name than the directory.
+        """
         *_, name_bytes, extra_bytes = self._local_header(member)
         name = self._file.read(name_bytes)
         if name != member.orig_filename.encode("utf-8" if member.flag_bits & 0x800 else "cp437"):
@@ -115,7 +122,7 @@ class TorchZip:
         return member.header_offset + LOCAL_HEADER.size + name_bytes + extra_bytes
 
     def _local_header(self, member: zipfile.ZipInfo) -> tuple:
-        """The fields of the header before the member's bytes; the file is left where its name begins."""
+        """Reads the fields of a member's local header; leaves the file's position at the name that follows them."""
         self._file.seek(member.header_offset)
         header = self._file.read(LOCAL_HEADER.size)
         if len(header) < LOCAL_HEADER.size or not header.startswith(zipfile.stringFileHeader):
@@ -123,7 +130,7 @@ class TorchZip:
         return LOCAL_HEADER.unpack(header)
 
     def _check_extents(self) -> dict[str, int]:
-        """Where each member must end: at the next one. Raises CheckpointError where two share bytes."""
+        """Maps each member to the offset it must end at, the start of the next. Raises CheckpointError for overlaps."""
         ends = {}
         end = self._directory_start
         for member in sorted(self._members.values(), key=lambda member: member.header_offset, reverse=True):
@@ -150,9 +157,9 @@ class TorchZip:
 
 
 def _check_end_record(file: BinaryIO, path: Path) -> int:
-    """Where the archive's directory begins.
+    """Checks the end record, and returns the offset of the archive's directory.
 
-    zipfile would search for an end record, and read a directory of any size before it returns.
+    Done before `zipfile` opens the file: that searches for an end record, and reads a directory of any size at once.
     """
     end_start = size_of(file) - END_RECORD.size
     end = _tail(file, end_start)
@@ -164,8 +171,9 @@ def _check_end_record(file: BinaryIO, path: Path) -> int:
     if (locator := _tail(file, locator_start)).startswith(zipfile.stringEndArchive64Locator):
         directory_end = locator_start - END_RECORD_64.size
         end_64 = _tail(file, directory_end)[: END_RECORD_64.size]
-        place = LOCATOR_64.unpack(locator[: LOCATOR_64.size])[2]
-        if place != directory_end or not end_64.startswith(zipfile.stringEndArchive64):  # zipfile reads on without it
+        claimed_end = LOCATOR_64.unpack(locator[: LOCATOR_64.size])[2]
+        # zipfile ignores a damaged zip64 record and reads the 32-bit one instead.
+        if claimed_end != directory_end or not end_64.startswith(zipfile.stringEndArchive64):
             refuse(path, f"is damaged: the end of its zip archive does not hold together. {DOWNLOAD_AGAIN}")
         *_, nbytes, start = END_RECORD_64.unpack(end_64)
     if start + nbytes != directory_end:
@@ -176,7 +184,7 @@ def _check_end_record(file: BinaryIO, path: Path) -> int:
 
 
 def _tail(file: BinaryIO, start: int) -> bytes:
-    """The file from `start` on, nothing where that lies before its begin."""
+    """Reads the file from `start` on; empty where `start` is negative."""
     if start < 0:
         return b""
     file.seek(start)
