@@ -67,8 +67,8 @@ def begin_at_once(training_class: type, patch: pytest.MonkeyPatch, prepare: Call
     init = training_class.init
 
     def init_at_once(self):
-        self.place(0)  # finds the devices
+        self.put_on_devices(0)  # finds the devices
         prepare(self)
-        return self.place(jit(lambda: init(self))())
+        return self.put_on_devices(jit(lambda: init(self))())
 
     patch.setattr(training_class, "init", init_at_once)

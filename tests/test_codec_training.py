@@ -130,7 +130,7 @@ def make_training(devices=None, **changes):
 
 
 def begin_at(training, step):
-    return training.place(dataclasses.replace(training.init(), step=jnp.int32(step)))
+    return training.put_on_devices(dataclasses.replace(training.init(), step=jnp.int32(step)))
 
 
 def make_batch(step):
@@ -437,7 +437,7 @@ def test_what_does_not_go_together_is_refused(tmp_path):
         dataclasses.replace(make_training(), n_codebooks=4)
     with pytest.raises(InputError, match="3 rows, expected a multiple of 2"):
         training = make_training(devices=tuple(jax.devices()) * 2)
-        training._place_rows(np.zeros((3, 256), np.float32))
+        training._shard_rows(np.zeros((3, 256), np.float32))
     assert not (tmp_path / "run").exists()
 
 

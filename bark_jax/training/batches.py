@@ -227,10 +227,10 @@ def _shares(history_share: HistoryShare, voices: Sequence[str]) -> list[float]:
     return [by_name[name] for name in voices]
 
 
-def _round_lengths(n_targets_N: np.ndarray, most: int) -> np.ndarray:
+def _round_lengths(n_targets_N: np.ndarray, max_length: int) -> np.ndarray:
     """Each count rounded up to one of MAX_LENGTHS lengths, which have about as many examples each."""
     quantiles = np.quantile(n_targets_N, np.linspace(0, 1, MAX_LENGTHS + 1)[1:], method="higher")
-    lengths = np.unique(np.minimum(-(-quantiles // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, most).astype(int))
+    lengths = np.unique(np.minimum(-(-quantiles // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, max_length).astype(int))
     return lengths[np.searchsorted(lengths, n_targets_N)]
 
 

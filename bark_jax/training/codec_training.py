@@ -177,7 +177,7 @@ class CodecTraining:
         if self.settings.discriminator is not None:
             discriminator = {name: jnp.array(array) for name, array in self._discriminator[0].items()}
         discriminator_opt_state = None if discriminator is None else self.discriminator_optimizer.init(discriminator)
-        return self.place(
+        return self.put_on_devices(
             CodecState(
                 jnp.int32(0),
                 params,
@@ -189,7 +189,7 @@ class CodecTraining:
             )
         )
 
-    def place(self, state: CodecState) -> CodecState:
+    def put_on_devices(self, state: CodecState) -> CodecState:
         """The state on all devices."""
         return jax.device_put(state, self._everywhere)
 
@@ -202,7 +202,7 @@ class CodecTraining:
           grad_norm, before clipping; skipped, 1 if the gradients were not finite. With the discriminator also
           adversarial and feature_matching, and the discriminator's own loss.
         """
-        step, audio_BA = int(batch["step"]), self._place_rows(batch["audio"])
+        step, audio_BA = int(batch["step"]), self._shard_rows(batch["audio"])
         discriminator = self.settings.discriminator
         if step and step == self.settings.unquantized_steps:
             state = self._compiled_start(state, self._frozen, audio_BA)
@@ -211,13 +211,13 @@ class CodecTraining:
             self._frozen,
             audio_BA,
             is_quantized=step >= self.settings.unquantized_steps,
-            is_judged=discriminator is not None and step >= discriminator.from_step,
+            is_adversarial=discriminator is not None and step >= discriminator.from_step,
         )
 
     def evaluate(self, state: CodecState, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """The sum over rows of what decoded audio is away from the true, from all codebooks, and the rows."""
         parts = (state.params, state.codebooks)
-        return self._compiled_evaluation(*parts, self._frozen, self._place_rows(batch["audio"]))
+        return self._compiled_evaluation(*parts, self._frozen, self._shard_rows(batch["audio"]))
 
     def arrays(self, state: CodecState) -> dict[str, np.ndarray]:
         """All parameters of the codec as it is now, by name, float32."""
@@ -227,13 +227,13 @@ class CodecTraining:
         return self._arrays | {name: np.asarray(array) for name, array in state.params.items()} | tables
 
     @functools.cached_property
-    def _whole(self) -> tuple[dict[str, np.ndarray], Callable]:
+    def _params_and_assemble(self) -> tuple[dict[str, np.ndarray], Callable]:
         make_module = module_maker(type(self.codec), self.codec.config, platform=self.codec.platform)
         return full_network(self.codec, make_module, "float32")
 
     @property
     def _arrays(self) -> dict[str, np.ndarray]:
-        return self._whole[0]
+        return self._params_and_assemble[0]
 
     @functools.cached_property
     def _discriminator(self) -> tuple[dict[str, np.ndarray], Callable]:
@@ -270,14 +270,14 @@ class CodecTraining:
         frozen = {name: array for name, array in self._arrays.items() if not self._is_trained(name)}
         return jax.device_put(frozen, self._everywhere)
 
-    def _place_rows(self, audio_BA: np.ndarray) -> jax.Array:
+    def _shard_rows(self, audio_BA: np.ndarray) -> jax.Array:
         if len(audio_BA) % self._mesh.size:
             raise InputError(f"a batch has {len(audio_BA)} rows, expected a multiple of {self._mesh.size}, the devices")
         return jax.device_put(audio_BA, NamedSharding(self._mesh, PartitionSpec("data")))
 
     @functools.cached_property
     def _compiled_step(self) -> Callable:
-        static = ("is_quantized", "is_judged")
+        static = ("is_quantized", "is_adversarial")
         return jax.jit(self._step, static_argnames=static, donate_argnums=0, out_shardings=self._everywhere)
 
     @functools.cached_property
@@ -289,7 +289,7 @@ class CodecTraining:
         return jax.jit(self._evaluate)
 
     def _network(self, params: Arrays, frozen: Arrays) -> Codec:
-        return self._whole[1]({**frozen, **params}, None)
+        return self._params_and_assemble[1]({**frozen, **params}, None)
 
     def _table(self, codebooks: Codebooks | None, frozen: Arrays) -> jax.Array:
         return jnp.stack([frozen[name] for name in self._table_names]) if codebooks is None else codebooks.table_QVC
@@ -323,11 +323,11 @@ class CodecTraining:
         return reconstruction_loss(decoded_BA, audio_BA, self.codec.config.sampling_rate, self.settings.weights)
 
     def _step(
-        self, state: CodecState, frozen: Arrays, audio_BA: jax.Array, *, is_quantized: bool, is_judged: bool
+        self, state: CodecState, frozen: Arrays, audio_BA: jax.Array, *, is_quantized: bool, is_adversarial: bool
     ) -> tuple[CodecState, dict[str, jax.Array]]:
         key = self._key(state.step)
         gradients, made = jax.grad(self._loss, has_aux=True)(
-            state.params, state, frozen, audio_BA, is_quantized=is_quantized, is_judged=is_judged
+            state.params, state, frozen, audio_BA, is_quantized=is_quantized, is_adversarial=is_adversarial
         )
         metrics = made.metrics | {"grad_norm": optax.tree.norm(gradients)}
         is_finite = jnp.isfinite(metrics["grad_norm"]) & jnp.isfinite(metrics["loss"])
@@ -335,7 +335,7 @@ class CodecTraining:
         if is_quantized and state.codebooks is not None:
             codebooks = codec_quantizer.update(state.codebooks, made.quantized, jax.random.fold_in(key, 2))
             new = dataclasses.replace(new, codebooks=codebooks)
-        if is_judged:
+        if is_adversarial:
             metrics["discriminator"], gradients = jax.value_and_grad(self._discriminator_loss)(
                 state.discriminator_params, audio_BA, jax.lax.stop_gradient(made.decoded_BA)
             )
@@ -356,7 +356,7 @@ class CodecTraining:
         audio_BA: jax.Array,
         *,
         is_quantized: bool,
-        is_judged: bool,
+        is_adversarial: bool,
     ) -> tuple[jax.Array, "_Made"]:
         """The mean over rows of all that the codec is trained on, and what a step needs besides."""
         network, x_BTC = self._encode(params, frozen, audio_BA)
@@ -370,15 +370,15 @@ class CodecTraining:
         else:
             terms["latent"] = (LATENT_PENALTY, jnp.square(x_BTC).mean(axis=(1, 2)))
         decoded_BA = network.decoder(x_BTC)[..., 0]
-        if is_judged:
-            terms |= self._judged(state.discriminator_params, audio_BA, decoded_BA)
+        if is_adversarial:
+            terms |= self._adversarial_terms(state.discriminator_params, audio_BA, decoded_BA)
         loss_B, differences = self._reconstruction(decoded_BA, audio_BA)
         loss = (loss_B + sum(weight * term_B for weight, term_B in terms.values())).mean()
         metrics |= {name: term_B.mean() for name, (_, term_B) in terms.items()}
         metrics |= {name: term_B.mean() for name, term_B in differences.items()} | {"loss": loss}
         return loss, _Made(metrics, decoded_BA, quantized)
 
-    def _judged(
+    def _adversarial_terms(
         self, discriminator_params: Arrays, audio_BA: jax.Array, decoded_BA: jax.Array
     ) -> dict[str, tuple[float, jax.Array]]:
         """The codec's losses from the discriminator, with their weights."""

@@ -527,14 +527,14 @@ def _map_array(path: Path, dtype: np.dtype, row_shape: tuple[int, ...]) -> np.nd
 def _check_arrays(arrays: Mapping[str, np.ndarray], spaces: TokenSpaces, n_voices: int, where: str) -> np.ndarray:
     """Where the frames of each example begin, and the end; DatasetError where offsets and lengths do not agree."""
     n_examples = len(arrays["voice"])
-    for name, most in (("text", spaces.n_text), ("semantic", spaces.max_semantic)):
+    for name, max_tokens in (("text", spaces.n_text), ("semantic", spaces.max_semantic)):
         offsets = arrays[f"{name}_offsets"]
         lengths = np.diff(offsets)
         is_right = len(offsets) == n_examples + 1 >= 2 and offsets[0] == 0 and offsets[-1] == len(arrays[name])
-        if not is_right or lengths.min() < 1 or lengths.max() > most:
+        if not is_right or lengths.min() < 1 or lengths.max() > max_tokens:
             raise DatasetError(
                 f"{where}: the {len(offsets):,} {name}_offsets do not cut {len(arrays[name]):,} tokens into "
-                f"{n_examples:,} examples of 1 to {most}; prepare the data again"
+                f"{n_examples:,} examples of 1 to {max_tokens}; prepare the data again"
             )
     n_frames = spaces.n_frames(np.diff(arrays["semantic_offsets"]))
     frame_offsets = np.concatenate([[0], np.cumsum(n_frames)])

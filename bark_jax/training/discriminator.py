@@ -167,7 +167,7 @@ def discriminator_loss(true: tuple[DiscriminatorOutput, ...], decoded: tuple[Dis
 
 def adversarial_loss(decoded: tuple[DiscriminatorOutput, ...]) -> jax.Array:
     """[B]: less the better the discriminator likes it."""
-    return -sum(judgement.score_BTF.mean(axis=(1, 2)) for judgement in decoded) / len(decoded)
+    return -sum(output.score_BTF.mean(axis=(1, 2)) for output in decoded) / len(decoded)
 
 
 def feature_loss(true: tuple[DiscriminatorOutput, ...], decoded: tuple[DiscriminatorOutput, ...]) -> jax.Array:

@@ -44,7 +44,7 @@ class Training(Protocol):
     def init(self) -> Any:
         """The state before the first step: a pytree with `step` and `skipped`."""
 
-    def place(self, state: Any) -> Any:
+    def put_on_devices(self, state: Any) -> Any:
         """A restored state where the steps want it."""
 
     def step(self, state: Any, batch: Mapping[str, Any]) -> tuple[Any, Mapping[str, jax.Array]]:
@@ -123,7 +123,7 @@ def fit(
     with _open(folder, settings) as (last, best):
         state = training.init()
         if last.latest_step() is not None:
-            state = training.place(last.restore(state))
+            state = training.put_on_devices(last.restore(state))
         record = _Record(folder, int(state.step))
         bar = Bar(settings.n_steps, int(state.step), is_visible=show_progress)
         with MetricsLog(folder, int(state.step)) as log, bar:
@@ -133,7 +133,7 @@ def fit(
             plot_losses(folder)
         has_best = best.latest_step() is not None
         return RunResult(
-            training.place(best.restore(state)) if has_best else state,
+            training.put_on_devices(best.restore(state)) if has_best else state,
             steps=int(state.step),
             best_step=record.best_step if has_best else int(state.step),
             best_loss=record.best_loss if has_best else None,
@@ -184,9 +184,9 @@ class _Run:
                 state, metrics = self.training.step(state, batch)
                 waiting.append((step, metrics))
                 is_end = step == settings.n_steps
-                looks = step % settings.eval_every == 0 or step % settings.save_every == 0 or is_end
-                if looks or len(waiting) == FETCH_EVERY:
-                    self._tell(waiting, n_skipped=int(state.skipped))
+                is_due = step % settings.eval_every == 0 or step % settings.save_every == 0 or is_end
+                if is_due or len(waiting) == FETCH_EVERY:
+                    self._write_metrics(waiting, n_skipped=int(state.skipped))
                 if step % settings.eval_every == 0 or is_end:
                     is_end |= self._evaluate(state, step)
                 if step % settings.save_every == 0 or is_end:
@@ -199,7 +199,7 @@ class _Run:
         patience = self.settings.patience
         return step >= self.settings.n_steps or (patience is not None and self.record.since_best >= patience)
 
-    def _tell(self, waiting: list[tuple[int, Mapping[str, jax.Array]]], n_skipped: int) -> None:
+    def _write_metrics(self, waiting: list[tuple[int, Mapping[str, jax.Array]]], n_skipped: int) -> None:
         """Writes the metrics of the steps since the last time."""
         records = [
             {"step": step} | {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}

@@ -62,9 +62,9 @@ class NetworkTraining:
     def init(self) -> TrainState:
         params = jax.tree.map(lambda array: jnp.array(array, jnp.float32), self.params)  # the step reuses its memory
         state = TrainState(jnp.int32(0), params, self.optimizer.init(params), jnp.int32(0))
-        return self.place(state)
+        return self.put_on_devices(state)
 
-    def place(self, state: TrainState) -> TrainState:
+    def put_on_devices(self, state: TrainState) -> TrainState:
         """The state on all devices."""
         return state if self._mesh is None else jax.device_put(state, NamedSharding(self._mesh, PartitionSpec()))
 

@@ -19,7 +19,7 @@ from bark_jax.training.recipes.tiny_voice import choose as choosing
 from bark_jax.training.recipes.tiny_voice import measure as measuring
 from bark_jax.training.recipes.tiny_voice import texts
 from bark_jax.training.recipes.tiny_voice.amounts import AMOUNTS
-from bark_jax.training.recipes.tiny_voice.pictures import plot_samples
+from bark_jax.training.recipes.tiny_voice.plots import plot_samples
 from bark_jax.training.recipes.tiny_voice.speech import Flite
 from bark_jax.training.recipes.tiny_voice.train import choose_voices, train, write_model
 

@@ -42,14 +42,14 @@ def choose(bark: Bark, n_texts: int, *, seed: int = 0) -> tuple[Choice, list[Cho
     The causal stages' temperatures are chosen together, beside the fine stage's as it is, then the fine stage's. What
     one seed says varies by some points, so the best of all are heard with more of them.
     """
-    as_it_is = bark.model.generation_config.fine_acoustics_config.temperature
-    heard = [listened(bark, GREEDY, n_texts, seed=seed)]
-    heard += [listened(bark, settings, n_texts, seed=seed) for settings in causal_grid(as_it_is)]
+    current = bark.model.generation_config.fine_acoustics_config.temperature
+    heard = [word_errors_with(bark, GREEDY, n_texts, seed=seed)]
+    heard += [word_errors_with(bark, settings, n_texts, seed=seed) for settings in causal_grid(current)]
     best = _best(heard[1:])
-    others = [best.settings | {"fine_temperature": value} for value in FINE if value != as_it_is]
-    heard += [listened(bark, settings, n_texts, seed=seed) for settings in others]
+    others = [best.settings | {"fine_temperature": value} for value in FINE if value != current]
+    heard += [word_errors_with(bark, settings, n_texts, seed=seed) for settings in others]
     finalists = [
-        mean([choice, *(listened(bark, choice.settings, n_texts, seed=seed + more) for more in MORE_SEEDS)])
+        mean([choice, *(word_errors_with(bark, choice.settings, n_texts, seed=seed + more) for more in MORE_SEEDS)])
         for choice in sorted(heard[1:], key=lambda choice: choice.word_error)[:N_FINALISTS]
     ]
     return _best(finalists), [*heard, *finalists]
@@ -78,7 +78,7 @@ def choosing_texts(kind: str, n_texts: int) -> list[str]:
     return [text for text in drawn if text not in measured][:n_texts]
 
 
-def listened(bark: Bark, settings: dict[str, Any], n_texts: int, *, seed: int) -> Choice:
+def word_errors_with(bark: Bark, settings: dict[str, Any], n_texts: int, *, seed: int) -> Choice:
     """Every text in every voice, and without one."""
     by_kind = {}
     for kind in measuring.KINDS:
@@ -119,7 +119,7 @@ def table(choices: Sequence[Choice]) -> str:
     lines = ["| semantic | coarse | fine | word error %: digits | sentences | both |", "|---|---|---|---|---|---|"]
     for choice in choices:
         chosen = [choice.settings.get(f"{stage}_temperature") for stage in ("semantic", "coarse", "fine")]
-        shown = ["greedy"] * 3 if choice.settings == GREEDY else map(str, chosen)
+        temperatures = ["greedy"] * 3 if choice.settings == GREEDY else map(str, chosen)
         errors = [*choice.by_kind.values(), choice.word_error]
-        lines.append(f"| {' | '.join(shown)} | {' | '.join(f'{100 * error:.1f}' for error in errors)} |")
+        lines.append(f"| {' | '.join(temperatures)} | {' | '.join(f'{100 * error:.1f}' for error in errors)} |")
     return "\n".join(lines)
