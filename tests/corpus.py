@@ -109,7 +109,7 @@ def _sentence(draw: random.Random, words: list[str]) -> str:
 
 def _misspelt(draw: random.Random, word: str) -> str:
     """The word in capitals, doubled, or with one character dropped or moved: tokenizers have to piece it together."""
-    place = draw.randrange(len(word))
-    rest = word[:place] + word[place + 1 :]
+    index = draw.randrange(len(word))
+    rest = word[:index] + word[index + 1 :]
     other = draw.randint(0, len(rest))
-    return draw.choice([word.upper(), word + word, rest, rest[:other] + word[place] + rest[other:]])
+    return draw.choice([word.upper(), word + word, rest, rest[:other] + word[index] + rest[other:]])

@@ -15,17 +15,17 @@ from flax import nnx
 
 def _find_options() -> dict[str, int | bool]:
     """What compiles four to eight times as fast as the defaults, to programs whose speed only long runs would miss."""
-    least = {"xla_backend_optimization_level": 0}
-    most = least | {
+    portable = {"xla_backend_optimization_level": 0}
+    fastest = portable | {
         "xla_llvm_disable_expensive_passes": True,
         "xla_cpu_use_fusion_emitters": False,
         "xla_cpu_parallel_codegen_split_count": 1,
     }
     try:
-        jax.jit(lambda: 0, compiler_options=most).lower().compile()
+        jax.jit(lambda: 0, compiler_options=fastest).lower().compile()
     except jax.errors.JaxRuntimeError:  # an XLA that lacks one of them
-        return least
-    return most
+        return portable
+    return fastest
 
 
 jit = functools.partial(jax.jit, compiler_options=_find_options())

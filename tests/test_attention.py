@@ -43,7 +43,7 @@ def test_auto_takes_xla_where_there_is_no_gpu():
         (jnp.float32, 64, ("xla", "xla")),
     ],
 )
-def test_a_constructor_chooses_by_what_it_is_told(dtype, head_size, expected, monkeypatch):
+def test_a_constructor_chooses_by_its_arguments(dtype, head_size, expected, monkeypatch):
     monkeypatch.setattr(probes, "_failure", lambda *_: pytest.fail("a probe ran"))
     config = dataclasses.replace(CONFIG, hidden_size=2 * head_size)
     model = nnx.eval_shape(lambda: BarkCausalModel(config, dtype=dtype, platform="gpu", rngs=nnx.Rngs(0)))

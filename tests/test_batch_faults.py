@@ -13,7 +13,7 @@ import time
 import pytest
 import soundfile
 from batch_stub import RATE, StubSpeaker, noise, run_stub, write_rows
-from test_batch_runs import check_whole, entries_of, start_stub
+from test_batch_runs import check_complete, entries_of, start_stub
 
 from bark_jax import files
 from bark_jax.batch.rows import read_rows
@@ -116,7 +116,7 @@ def test_a_fault_at_every_write_sync_and_rename_of_a_row(tmp_path, monkeypatch, 
         assert run_stub(rows, out, **options).left == 0
         assert len(entries_of(out)) == n_rows
         if form == "files":
-            check_whole(out, rows)
+            check_complete(out, rows)
         shutil.rmtree(out)
     # No fault, so no place for one is left: run.json, a row's file or a part of two rows, the manifest.
     assert fails_at == disk.count and disk.kinds["fsync"] >= 5 and disk.kinds["replace"] >= 2
@@ -133,7 +133,7 @@ def test_a_full_disk_stops_the_run_with_what_is_finished_intact(tmp_path, monkey
     assert speaker.n_spoken < 150  # it stops soon, rather than speaking what it cannot keep
     check_no_half_files(out, rows)
     assert run_stub(rows, out).left == 0
-    check_whole(out, rows)
+    check_complete(out, rows)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_kills_lose_and_repeat_nothing(tmp_path, n_rows, n_kills, form):
     reference = tmp_path / "reference"
     run_stub(rows, reference)
     if form == "files":
-        check_whole(out, rows)
+        check_complete(out, rows)
         same = {name: entry["sha256"] for name, entry in entries_of(reference).items()}
         assert {name: entry["sha256"] for name, entry in entries_of(out).items()} == same
     else:
@@ -177,9 +177,9 @@ def test_kills_lose_and_repeat_nothing(tmp_path, n_rows, n_kills, form):
 
 def check_orphans(out, by_name):
     """Files of which the manifest does not tell yet are whole as well."""
-    told = {entry["file"] for entry in entries_of(out).values()}
+    listed = {entry["file"] for entry in entries_of(out).values()}
     for path in (out / "audio").glob("[!.]*.wav"):
-        if f"audio/{path.name}" not in told:
+        if f"audio/{path.name}" not in listed:
             assert len(soundfile.read(path)[0]) == len(noise(by_name[path.stem]))
 
 

@@ -46,7 +46,7 @@ ARRAYS = [json.dumps(ROWS), json.dumps(ROWS, indent=2), "\ufeff \n" + json.dumps
 
 @pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "rows", "rows.data"])
 @pytest.mark.parametrize("data", ARRAYS, ids=["one line", "pretty", "marked"])
-def test_an_array_is_read_and_its_rows_are_numbered_by_their_place(tmp_path, data, name):
+def test_an_array_is_read_and_its_rows_are_numbered_by_their_position(tmp_path, data, name):
     form, rows = read(write(tmp_path, data, name))
     assert form == "json" and [(row.line, row.id, row.text) for row in rows] == [
         (1, "a", "Good morning."),
@@ -102,7 +102,7 @@ def test_tables_are_read_whatever_parts_their_columns(tmp_path, delimiter, name)
     assert form == "csv" and [(row.id, row.text, row.voice) for row in rows][1] == ("b", "Hi there.", "anna")
 
 
-def test_json_lines_are_told_from_csv_and_lines_by_most_of_them(tmp_path):
+def test_json_lines_are_recognised_by_the_majority_of_the_lines(tmp_path):
     for head in ("# rows of June\n", "id,text\n", "\n\n", "{broken\n"):
         form, rows = read(write(tmp_path, head + JSONL))
         assert form == "jsonl" and [row.id for row in rows][-2:] == ["a", "b"]

@@ -83,7 +83,7 @@ def test_ids_that_are_not(name):
         check_id(name)
 
 
-def test_all_faults_of_ids_are_told_with_their_lines(tmp_path):
+def test_all_faults_of_ids_are_reported_with_their_lines(tmp_path):
     lines = [{"id": "a", "text": "1"}, {"text": "2"}, {"id": "b/c", "text": "3"}, {"id": "a", "text": "4"}]
     with pytest.raises(RowsError) as caught:
         check(tmp_path, "\n".join(map(json.dumps, lines)))
@@ -161,7 +161,7 @@ def test_a_file_of_another_format_is_refused(tmp_path):
         check(tmp_path, "Good morning.\nGood night.\n")
 
 
-def test_formats_are_told_by_ending_or_first_character(tmp_path):
+def test_formats_are_recognised_by_ending_or_first_character(tmp_path):
     path = tmp_path / "rows"
     path.write_text('\n{"id": 1}')
     assert choose_format("-", path) == "jsonl"

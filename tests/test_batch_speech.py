@@ -103,8 +103,8 @@ def test_an_empty_first_sentence_is_no_voice(bark, monkeypatch):
     """The next sentence speaks alone then, and is the voice of those after it."""
     asked, generate_rows = [], type(bark.model).generate_rows
 
-    def first_is_empty(self, rows, *told):
-        (utterance,) = generate_rows(self, rows, *told)
+    def first_is_empty(self, rows, *rest):
+        (utterance,) = generate_rows(self, rows, *rest)
         asked.append(rows[0].voice)
         if len(asked) == 1:
             empty = {"semantic": 0, "coarse": 1, "fine": 1, "samples": 0}

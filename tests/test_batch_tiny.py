@@ -55,8 +55,8 @@ def start(environment, *args, **kwargs):
 
 def finish(environment, *args):
     process = start(environment, *args, stderr=subprocess.PIPE, text=True)
-    _, told = process.communicate(timeout=900)
-    assert process.returncode == 0, told
+    _, stderr = process.communicate(timeout=900)
+    assert process.returncode == 0, stderr
 
 
 def entries_of(out):

@@ -47,7 +47,7 @@ def test_the_table_says_how_much_faster_this_project_is():
     assert "failed: ImportError: none" in lines[2]
 
 
-def test_a_folder_that_cannot_be_is_told_before_anything_is_measured(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_measured(tmp_path, monkeypatch):
     monkeypatch.setattr("benchmarks.__main__.measure_bandwidth", lambda: pytest.fail("measured"))
     (tmp_path / "file").touch()
     result = CliRunner().invoke(main, ["--quick", "--out", str(tmp_path / "file")])

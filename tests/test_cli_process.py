@@ -40,10 +40,10 @@ CLOSED = [
 ]
 
 
-@pytest.mark.parametrize(("line", "status", "told"), CLOSED, ids=[line for line, *_ in CLOSED])
-def test_streams_that_are_closed_or_full_bring_a_line_and_a_status(tmp_path, line, status, told):
+@pytest.mark.parametrize(("line", "status", "message"), CLOSED, ids=[line for line, *_ in CLOSED])
+def test_streams_that_are_closed_or_full_bring_a_line_and_a_status(tmp_path, line, status, message):
     done = shell(f"bark {line}", tmp_path)
-    assert (done.returncode, done.stderr) == (status, told)
+    assert (done.returncode, done.stderr) == (status, message)
 
 
 def test_a_file_never_gets_the_number_of_a_closed_stream(tmp_path):

@@ -156,14 +156,14 @@ def assert_equal(found, expected):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def uninterrupted(tmp_path_factory):
     """A run that nothing stopped: its folder and result."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     return folder, run(folder)
 
 
-def test_a_random_codec_learns_from_nothing(whole):
-    folder, _ = whole
+def test_a_random_codec_learns_from_nothing(uninterrupted):
+    folder, _ = uninterrupted
     records = read_metrics(folder)
     losses = [record["eval_loss"] for record in records if "eval_loss" in record]
     audio_BA = make_batch(1000)["audio"]
@@ -180,7 +180,7 @@ def test_a_random_codec_learns_from_nothing(whole):
 @pytest.mark.parametrize(
     "killed_at", [SETTINGS.unquantized_steps, *(pytest.param(step, marks=pytest.mark.slow) for step in (3, 75))]
 )
-def test_a_killed_run_goes_on_with_the_same_bits(whole, tmp_path, killed_at):
+def test_a_killed_run_goes_on_with_the_same_bits(uninterrupted, tmp_path, killed_at):
     """Where the codebooks start; before the first checkpoint, and while the discriminator learns."""
 
     def killed(step):
@@ -191,8 +191,8 @@ def test_a_killed_run_goes_on_with_the_same_bits(whole, tmp_path, killed_at):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "run", killed)
     result = run(tmp_path / "run")
-    assert (tmp_path / "run" / METRICS_FILE).read_text() == (whole[0] / METRICS_FILE).read_text()
-    assert_equal(result.state, whole[1].state)
+    assert (tmp_path / "run" / METRICS_FILE).read_text() == (uninterrupted[0] / METRICS_FILE).read_text()
+    assert_equal(result.state, uninterrupted[1].state)
 
 
 def test_steps_without_a_discriminator_hold_none_and_it_waits_for_its_step():
@@ -207,7 +207,7 @@ def test_steps_without_a_discriminator_hold_none_and_it_waits_for_its_step():
 
 
 @pytest.mark.parametrize("step", [0, SETTINGS.unquantized_steps, DISCRIMINATOR.from_step])
-def test_gradients_that_are_not_finite_change_nothing(whole, step):
+def test_gradients_that_are_not_finite_change_nothing(uninterrupted, step):
     training = make_training()
     state = begin_at(training, step)
     before = jax.tree.map(np.asarray, state)

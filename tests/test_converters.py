@@ -325,7 +325,7 @@ def test_what_is_no_codec_is_not_loaded_as_one(suno, encodec, tmp_path):
         load_codec(broken)
 
 
-def test_a_codec_in_the_cache_of_the_hub_is_whole(encodec):
+def test_a_codec_in_the_cache_of_the_hub_is_complete(encodec):
     assert snapshots.is_whole(encodec[1])
 
 
@@ -432,8 +432,8 @@ def test_a_codec_with_group_norm_is_converted(torch, tmp_path):
     convert(folder, tmp_path / "dst")
     theirs, ours = checkpoints.read_arrays(folder), load_file(tmp_path / "dst" / "codec_model.safetensors")
     for i in (3, 7, 11, 15):
-        place = f"decoder.layers.{i}.conv"
-        np.testing.assert_array_equal(ours[f"{place}.kernel"], theirs[f"{place}.weight"].transpose(2, 0, 1))
+        prefix = f"decoder.layers.{i}.conv"
+        np.testing.assert_array_equal(ours[f"{prefix}.kernel"], theirs[f"{prefix}.weight"].transpose(2, 0, 1))
     np.testing.assert_array_equal(ours["encoder.layers.0.norm.scale"], theirs["encoder.layers.0.norm.weight"])
 
 
@@ -757,14 +757,14 @@ def test_a_suno_file_of_something_else_is_refused(suno, bark, tmp_path, change, 
         convert(folder, tmp_path / "dst", codec=bark)
 
 
-def test_l39_the_fine_network_in_the_place_of_text_is_refused(suno, bark, tmp_path):
+def test_l39_the_fine_network_as_text_is_refused(suno, bark, tmp_path):
     folder = shutil.copytree(suno, tmp_path / "src")
     shutil.copy(folder / "fine.pt", folder / "text.pt")
     with pytest.raises(CheckpointError, match=r"text\.pt holds the fine_acoustics network"):
         convert(folder, tmp_path / "dst", codec=bark)
 
 
-def test_the_coarse_network_in_the_place_of_text_is_refused(suno, bark, tmp_path):
+def test_the_coarse_network_as_text_is_refused(suno, bark, tmp_path):
     folder = shutil.copytree(suno, tmp_path / "src")
     shutil.copy(folder / "coarse.pt", folder / "text.pt")
     with pytest.raises(ConfigError, match="input_vocab_size 12096"):
@@ -853,7 +853,7 @@ def test_a_parameter_that_two_arrays_fill_is_named_on_both_sides():
         _plan.make_plan(source, shapes(x=(1,)))
 
 
-def test_all_faults_are_told_at_once():
+def test_all_faults_are_reported_at_once():
     source = make_source({"a": np.zeros((2, 3)), "b": [1]}, [rule("a", "x", LINEAR), rule("c", "y"), rule("d", "z")])
     with pytest.raises(CheckpointError) as error:
         _plan.make_plan(source, shapes(x=(2, 3), y=(1,)))
@@ -1131,9 +1131,11 @@ def test_what_is_linked_from_elsewhere_is_left_out_and_said(bark, tmp_path, capl
     for link, target in links.items():
         link.symlink_to(target)
     dst = convert(src, tmp_path / "dst")
-    (told,) = [record.getMessage() for record in caplog.records if record.name == "bark_jax.checkpoints._extras"]
-    assert told.startswith("left out speaker_embeddings/v2, tokenizer.json, vocab.txt, speaker_embeddings/a.npy: links")
-    assert str(src) in told
+    (message,) = [record.getMessage() for record in caplog.records if record.name == "bark_jax.checkpoints._extras"]
+    assert message.startswith(
+        "left out speaker_embeddings/v2, tokenizer.json, vocab.txt, speaker_embeddings/a.npy: links"
+    )
+    assert str(src) in message
     assert (dst / "words.txt").read_text() == "inside"
     assert not {"vocab.txt", "tokenizer.json", "speaker_embeddings"} & set(os.listdir(dst))
     caplog.clear()

@@ -125,15 +125,15 @@ def test_the_copy_is_made_once_beside_a_network_that_stays_as_it_is():
     assert found.head.kernel[...] is model.head.kernel[...]
 
 
-@pytest.mark.parametrize("place", [("head", "kernel"), ("token_embedding", "embedding")])
-def test_the_copy_is_made_anew_once_a_parameter_is_replaced(place):
+@pytest.mark.parametrize("path", [("head", "kernel"), ("token_embedding", "embedding")])
+def test_the_copy_is_made_again_once_a_parameter_is_replaced(path):
     model = drawn(make_model)
     before = for_decoding(model, 1)
-    parameter = getattr(getattr(model, place[0]), place[1])
+    parameter = getattr(getattr(model, path[0]), path[1])
     parameter[...] = as_dtype(np.ones(parameter.shape), jnp.float32)
     found = for_decoding(model, 1)
     assert found is not before and for_decoding(model, 1) is found
-    np.testing.assert_array_equal(getattr(getattr(found, place[0]), place[1])[...], parameter[...])
+    np.testing.assert_array_equal(getattr(getattr(found, path[0]), path[1])[...], parameter[...])
     np.testing.assert_array_equal(found.head.transposed[...], model.head.kernel[...].T)
 
 

@@ -33,14 +33,14 @@ def fail(*_, **__):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_no_memory_is_told_with_stage_and_sizes(stage, bark, monkeypatch):
+def test_out_of_memory_is_reported_with_stage_and_sizes(stage, bark, monkeypatch):
     fail.text = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 123456 bytes."
     with monkeypatch.context() as patch:
         patch.setattr(*STAGES[stage], fail)
         with pytest.raises(DeviceError, match=f"no memory for the {stage} stage of 3 rows, with ") as caught:
             bark.generate(["one", "two", "three"], seed=0, max_new_tokens=4)
-    told = str(caught.value)
-    assert "123456 bytes" in told and "fewer rows" in told and "enable_cpu_offload" in told
+    message = str(caught.value)
+    assert "123456 bytes" in message and "fewer rows" in message and "enable_cpu_offload" in message
     assert isinstance(caught.value, BarkError)
     assert isinstance(caught.value.__cause__, jax.errors.JaxRuntimeError)
     assert len(bark.generate(["one", "two", "three"], seed=0, max_new_tokens=4)) == 3
@@ -48,7 +48,7 @@ def test_no_memory_is_told_with_stage_and_sizes(stage, bark, monkeypatch):
 
 @pytest.mark.parametrize("text", ["INTERNAL: CUDA_ERROR_DEVICE_UNAVAILABLE", "UNAVAILABLE: TPU is gone"])
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_device_that_goes_away_is_told_with_the_stage(stage, text, bark, monkeypatch):
+def test_a_lost_device_is_reported_with_the_stage(stage, text, bark, monkeypatch):
     fail.text = text
     monkeypatch.setattr(*STAGES[stage], fail)
     with pytest.raises(DeviceError, match=f"failed in the {stage} stage of 1 row, .*{text}.*new process"):

@@ -26,7 +26,7 @@ def test_logits_equal_torchs_for_every_codebook(codebook, gentle_twins, rng):
     assert largest_difference(ours, theirs) < 1e-4
 
 
-def test_logits_equal_torchs_over_a_whole_window(gentle_twins, rng):
+def test_logits_equal_torchs_over_a_full_window(gentle_twins, rng):
     ids = draw_codes(rng, 1, gentle_twins.spaces.fine_window)
     theirs = gentle_twins.theirs.fine_acoustics(7, to_torch(ids)).logits
     assert largest_difference(read(gentle_twins.ours.fine_acoustics, 7, ids), theirs) < 1e-4 * float(theirs.std())

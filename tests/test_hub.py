@@ -236,15 +236,15 @@ def test_answers_as_the_hub_gives_them_are_taken(status, headers):
     client._check_answer(answer)
 
 
-@pytest.mark.parametrize("place", ["https://cdn.example.com/a", "//127.0.0.1/a", ""])
-def test_a_checksum_is_looked_at_where_the_client_goes_no_further(place):
+@pytest.mark.parametrize("location", ["https://cdn.example.com/a", "//127.0.0.1/a", ""])
+def test_a_checksum_is_looked_at_where_the_client_goes_no_further(location):
     request = SimpleNamespace(url=SimpleNamespace(host="hub", path="/a/b/resolve/main/c"))
-    headers = {"X-Repo-Commit": COMMIT, "ETag": '"a/b"', "Location": place}
+    headers = {"X-Repo-Commit": COMMIT, "ETag": '"a/b"', "Location": location}
     with refused(ModelNotFoundError, "the answer of hub is refused: it names no checksum but 'a/b'"):
         client._check_answer(SimpleNamespace(request=request, status_code=302, headers=headers))
 
 
-def test_clients_that_take_the_place_of_others_are_checked(hub, tmp_path):
+def test_clients_that_replace_others_are_checked(hub, tmp_path):
     from huggingface_hub import close_session, get_session
 
     client.check_answers()

@@ -72,15 +72,15 @@ def tokens_under(options, folder):
 
 
 @pytest.fixture(scope="module")
-def told(toy_folder):
+def default_tokens(toy_folder):
     return tokens_under({}, toy_folder)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["64-bit types", "no transfers"])
-def test_tokens_are_the_same_whatever_a_program_has_set(name, told, toy_folder):
-    assert len(told) == 8
-    assert tokens_under(OPTIONS[name], toy_folder) == told
+def test_tokens_are_the_same_whatever_a_program_has_set(name, default_tokens, toy_folder):
+    assert len(default_tokens) == 8
+    assert tokens_under(OPTIONS[name], toy_folder) == default_tokens
 
 
 @contextlib.contextmanager

@@ -118,7 +118,7 @@ def test_texts_are_cut_where_a_speaker_would_breathe(text, max_tokens, pieces):
 
 
 @pytest.mark.parametrize(
-    ("text", "most", "pieces"),
+    ("text", "max_sentences", "pieces"),
     [
         ("One. Two. Three.", 1, ["One.", "Two.", "Three."]),
         ("One. Two. Three.", 2, ["One. Two.", "Three."]),
@@ -128,11 +128,11 @@ def test_texts_are_cut_where_a_speaker_would_breathe(text, max_tokens, pieces):
         ("one two, one two three one. Two.", 1, ["one two,", "one two", "three one.", "Two."]),  # nor is part of one
     ],
 )
-def test_a_prompt_holds_no_more_sentences_than_a_model_speaks(text, most, pieces):
-    assert split_text(text, count_tokens, 8 if "," not in text else 4, max_sentences=most) == pieces
+def test_a_prompt_holds_no_more_sentences_than_a_model_speaks(text, max_sentences, pieces):
+    assert split_text(text, count_tokens, 8 if "," not in text else 4, max_sentences=max_sentences) == pieces
 
 
-def test_a_word_beyond_the_budget_stays_whole():
+def test_a_word_beyond_the_budget_is_not_cut():
     assert split_text(f"So: {'x' * 90} it is", count_tokens, 5) == ["So:", "x" * 90, "it is"]
 
 
@@ -161,7 +161,7 @@ def quick(bark, monkeypatch):
         def __init__(self):
             self.bark, self.batches, self.empty, self.n_rows = bark, [], set(), 0
 
-        def generate_rows(self, rows, *told):
+        def generate_rows(self, rows, *rest):
             self.batches.append(list(rows))
             return [self.utterance(row) for row in rows]
 

@@ -299,8 +299,8 @@ def test_say_speaks_with_a_lora_and_tells_a_wrong_one(lora_file, tmp_path):
         args = ["say", "hi", "-m", "tiny", "--seed", "1", "--max-seconds", "0.3", "--json", "-o", str(tmp_path / name)]
         return CliRunner().invoke(main, [*args, *(["--lora", str(lora)] if lora else [])])
 
-    told = [json.loads(say(lora, name).stdout) for lora, name in ((lora_file, "with.wav"), (None, "without.wav"))]
-    assert [each["lora"] for each in told] == [str(lora_file), None]
+    reports = [json.loads(say(lora, name).stdout) for lora, name in ((lora_file, "with.wav"), (None, "without.wav"))]
+    assert [each["lora"] for each in reports] == [str(lora_file), None]
     assert (tmp_path / "with.wav").read_bytes() != (tmp_path / "without.wav").read_bytes()
     refused = say(tmp_path / "nowhere", "never.wav")
     assert refused.exit_code != 0 and "nowhere" in refused.stderr and not (tmp_path / "never.wav").exists()

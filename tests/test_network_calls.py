@@ -40,7 +40,7 @@ def stages(toy_model, toy_voice):
     return tokens, stream, lengths, codes
 
 
-def test_stages_on_arrays_make_the_audio_of_a_whole_call(toy_model, toy_voice, stages):
+def test_stages_on_arrays_make_the_audio_of_one_call(toy_model, toy_voice, stages):
     audio, lengths = toy_model.generate(
         IDS,
         attention_mask=MASK,

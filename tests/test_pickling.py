@@ -162,10 +162,10 @@ COPIES = {
 @pytest.mark.parametrize("kind", ERRORS, ids=lambda kind: kind.__name__)
 def test_errors_and_warnings_come_back_as_they_were(kind, how):
     error = MADE_ERRORS[kind]() if kind in MADE_ERRORS else kind("x is 1, expected 2")
-    error.told = {"line": 3}
+    error.details = {"line": 3}
     error.add_note("seen twice")
     again = COPIES[how](error)
-    assert are_equal(error, again) and again.__notes__ == ["seen twice"] and again.told == {"line": 3}
+    assert are_equal(error, again) and again.__notes__ == ["seen twice"] and again.details == {"line": 3}
 
 
 def test_an_error_of_the_system_keeps_its_number_and_file():

@@ -147,7 +147,7 @@ def test_the_recipe_goes_all_the_way_from_nothing_and_on_from_there(tmp_path):
     assert {path.parent.name for path in (tmp_path / "second").glob("*/metrics.jsonl")} == runs
 
 
-def test_flite_is_told_of_where_it_cannot_be_had(tmp_path, monkeypatch):
+def test_a_missing_flite_is_an_error_that_says_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UnsupportedError, match="install flite"):
         speech.Flite(tmp_path)

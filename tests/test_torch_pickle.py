@@ -355,10 +355,10 @@ def test_a_file_whose_values_torch_left_to_be_filled_in_is_read(path, torch):
         torch.save({"w": torch.arange(16.0)}, path)
     data = bytearray(path.read_bytes())
     with zipfile.ZipFile(path) as archive:
-        place = archive.getinfo(f"{path.stem}/data/0").header_offset
-    name_bytes, extra_bytes = struct.unpack("<2H", data[place + 26 : place + 30])
-    place += 30 + name_bytes + extra_bytes
-    data[place : place + 64] = VALUES.tobytes()
+        offset = archive.getinfo(f"{path.stem}/data/0").header_offset
+    name_bytes, extra_bytes = struct.unpack("<2H", data[offset + 26 : offset + 30])
+    offset += 30 + name_bytes + extra_bytes
+    data[offset : offset + 64] = VALUES.tobytes()
     path.write_bytes(data)
     np.testing.assert_array_equal(read_torch(path)["w"].read(), VALUES)
     path.write_bytes(data.replace(b"_rebuild_tensor_v2", b"_rebuild_tensor_v3"))
@@ -532,10 +532,10 @@ def test_a_tensor_of_an_old_file_that_is_larger_than_its_storage_is_refused(path
     torch.save({"w": torch.zeros(1).expand(40_000, 40_000)}, path, _use_new_zipfile_serialization=False)
     assert path.stat().st_size < 400
     tracemalloc.start()
-    told = refusal(path)
+    message = refusal(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert "elements twice" in told and "(at 'w')" in told
+    assert "elements twice" in message and "(at 'w')" in message
     assert peak < 2**25  # the pickles are looked for in the first 16 MiB
 
 
@@ -619,7 +619,7 @@ HOSTILE_CALLS = {
 
 @pytest.mark.parametrize(("body", "offence"), HOSTILE_CALLS.values(), ids=HOSTILE_CALLS)
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-def test_a_hostile_pickle_runs_nothing_and_is_told_by_what_it_asks_for(path, tmp_path, body, offence, form):
+def test_a_hostile_pickle_runs_nothing_and_the_error_names_its_call(path, tmp_path, body, offence, form):
     canary = tmp_path / "canary"
     form(path, body(text(f"touch {canary}")))
     assert offence in refusal(path)
@@ -650,8 +650,8 @@ def test_a_refusal_names_the_tensor(path, form, body):
 def test_a_complex_tensor_of_torch_is_refused_by_name(path, torch, zipped):
     weights = {"model": {"x": torch.ones(2), "w": torch.ones(2, dtype=torch.complex64)}}
     torch.save(weights, path, _use_new_zipfile_serialization=zipped)
-    told = refusal(path)
-    assert "holds complex numbers ('torch.ComplexFloatStorage')" in told and "at 'model' > 'w'" in told
+    message = refusal(path)
+    assert "holds complex numbers ('torch.ComplexFloatStorage')" in message and "at 'model' > 'w'" in message
 
 
 def test_the_payload_runs_in_a_reader_that_trusts(tmp_path):
@@ -944,7 +944,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize(("data", "offence"), OTHERS.values(), ids=OTHERS)
-def test_a_file_of_another_kind_is_told_as_what_it_is(path, data, offence):
+def test_the_error_names_the_kind_of_another_file(path, data, offence):
     path.write_bytes(data)
     assert offence in refusal(path)
 

@@ -202,14 +202,17 @@ def test_nothing_depends_on_what_is_no_target(name, case, rng):
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_the_losses_of_parts_of_a_batch_add_up_to_that_of_the_whole(name, tiny, tiny_batches):
+def test_the_losses_of_parts_of_a_batch_add_up_to_that_of_the_batch(name, tiny, tiny_batches):
     network, batch = getattr(tiny, name), tiny_batches[name]
-    whole, _ = gradients(name, network, batch, tiny.spaces)
+    of_batch, _ = gradients(name, network, batch, tiny.spaces)
     rows = [{field: array[row : row + 1] for field, array in batch.items()} for row in range(4)]
     parts = [jitted_loss(name, network, row, spaces=tiny.spaces) for row in rows]
-    assert sum(float(part.count) for part in parts) == whole.count > 0
-    np.testing.assert_allclose(sum(float(part.total) for part in parts), whole.total, rtol=1e-6)
-    assert whole.total.dtype == whole.count.dtype == jnp.float32 and whole.total.shape == whole.count.shape == ()
+    assert sum(float(part.count) for part in parts) == of_batch.count > 0
+    np.testing.assert_allclose(sum(float(part.total) for part in parts), of_batch.total, rtol=1e-6)
+    assert (
+        of_batch.total.dtype == of_batch.count.dtype == jnp.float32
+        and of_batch.total.shape == of_batch.count.shape == ()
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0, static_argnames="spaces")
@@ -220,11 +223,11 @@ def jitted_loss(name, model, batch, *, spaces):
 def test_the_coarse_loss_of_the_window_alone_leaves_its_history_out(tiny, tiny_batches):
     network, batch = tiny.coarse_acoustics, tiny_batches["coarse_acoustics"]
     found = jax.jit(functools.partial(coarse_loss, spaces=tiny.spaces, only_new=True))(network, batch)
-    whole, _ = gradients("coarse_acoustics", network, batch, tiny.spaces)
+    of_batch, _ = gradients("coarse_acoustics", network, batch, tiny.spaces)
     older = batch | {"is_target": batch["is_target"] & ~batch["is_new"]}
     history, _ = gradients("coarse_acoustics", network, older, tiny.spaces)
-    assert 0 < found.count == batch["is_new"].sum() < whole.count == float(found.count) + float(history.count)
-    np.testing.assert_allclose(float(found.total) + float(history.total), whole.total, rtol=1e-6)
+    assert 0 < found.count == batch["is_new"].sum() < of_batch.count == float(found.count) + float(history.count)
+    np.testing.assert_allclose(float(found.total) + float(history.total), of_batch.total, rtol=1e-6)
 
 
 def test_the_end_token_can_lie_anywhere_past_the_semantic_tokens(tiny, tiny_batches):
@@ -238,8 +241,8 @@ def test_the_end_token_can_lie_anywhere_past_the_semantic_tokens(tiny, tiny_batc
     legal = np.array([*range(spaces.semantic_vocab), end])
     legal_logits = logits[:, spaces.n_text :, legal]
     logprob = legal_logits - np.log(np.exp(legal_logits).sum(axis=-1, keepdims=True))
-    place = np.searchsorted(legal, targets)
-    expected = -np.take_along_axis(logprob, place[:, :, None], 2)[:, :, 0][batch["is_target"]].sum()
+    position = np.searchsorted(legal, targets)
+    expected = -np.take_along_axis(logprob, position[:, :, None], 2)[:, :, 0][batch["is_target"]].sum()
     np.testing.assert_allclose(loss.total, expected, rtol=1e-6)
 
 

@@ -193,7 +193,7 @@ def run(script: Path, folder: Path, patch: pytest.MonkeyPatch) -> tuple[dict, di
     return variables, waves
 
 
-def assert_is_whole(variables: dict, waves: dict) -> None:
+def assert_is_complete(variables: dict, waves: dict) -> None:
     assert waves.keys() == set(WAVES)
     for rate, samples in waves.values():
         assert rate == variables["sample_rate"] == 24_000
@@ -212,7 +212,7 @@ def test_the_rules_change_these_lines_and_no_others():
 @pytest.mark.slow
 def test_the_changed_script_runs(ours):
     variables, waves = ours
-    assert_is_whole(variables, waves)
+    assert_is_complete(variables, waves)
     assert isinstance(variables["drawn"], jax.Array) and variables["drawn"].dtype == np.float32
     assert variables["drawn"].shape == (1, N_SAMPLES) and variables["batch"].shape == (2, N_SAMPLES)
     assert {array.dtype for array in jax.tree.leaves(variables["model"].semantic)} == {np.dtype(np.float16)}
@@ -220,7 +220,7 @@ def test_the_changed_script_runs(ours):
 
 @pytest.mark.slow
 def test_the_script_itself_runs(theirs):
-    assert_is_whole(*theirs)
+    assert_is_complete(*theirs)
 
 
 @pytest.mark.slow

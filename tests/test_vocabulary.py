@@ -40,10 +40,10 @@ def test_unknown_words_are_named_once_in_their_order(text, unknown):
 
 def test_a_processor_warns_of_words_that_are_not_in_its_list(folder, tmp_path):
     processor = BarkProcessor.from_pretrained(folder)
-    with pytest.warns(UnknownWordsWarning, match="knows 2 words, and not 'mars', 'moon'") as told:
+    with pytest.warns(UnknownWordsWarning, match="knows 2 words, and not 'mars', 'moon'") as caught:
         processor(["Hello mars", "world, moon"])
-    assert told[0].message.words == ("mars", "moon")
-    assert told[0].filename == __file__
+    assert caught[0].message.words == ("mars", "moon")
+    assert caught[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         processor("Hello, World!")
@@ -74,8 +74,8 @@ def test_a_list_that_is_no_list_is_refused(content, message, folder):
 
 @pytest.mark.filterwarnings("default")
 def test_the_command_line_tells_it_once(folder, tmp_path):
-    place = ["-m", str(folder), "-o", str(tmp_path / "mars.wav")]
-    result = CliRunner().invoke(main, ["say", "hello mars", "--max-seconds", "0.1", "--seed", "1", *place])
+    paths = ["-m", str(folder), "-o", str(tmp_path / "mars.wav")]
+    result = CliRunner().invoke(main, ["say", "hello mars", "--max-seconds", "0.1", "--seed", "1", *paths])
     assert result.exit_code == 0, result.output
     assert result.stderr.count("warning:") == result.stderr.count("not 'mars'") == 1
 

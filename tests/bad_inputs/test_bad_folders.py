@@ -318,7 +318,7 @@ def test_a_tokenizer_with_ids_past_the_models_is_refused_when_it_gives_one(tmp_p
         processor("hello")
 
 
-def test_a_panic_of_the_tokenizers_library_is_told_as_an_error():
+def test_a_panic_of_the_tokenizers_library_becomes_an_error():
     from bark_jax.text.tokenizer import config_errors
 
     class PanicException(BaseException):
