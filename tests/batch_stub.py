@@ -1,4 +1,4 @@
-"""A batch without a model: what the rows say decides a noise. As a script it is the process that tests kill.
+"""A batch without a model: a row's text seeds its noise. Run as a script, it is the process that tests kill.
 
 python tests/batch_stub.py ROWS OUT [files|parquet]
 """

@@ -1,4 +1,4 @@
-"""Small random checkpoints in every layout there is, all of the same weights.
+"""Small random checkpoints of the same weights in every supported layout.
 
 `make_bark` makes the weights; the others write them again as other programs lay them out. torch is imported only when
 one is called. The names of the other layouts are spelled out here once more, apart from the tables under test.

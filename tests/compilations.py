@@ -1,4 +1,4 @@
-"""A pytest plugin that counts what a run compiles, and fails it above a budget.
+"""A pytest plugin that counts the programs that a run compiles, and fails the run above a budget.
 
 Nearly all of the suite's time goes to XLA. Seconds depend on the machine; the number of programs does not, so that is
 what is held: a change that gives every test a new shape fails at once, by name, on any machine.

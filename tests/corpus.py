@@ -1,4 +1,4 @@
-"""Made-up sentences in Bark's 13 languages, with the cues, symbols and odd characters that people type."""
+"""Generated sentences in Bark's 13 languages, with cues, symbols and the odd characters of real input."""
 
 import random
 import unicodedata

@@ -1,4 +1,4 @@
-"""A Hub of one's own, on this machine: one repository, and the faults that networks and servers have."""
+"""A local fake of the Hugging Face Hub: one repository, with the faults of networks and servers."""
 
 import contextlib
 import hashlib

@@ -1,4 +1,4 @@
-"""Random networks that numpy draws, and a compiler in a hurry: what tests of small numbers run on.
+"""Random networks with numpy-drawn weights, and XLA options that compile fast, for tests of small networks.
 
 The initialisers of a network are a program for each shape, and an operation outside `jax.jit` is one too.
 """

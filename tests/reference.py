@@ -1,4 +1,4 @@
-"""The torch side of the parity tests: transformers' Bark, stage by stage, and what counts as equal to it.
+"""The torch side of the parity tests: transformers' Bark, stage by stage, and the rules of equality.
 
 Greedy tokens are compared exactly. Two float32 programs round differently, though, so once in some hundred thousand
 steps the two most likely tokens are closer than that: there, and only there, the other one may be chosen too.

@@ -1,4 +1,4 @@
-"""The choice of attention, and that cuDNN's calls are the ones it fuses; no GPU is needed to lower for one."""
+"""The choice of attention implementation, and that cuDNN's calls are lowered fused; needs no GPU."""
 
 import contextlib
 import dataclasses

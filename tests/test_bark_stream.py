@@ -1,4 +1,4 @@
-"""Bark.stream: a text as it is spoken, sentence by sentence and part by part."""
+"""Bark.stream: audio of a text sentence by sentence and part by part."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A run's folder that somebody has prepared, and rows that change while they are spoken."""
+"""Batch output folders prepared by an attacker, and rows that change during a run."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""`bark-jax batch`, with the toy in place of the built-in voice."""
+"""The command `bark-jax batch`, with the toy model instead of the built-in voice."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The slot engine: rows of any mix get what they would get alone, whoever shares the slots with them."""
+"""The slot engine: every row gets the tokens that it gets alone, whatever else is in the slots."""
 
 import functools
 import subprocess

@@ -1,4 +1,4 @@
-"""What a batch leaves behind when it is killed, and when the disk fails it."""
+"""State of a batch's output after a kill or a failing disk, and that it can be resumed."""
 
 import builtins
 import collections

@@ -1,4 +1,4 @@
-"""The forms that people keep rows in: each is read as itself or refused at the start, and never spoken as text."""
+"""File formats of rows: each is recognised, or refused before the start; structure is never spoken as text."""
 
 import gzip
 import io

@@ -1,4 +1,4 @@
-"""The rows through Ray Data, on this machine: actors and nodes that die, and a driver that does."""
+"""Batches through Ray Data on one machine: actors, nodes and drivers that die."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Rows in: formats, ids, what is refused whole and what becomes an error of one row."""
+"""Rows as input: formats, ids, which faults refuse the file and which become an error of one row."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Runs of a batch: what is skipped, what is done again, what is refused, and that nothing else happens. No model."""
+"""Batch runs with a stub for the model: rows that are skipped, repeated and refused, and resuming."""
 
 import dataclasses
 import hashlib

@@ -1,4 +1,4 @@
-"""One batch on many machines: shards, and what merging them checks. Parquet parts."""
+"""A batch in shards on several machines: the checks of merging them. Also Parquet parts."""
 
 import json
 import shutil

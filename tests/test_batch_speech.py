@@ -1,4 +1,4 @@
-"""Rows to audio: what a batch makes of a row is what `generate` and `generate_long` make of it."""
+"""Audio of a batch's rows equals that of `generate` and `generate_long`."""
 
 import itertools
 import warnings

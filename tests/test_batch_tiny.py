@@ -1,4 +1,4 @@
-"""`bark-jax batch` as a process, on the built-in voice: killed, sharded, on several devices and through Ray."""
+"""`bark-jax batch` as a process with the built-in voice: killed, sharded, on several devices and through Ray."""
 
 import hashlib
 import json

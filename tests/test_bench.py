@@ -1,4 +1,4 @@
-"""`bark-jax bench`: the numbers are there and fit each other. How large they are depends on the machine."""
+"""`bark-jax bench`: figures are complete and consistent. Their size depends on the machine."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""The benchmarks: floors by hand, tables of made-up times, and a run of toy size."""
+"""The benchmarks: floors computed by hand, report tables, and a run at toy size."""
 
 import json
 import math

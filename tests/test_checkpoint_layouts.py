@@ -1,4 +1,4 @@
-"""What every layout of checkpoint has to say of itself, and who reads it."""
+"""Detection of checkpoint layouts by their files, and the reader of each."""
 
 import pytest
 

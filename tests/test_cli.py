@@ -1,4 +1,4 @@
-"""The command line. Most tests run it in this process, where one compiled tiny model serves all."""
+"""The command line, mostly run in this process, so that one compiled toy model serves all tests."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Processes that start in odd states: closed streams, locales without letters, limits, paths that lead nowhere."""
+"""Command-line processes in odd environments: closed streams, ASCII locales, limits, dangling paths."""
 
 import os
 import subprocess

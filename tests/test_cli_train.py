@@ -1,4 +1,4 @@
-"""From recordings to a model that speaks, all by the command line, on a toy model."""
+"""`bark-jax prepare` and `train`: from recordings to a model that speaks, with a toy model."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Clips: audio files of every kind, players, plots, voices, and clips one after the other."""
+"""Clips: audio formats, players, plots, voices, concatenation."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""EnCodec as a whole, against transformers on random weights."""
+"""EnCodec, encoder to decoder, against transformers with random weights."""
 
 import functools
 

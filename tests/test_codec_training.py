@@ -1,4 +1,4 @@
-"""Training of the codec: what moves what, that nothing else changes the bits, and that it learns."""
+"""Codec training: which arrays each step changes, bit-exact resuming, and that it learns."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""Compiled programs are kept from one process to the next, unless somebody says otherwise."""
+"""The persistent compilation cache: on by default, and off or elsewhere on request."""
 
 import os
 import subprocess

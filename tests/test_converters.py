@@ -1,4 +1,4 @@
-"""Every layout of the same weights becomes the same files, what is not a Bark is refused by name, and the way back."""
+"""Converters: every layout of the same weights gives the same files, other files are refused by name, and export."""
 
 import errno
 import json

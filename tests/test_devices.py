@@ -1,4 +1,4 @@
-"""Devices without memory, and devices that go away: told by the stage, and the model works on where they do."""
+"""Out-of-memory errors and lost devices: reported with the stage, and the model still works afterwards."""
 
 import types
 

@@ -1,4 +1,4 @@
-"""Machines that fail: full disks, places that take no files, killed processes, two that do the same at once."""
+"""Failing machines: full disks, paths that are not writable, killed processes, concurrent conversions."""
 
 import contextlib
 import errno

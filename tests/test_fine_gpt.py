@@ -1,4 +1,4 @@
-"""The bidirectional transformer: parity with torch for every codebook, and what it reads."""
+"""The bidirectional transformer: parity with torch for every codebook, and which inputs it depends on."""
 
 import jax
 import numpy as np

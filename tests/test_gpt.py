@@ -1,4 +1,4 @@
-"""The causal transformer: parity with torch layer by layer and whole, and the KV cache."""
+"""The causal transformer: parity with torch, layer by layer and end to end, and the KV cache."""
 
 import functools
 

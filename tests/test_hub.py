@@ -1,4 +1,4 @@
-"""Downloads from a Hub that breaks off, lies or is not there: what is taken, what is refused, and what stays behind."""
+"""Hub downloads that are cut off, tampered with or missing: what is accepted, refused, and left on disk."""
 
 import contextlib
 import itertools

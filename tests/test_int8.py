@@ -1,4 +1,4 @@
-"""Weights of eight bits: how far they are off, that rows stay alone, and a voice that is still understood."""
+"""Int8 weights: error bounds, independence of rows, and speech that a recogniser still understands."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""JAX's options that a program may have set: the tokens stay the same, and the program's options come back."""
+"""JAX options that a user's program has set: tokens do not change, and the options are restored."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""The reader of lines: its bound, its numbers, and what a line may hold."""
+"""The reader of JSON Lines: length bound, line numbers, allowed values."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""The layout: which room may import which, no circles, few modules at the top, one package in the wheel."""
+"""Module structure: allowed imports between subpackages, no import cycles, one package in the wheel."""
 
 import functools
 import graphlib

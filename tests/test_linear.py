@@ -1,4 +1,4 @@
-"""Products in bfloat16 on a CPU: what they compute, and that no copies in float32 are made for them."""
+"""bfloat16 products on a CPU: their values, and that no float32 copies of weights are made."""
 
 import dataclasses
 import functools

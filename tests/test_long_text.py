@@ -1,4 +1,4 @@
-"""Long texts: nothing is lost or cut in two, and their sentences become one recording."""
+"""Long texts: splitting loses nothing and cuts no word, and sentences are joined to one recording."""
 
 import dataclasses
 import random

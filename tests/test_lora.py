@@ -1,4 +1,4 @@
-"""LoRA: the merged network against a dense sum, its file, and generation with it."""
+"""LoRA: the merged network against a dense sum, the LoRA file, and generation with it."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Stages called on arrays, as transformers calls them: the same tokens as whole calls, and as transformers."""
+"""Stages called on arrays, as in transformers: tokens equal those of `generate` and of transformers."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The notebook runs as it stands, on the built-in model, and is kept without what a run leaves in it."""
+"""The notebook runs without changes on the built-in model, and is stored without outputs."""
 
 import ast
 import json

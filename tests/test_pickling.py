@@ -1,4 +1,4 @@
-"""Errors, warnings and results go to other processes and back: every one of them that the packages define."""
+"""Pickling of errors, warnings and results, every class that the packages define."""
 
 import collections.abc
 import copy

@@ -1,4 +1,4 @@
-"""Text in, clips out, with the built-in model; candidates; and a package that loads nothing before it is needed."""
+"""Text to clips with the built-in model; candidates (best_of); lazy imports of the package."""
 
 import dataclasses
 import importlib

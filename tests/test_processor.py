@@ -1,4 +1,4 @@
-"""The processor: the ids of transformers, the voices beside them, and texts that are refused."""
+"""The processor: ids equal to transformers', voices, and refused texts."""
 
 import json
 import os

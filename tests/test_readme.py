@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands, one block after the other, on a small model under the name it uses."""
+"""The README's Python blocks run in order, with a small model instead of the one that they name."""
 
 import json
 import re

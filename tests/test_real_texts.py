@@ -1,4 +1,4 @@
-"""Text as people have it, through the real vocabulary: decomposed letters, emoji, prompts with recorded tokens."""
+"""Real-world text through the real vocabulary: decomposed letters, emoji, prompts with recorded tokens."""
 
 import json
 import unicodedata

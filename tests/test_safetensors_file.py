@@ -1,4 +1,4 @@
-"""Safetensors files and shards: what is read, and that nothing damaged or hostile is."""
+"""Safetensors files and shards: valid files are read, damaged and hostile ones refused."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""Choosing tokens: the distribution drawn from against a numpy restatement, and what a draw depends on."""
+"""Sampling: distributions against a numpy restatement, and what a draw depends on."""
 
 import dataclasses
 

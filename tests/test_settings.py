@@ -1,4 +1,4 @@
-"""Settings: who wins, what a value means, and what is refused."""
+"""Settings: precedence of arguments and configs, meaning of values, and refused values."""
 
 import dataclasses
 import typing

@@ -1,4 +1,4 @@
-"""The stages against transformers' greedy tokens: every row of a batch against its run alone, and windows' edges.
+"""The stages against transformers' greedy tokens: rows of a batch against single runs, and edges of windows.
 
 Of the toy's sizes and token spaces, so that nearly all of it runs the programs of other files; once a stage, among the
 slow tests, of Bark's own.

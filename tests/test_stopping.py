@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a command ends with 130 or 143 whatever runs, and leaves nothing half-written."""
+"""Ctrl-C and SIGTERM: every command exits with 130 or 143, and leaves no partial files."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""One utterance in parts: what is equal to the whole at once, what is not, and when which stage works."""
+"""Streaming of one utterance: which parts equal those of one call, which differ, and when each stage runs."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The recipe of the built-in voice: its texts, its semantic tokens, how it listens, and the way at toy amounts."""
+"""The recipe of the built-in voice: texts, semantic tokens, recogniser, and a complete run at smoke size."""
 
 import dataclasses
 import json

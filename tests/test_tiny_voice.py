@@ -1,4 +1,4 @@
-"""The built-in voice, judged by ear: what a recogniser makes of it, and that a LoRA gives it another voice.
+"""Intelligibility of the built-in voice by a speech recogniser, and fine-tuning it to another voice by LoRA.
 
 The bounds are looser than what the model card says, as only some of its texts are spoken here; they catch a change that
 ruins the chain, in which every figure goes towards those of the controls.

@@ -1,4 +1,4 @@
-"""Checkpoints of torch.save without torch: what is read, and that nothing hostile or damaged is."""
+"""Reading torch.save checkpoints without torch: valid files are read, hostile and damaged ones refused."""
 
 import contextlib
 import io

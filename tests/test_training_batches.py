@@ -1,4 +1,4 @@
-"""Batches against what the stages feed the networks at generation, for the same tokens; and their order."""
+"""Training batches equal what the stages feed the networks in generation; order of examples."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""From recordings to training data: which manifests are refused, what is prepared, which folders are opened."""
+"""Dataset preparation: refused manifests, prepared arrays, and which folders open."""
 
 import dataclasses
 import functools

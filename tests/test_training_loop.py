@@ -1,4 +1,4 @@
-"""The loop: what a run tells, what it keeps, and that nothing changes the losses but what should."""
+"""The training loop: metrics, checkpoints, resuming, and what may change the losses."""
 
 import functools
 import json

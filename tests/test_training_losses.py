@@ -1,4 +1,4 @@
-"""The losses against torch: their values and the gradients of every parameter; and what they do not depend on."""
+"""The training losses against torch: values and gradients of every parameter; and what they do not depend on."""
 
 import copy
 import dataclasses

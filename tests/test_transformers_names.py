@@ -1,4 +1,4 @@
-"""Names and arguments that code written for transformers uses: configs, loading, voices, networks, stages."""
+"""Names and arguments of transformers that bark_jax also accepts: configs, loading, voices, networks, stages."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""What a type checker knows: the packages' names, which are imported lazily, and what the README's calls return."""
+"""Static types: lazily imported names, and the types that the README's calls return."""
 
 import ast
 import os

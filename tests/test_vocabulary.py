@@ -1,4 +1,4 @@
-"""Models of few words say which words they do not know."""
+"""Models with a word list warn of words outside of it."""
 
 import shutil
 import warnings

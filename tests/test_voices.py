@@ -1,4 +1,4 @@
-"""Voices: what is a voice, what files are refused, who is found by which name."""
+"""Voices: valid voices, refused files, and lookup by name."""
 
 import dataclasses
 import io

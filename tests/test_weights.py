@@ -1,4 +1,4 @@
-"""This project's own folders: written whole, read back bit for bit, and refused where they are not what they claim."""
+"""Model folders of this project's layout: written atomically, read back bit for bit, refused if inconsistent."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Where windows are: tables written by hand, and arrays against integers."""
+"""Positions of windows: tables written by hand, and traced against integer arithmetic."""
 
 import jax
 import numpy as np

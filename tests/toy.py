@@ -1,4 +1,4 @@
-"""A random Bark of toy size, through the same code as the real ones: what the tests run where no speech is needed."""
+"""A random Bark of toy size, built by the same code as the real ones, for tests that need no speech."""
 
 import math
 from pathlib import Path

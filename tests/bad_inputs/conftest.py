@@ -1,4 +1,4 @@
-"""A Bark of Bark's own token spaces and toy width, and proof that it is none the worse for what a module asks of it."""
+"""A toy model with Bark's own token spaces, and a check that refusals leave it unchanged."""
 
 import string
 

@@ -1,4 +1,4 @@
-"""What holds whenever bad input is refused."""
+"""Checks that every refusal of bad input must pass: error class, message, bounded work and memory."""
 
 import contextlib
 import dataclasses

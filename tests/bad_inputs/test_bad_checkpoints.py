@@ -1,4 +1,4 @@
-"""PyTorch checkpoints by the front door, `convert`: damage that the readers' own tests make, in a whole folder.
+"""Refused PyTorch checkpoints, through `convert`: damaged files in an otherwise complete folder.
 
 Those have the tables whole; here are rows that a reader notices at different times: as it opens a file, in its
 instructions, or when values are read. None of it needs torch.

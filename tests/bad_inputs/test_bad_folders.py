@@ -1,4 +1,4 @@
-"""Model folders of this project's form: configs, manifest, weights, tokenizer and words, each damaged in its way."""
+"""Refused model folders of this project's layout: damaged configs, manifest, weights, tokenizer and word list."""
 
 import json
 import os

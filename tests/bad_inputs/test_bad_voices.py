@@ -1,4 +1,4 @@
-"""Voices: as arrays, as files, by name, and from the list of a model's folder."""
+"""Refused voices: as arrays, as files, by name, and from a model folder's list."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What the harness notices: work before a refusal, however fast the machine is that does it."""
+"""The harness detects work that is done before a refusal, however fast the machine is."""
 
 import contextlib
 import sys

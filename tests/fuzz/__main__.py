@@ -1,4 +1,4 @@
-"""python -m tests.fuzz: see the package."""
+"""Command line of the fuzzer: python -m tests.fuzz. See the package's docstring."""
 
 import argparse
 import faulthandler

@@ -1,4 +1,4 @@
-"""What a reader may not do: an audit hook for imports, files, processes and sockets, and limits of time and memory.
+"""Sandbox of a fuzzed reader: an audit hook against imports, files, processes and sockets; time and memory limits.
 
 Source: Python, "Audit events table".
 """

@@ -1,4 +1,4 @@
-"""Bytes changed at random: the usual few ways that find most of what there is to find."""
+"""Random mutations of bytes: flips, cuts, repeats, splices, numbers and words of the format."""
 
 import random
 import struct

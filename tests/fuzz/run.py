@@ -1,4 +1,4 @@
-"""Cases one by one, and what a failure leaves behind."""
+"""Runs fuzzing cases one by one, and stores failures."""
 
 import dataclasses
 import random

@@ -1,4 +1,4 @@
-"""Good files, small: what the mutator changes and what `targets` reads once before it counts."""
+"""Small valid files: seeds of the mutator. `targets` reads each once before it counts cases."""
 
 import io
 import json

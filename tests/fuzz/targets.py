@@ -1,4 +1,4 @@
-"""What is fuzzed: for each kind of file what a good one looks like, how a case is laid out, and what reads it."""
+"""Fuzzing targets: for each kind of file its seeds, how a case is written to disk, and the reader."""
 
 import dataclasses
 import itertools

@@ -1,4 +1,4 @@
-"""A few thousand cases of the fuzzer, in a process of its own, and proof that it would notice what it looks for."""
+"""Runs a few thousand fuzzing cases in a subprocess, and checks that the fuzzer detects planted faults."""
 
 import os
 import subprocess
