@@ -173,7 +173,7 @@ def make_suno(folder: Path, bark: Path, *, suffix: str = "", is_compiled: bool =
 
 
 def suno_arrays(arrays: dict[str, np.ndarray], network: str, *, is_compiled: bool = True) -> dict[str, np.ndarray]:
-    """One network's arrays under Suno's names."""
+    """Renames the arrays of a network to Suno's names."""
     renamed = {}
     for name, array in arrays.items():
         prefix, _, rest = name.partition(".")

@@ -68,7 +68,7 @@ def gentle_twins(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def bark_twins(tmp_path_factory):
-    """One of Bark's own token spaces."""
+    """Torch and JAX twins with Bark's own token spaces."""
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
     from reference import make_bark_twins

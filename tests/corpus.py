@@ -108,7 +108,7 @@ def _sentence(draw: random.Random, words: list[str]) -> str:
 
 
 def _misspelt(draw: random.Random, word: str) -> str:
-    """The word in capitals, doubled, or with one character dropped or moved: tokenizers have to piece it together."""
+    """Misspells a word: capitals, doubled, or a character dropped or moved. Tokenizers then split it into pieces."""
     index = draw.randrange(len(word))
     rest = word[:index] + word[index + 1 :]
     other = draw.randint(0, len(rest))

@@ -14,7 +14,7 @@ from flax import nnx
 
 
 def _find_options() -> dict[str, int | bool]:
-    """What compiles four to eight times as fast as the defaults, to programs whose speed only long runs would miss."""
+    """XLA options that compile four to eight times as fast as the defaults, to slower programs."""
     portable = {"xla_backend_optimization_level": 0}
     fastest = portable | {
         "xla_llvm_disable_expensive_passes": True,

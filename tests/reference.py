@@ -24,12 +24,12 @@ DRAWING = ("model_type", "do_sample", "temperature", "top_k", "top_p", "min_eos_
 
 @dataclasses.dataclass
 class Twins:
-    """One random Bark in both frameworks: saved by transformers, read through the converter."""
+    """A random Bark in both frameworks: saved by transformers, read through the converter."""
 
     theirs: object  # transformers.BarkModel
     ours: BarkModel
     folder: Path  # holds `theirs` and `ours`, the two checkpoints
-    generation: BarkGenerationConfig  # what the stages were told: token ids, windows, rates
+    generation: BarkGenerationConfig  # generation config of both: token ids, windows, rates
 
     @property
     def spaces(self) -> TokenSpaces:

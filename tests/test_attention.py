@@ -128,7 +128,7 @@ def test_what_can_only_be_lowered_here_is_taken_as_able(monkeypatch):
 
 @pytest.fixture
 def cudnn_is_there(monkeypatch):
-    """For tracing only: JAX's own look at the installed cuDNN is told that there is one."""
+    """Makes JAX believe that cuDNN is installed. Enough for tracing, not for running."""
     jax_side = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
     monkeypatch.setattr(jax_side, "check_cudnn_version", lambda: 91_000)
     monkeypatch.setattr(jax_side, "check_compute_capability", lambda capability: True)

@@ -78,7 +78,7 @@ class FailingDisk:
 
 
 def check_no_half_files(out, rows):
-    """Whatever has its final name is whole, and the manifest names nothing else."""
+    """Checks that every file with its final name is complete, and that the manifest names no others."""
     by_name = {row.id: row for row in read_rows(rows, "jsonl")}
     for path in (out / "audio").glob("[!.]*.wav") if out.exists() else []:
         samples, rate = soundfile.read(path)
@@ -176,7 +176,7 @@ def test_kills_lose_and_repeat_nothing(tmp_path, n_rows, n_kills, form):
 
 
 def check_orphans(out, by_name):
-    """Files of which the manifest does not tell yet are whole as well."""
+    """Checks that files which the manifest does not list yet are complete too."""
     listed = {entry["file"] for entry in entries_of(out).values()}
     for path in (out / "audio").glob("[!.]*.wav"):
         if f"audio/{path.name}" not in listed:

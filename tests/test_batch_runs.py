@@ -33,7 +33,7 @@ def entries_of(out):
 
 
 def check_complete(out, rows):
-    """Every row is in the manifest once, and its file is the one that the manifest tells of."""
+    """Checks that every row is in the manifest once, and that its file has the listed checksum, size and audio."""
     entries = list(read_entries(out / "manifest.jsonl"))
     by_row = {row.id: row for row in read_rows(rows, "jsonl")}
     assert sorted(entry["id"] for entry in entries) == sorted(by_row)

@@ -97,7 +97,7 @@ def some_rows(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reference(rows, tmp_path_factory, environment):
-    """What a run without interruption makes of the rows."""
+    """Output folder of an uninterrupted run of the rows."""
     out = tmp_path_factory.mktemp("reference") / "out"
     finish(environment, rows, out, *OPTIONS)
     assert len(entries_of(out)) == N_ROWS

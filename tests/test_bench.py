@@ -28,7 +28,7 @@ def module_patch(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cleared(module_patch):
-    """How often compiled programs were cleared; they are kept in truth, since other tests run them too."""
+    """Counts calls of jax.clear_caches, which does nothing here, as other tests run the same programs."""
     calls = []
     module_patch.setattr("jax.clear_caches", lambda: calls.append("cleared"))
     return calls
@@ -41,7 +41,7 @@ def messages():
 
 @pytest.fixture(scope="module")
 def offloaded(module_patch):
-    """Models that were told to offload. They stay where they are, as their programs would be compiled again."""
+    """Models whose enable_cpu_offload was called. It does nothing here, as programs would be compiled again."""
     models = []
     module_patch.setattr("bark_jax.model.BarkModel.enable_cpu_offload", lambda model: models.append(model))
     return models

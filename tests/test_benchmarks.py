@@ -65,7 +65,7 @@ def test_a_run_of_toy_size_writes_its_files(tmp_path):
     about, *results = map(json.loads, (tmp_path / "results.jsonl").read_text().splitlines())
     assert about["versions"]["jax"]
     measured = {(each["measure"], each["contender"]) for each in results if each["spread"]}
-    # Compiling torch's graphs takes a C++ compiler; where it fails, the others go on and the reason is told.
+    # torch.compile needs a C++ compiler. If it fails, the other contenders still run, and the reason is reported.
     assert {("semantic step", name) for name in ("bark_jax", "transformers")} <= measured
     assert all(each["failure"] for each in results if not each["spread"])
     assert ("codec", "bark_jax") in measured and (tmp_path / "results.md").read_text() in result.output

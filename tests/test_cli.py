@@ -169,7 +169,7 @@ def test_more_text_on_stdin_than_the_limit_is_refused(no_networks):
 
 
 class Endless(io.RawIOBase):
-    """What `yes` writes; counts what is read of it."""
+    """An endless stream, like the output of `yes`; counts the bytes that are read."""
 
     def __init__(self):
         self.n_read = 0

@@ -65,7 +65,7 @@ def test_arguments_whose_bytes_were_kept_are_decoded():
     broken = "Größe".encode().decode("ascii", "surrogateescape")
     result = CliRunner().invoke(main, ["voices", "-m", broken])
     assert result.exit_code == 3 and "Größe" in result.stderr
-    result = CliRunner().invoke(main, ["voices", "-m", "half \udcff"])  # no UTF-8, and told as it is
+    result = CliRunner().invoke(main, ["voices", "-m", "half \udcff"])  # not UTF-8, and printed with escapes
     assert result.exit_code == 3 and result.stderr.count("\n") == 1
 
 

@@ -64,7 +64,7 @@ def data(manifest, toy_folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def lora(data, toy_folder, tmp_path_factory):
-    """A LoRA of two networks: its file, and what was told."""
+    """A LoRA of two networks: its file, and the JSON report of `train`."""
     folder = tmp_path_factory.mktemp("runs") / "lora"
     result = run("train", data, folder, "-m", toy_folder, *LORA, "--json")
     assert result.exit_code == 0, result.output

@@ -104,7 +104,7 @@ def draw(path, shape, rng):
 
 @functools.cache
 def make_model():
-    """What training reads of a model."""
+    """A stub of a model with the attributes that codec training reads."""
     return SimpleNamespace(codec_model=make_codec(), spaces=SPACES)
 
 
@@ -138,7 +138,7 @@ def make_batch(step):
 
 
 def first_quantized_losses(training):
-    """Of a random codec: its codebooks are found, and then move."""
+    """Losses of the first quantised steps of a random codec: k-means finds its codebooks, then they move."""
     first, losses = SETTINGS.unquantized_steps, []
     state = begin_at(training, first)
     for step in range(first, first + 3):
@@ -157,7 +157,7 @@ def assert_equal(found, expected):
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    """A run that nothing stopped: its folder and result."""
+    """An uninterrupted run: its folder and result."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     return folder, run(folder)
 
@@ -180,8 +180,8 @@ def test_a_random_codec_learns_from_nothing(uninterrupted):
 @pytest.mark.parametrize(
     "killed_at", [SETTINGS.unquantized_steps, *(pytest.param(step, marks=pytest.mark.slow) for step in (3, 75))]
 )
-def test_a_killed_run_goes_on_with_the_same_bits(uninterrupted, tmp_path, killed_at):
-    """Where the codebooks start; before the first checkpoint, and while the discriminator learns."""
+def test_a_killed_run_resumes_with_the_same_bits(uninterrupted, tmp_path, killed_at):
+    """Killed when k-means finds the codebooks, before the first checkpoint, or while the discriminator trains."""
 
     def killed(step):
         if step == killed_at:

@@ -45,7 +45,7 @@ def bark(torch, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def converted(bark, tmp_path_factory):
-    """What it becomes; never written to."""
+    """The converted model folder of `bark`; tests must not write to it."""
     return convert(bark, tmp_path_factory.mktemp("converted") / "model")
 
 

@@ -371,7 +371,7 @@ def quantized(model):
 
 
 def begin_semantic(n_rows, change=None):
-    """What `semantic.run_steps` takes: shapes of a network, of its state and of how it samples, and a prompt.
+    """Arguments of `semantic.run_steps`: shapes of a network, of its state and of its sampling, and a prompt.
 
     The network is laid out for so many rows unless something else is asked for.
     """

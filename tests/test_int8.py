@@ -30,7 +30,7 @@ def make_linear(n_in=96, n_out=40, **options):
 
 
 def read(layer, *xs):
-    """What a layer makes of each, compiled anew: what it does may hang on more than its arguments."""
+    """Outputs of a layer for each x. Jits again on every call, since the layer also depends on patched globals."""
     return in_numpy(jax.jit(lambda layer, *xs: [layer(x) for x in xs]))(layer, *xs)
 
 
@@ -56,7 +56,7 @@ def test_weights_are_the_nearest_multiples_of_their_scale():
 
 
 def errors_of(layer, *xs):
-    """How far a layer is off, as a part of what it gives."""
+    """Yields the layer's error for each x, as a share of the output's standard deviation."""
     for x, found in zip(xs, read(layer, *xs), strict=True):
         exact = x.astype(np.float64) @ dequantized(layer) + np.asarray(layer.bias[...])
         assert found.shape == exact.shape and found.dtype == jnp.float32

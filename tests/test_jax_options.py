@@ -97,7 +97,7 @@ def options_set(options):
 
 
 def speak(bark, engine):
-    """What a row, a stream, an engine's row and an array's row become, as bytes."""
+    """Results of a row, a stream, an engine's row and an array's row, as bytes."""
     ask = dict(max_new_tokens=12, allow_early_stop=False)
     clip = bark.generate("hello", seed=3, **ask)
     parts = list(bark.stream("hello", seed=3, **ask))

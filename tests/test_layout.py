@@ -49,7 +49,7 @@ def modules() -> dict[str, Path]:
 
 @functools.cache
 def imports(module: str) -> list[tuple[str, bool]]:
-    """What a module imports of the package, and whether when it is imported itself; types alone are left out."""
+    """Imports of a module from the package, each with whether it runs at import time; TYPE_CHECKING is left out."""
     at_once, late, _ = layout.imports_of(modules()[module], modules())
     return [*((name, True) for name in at_once), *((name, False) for name in late)]
 

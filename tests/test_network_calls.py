@@ -28,7 +28,7 @@ def toy_voice():
 
 @pytest.fixture(scope="module")
 def stages(toy_model, toy_voice):
-    """What each stage gives for two rows of unequal length, the second in a voice."""
+    """Outputs of each stage for two rows of unequal length, the second with a voice."""
     shared = dict(history_prompt=[None, toy_voice], seed=[1, 2])
     tokens = toy_model.semantic.generate(
         IDS, SEMANTIC, attention_mask=MASK, max_new_tokens=[12, 5], min_eos_p=None, allow_early_stop=False, **shared

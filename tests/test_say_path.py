@@ -1,4 +1,4 @@
-"""One `bark-jax say` runs each check and reads each file once, as counted by `benchmarks.say_path`."""
+"""A `bark-jax say` runs each check and reads each file once, as counted by `benchmarks.say_path`."""
 
 import pytest
 

@@ -32,7 +32,7 @@ def greedy(n_rows: int) -> Sampling:
 
 
 def fill(rows, idle):
-    """One row as it is, several with idle ones after them."""
+    """Pads several rows with idle ones to N_ROWS; a single row stays alone."""
     return rows if len(rows) == 1 else [*rows, *[idle] * (N_ROWS - len(rows))]
 
 
@@ -312,7 +312,7 @@ def test_tokens_never_leave_their_codebooks_when_drawn_hot(twins, rng):
 
 
 def test_log_probabilities_are_those_of_the_network(twins, rng):
-    """Of the first coarse code, from a full pass over the window's prompt."""
+    """Checks the first coarse code against a full pass over the window's prompt."""
     tokens, spaces = rng.integers(0, 123, 20), twins.spaces
     prompt = coarse.make_prompt([tokens], [None], spaces)
     model = twins.ours.coarse_acoustics

@@ -253,7 +253,7 @@ def test_parts_double_up_to_what_a_fine_window_holds(n_windows, first, max_windo
 
 
 def test_coarse_windows_run_in_any_pieces_equal_one_run(tiny, rng):
-    """What lies past the end adds nothing."""
+    """Windows past the end change nothing."""
     spaces = tiny.spaces
     prompt = coarse.make_prompt([rng.integers(0, 123, N_TOKENS)], [None], spaces)
     sampling = sampling_of([make_row(tiny, seed=5)], "coarse")

@@ -34,7 +34,7 @@ def bark(built_in):
 
 @pytest.mark.slow
 def test_a_recogniser_understands_it(bark):
-    """Of several draws: one of them may well be mumbled."""
+    """Averages the word error over several seeds, since one of them may be unintelligible."""
     said = ["one two three", "the weather is beautiful today."]
     takes = [speak(bark, said, seed=seed) for seed in range(5)]
     for kind, text, clips in zip(KINDS, said, zip(*takes, strict=True), strict=True):
@@ -87,7 +87,7 @@ def test_a_lora_gives_it_another_voice_that_survives_export(bark, built_in, tmp_
 
 
 def _spoken(bark):
-    # Short ones: it is the first window that chooses a voice, the others go on with it.
+    # Short texts, as the first window chooses the voice and later windows continue in it.
     said = [text for text in texts.draw("digits", 160, seed=6) if len(text.split()) <= 4]
     return speak(bark, said, seed=1, voice=SECOND_VOICE)
 

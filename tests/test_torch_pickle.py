@@ -105,7 +105,7 @@ def torch():
 
 
 def read(path, body, storages=ONE_STORAGE):
-    """What `read_torch` gives for a checkpoint of this pickle and these storages."""
+    """Reads a checkpoint of this pickle and these storages by `read_torch`."""
     return read_torch(write_zip(path, members_of(body, storages)))
 
 
@@ -350,7 +350,7 @@ def test_a_file_that_torch_wrote_without_checksums_is_read(path, torch):
 
 
 def test_a_file_whose_values_torch_left_to_be_filled_in_is_read(path, torch):
-    """Of its records only the values have no checksum."""
+    """All records but those of the values have a checksum."""
     with torch.serialization.skip_data():
         torch.save({"w": torch.arange(16.0)}, path)
     data = bytearray(path.read_bytes())
@@ -419,7 +419,7 @@ def storage_list(keys):
 
 
 def stream_of(body, storages=ONE_STORAGE, itemsize=4, keys=None):
-    """What torch before 1.6 would have written for a checkpoint of this pickle and these storages."""
+    """A checkpoint of this pickle and these storages in the format of torch before 1.6."""
     pickles = [number(0x1950A86A20F9469CFC6C), number(1001), mapping(little_endian=b"\x88"), body]
     listed = storage_list([key for key, _ in storages] if keys is None else keys)
     values = b"".join(struct.pack("<q", len(data) // itemsize) + data for _, data in storages)
@@ -844,7 +844,7 @@ def end_record(directory_bytes, directory_start):
 
 
 def header_of(data, name):
-    """Where the member's own header begins."""
+    """Offset of a member's local header in a ZIP archive."""
     return data.index(name) - 30
 
 

@@ -135,7 +135,7 @@ def fill_window(prompt, true_TQ, window_B, spaces):
 
 
 def read_at_generation(example, history, spaces):
-    """What the network reads in every window, by codebook; the window's true codes, and where it gives codes."""
+    """Yields for each window of generation: inputs by codebook, true codes, mask of filled frames, length."""
     voice = None if history is None else history.codes
     prompt = fine.make_prompt([example.codes[: spaces.n_coarse]], [voice], spaces)
     room = spaces.n_fine_history + 3 * spaces.fine_window - prompt.codes_BTQ.shape[1]  # one width, one program

@@ -156,7 +156,7 @@ def corpus(tmp_path, spaces):
 
 
 def bad_lines(spaces):
-    """What is wrong with a line -> (the line, a piece of the message)."""
+    """Faulty lines of a manifest: {fault: (the line, a piece of the message)}."""
     good = {"audio": "a.wav", "text": "hello", "semantic": "s.npy"}
     tokens = [1] * n_tokens(1, spaces)
     shifted = round(0.25 * spaces.semantic_rate)

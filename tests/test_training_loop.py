@@ -79,12 +79,12 @@ def losses(folder):
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    """A run that nothing stopped: its folder and result."""
+    """An uninterrupted run: its folder and result."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     return folder, run(folder)
 
 
-def test_it_learns_and_tells_every_step(uninterrupted):
+def test_it_learns_and_logs_every_step(uninterrupted):
     folder, result = uninterrupted
     records = read_metrics(folder)
     assert [record["step"] for record in records if "loss" in record] == list(range(1, N_STEPS + 1))
@@ -96,7 +96,7 @@ def test_it_learns_and_tells_every_step(uninterrupted):
 
 
 @pytest.mark.parametrize("killed_at", [1, 4, 5])
-def test_a_killed_run_goes_on_with_the_same_bits(uninterrupted, tmp_path, killed_at):
+def test_a_killed_run_resumes_with_the_same_bits(uninterrupted, tmp_path, killed_at):
     def killed(step):
         if step == killed_at:
             raise KeyboardInterrupt

@@ -38,7 +38,7 @@ def make_batches(spaces: TokenSpaces, **options):
 
 @dataclasses.dataclass
 class Case:
-    """What both sides compute the losses of."""
+    """Networks and batch of which both frameworks compute the loss."""
 
     twins: object  # reference.Twins
     spaces: TokenSpaces

@@ -403,7 +403,7 @@ def folder_with_voices(toy_folder, tmp_path_factory):
 
 
 class Asked(Exception):
-    """What generate would have run, instead of running it."""
+    """Raised instead of generating; carries the rows that `generate` would have run."""
 
 
 @pytest.fixture

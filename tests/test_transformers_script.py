@@ -155,7 +155,7 @@ def write_preset(folder: Path, name: str) -> None:
 
 @pytest.fixture(scope="module")
 def own_folder(tmp_path_factory):
-    """Where the changed scripts lie, and what the checkpoint is converted to."""
+    """Folder of the changed scripts and of the converted checkpoint."""
     return tmp_path_factory.mktemp("ours")
 
 
@@ -169,13 +169,13 @@ def run_ours(script: str, own_folder: Path, published: Path) -> tuple[dict, dict
 
 @pytest.fixture(scope="module")
 def ours(published, own_folder):
-    """What the changed script leaves: its variables, and its files by name."""
+    """Results of the changed script: its variables, and its audio files by name."""
     return run_ours(as_ours(SCRIPT.read_text()), own_folder, published)
 
 
 @pytest.fixture(scope="module")
 def theirs(published):
-    """What the script itself leaves."""
+    """Results of the unchanged script."""
     pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     with pytest.MonkeyPatch.context() as patch:

@@ -358,7 +358,7 @@ def test_a_voice_that_suno_does_not_take_is_not_saved(make, message, tmp_path):
 
 @pytest.mark.parametrize("n_semantic", [2, 4, 11, 100, 499, 731])
 def test_what_is_saved_passes_the_assertions_of_suno(n_semantic, tmp_path):
-    """Those of bark/generation.py."""
+    """The assertions are those of bark/generation.py."""
     arrays = make_arrays(n_semantic, SPACES.n_frames(n_semantic))
     Voice.from_dict({key: array.astype(np.float64) for key, array in arrays.items()}).save(tmp_path / "a.npz")
     saved = np.load(tmp_path / "a.npz")

@@ -73,7 +73,7 @@ GENERATION_CONFIG = BarkGenerationConfig(
 
 
 def make_tokenizer() -> Tokenizer:
-    """One id a character; what the model does not know becomes id 1."""
+    """A character tokenizer; unknown characters become id 1."""
     names = ["[PAD]", "[UNK]", *CHARACTERS]
     tokenizer = Tokenizer(models.WordLevel({name: index for index, name in enumerate(names)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()

@@ -50,7 +50,7 @@ class TooMuchWorkError(BaseException):
 
 @dataclasses.dataclass
 class Work:
-    """What a block did. `peak_bytes` is only known where memory was traced."""
+    """Work that a block did: calls of functions, compiled programs, peak memory (0 unless memory was traced)."""
 
     calls: int = 0
     programs: int = 0

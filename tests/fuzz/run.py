@@ -19,7 +19,7 @@ MEASURED_EVERY = 50  # memory is traced in one case of so many, which makes it s
 
 @dataclasses.dataclass
 class Tally:
-    """What became of a target's cases."""
+    """Counts of a target's cases by outcome, and their times."""
 
     n_read: int = 0
     n_refused: int = 0
@@ -110,7 +110,7 @@ def mutated(target: Target, n_cases: int, seed: str) -> Iterator[bytes]:
 
 
 def made_up(name: str, n_cases: int, seed: int, run) -> None:
-    """Runs cases of hypothesis, which makes a failing one small before it is told."""
+    """Runs cases of hypothesis, which shrinks a failing case before it is reported."""
     import hypothesis
 
     from tests.fuzz.strategies import strategy_for

@@ -69,7 +69,7 @@ def write_checkpoint(folder: Path, shapes: dict[str, list[int]], scale: float = 
 
 
 def _compute(folder: Path) -> dict[str, np.ndarray]:
-    """What transformers makes of the checkpoint."""
+    """Outputs of transformers on the checkpoint, by name."""
     import torch
     import transformers
 
