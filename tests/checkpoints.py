@@ -48,7 +48,7 @@ def make_bark(folder: Path, *, seed: int = 0, bias: bool = False, codec: dict | 
 
 
 def shake(model) -> None:
-    """Gives values to what a new model has at constant ones: norms, biases, and the codec's codebooks."""
+    """Randomises parameters that are constant in a new model: norms, biases, and the codec's codebooks."""
     import torch
 
     with torch.no_grad():

@@ -23,7 +23,7 @@ def _find_options() -> dict[str, int | bool]:
     }
     try:
         jax.jit(lambda: 0, compiler_options=fastest).lower().compile()
-    except jax.errors.JaxRuntimeError:  # an XLA that lacks one of them
+    except jax.errors.JaxRuntimeError:  # this XLA lacks one of the options
         return portable
     return fastest
 
@@ -49,7 +49,7 @@ def normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: jnp.dtype = 
 
 
 def as_dtype(values: np.ndarray, dtype: jnp.dtype) -> jax.Array:
-    """Rounded and copied by the host: `jnp.asarray` compiles a program for each shape."""
+    """Casts by numpy and copies to the device: `jnp.asarray` would compile a program for each shape."""
     return jax.device_put(np.asarray(values, np.float32).astype(dtype))
 
 
@@ -59,7 +59,7 @@ def in_numpy(function: Callable) -> Callable:
 
 
 def begin_at_once(training_class: type, patch: pytest.MonkeyPatch, prepare: Callable = lambda training: None) -> None:
-    """Makes a training's first state one program, and not one for each shape of its parameters.
+    """Patches a training's `init` to compile one program, not one for each shape of its parameters.
 
     Args:
       prepare: computes what `init` keeps, as nothing from within a trace may be kept.
@@ -67,7 +67,7 @@ def begin_at_once(training_class: type, patch: pytest.MonkeyPatch, prepare: Call
     init = training_class.init
 
     def init_at_once(self):
-        self.put_on_devices(0)  # finds the devices
+        self.put_on_devices(0)  # computes cached properties outside of the trace
         prepare(self)
         return self.put_on_devices(jit(lambda: init(self))())
 

@@ -18,7 +18,7 @@ from bark_jax.model import BarkModel
 # Logits of these networks differ by about 1e-5 between torch and JAX; a margin this small can go either way.
 NEAR_TIE = 1e-3
 
-# What greedy generation has no use for; transformers warns about them.
+# Settings without effect in greedy generation; transformers warns about them.
 DRAWING = ("model_type", "do_sample", "temperature", "top_k", "top_p", "min_eos_p")
 
 

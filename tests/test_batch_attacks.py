@@ -146,7 +146,7 @@ def test_a_run_file_that_is_wrong_is_named_with_what_is_wrong(tmp_path, name, va
 
 
 class Changing(StubSpeaker):
-    """Changes the rows once it has spoken two."""
+    """A speaker that edits the file of rows after two rows."""
 
     def __init__(self, change):
         super().__init__(1)
@@ -175,7 +175,7 @@ def test_rows_that_change_stop_the_run_with_a_sentence(tmp_path, how):
     speaker = Changing(lambda: CHANGES[how](rows))
     with pytest.raises(BarkError, match=f"had {len(before):,} bytes when the run began"):
         run_stub(rows, out, speaker, on_event=events.append)
-    assert speaker.n_spoken < 10  # what was under way is finished, and nothing else begun
+    assert speaker.n_spoken < 10  # rows in progress are finished, no others are started
     assert all(0 <= event["rows_done"] <= event["rows_todo"] for event in events if event["event"] == "row")
     assert set(entries_of(out)) <= {f"row-{number}" for number in range(10)} and len(entries_of(out)) >= 2
     rows.write_bytes(before)

@@ -29,7 +29,7 @@ def at_home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def plain_engine(monkeypatch, toy_model):
-    """No slots, which take long to compile, and the session's own networks."""
+    """Replaces the slot engine, which takes long to compile, and uses the session's networks."""
     monkeypatch.setattr("bark_jax.generation.engine.Engine", lambda model, n_slots=3, devices=None: PlainEngine(model))
     monkeypatch.setattr("bark_jax.model.BarkModel.from_found", lambda *_, **__: toy_model)
 

@@ -100,7 +100,7 @@ def check_no_half_files(out, rows):
 def test_a_fault_at_every_write_sync_and_rename_of_a_row(tmp_path, monkeypatch, form, number):
     if form == "parquet":
         pytest.importorskip("pyarrow")
-    n_rows = {"files": 1, "parquet": 2}[form]  # two files may share a sync or not, so that the places would move
+    n_rows = {"files": 1, "parquet": 2}[form]  # two files may share an fsync or not
     rows, options = write_rows(tmp_path / "rows.jsonl", n_rows), {"form": form, "n_threads": 1}
     for fails_at in itertools.count():
         out = tmp_path / str(fails_at)
@@ -118,7 +118,7 @@ def test_a_fault_at_every_write_sync_and_rename_of_a_row(tmp_path, monkeypatch, 
         if form == "files":
             check_complete(out, rows)
         shutil.rmtree(out)
-    # No fault, so no place for one is left: run.json, a row's file or a part of two rows, the manifest.
+    # No operation was left to fail: run.json, a row's file or a part of two rows, the manifest.
     assert fails_at == disk.count and disk.kinds["fsync"] >= 5 and disk.kinds["replace"] >= 2
 
 
@@ -130,7 +130,7 @@ def test_a_full_disk_stops_the_run_with_what_is_finished_intact(tmp_path, monkey
         with pytest.raises(OutputError, match="No space left on device") as caught:
             run_stub(rows, out, speaker)
     assert isinstance(caught.value, BarkError) and isinstance(caught.value, OSError)
-    assert speaker.n_spoken < 150  # it stops soon, rather than speaking what it cannot keep
+    assert speaker.n_spoken < 150  # it stops soon, and does not generate rows that it cannot store
     check_no_half_files(out, rows)
     assert run_stub(rows, out).left == 0
     check_complete(out, rows)

@@ -107,7 +107,7 @@ def test_json_lines_are_recognised_by_the_majority_of_the_lines(tmp_path):
         form, rows = read(write(tmp_path, head + JSONL))
         assert form == "jsonl" and [row.id for row in rows][-2:] == ["a", "b"]
     many = "".join(json.dumps({"id": str(number), "text": "Hello, " * 20}) + "\n" for number in range(1000))
-    assert read(write(tmp_path, many))[0] == "jsonl"  # longer than what is looked at
+    assert read(write(tmp_path, many))[0] == "jsonl"  # longer than the sample that is inspected
     assert read(write(tmp_path, json.dumps({"id": "a", "text": "Hello. " * 30_000})))[0] == "jsonl"
 
 

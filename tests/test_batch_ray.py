@@ -20,7 +20,7 @@ QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "
 
 
 class StubJob:
-    """Opens the stub; an actor that comes upon `deadly` dies at it, once."""
+    """A job that opens the stub speaker; the first actor that gets the row `deadly` dies."""
 
     def __init__(self, deadly=None, mark=None):
         self.deadly, self.mark = deadly, mark

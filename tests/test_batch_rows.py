@@ -141,7 +141,7 @@ def test_a_row_that_is_wrong_is_an_error_of_its_own(tmp_path, line):
 def test_a_csv_line_that_is_wrong_is_an_error_of_its_own(tmp_path):
     rows = read(tmp_path, b"id,text,seed\na,x,1\nb,y,z\nc,1,2,3,4\nd,\xff,4\n", "csv")
     assert [row.error is not None for row in rows] == [False, True, True, False]
-    assert "\udcff" in rows[3].text  # refused where it is spoken, as half a character
+    assert "\udcff" in rows[3].text  # half a character: refused when the row is generated
 
 
 @pytest.mark.parametrize("data", ["", "a,b\n1,2\n", "text,text\n1,2\n"])

@@ -91,7 +91,7 @@ def test_half_a_line_at_the_end_is_taken_off(rows, tmp_path):
     manifest.write_bytes(complete[:-20])
     assert run_stub(rows, out).finished == 1
     assert len(manifest.read_bytes().splitlines()) == 12 and all(map(json.loads, manifest.read_bytes().splitlines()))
-    manifest.write_bytes(b"x" * 200_000)  # longer than what is looked at in one go
+    manifest.write_bytes(b"x" * 200_000)  # longer than a block of the reader
     assert run_stub(rows, out).finished == 12
 
 
@@ -260,7 +260,7 @@ def test_one_signal_finishes_what_is_under_way(tmp_path, number):
     stdout, _ = process.communicate(timeout=HANG_S)
     summary = json.loads(stdout.splitlines()[-1])
     assert process.returncode == 0 and summary["signal"] == number
-    # The eight that the stub holds are spoken; others are not begun.
+    # The eight rows in progress are finished; no others are started.
     assert 8 <= summary["finished"] < 100 and summary["left"] == 300 - summary["finished"]
     assert len(entries_of(out)) == summary["finished"] == len(list((out / "audio").iterdir()))
     assert run_stub(rows, out).left == 0

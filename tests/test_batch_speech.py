@@ -65,7 +65,7 @@ def test_several_sentences_are_what_generate_long_makes_of_them(bark, voice_file
     spoken = speak(bark, rows, engine, silence_s=0.1)
     options = dict(silence_s=0.1, max_tokens=20, max_rows=1, **SHORT)
     same(spoken["long"], bark.generate_long(LONG, voice=voice_file, seed=7, **options))
-    # Without a voice, the first sentence's is the others'.
+    # Without a voice, the first sentence becomes the voice of the others.
     same(spoken["longer"], bark.generate_long(LONG * 2, seed=2, **options))
     same(spoken["other"], bark.generate("One.", seed=1, **SHORT))
     assert engine.n_runs <= 2

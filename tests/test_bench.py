@@ -16,7 +16,7 @@ from bark_jax.cli import main
 from bark_jax.cli.bench import command
 from bark_jax.errors import InputError
 
-N_TOKENS, N_FRAMES = 10, 15  # of 0.2 s
+N_TOKENS, N_FRAMES = 10, 15  # of 0.2 s of audio
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ def hf_home(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def at_home(hf_home, tmp_path, monkeypatch):
-    """Caches of this session alone, and a working folder of the test's own."""
+    """Caches of this session alone, and a temporary working folder."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(hf_home))
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(hf_home / "unused"))
     monkeypatch.chdir(tmp_path)
@@ -55,7 +55,7 @@ def run_say(*args, **kwargs):
 
 @pytest.fixture
 def no_networks(monkeypatch):
-    """Fails where networks are loaded."""
+    """Fails the test if networks are loaded."""
 
     def load(*_, **__):
         raise AssertionError("networks were loaded")

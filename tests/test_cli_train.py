@@ -238,7 +238,7 @@ def test_the_codec_is_trained_on_audio(data, toy_folder, tmp_path):
 
 
 def make(folder, what):
-    """Something at folder / "x" that is not what it is taken for."""
+    """Makes folder / "x", a file or folder that is no manifest and no dataset."""
     path = folder / "x"
     if what == "binary":
         path.write_bytes(np.random.default_rng(0).bytes(2000))
@@ -276,7 +276,7 @@ def test_a_file_that_is_no_manifest_is_reported_with_its_lines(what, message, to
 
 @pytest.fixture
 def no_networks(monkeypatch):
-    """Fails where networks are loaded."""
+    """Fails the test if networks are loaded."""
 
     def load(*_, **__):
         raise AssertionError("networks were loaded")

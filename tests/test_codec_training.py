@@ -87,7 +87,7 @@ def quick_compiler():
 
 @functools.cache
 def make_codec(dtype="float32"):
-    """A random one, drawn on the host: to compile its initialisers takes longer."""
+    """A random codec, drawn by numpy: compiling its initialisers would take longer."""
     rng = np.random.default_rng(1)
     graphdef, abstract = nnx.split(nnx.eval_shape(lambda: EncodecModel(CONFIG, dtype=dtype, rngs=nnx.Rngs(0))))
     drawn = [
@@ -310,7 +310,7 @@ def test_kmeans_gives_the_means_of_what_is_nearest_to_them(rng):
     left_NC, sizes = x_NC, [np.square(x_NC).mean()]
     for codes_N, table_VC in zip(codes_QN, codebooks.table_QVC, strict=True):
         means_VC = np.stack([left_NC[codes_N == v].mean(axis=0) for v in range(4)])
-        np.testing.assert_allclose(table_VC, means_VC, atol=0.1)  # all but at rest after a few rounds
+        np.testing.assert_allclose(table_VC, means_VC, atol=0.1)  # nearly converged after a few rounds
         left_NC = left_NC - table_VC[codes_N]
         sizes.append(np.square(left_NC).mean())
     assert sizes[1] < 0.5 * sizes[0] and sizes[2] < 0.6 * sizes[1]

@@ -39,7 +39,7 @@ def torch():
 
 @pytest.fixture(scope="session")
 def bark(torch, tmp_path_factory):
-    """A transformers folder; never written to."""
+    """A transformers folder; tests must not write to it."""
     return checkpoints.make_bark(tmp_path_factory.mktemp("bark") / "tiny-bark")
 
 
@@ -518,7 +518,7 @@ def test_a_48_khz_codec_is_not_taken_for_suno_s_files(suno, encodec_48khz, tmp_p
         convert(suno, tmp_path / "dst", codec=encodec_48khz[1])
 
 
-# What is not a Bark is refused, by name
+# Files that are no Bark are refused with what they are
 
 
 def drop(*names):
@@ -632,7 +632,7 @@ CONFIGS = {
 @pytest.mark.parametrize(("change", "error", "message"), CONFIGS.values(), ids=CONFIGS)
 def test_a_config_of_something_else_is_refused(copy, tmp_path, change, error, message):
     edit_json(copy / "config.json", change)
-    calls = NETWORK_CALLS if error is CheckpointError else FOLDER_CALLS  # the weights are another's, or the sizes
+    calls = NETWORK_CALLS if error is CheckpointError else FOLDER_CALLS  # the weights or the sizes are another model's
     with refused(error, message, calls=calls, folder=tmp_path):
         convert(copy, tmp_path / "dst")
 
@@ -752,7 +752,7 @@ SUNO = {
 def test_a_suno_file_of_something_else_is_refused(suno, bark, tmp_path, change, error, message):
     folder = shutil.copytree(suno, tmp_path / "src")
     edit_suno(folder / "text.pt", change)
-    calls = NETWORK_CALLS if r"transformer\." in message else FOLDER_CALLS  # an array, or what lies around them
+    calls = NETWORK_CALLS if r"transformer\." in message else FOLDER_CALLS  # or refused earlier
     with refused(error, message, calls=calls, folder=tmp_path):
         convert(folder, tmp_path / "dst", codec=bark)
 
@@ -1287,7 +1287,7 @@ def test_exit_codes_tell_the_kinds_of_failure_apart(suno, copy, tmp_path, hub_ca
 
 # Memory
 
-# VmHWM, as ru_maxrss also counts what the process was before it became this one.
+# VmHWM, because ru_maxrss also counts the process before exec, a fork of this one.
 MEASURED = """
 import re, sys
 from pathlib import Path

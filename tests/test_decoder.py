@@ -82,7 +82,7 @@ def interpreted(monkeypatch):
 
 @pytest.fixture
 def quick_probe(monkeypatch):
-    """The probe's networks are drawn by numpy, and compiled in a hurry."""
+    """Makes probes fast: their networks are drawn by numpy and compiled without expensive optimisations."""
 
     def make(*args, rngs, **options):
         return drawn(lambda: BarkCausalModel(*args, rngs=nnx.Rngs(0), **options))
@@ -354,7 +354,7 @@ def test_steps_read_a_head_that_was_cut_before_them(kind):
 
 
 def equations(jaxpr):
-    """All of a program's, in whatever they are nested."""
+    """All equations of a jaxpr, nested ones included."""
     for equation in jaxpr.eqns:
         yield equation
         for inner in jax.extend.core.jaxprs_in_params(equation.params):

@@ -67,7 +67,7 @@ def test_streams_tell_it_too(stage, bark, monkeypatch):
 
 
 def fail_after_first(decode_next):
-    """The first call decodes no frames."""
+    """Makes decode_next fail as soon as it decodes frames; the first call has none."""
 
     def decode(network, codes_QT, state):
         return decode_next(network, codes_QT, state) if not codes_QT.shape[1] else fail()
@@ -118,7 +118,7 @@ def test_other_errors_pass(bark, monkeypatch):
 
 @pytest.fixture
 def beside_a_gpu(monkeypatch):
-    """A machine whose first device is a GPU that runs every kernel, as JAX and the probes would tell."""
+    """Makes JAX and the probes report a GPU that runs every kernel as the first device."""
 
     gpu, chosen = types.SimpleNamespace(platform="gpu"), platform.default_device
     monkeypatch.setattr(platform, "default_device", lambda: gpu if jax.config.jax_default_device is None else chosen())

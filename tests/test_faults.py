@@ -107,7 +107,7 @@ def test_a_folder_of_the_system_is_refused_as_not_writable(tmp_path, voice, toy_
         clip.plot(tmp_path / "x.png")
         saves["x.png"] = clip.plot
     for name, save in saves.items():
-        # A plot is drawn before it has a place; nothing else is computed in vain.
+        # A plot is drawn before its path is checked; nothing else is computed in vain.
         calls = NETWORK_CALLS if name == "x.png" else ARGUMENT_CALLS
         message = f"/proc/{name} cannot be written: /proc takes no files .*; name another"
         with refused(OutputError, message, calls=calls):
@@ -162,7 +162,7 @@ def test_what_a_killed_process_left_is_removed_when_it_is_old(tmp_path):
     assert sorted(os.listdir(tmp_path)) == [".dst.4567.partial", ".other.89ab.partial"]
 
 
-# In processes of their own
+# In subprocesses
 
 CONVERT = "import sys; from bark_jax.checkpoints import convert; convert(sys.argv[1], sys.argv[2])"
 FIND = "import sys; from bark_jax.checkpoints.find import find_model; print(find_model(sys.argv[1]))"

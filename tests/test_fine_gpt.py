@@ -10,7 +10,7 @@ from bark_jax.config import BarkFineConfig
 from bark_jax.errors import InputError
 from bark_jax.stage_models import BarkFineModel
 
-# Compiled whole: JAX compiles every operation by itself otherwise.
+# Jitted as one program: eagerly, JAX would compile every operation by itself.
 read = jax.jit(BarkFineModel.__call__, static_argnums=1, static_argnames="output_hidden_states")
 
 
@@ -60,7 +60,7 @@ def test_a_frame_sees_the_frames_after_it(gentle_twins, rng):
 
 
 def make_abstract() -> BarkFineModel:
-    """A small network of shapes alone: what is refused is refused before anything is computed."""
+    """A small network of abstract arrays: arguments must be refused before anything is computed."""
     config = BarkFineConfig(
         block_size=16, input_vocab_size=32, output_vocab_size=32, num_layers=1, num_heads=2, hidden_size=16
     )

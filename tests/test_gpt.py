@@ -16,7 +16,7 @@ from bark_jax.stage_models import BarkSemanticModel
 
 NETWORKS = ("semantic", "coarse_acoustics")
 
-# Compiled whole: JAX compiles every operation by itself otherwise.
+# Jitted as one program: eagerly, JAX would compile every operation by itself.
 read = jax.jit(BarkCausalModel.__call__, static_argnames="output_hidden_states")
 apply = jax.jit(lambda module, *arrays: module(*arrays))
 logits_of = jax.jit(BarkCausalModel.logits, static_argnames=("start", "size"))
@@ -162,7 +162,7 @@ def test_half_precision_halves_the_bytes_and_keeps_float32_logits(dtype, gentle_
 
 
 def make_abstract() -> BarkSemanticModel:
-    """A small network of shapes alone: what is refused is refused before anything is computed."""
+    """A small network of abstract arrays: arguments must be refused before anything is computed."""
     config = BarkSemanticConfig(
         block_size=16, input_vocab_size=64, output_vocab_size=64, num_layers=2, num_heads=2, hidden_size=16
     )

@@ -45,7 +45,7 @@ def hub(checkpoint, monkeypatch, tmp_path):
 
 @pytest.fixture
 def no_sockets(monkeypatch):
-    """After this is called, anything that opens or asks for a connection fails."""
+    """A function after whose call any attempt to open a connection fails."""
 
     def guard():
         def refuse(*arguments, **options):
@@ -140,10 +140,10 @@ def test_h02_a_server_that_sends_the_same_half_for_ever_is_given_up(hub, monkeyp
     from huggingface_hub import constants
 
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100_000)  # the client goes on for ever after whole chunks
-    seconds = itertools.count()  # one goes by whenever some bytes have come
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100_000)  # complete chunks reset the client's retries
+    seconds = itertools.count()  # a second passes whenever some bytes have arrived
     monkeypatch.setattr(client, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
-    hub.cut, hub.takes_ranges = 50, False  # after so many halves it sends the whole
+    hub.cut, hub.takes_ranges = 50, False  # after 50 truncated answers it sends complete files
     with pytest.raises(ModelNotFoundError, match=r"got no further than .* bytes for 60 s.*With a connection"):
         find_model(REPOSITORY)
     assert hub.cut > 40  # two halves were sent
@@ -187,7 +187,7 @@ def test_h06_a_commit_that_leads_elsewhere_writes_nothing(hub, tmp_path):
 
 
 class TwoFaced(Hub):
-    """Names a commit to whoever asks first."""
+    """A server that names a valid commit in its first answer, and a path in later ones."""
 
     @property
     def commit(self):

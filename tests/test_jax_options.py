@@ -85,7 +85,7 @@ def test_tokens_are_the_same_whatever_a_program_has_set(name, default_tokens, to
 
 @contextlib.contextmanager
 def options_set(options):
-    """As a program sets them, for the block alone."""
+    """Sets JAX options as a user's program would, for the block."""
     before = {name: getattr(jax.config, name) for name in options}
     try:
         for name, value in options.items():

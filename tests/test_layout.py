@@ -10,7 +10,7 @@ from benchmarks import layout
 
 PACKAGE = Path(bark_jax.__file__).parent
 
-# From below upwards; rooms of one line do not import each other.
+# Subpackages from the lowest layer to the highest; those in one line do not import each other.
 FLOORS = (
     ("errors",),
     ("_system",),
@@ -31,9 +31,9 @@ FLOORS = (
     ("cli",),
     ("__main__",),
 )
-# Rooms that work before JAX is imported, or without it, and so import what needs it when it is needed.
+# Subpackages that must work without JAX, or before it is imported, and so import it inside functions.
 LAZY_ROOMS = {"batch", "cli"}
-# An optional package, or a module of JAX that costs more than the rest, is behind these.
+# Modules that need an optional package, or a part of JAX that is slow to import.
 LAZY_MODULES = {"bark_jax.audio.plots", "bark_jax.networks.pallas_decode"}
 
 

@@ -124,8 +124,12 @@ def test_texts_are_cut_where_a_speaker_would_breathe(text, max_tokens, pieces):
         ("One. Two. Three.", 2, ["One. Two.", "Three."]),
         ("One.\nTwo.", 1, ["One.", "Two."]),
         ("Mr. Smith left.", 1, ["Mr. Smith left."]),
-        ("... One. Two! ... :)", 1, ["... One.", "Two! ... :)"]),  # signs alone are no sentence
-        ("one two, one two three one. Two.", 1, ["one two,", "one two", "three one.", "Two."]),  # nor is part of one
+        ("... One. Two! ... :)", 1, ["... One.", "Two! ... :)"]),  # punctuation alone is no sentence
+        (
+            "one two, one two three one. Two.",
+            1,
+            ["one two,", "one two", "three one.", "Two."],
+        ),  # nor is a part
     ],
 )
 def test_a_prompt_holds_no_more_sentences_than_a_model_speaks(text, max_sentences, pieces):

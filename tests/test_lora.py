@@ -92,7 +92,7 @@ def test_gradients_reach_both_halves_through_the_merged_network(tiny):
     lora, grads = jax.tree.map(np.asarray, (lora, jax.jit(jax.grad(loss))(lora)))
     assert isinstance(grads, Lora) and grads.alpha == lora.alpha
     assert all(np.abs(grad).max() > 0 for grad in jax.tree.leaves(grads))
-    # Along the gradient the loss grows as its length says.
+    # A small move along the gradient raises the loss by the gradient's norm times the step.
     step = 1e-3 / sum(float(np.sum(grad**2)) for grad in jax.tree.leaves(grads))
     steps = map(np.float32, (step, -step))
     ahead, behind = (loss(jax.tree.map(lambda x, g, s=s: x + s * g, lora, grads)) for s in steps)

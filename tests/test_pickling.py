@@ -31,7 +31,7 @@ from bark_jax.text.vocabulary import UnknownWordsWarning
 from bark_jax.training.manifest import ManifestError
 from bark_jax.voices.voice import Voice
 
-# What holds functions or networks is no result, and stays where it was made.
+# Classes that hold functions or networks are no results, and need not be pickled.
 # Of networks and of a conversion at work: rooms and modules whose results are arrays on a device, or hold functions.
 PARTS = {"networks", "semantic", "coarse", "fine", "codec", "codec_steps", "sampling", "slots", "padding"} | {
     "arrays",
@@ -70,7 +70,7 @@ RESULTS = sorted(
     key=str,
 )
 
-# Of classes whose __init__ takes more than a message. A new one fails here until it has its line.
+# Instances of classes whose __init__ takes more than a message. A new class fails here until it has an entry.
 MADE_ERRORS = {
     RowsError: lambda: RowsError("rows.jsonl", [Fault(2, "id is missing")], 7),
     ManifestError: lambda: ManifestError(pathlib.Path("m.jsonl"), [Fault(1, "it is not JSON")], "Mend it."),

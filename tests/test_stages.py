@@ -151,7 +151,7 @@ def assert_fine_codes_equal(twins, n_frames, voices, rng):
     found = run_fine(twins, codes, voices, twins.spaces)
     for row, v, codes_QT in zip(codes, voices, found, strict=True):
         expected = twins.fine(row, v)
-        # Frame by frame these are some thousand choices a row; a near-tie would show as single codes that differ.
+        # These are some thousand choices a row; a near-tie would appear as single codes that differ.
         assert (codes_QT == expected).mean() > 0.999
         np.testing.assert_array_equal(codes_QT[:2], row)
 
@@ -189,7 +189,7 @@ def test_a_row_without_frames_does_not_disturb_its_batch(twins, rng):
 
 @jax.tree_util.register_static
 class Echo:
-    """Stands for the fine network: every code it predicts depends on every code that it may read, and on the place."""
+    """A fake fine network: every predicted code depends on every code that it may read, and on its position."""
 
     platform = "cpu"
 

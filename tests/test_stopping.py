@@ -10,7 +10,7 @@ import pytest
 from batch_stub import run_stub, write_rows
 from test_batch_runs import check_complete
 
-HANG_S = 300  # of a machine that is busy; nothing here takes long
+HANG_S = 300  # for a busy machine; nothing here takes long
 TESTS = Path(__file__).parent
 
 # Waits in C, where Python runs no handlers, as while XLA compiles.

@@ -97,7 +97,7 @@ def _example(clip):
 
 
 def pitch_hz(clips):
-    """Median over all voiced pieces of 40 ms of the lag at which audio is most like itself."""
+    """Median pitch over all voiced pieces of 40 ms, by the maximum of the autocorrelation."""
     found = []
     for clip in clips:
         rate, samples = clip.sample_rate, clip.samples

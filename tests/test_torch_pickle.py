@@ -26,7 +26,7 @@ VALUES = np.arange(16, dtype=np.float32)
 ONE_STORAGE = (("0", VALUES.tobytes()),)
 
 
-# A pickle is put together by hand from these, each a few instructions that leave one value on the stack.
+# Building blocks of handwritten pickles: each is a few opcodes that leave one value on the stack.
 def text(value):
     return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
 
@@ -545,7 +545,7 @@ def test_a_list_that_is_doubled_is_refused(path, torch, doublings):
     for _ in range(doublings):
         doubled = [doubled, doubled]
     torch.save({"w": doubled}, path, _use_new_zipfile_serialization=False)
-    assert "nests its containers" in refusal(path, 10**7)  # 3.1 million: as many values as are walked at most
+    assert "nests its containers" in refusal(path, 10**7)  # 3.1 million: the maximum of values read
 
 
 # The same pickle in either form of file.
@@ -747,7 +747,7 @@ ABSURD = {
 }
 
 
-# What is refused for how much there is of it is looked at that far, and no farther: three times the calls counted.
+# Files that are refused for their size are read up to the limit and no farther. Bounds are 3 times the counted calls.
 LARGE = {
     "tuples 100,000 deep": 10**6,
     "size of tuples 100,000 deep": 10**6,

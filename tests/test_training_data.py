@@ -44,7 +44,7 @@ from bark_jax.training.prepare import codec_fingerprint, encode_audio, fit_sampl
 from bark_jax.training.semantic_tokens import MAX_DIFFERENCE_S, load_tokenizer, make_semantic
 
 BARK = TokenSpaces()
-# Small, and with lengths that do not come out even.
+# Small token spaces, with lengths that are no multiples of each other.
 SPACES = TokenSpaces(
     text_offset=100,
     text_pad=140,
@@ -85,7 +85,7 @@ def make_wav(path, seconds=1.0, rate=24_000, channels=1, loudness=0.3, subtype="
 
 
 def write_lines(path, lines):
-    """Lines are objects, or bytes that stand as they are."""
+    """Writes a manifest. Lines are JSON objects, or raw bytes."""
     raw = [line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines]
     path.write_bytes(b"\n".join(raw) + b"\n")
     return path

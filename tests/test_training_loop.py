@@ -44,7 +44,7 @@ def make_module(dtype):
 
 
 def make_network(dtype="float32"):
-    """Parameters that numpy draws, and how to put them into the network."""
+    """(parameters drawn by numpy, `assemble`), see `full_network`."""
     module = drawn(lambda: make_module(jnp.float32), CONFIG.initializer_range)
     return full_network(module, make_module, dtype)
 
@@ -105,7 +105,7 @@ def test_a_killed_run_resumes_with_the_same_bits(uninterrupted, tmp_path, killed
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "run", batches=killed)
     with open(tmp_path / "run" / METRICS_FILE, "a") as file:
-        file.write('{"step": 7, "lo')  # as a kill in the middle of a line leaves it
+        file.write('{"step": 7, "lo')  # a line cut short, as by a kill
     result = run(tmp_path / "run")
     assert (tmp_path / "run" / METRICS_FILE).read_text() == (uninterrupted[0] / METRICS_FILE).read_text()
     for name, array in result.state.params.items():
@@ -137,7 +137,7 @@ def test_what_a_kill_leaves_of_the_settings_does_not_stop_the_next_run(tmp_path)
     left = tmp_path / ".settings.json.0123abcd.partial"
     left.write_text("{")
     (tmp_path / ".settings.json.notes.partial").write_text("dear")
-    with pytest.raises(InputError, match=r"holds no run"):  # the other file is somebody's
+    with pytest.raises(InputError, match=r"holds no run"):  # the other file may be a user's
         run(tmp_path)
     assert left.exists()
     (tmp_path / ".settings.json.notes.partial").unlink()

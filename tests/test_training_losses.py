@@ -16,7 +16,7 @@ from bark_jax.model import BarkModel
 from bark_jax.training.batches import coarse_batches, fine_batches, semantic_batches
 from bark_jax.training.losses import coarse_loss, fine_loss, semantic_loss
 
-# An odd history: cut to it, a stream starts within a frame.
+# An odd length of history, so that a cut stream starts in the middle of a frame.
 SHORT = dict(max_semantic=50, n_text=16, n_coarse_semantic=48, n_coarse_history=61, n_fine_history=32, fine_window=64)
 STAGES = {
     "semantic": (semantic_batches, semantic_loss),
@@ -26,7 +26,7 @@ STAGES = {
 
 
 def shortened(spaces: TokenSpaces) -> TokenSpaces:
-    """With short prompts and windows."""
+    """Token spaces with short prompts and windows."""
     return dataclasses.replace(spaces, **SHORT)
 
 
@@ -94,7 +94,7 @@ def arrays_of(module) -> dict[str, np.ndarray]:
 
 
 def torch_semantic(network, batch, spaces):
-    """Rows one by one: logits at the places of the targets, and the targets among the reachable ids."""
+    """Yields for each row the logits at the targets' positions, and the targets as indices into the legal ids."""
     import torch
 
     embed = network.input_embeds_layer

@@ -18,7 +18,7 @@ KNOWN = frozenset({"hello", "don't", "seven", "grüße"})
 
 @pytest.fixture
 def folder(toy_folder, tmp_path):
-    """The toy with a list of words."""
+    """The toy model's folder with a word list."""
     shutil.copytree(toy_folder, tmp_path / "model")
     (tmp_path / "model" / WORDS_FILE).write_text("hello\nworld\n", encoding="utf-8")
     return tmp_path / "model"
@@ -90,7 +90,7 @@ def test_the_built_in_voice_reads_figures_as_words(built_in):
         figures, words = processor(["SEVEN, 42!", "seven, four two !"])["input_ids"]
     assert np.count_nonzero(figures) > 10
     np.testing.assert_array_equal(figures, words)
-    # Among words and inside them; what is no figure from 0 to 9 is named.
+    # Digits stand alone and inside words; numerals other than 0 to 9 are reported.
     with pytest.warns(UnknownWordsWarning, match="not 'cats', '٣', '½', '3rd', 'rd':"):
         figures, words = processor(["12 cats, cat7 ٣ ½ 3rd", "one two cats, cat seven three rd"])["input_ids"]
     np.testing.assert_array_equal(figures, words)

@@ -63,7 +63,7 @@ def npy_with_header(header):
 
 
 class RunsCode:
-    """Unpickled, it makes a file."""
+    """Creates a file if it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -111,7 +111,7 @@ BAD_ARRAYS = {
 }
 
 
-# What suno's or transformers' code takes, and this project with a warning.
+# Voices that suno's or transformers' code accepts, and this project with a warning.
 ODD_ARRAYS = {
     "V45": (lambda a: a | {k: a[k][:, :10] for k in PROMPT_KEYS[1:]}, "10 frames and 100 semantic"),
     "V46": (lambda a: a | {"fine_prompt": a["fine_prompt"][:, :10]}, "150 frames, its fine 10"),

@@ -8,7 +8,7 @@ LONGEST = 64 * 2**10
 
 
 class Mutator:
-    """Makes files of good ones. `words` are pieces that mean something to the reader."""
+    """Mutates valid files. `words` are tokens of the format, such as keys and magic numbers."""
 
     def __init__(self, seeds: list[bytes], words: tuple[bytes, ...], dice: random.Random):
         self._seeds, self._words, self._dice = seeds, words, dice

@@ -11,7 +11,7 @@ from deadlines import HANG_S
 ROOT = Path(__file__).parents[2]
 CASES = 2000
 
-# What the guard has to notice, each tried as a reader would.
+# Forbidden actions that the guard must detect, each done inside a reader.
 OFFENCES = {
     "a command": "os.system('true')",
     "a process": "subprocess.run(['true'])",
