@@ -1,1 +1,1 @@
-"""Measurements: parity and speed at Bark's real sizes. Each module is a command; RESULTS.md has what they printed."""
+"""Benchmarks: parity and speed at Bark's real sizes, memory, mutation tests. Run as commands; see RESULTS.md."""

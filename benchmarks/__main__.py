@@ -1,15 +1,19 @@
-"""Times this project and the torch versions that are installed: the same inputs, the same device, one run.
+"""Times this project against torch implementations of Bark: the same inputs, the same device, one run.
 
     python -m benchmarks --quick                                a CPU, small, one row, minutes
     python -m benchmarks --sizes large --dtypes bfloat16        a GPU
     python -m benchmarks engine                                 continuous batching against fixed batches
     python -m benchmarks batch                                  bark-jax batch against a loop over generate
-    python -m benchmarks memory                                 bark-jax batch, few rows and many
+    python -m benchmarks memory                                 peak memory of bark-jax batch, few rows and many
 
-Prints a table and writes results.jsonl, results.md and results.png. Every measurement is repeated, the contenders
-taking turns. A step's time is the difference between a long and a short call, over the steps between them; prefill is
-what is left of the short call. A coarse step is one of a window with a voice; its share of reading the window's prompt
-of 887 positions is in it.
+Prints a table and writes results.jsonl, results.md and results.png. Every measurement is repeated; contenders take
+turns, so that a busy machine slows all of them. With n_short and n_long steps in a short and a long call:
+
+    step       (t_long - t_short) / (n_long - n_short)
+    prefill    t_short - n_short * step
+
+A coarse step is measured over whole windows with a voice, so it contains 1/60 of the window's prefill of 887 positions.
+The floor of a step is the time that reading the weights and the KV cache takes at the measured memory bandwidth.
 """
 
 import dataclasses
@@ -32,32 +36,66 @@ INT8 = "bark_jax, int8"
 CONTENDERS = ("bark_jax", INT8, "transformers", "torch.compile")
 MEASURES = ("semantic", "coarse", "fine", "codec", "clip", "compile")
 N_PROMPT = 257
-N_COARSE_KEYS = 917  # of an average step in such a window
+N_COARSE_KEYS = 917  # positions that an average step of a window attends to: prompt of 887 and half of 60 new tokens
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What to measure, and how long."""
+    """Measurements to make, and their lengths."""
 
     measures: tuple[str, ...]
     repeats: int
-    semantic_steps: tuple[int, int]  # of the short and the long call
-    coarse_windows: tuple[int, int]
-    deadline: float
+    semantic_steps: tuple[int, int]  # in the short and in the long call
+    coarse_windows: tuple[int, int]  # likewise
+    deadline: float  # of time.monotonic(); no measurement starts after it
 
 
 @click.group(invoke_without_command=True, help=__doc__.splitlines()[0])
-@click.option("--sizes", multiple=True, type=click.Choice(SIZES), default=("small", "large"), show_default=True)
-@click.option("--rows", multiple=True, type=click.IntRange(1), default=(1, 8, 16, 64), show_default=True)
-@click.option("--dtypes", multiple=True, type=click.Choice(["float32", "bfloat16", "float16"]), default=("bfloat16",))
-@click.option("--measures", multiple=True, type=click.Choice(MEASURES), default=MEASURES)
-@click.option("--contenders", multiple=True, type=click.Choice(CONTENDERS), default=CONTENDERS, show_default=True)
-@click.option("--quick", is_flag=True, help="Small, one row, float32, few steps.")
-@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
-@click.option("--time-limit", type=float, default=math.inf, help="Seconds after which nothing new is started.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("benchmark"), show_default=True)
+@click.option(
+    "--sizes",
+    multiple=True,
+    type=click.Choice(SIZES),
+    default=("small", "large"),
+    show_default=True,
+    help="Model sizes.",
+)
+@click.option(
+    "--rows",
+    multiple=True,
+    type=click.IntRange(1),
+    default=(1, 8, 16, 64),
+    show_default=True,
+    help="Batch sizes.",
+)
+@click.option(
+    "--dtypes",
+    multiple=True,
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    default=("bfloat16",),
+    help="Dtypes of weights and computation.",
+)
+@click.option("--measures", multiple=True, type=click.Choice(MEASURES), default=MEASURES, help="Measurements to make.")
+@click.option(
+    "--contenders",
+    multiple=True,
+    type=click.Choice(CONTENDERS),
+    default=CONTENDERS,
+    show_default=True,
+    help="Implementations to compare.",
+)
+@click.option("--quick", is_flag=True, help="Small model, one row, float32, few steps.")
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Repetitions of a measurement.")
+@click.option("--time-limit", type=float, default=math.inf, help="Seconds after which no measurement is started.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("benchmark"),
+    show_default=True,
+    help="Folder for the results.",
+)
 @click.pass_context
 def main(context, sizes, rows, dtypes, measures, contenders, quick, repeats, time_limit, out):
+    """Measures every combination of size, dtype and rows, and rewrites the report after each result."""
     if context.invoked_subcommand:
         return
     is_given = lambda name: context.get_parameter_source(name).name == "COMMANDLINE"  # noqa: E731
@@ -69,12 +107,12 @@ def main(context, sizes, rows, dtypes, measures, contenders, quick, repeats, tim
     plan = Plan(
         measures,
         repeats,
-        # Far enough apart that what a call takes besides, and its spread, is little of the difference.
+        # Far enough apart that the fixed cost of a call, and its spread, is small against the difference.
         semantic_steps=(8, 104) if quick else (16, 400),
         coarse_windows=(1, 3) if quick else (1, 4),
         deadline=time.monotonic() + time_limit,
     )
-    out.mkdir(parents=True, exist_ok=True)  # not after the first measurement, if it cannot be
+    out.mkdir(parents=True, exist_ok=True)  # fails before the first measurement if the path is not writable
     about = describe_run()
     bandwidth, how = measure_bandwidth()
     about["notes"] = [f"Floors: weights and live cache at {bandwidth / 1e9:,.1f} GB/s, which {how} reached."]
@@ -84,35 +122,38 @@ def main(context, sizes, rows, dtypes, measures, contenders, quick, repeats, tim
             model = make_model(size, dtype)
             about["notes"].append(f"{size}, {dtype}: {weight_bytes(model) / 1e6:,.0f} MB of weights.")
             for n_rows in rows:
-                makes = _makes(size, dtype, n_rows, model, contenders)
-                for result in _measure(plan, (size, dtype, n_rows), makes, bandwidth):
+                makers = _makers(size, dtype, n_rows, model, contenders)
+                for result in _measure(plan, (size, dtype, n_rows), makers, bandwidth):
                     results.append(result)
                     write_report(out, about | {"peak_memory": _peak_memory()}, results)
     click.echo(format_report(about, results))
 
 
-def _makes(size, dtype, n_rows, model, contenders) -> dict[str, Callable[[], Contender]]:
+def _makers(size, dtype, n_rows, model, contenders) -> dict[str, Callable[[], Contender]]:
+    """Constructors of the contenders by name. Called later, since importing or constructing one may fail."""
+
     def torch_compile() -> Contender:
         from benchmarks.torch_static_cache import TorchCompile
 
         return TorchCompile(size, dtype, n_rows)
 
-    makes = {
+    makers = {
         "bark_jax": lambda: BarkJax(model, n_rows),
         INT8: lambda: BarkJax(with_int8(model), n_rows),
         "transformers": lambda: Transformers(size, dtype, n_rows),
         "torch.compile": torch_compile,
     }
-    return {name: makes[name] for name in contenders}
+    return {name: makers[name] for name in contenders}
 
 
-def _measure(plan: Plan, case: tuple[str, str, int], makes, bandwidth: float):
+def _measure(plan: Plan, case: tuple[str, str, int], makers, bandwidth: float):
+    """Yields a Result for each measurement of each contender, also for those that fail."""
     made, failed = {}, {}
-    for name, make in makes.items():
+    for name, make in makers.items():
         try:
             made[name] = make()
-        except Exception as error:  # a missing package, a driver, no memory: the others go on
-            failed[name] = _told(error)
+        except Exception as error:  # a missing package, a driver, out of memory: the other contenders still run
+            failed[name] = _error_line(error)
             yield Result(*case, "start", "", name, None, failure=failed[name])
     read = {"semantic step": (N_PROMPT + plan.semantic_steps[1] / 2, 10_001), "coarse step": (N_COARSE_KEYS, 1024)}
     for measure in plan.measures:
@@ -130,7 +171,7 @@ def _measure(plan: Plan, case: tuple[str, str, int], makes, bandwidth: float):
 
 
 def _take(plan: Plan, measure: str, made: dict[str, Contender]):
-    """(what, unit, a Spread or a failure by contender)."""
+    """Yields (name of the measurement, unit, {contender: Spread or message of its failure})."""
     able = {name: each for name, each in made.items() if hasattr(each, measure)}
     if measure == "semantic":
         yield from _steps(plan, able, "semantic", plan.semantic_steps, per=1)
@@ -147,6 +188,7 @@ def _take(plan: Plan, measure: str, made: dict[str, Contender]):
 
 
 def _steps(plan: Plan, able, stage: str, counts: tuple[int, int], per: int):
+    """As `_take`, for a stage's decoding steps. counts: arguments of the short and the long call; per: steps of one."""
     short, long = counts
     calls = {name: getattr(each, stage) for name, each in able.items()}
     ready, found = _warm({name: lambda call=call: (call(short), call(long)) for name, call in calls.items()})
@@ -168,19 +210,23 @@ def _steps(plan: Plan, able, stage: str, counts: tuple[int, int], per: int):
 
 
 def _warm(calls):
-    """The calls that work, after one run of each, and what the others failed with."""
+    """Runs each call once, which compiles it. Returns (calls that work, messages of the failures), by name."""
     ready, failed = {}, {}
     for name, call in calls.items():
         try:
             call()
             ready[name] = call
         except Exception as error:
-            failed[name] = _told(error)
+            failed[name] = _error_line(error)
     return ready, failed
 
 
 def _compile(ours: BarkJax, is_kept: bool) -> dict[str, Spread]:
-    """Seconds that the first clip takes longer than the second one; with `is_kept` from programs kept on disk."""
+    """Compile time in seconds: time of the first clip minus that of the second.
+
+    Args:
+      is_kept: the compilation cache on disk is warm, so the first clip reads its programs from there.
+    """
     with tempfile.TemporaryDirectory() as folder:
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
@@ -193,7 +239,8 @@ def _compile(ours: BarkJax, is_kept: bool) -> dict[str, Spread]:
             jax.config.update("jax_compilation_cache_dir", None)
 
 
-def _told(error: Exception) -> str:
+def _error_line(error: Exception) -> str:
+    """An error as one short line for the table."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
 
 
@@ -202,47 +249,58 @@ def _peak_memory() -> int | None:
 
 
 @main.command("engine")
-@click.option("--size", type=click.Choice(SIZES), default="small", show_default=True)
-@click.option("--dtype", default="bfloat16", show_default=True)
-@click.option("--slots", "n_slots", default=16, show_default=True)
-@click.option("--utterances", "n_rows", default=64, show_default=True)
-@click.option("--max-tokens", default=SEMANTIC_TOKENS, show_default=True, help="Of the longest utterance.")
-@click.option("--alone/--no-alone", default=True, help="Also one row after the other.")
+@click.option("--size", type=click.Choice(SIZES), default="small", show_default=True, help="Model size.")
+@click.option("--dtype", default="bfloat16", show_default=True, help="Dtype of the networks.")
+@click.option("--slots", "n_slots", default=16, show_default=True, help="Slots of the engine; rows of a fixed batch.")
+@click.option("--utterances", "n_rows", default=64, show_default=True, help="Number of utterances.")
+@click.option(
+    "--max-tokens", default=SEMANTIC_TOKENS, show_default=True, help="Maximum semantic tokens of an utterance."
+)
+@click.option("--alone/--no-alone", default=True, help="Also measure one row at a time.")
 def engine(size, dtype, n_slots, n_rows, max_tokens, alone):
-    """Continuous batching against fixed batches of as many rows, and against one row after the other."""
+    """Compares throughput of continuous batching, fixed batches of as many rows, and one row at a time."""
     from benchmarks.throughput import compare
 
-    _tell_run()
+    _echo_run()
     for line in compare(make_model(size, dtype), n_slots, n_rows, max_tokens, alone=alone):
         click.echo(line)
 
 
 @main.command("batch")
 @click.option("-m", "--model", default="tiny", show_default=True, help="A folder, a Hub id, or tiny.")
-@click.option("--dtype", help="Of the networks.")
-@click.option("--slots", "n_slots", default=16, show_default=True)
-@click.option("--rows", "n_rows", default=64, show_default=True)
+@click.option("--dtype", help="Dtype of the networks.")
+@click.option("--slots", "n_slots", default=16, show_default=True, help="Slots of the engine; texts of a batched loop.")
+@click.option("--rows", "n_rows", default=64, show_default=True, help="Number of texts.")
 def batch(model, dtype, n_slots, n_rows):
-    """`bark-jax batch`, with encoding and writing, against a loop over `generate` of one text, and of several."""
+    """Compares `bark-jax batch`, encoding and writing included, with loops over `generate`, batched and not."""
     from benchmarks.throughput import compare_batch
 
-    _tell_run()
+    _echo_run()
     for line in compare_batch(model, dtype, n_slots, n_rows):
         click.echo(line)
 
 
 @main.command("memory")
-@click.option("--rows", "counts", multiple=True, type=click.IntRange(1), default=(200, 10_000), show_default=True)
+@click.option(
+    "--rows",
+    "counts",
+    multiple=True,
+    type=click.IntRange(1),
+    default=(200, 10_000),
+    show_default=True,
+    help="Numbers of rows to compare.",
+)
 def memory(counts):
-    """Peak memory of `bark-jax batch -m tiny` on few rows and on many."""
+    """Measures peak memory of `bark-jax batch -m tiny` on few rows and on many."""
     from benchmarks.batch_memory import compare
 
-    _tell_run()
+    _echo_run()
     for line in compare(counts):
         click.echo(line)
 
 
-def _tell_run() -> None:
+def _echo_run() -> None:
+    """Prints command, device and versions."""
     about = describe_run()
     click.echo(f"{about['command']}\n{about['device']}; {about['processor']}, {about['cpu_cores']} cores")
     click.echo(", ".join(f"{name} {version}" for name, version in about["versions"].items() if version))

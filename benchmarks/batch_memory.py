@@ -1,4 +1,4 @@
-"""Peak memory of `bark-jax batch` as a process of its own, for few rows and for many."""
+"""Peak memory of a `bark-jax batch` process, for few rows and for many."""
 
 import json
 import os
@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "zero")
-WARM_UP = 40
+WARM_UP = 40  # rows of the run that fills the compilation cache
 COMMAND = [sys.executable, "-c", "from bark_jax.cli import main; main()", "batch"]
 
 
 def write_rows(path: Path, n_rows: int) -> None:
-    """Rows of one to twelve words, that end after 0.05 to 0.3 s; every third has a voice."""
+    """Writes a JSON Lines file of rows: one to twelve words, max_seconds 0.05 to 0.3, every third with a voice."""
     dice = random.Random(0)
     with open(path, "w") as file:
         for number in range(n_rows):
@@ -26,9 +26,12 @@ def write_rows(path: Path, n_rows: int) -> None:
 
 
 def compare(counts: Sequence[int]) -> Iterator[str]:
-    """A line for each number of rows, as it is done; then how much more the last takes than the first.
+    """Yields a line for each number of rows, then how much more memory the last takes than the first.
 
-    Compiling takes memory of its own, so a short run before them fills the cache of programs, and does not count.
+    Compiling takes memory too, so a short run before them fills the compilation cache and is not reported.
+
+    Raises:
+      SystemExit: a batch fails.
     """
     peaks = []
     with tempfile.TemporaryDirectory() as folder:

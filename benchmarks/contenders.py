@@ -1,13 +1,13 @@
-"""What is compared: each contender runs the stages of Bark on the default device and waits for the result.
+"""Contenders: this project and transformers' Bark, with the same stages, inputs of the same sizes, on one device.
 
-    semantic(n)   reads a prompt of 257 positions and makes n tokens a row
-    coarse(n)     makes n windows of 60 tokens a row with a voice, each after a prompt of 887 positions
-    fine()        fills 750 frames, 10 s
-    codec()       decodes them
-    clip()        all of it for 10 s: 499 semantic tokens, 1,500 coarse ones
+    semantic(n)   reads a prompt of 257 positions and draws n tokens a row
+    coarse(n)     draws n windows of 60 tokens a row with a voice, each after a prompt of 887 positions
+    fine()        predicts the fine codes of 750 frames, 10 s
+    codec()       decodes 750 frames to audio
+    clip()        all stages for 10 s without a voice: 499 semantic tokens, 1,500 coarse tokens
 
-All draw with temperature 0.7 from all tokens, but for the coarse windows without a voice; the semantic stage may not
-end early.
+Every call blocks until its result is ready. All sample at temperature 0.7 from all tokens (no top-k or top-p); the
+semantic stage may not stop early.
 """
 
 import functools
@@ -27,19 +27,30 @@ from bark_jax.voices.voice import Voice
 
 SEMANTIC_TOKENS = 499
 FRAMES = 750
-TOKENS_PER_WINDOW = 20  # semantic tokens that become the frames of a coarse window
+TOKENS_PER_WINDOW = 20  # semantic tokens that give one coarse window of 60 coarse tokens, 30 frames
 TEMPERATURE = 0.7
-VOICE_TOKENS, VOICE_FRAMES = 299, 450  # of semantic tokens; 6 s, more than the coarse stage reads
+VOICE_TOKENS, VOICE_FRAMES = 299, 450  # of a voice of 6 s: longer than the history that the coarse stage reads
 
 
 class Contender(Protocol):
+    """Interface of a contender; one that lacks a stage is left out of its measurement."""
+
     name: str
 
-    def semantic(self, n_tokens: int) -> None: ...
-    def coarse(self, n_windows: int) -> None: ...
-    def fine(self) -> None: ...
-    def codec(self) -> None: ...
-    def clip(self) -> None: ...
+    def semantic(self, n_tokens: int) -> None:
+        """Reads the prompt and draws n_tokens a row."""
+
+    def coarse(self, n_windows: int) -> None:
+        """Draws n_windows windows a row, with a voice."""
+
+    def fine(self) -> None:
+        """Predicts the fine codes of FRAMES frames."""
+
+    def codec(self) -> None:
+        """Decodes FRAMES frames."""
+
+    def clip(self) -> None:
+        """Runs all stages for 10 s of audio."""
 
 
 class BarkJax:
@@ -57,6 +68,7 @@ class BarkJax:
         self._voice = Voice(rng.integers(0, 10_000, VOICE_TOKENS), fine[:2], fine)
 
     def rows(self, n_tokens: int, voice: Voice | None = None) -> list[Row]:
+        """Rows with random texts and fixed seeds that draw exactly n_tokens semantic tokens."""
         given = dict(max_new_tokens=n_tokens, allow_early_stop=False, do_sample=True, temperature=TEMPERATURE)
         settings = resolve_settings(given, self._n_rows, self._model.generation_config, self._model.spaces)
         return [
@@ -65,28 +77,34 @@ class BarkJax:
         ]
 
     def semantic(self, n_tokens: int) -> None:
+        """As in `Contender`, by `run_semantic`."""
         run_semantic(self._model.semantic, self.rows(n_tokens), self._model.spaces)
 
     def coarse(self, n_windows: int) -> None:
+        """As in `Contender`, by `run_coarse`."""
         tokens = self._semantic[:, : n_windows * TOKENS_PER_WINDOW]
         run_coarse(self._model.coarse_acoustics, self.rows(1, self._voice), list(tokens), self._model.spaces)
 
     def fine(self) -> None:
+        """As in `Contender`, by `run_fine`."""
         run_fine(self._model.fine_acoustics, self.rows(1), list(self._codes[:, :2]), self._model.spaces)
 
     def codec(self) -> None:
+        """As in `Contender`, by `decode_codes`."""
         decode_codes(self._model.codec_model, list(self._codes))
 
     def clip(self) -> None:
+        """As in `Contender`, by `generate_rows`."""
         self._model.generate_rows(self.rows(SEMANTIC_TOKENS))
 
 
 def on_cuda(torch: Any) -> bool:
+    """Whether both JAX and torch run on a CUDA GPU; otherwise torch is timed on the CPU."""
     return jax.default_backend() in ("gpu", "cuda") and torch.cuda.is_available()
 
 
 class Transformers:
-    """transformers' Bark as it comes: eager, with its cache."""
+    """transformers' Bark with its defaults: eager, with its dynamic KV cache."""
 
     name = "transformers"
 
@@ -108,6 +126,7 @@ class Transformers:
         }
 
     def semantic(self, n_tokens: int) -> None:
+        """As in `Contender`; asserts that the stage did not stop early."""
         tokens = self._run(
             lambda: self._model.semantic.generate(
                 self._ids,
@@ -120,6 +139,7 @@ class Transformers:
         assert tokens.shape[1] == n_tokens, tokens.shape
 
     def coarse(self, n_windows: int) -> None:
+        """As in `Contender`."""
         self._run_coarse(self._semantic[:, : n_windows * TOKENS_PER_WINDOW].clone(), self._voice)
 
     def _run_coarse(self, tokens: Any, voice: dict[str, Any] | None = None) -> Any:
@@ -133,6 +153,7 @@ class Transformers:
         )
 
     def fine(self) -> None:
+        """As in `Contender`."""
         self._run(
             lambda: self._model.fine_acoustics.generate(
                 self._coarse.reshape(self._n_rows, -1).clone(),
@@ -143,9 +164,11 @@ class Transformers:
         )
 
     def codec(self) -> None:
+        """As in `Contender`."""
         self._run(lambda: self._model.codec_decode(self._codes))
 
     def clip(self) -> None:
+        """As in `Contender`."""
         self.semantic(SEMANTIC_TOKENS)
         self._run_coarse(self._semantic.clone())
         self.fine()

@@ -1,4 +1,4 @@
-"""The structure of a checkout, counted from its imports: how much lies where, and how deep it is stacked.
+"""Measures the module structure of a checkout from its imports: modules, import cycles, longest import chain.
 
 python -m benchmarks.layout [CHECKOUT]
 """
@@ -13,7 +13,7 @@ PACKAGES = ("bark_jax", "converters")
 
 
 def modules_of(checkout: Path) -> dict[str, Path]:
-    """Every module's name and file."""
+    """All modules of the packages: {dotted name: file}."""
     found = {}
     for package in PACKAGES:
         for path in (checkout / package).rglob("*.py"):
@@ -22,9 +22,9 @@ def modules_of(checkout: Path) -> dict[str, Path]:
 
 
 def imports_of(path: Path, modules: dict[str, Path]) -> tuple[set[str], set[str], int]:
-    """What a module imports of the project: at once, in its functions, and how many imports those are.
+    """Project modules that a module imports: (at import time, inside functions, number of imports inside functions).
 
-    Imports for type checkers alone are left out.
+    Imports under TYPE_CHECKING do not count.
     """
     at_once: set[str] = set()
     inner: set[str] = set()
@@ -48,8 +48,8 @@ def imports_of(path: Path, modules: dict[str, Path]) -> tuple[set[str], set[str]
     return at_once, inner, n_inner
 
 
-def in_circles(graph: dict[str, set[str]]) -> list[str]:
-    """Modules that import themselves by way of others."""
+def in_cycles(graph: dict[str, set[str]]) -> list[str]:
+    """Modules that are part of an import cycle."""
 
     def reached(module: str) -> set[str]:
         found: set[str] = set()
@@ -64,18 +64,18 @@ def in_circles(graph: dict[str, set[str]]) -> list[str]:
 
 
 def longest_chain(graph: dict[str, set[str]]) -> list[str]:
-    """The longest way of imports in a graph without circles."""
+    """The longest chain of imports. The graph must not have cycles."""
 
     @functools.cache
     def below(module: str) -> tuple[str, ...]:
-        ways = [below(name) for name in sorted(graph[module] - {module})]
-        return (module, *max(ways, key=len, default=()))
+        chains = [below(name) for name in sorted(graph[module] - {module})]
+        return (module, *max(chains, key=len, default=()))
 
     return list(max((below(module) for module in sorted(graph)), key=len))
 
 
 def report(checkout: Path) -> list[str]:
-    """The figures, a line each."""
+    """Formats the figures, one a line."""
     modules = modules_of(checkout)
     found = {name: imports_of(path, modules) for name, path in modules.items()}
     graph = {name: at_once for name, (at_once, _, _) in found.items()}
@@ -85,13 +85,13 @@ def report(checkout: Path) -> list[str]:
     for name, at_once in graph.items():
         for other in at_once:
             importers[other].add(name)
-    most = max(importers, key=lambda name: len(importers[name]))
+    imported = max(importers, key=lambda name: len(importers[name]))
     return [
         f"modules: {len(modules)}, at the top of bark_jax: {len(list((checkout / 'bark_jax').glob('*.py')))}",
         f"imports in the bodies of functions: {sum(n for _, _, n in found.values())}",
-        f"modules in circles of imports, those in functions counted: {len(in_circles(everything))}",
+        f"modules in import cycles, imports in functions included: {len(in_cycles(everything))}",
         f"longest chain of imports: {len(chain)} ({' -> '.join(name.removeprefix('bark_jax.') for name in chain)})",
-        f"imported most: {most}, by {len(importers[most])} modules",
+        f"imported most: {imported}, by {len(importers[imported])} modules",
     ]
 
 

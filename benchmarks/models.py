@@ -1,4 +1,7 @@
-"""A Bark of a published size with random weights, drawn where it runs: what takes time depends on sizes alone."""
+"""Models of the published sizes with random weights, and the floor of a decoding step: bytes over memory bandwidth.
+
+Speed depends on sizes alone, so random weights will do. They are drawn on the device.
+"""
 
 import dataclasses
 import math
@@ -19,7 +22,7 @@ _STANDARD_DEVIATION = 0.02
 
 
 def make_config(size: str) -> BarkConfig:
-    """The sizes of "small" and "large" as published; "toy" is for the benchmarks' own test."""
+    """The config of a size: "small" and "large" as published; "toy" is for tests of the benchmarks."""
     if size == "large":
         return BarkConfig.large()
     config = BarkConfig.small()
@@ -33,7 +36,7 @@ def make_config(size: str) -> BarkConfig:
 
 
 def make_model(size: str, dtype: str) -> BarkModel:
-    """This project's model on JAX's default device."""
+    """This project's model of a size, with random weights of a dtype, on JAX's default device."""
     config = make_config(size)
     networks = {
         "semantic": (BarkSemanticModel, config.semantic_config),
@@ -51,7 +54,7 @@ def make_model(size: str, dtype: str) -> BarkModel:
 
 
 def with_int8(model: BarkModel) -> BarkModel:
-    """The model with transformers of eight bits, the rest shared."""
+    """The model with its transformers quantised to int8 weights; the codec is shared."""
     networks = [nnx.merge(*nnx.split(each)) for each in (model.semantic, model.coarse_acoustics, model.fine_acoustics)]
     for network in networks:
         quantize(network)
@@ -73,38 +76,43 @@ def _draw_array(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax
 
 
 def weight_bytes(model: BarkModel) -> int:
+    """Bytes of all weights, codec included."""
     networks = (model.semantic, model.coarse_acoustics, model.fine_acoustics, model.codec_model)
     return sum(leaf.nbytes for network in networks for leaf in jax.tree.leaves(network))
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """The causal networks' sizes, which the floors follow from."""
+    """Sizes of the causal networks that decide the floor of a step."""
 
     n_layers: int
     width: int
-    weight_bytes: int  # of one
-    cache_bytes: int
+    weight_bytes: int  # of one weight
+    cache_bytes: int  # of one number of the KV cache
 
     @classmethod
     def of(cls, size: str, dtype: str, has_int8: bool = False) -> "Shape":
+        """The shape of a size and dtype; has_int8 counts 1 byte a weight, without the scales."""
         part = make_config(size).semantic_config
         n_bytes = jnp.dtype(dtype).itemsize
         return cls(part.num_layers, part.hidden_size, 1 if has_int8 else n_bytes, n_bytes)
 
     def step_bytes(self, n_rows: int, n_keys: float, n_outputs: int) -> float:
-        """Bytes that a decoding step cannot but read: the weights once, and each row's keys and values."""
+        """Minimum bytes that a decoding step reads: the weights once, and each row's keys and values.
+
+        A layer has 12 * width^2 weights: 3 for query, key and value, 1 for the output, 4 + 4 for the MLP.
+        """
         weights = 12 * self.width**2 * self.n_layers + self.width * n_outputs
         cache = 2 * n_rows * self.n_layers * self.width * (n_keys + 1)
         return self.weight_bytes * weights + self.cache_bytes * cache
 
 
 def measure_bandwidth() -> tuple[float, str]:
-    """Bytes a second that the default device moves, and how that was measured: the best of several runs."""
+    """Memory bandwidth of the default device: (bytes a second, how it was measured). Best of several runs."""
     from benchmarks.timing import best_s
 
     if jax.default_backend() == "cpu":
-        # Reading is what a step does; one row times a matrix reads as fast as XLA does here.
+        # A step mostly reads weights, and a vector times a matrix is XLA's fastest way to read memory on a CPU.
         matrix, row = jnp.ones((25_000, 4_000)), jnp.ones((1, 4_000))
         product = jax.jit(lambda row, matrix: row @ matrix.T)
         return matrix.nbytes / best_s(lambda: product(row, matrix).block_until_ready()), "reading a matrix"
@@ -114,5 +122,5 @@ def measure_bandwidth() -> tuple[float, str]:
 
 
 def step_floor_ms(shape: Shape, n_rows: int, n_keys: float, n_outputs: int, bandwidth: float) -> float:
-    """Least milliseconds of a decoding step; NaN without a bandwidth."""
+    """Minimum milliseconds of a decoding step at a memory bandwidth in bytes a second; NaN if the bandwidth is 0."""
     return math.nan if not bandwidth else 1e3 * shape.step_bytes(n_rows, n_keys, n_outputs) / bandwidth

@@ -1,10 +1,10 @@
-"""How many small faults the tests notice: a random sample of cosmic-ray's mutants, each against its module's own tests.
+"""Mutation testing: runs a random sample of cosmic-ray's mutants, each against the tests of its module.
 
     pip install "cosmic-ray==8.7.*"
     python -m benchmarks.mutation --seed 0 --out mutants.json
     python -m benchmarks.mutation --group stages --mutants 20
 
-The mutants are made in a copy of the checkout. The sample depends on the seed and on the modules alone, so the same
+Mutants are made in a copy of the checkout. The sample depends on the seed and the modules alone, so running the same
 command before and after a change of the tests compares the tests.
 """
 
@@ -27,7 +27,7 @@ PARTS = ("bark_jax", "converters", "tests", "benchmarks", "docs", "README.md", "
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Modules that are mutated, the tests that are their own, and how many mutants are drawn."""
+    """Modules to mutate, their tests, and the number of mutants to draw."""
 
     modules: tuple[str, ...]
     tests: tuple[str, ...]
@@ -71,13 +71,16 @@ GROUPS = {
 
 @dataclasses.dataclass(frozen=True)
 class Mutant:
-    module: str
-    operator: str
-    occurrence: int
+    """A mutation of a module: the n-th occurrence at which an operator applies."""
+
+    module: str  # path in the checkout
+    operator: str  # name of cosmic-ray's operator
+    occurrence: int  # from 0
     line: int
 
 
 def mutants_of(module: str) -> Iterator[Mutant]:
+    """Yields all mutants of a module, in the order of the operators' names and of the source."""
     from cosmic_ray import plugins
     from cosmic_ray.ast import ast_nodes, get_ast_from_path
 
@@ -92,6 +95,7 @@ def mutants_of(module: str) -> Iterator[Mutant]:
 
 
 def mutated(mutant: Mutant) -> str:
+    """The source of the mutant's module with the mutation applied."""
     from cosmic_ray import plugins
     from cosmic_ray.mutating import mutate_code
 
@@ -100,6 +104,7 @@ def mutated(mutant: Mutant) -> str:
 
 
 def passes(checkout: Path, tests: tuple[str, ...], cache: Path, timeout_s: float | None = None) -> bool:
+    """Whether tests pass in a checkout, within timeout_s seconds. cache: folder of the compilation cache."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", *tests]
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(cache),
@@ -114,15 +119,15 @@ def passes(checkout: Path, tests: tuple[str, ...], cache: Path, timeout_s: float
 
 
 def run_group(group: Group, n_mutants: int, seed: int, checkout: Path, cache: Path) -> list[dict]:
-    """Each mutant drawn, with whether a test failed.
+    """Draws mutants and runs the tests on each. Returns a JSON object a mutant; "killed" if a test failed.
 
     Raises:
-      RuntimeError: the tests fail without a mutant.
+      RuntimeError: the tests fail without a mutation.
     """
     start = time.monotonic()
     if not passes(checkout, group.tests, cache):
         raise RuntimeError(f"{' '.join(group.tests)} fails as it is")
-    timeout_s = 60 + 10 * (time.monotonic() - start)
+    timeout_s = 60 + 10 * (time.monotonic() - start)  # a mutant may loop for ever; a timeout counts as killed
     found = [mutant for module in group.modules for mutant in mutants_of(module)]
     drawn = random.Random(seed).sample(found, min(n_mutants, len(found)))
     print(f"{len(drawn)} of {len(found)} mutants", flush=True)
@@ -142,6 +147,7 @@ def run_group(group: Group, n_mutants: int, seed: int, checkout: Path, cache: Pa
 
 
 def main() -> None:
+    """Parses the options, copies the checkout and runs the groups."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--group", action="append", choices=GROUPS, help="Groups to run; all of them by default.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the sample.")

@@ -1,9 +1,9 @@
-"""Makes a Bark of a published size with random weights, saved by transformers, tokenizer included.
+"""Writes a Bark checkpoint of a published size with random weights, saved by transformers, tokenizer included.
 
     python -m benchmarks.random_bark small /tmp/random-bark-small
 
-It stands in for a published checkpoint where none can be downloaded: same layout, same sizes, same vocabularies. The
-vocabulary is made up (letters, digits and fillers), so ids differ from those of bert-base-multilingual-cased.
+It stands in for a published checkpoint if none can be downloaded: the layout and all sizes are the same. The vocabulary
+holds letters, digits and placeholders, so ids differ from those of bert-base-multilingual-cased.
 """
 
 import json
@@ -22,9 +22,15 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 @click.command(help=__doc__.splitlines()[0])
 @click.argument("size", type=click.Choice(sorted(SIZES)))
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--seed", default=0, show_default=True)
-@click.option("--initializer-range", default=0.05, show_default=True, help="Wider than torch's 0.02: livelier tokens.")
+@click.option("--seed", default=0, show_default=True, help="Random seed of the weights.")
+@click.option(
+    "--initializer-range",
+    default=0.05,
+    show_default=True,
+    help="Standard deviation of the weights; above transformers' 0.02, so that greedy tokens vary more.",
+)
 def main(size: str, folder: Path, seed: int, initializer_range: float) -> None:
+    """Writes the checkpoint, its generation config and its tokenizer into a folder."""
     import torch
     import transformers
     from transformers.models.bark import generation_configuration_bark as generation
@@ -36,8 +42,8 @@ def main(size: str, folder: Path, seed: int, initializer_range: float) -> None:
     model = transformers.BarkModel(transformers.BarkConfig.from_dict(values))
     with torch.no_grad():
         for layer in model.codec_model.quantizer.layers:
-            layer.codebook.embed.normal_()  # all zeros when new, and then the codes do not matter
-        # transformers lets ids past the codes follow codebook 0; a row of zeros cannot win.
+            layer.codebook.embed.normal_()  # transformers starts them at zero, and audio would not depend on codes
+        # transformers does not mask ids past the codes after codebook 0. A zero row gives logit 0, never the maximum.
         model.coarse_acoustics.lm_head.weight[12_048:] = 0
     model.save_pretrained(folder)
     greedy = generation.BarkGenerationConfig()
@@ -49,6 +55,7 @@ def main(size: str, folder: Path, seed: int, initializer_range: float) -> None:
 
 
 def made_up_vocabulary() -> list[str]:
+    """A WordPiece vocabulary of N_WORD_PIECES entries: special tokens, ASCII characters, then placeholders."""
     characters = string.ascii_letters + string.digits + string.punctuation
     pieces = [*SPECIAL_TOKENS, *characters, *(f"##{character}" for character in characters)]
     return pieces + [f"[unused{index}]" for index in range(N_WORD_PIECES - len(pieces))]

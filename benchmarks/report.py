@@ -1,4 +1,4 @@
-"""What a run found: JSON lines, a Markdown table and a plot."""
+"""Reports of a benchmark run: JSON lines, a Markdown table and a plot."""
 
 import dataclasses
 import importlib.metadata
@@ -18,24 +18,26 @@ PACKAGES = ("bark-jax", "jax", "jaxlib", "flax", "torch", "transformers", "numpy
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """One measurement of one contender."""
+    """A measurement of a contender."""
 
     size: str
     dtype: str
     n_rows: int
     measure: str
-    unit: str  # "ms" where less is better
+    unit: str  # "ms" or "s", less is better; a unit with "/s" is a rate, more is better
     contender: str
-    spread: Spread | None  # None where it failed
-    floor: float | None = None  # in the same unit
-    failure: str | None = None
+    spread: Spread | None  # None if it failed
+    floor: float | None = None  # minimum time at the memory bandwidth, in the same unit
+    failure: str | None = None  # message of the error
 
     def to_dict(self) -> dict[str, Any]:
+        """The result as a JSON object, a line of results.jsonl."""
         values = dataclasses.asdict(self)
         return values | {"spread": None if self.spread is None else list(self.spread.values)}
 
 
 def describe_run() -> dict[str, Any]:
+    """Command, device, processor and versions of this run, as a JSON object."""
     device = jax.local_devices()[0]
     return {
         "command": "python -m benchmarks " + " ".join(sys.argv[1:]),
@@ -62,6 +64,7 @@ def _processor() -> str:
 
 
 def write_report(folder: Path, about: dict[str, Any], results: list[Result]) -> None:
+    """Writes results.jsonl, results.md and, if matplotlib is installed, results.png."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = [about, *(result.to_dict() for result in results)]
     (folder / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -70,6 +73,10 @@ def write_report(folder: Path, about: dict[str, Any], results: list[Result]) -> 
 
 
 def format_report(about: dict[str, Any], results: list[Result]) -> str:
+    """Formats the run and its results as Markdown: a head with command and device, and a table.
+
+    The column "of the floor" is floor / median: the share of the memory bandwidth that a decoding step reaches.
+    """
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items() if version)
     head = [
         f"`{about['command']}`",
@@ -77,7 +84,7 @@ def format_report(about: dict[str, Any], results: list[Result]) -> str:
         f"{about['device']}; {about['processor']}, {about['cpu_cores']} cores; Python {about['python']}; {versions}.",
         *about["notes"],
         "",
-        "| size | dtype | rows | measure | contender | median | least to most | of the floor | bark_jax is |",
+        "| size | dtype | rows | measure | contender | median | min to max | of the floor | bark_jax is |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     return "\n".join(head + [_table_row(result, results) for result in results]) + "\n"
@@ -91,12 +98,12 @@ def _table_row(result: Result, results: list[Result]) -> str:
     share = f"{100 * floor / spread.median:.0f} %" if floor else ""
     ours = _ours(result, results)
     faster = "" if ours is None else f"{_ratio(result, ours):.2f} x as fast"
-    numbers = f"{spread.median:,.3f} {result.unit} | {spread.least:,.3f} to {spread.most:,.3f}"
+    numbers = f"{spread.median:,.3f} {result.unit} | {spread.minimum:,.3f} to {spread.maximum:,.3f}"
     return f"| {' | '.join(key)} | {numbers} | {share} | {faster} |"
 
 
 def _ours(result: Result, results: list[Result]) -> Result | None:
-    """This project's result of the same measurement, for a rival's."""
+    """This project's result of the same measurement; None for its own results, or if it has none."""
     same = ("size", "dtype", "n_rows", "measure")
     for other in results:
         is_same = all(getattr(result, name) == getattr(other, name) for name in same)
@@ -111,7 +118,7 @@ def _ratio(rival: Result, ours: Result) -> float:
 
 
 def _plot(path: Path, about: dict[str, Any], results: list[Result]) -> None:
-    """Milliseconds of a step over rows, a line a contender, and the floors."""
+    """Plots milliseconds a step over the number of rows, one line a contender, and the floors."""
     try:
         from matplotlib.figure import Figure
     except ImportError:

@@ -1,11 +1,11 @@
-"""The way of one `bark-jax say` through the package: files crossed, moves between files, and how often each check runs.
+"""Traces the calls of one `bark-jax say` through the package: files, moves between files, and runs of each check.
 
     python -m benchmarks.say_path
 
-The built-in model says one text in this process, twice: the first time imports and compiles, of the second every call
-of a function of the package is counted. A move is a call in another file than the call before it. Networks are loaded
-array by array and layer by layer, and speak stage by stage, so moves are counted without these loops too. As they are
-counts of calls, they are the same on every machine.
+The built-in model speaks one text twice in this process. The first run imports and compiles; in the second every call
+of a function of the package is counted. A move is a call in another file than the call before it. Loading and
+generation loop over arrays, layers and stages, so moves are also counted without these loops. Counts of calls are the
+same on every machine.
 """
 
 import collections
@@ -28,7 +28,7 @@ from bark_jax.generation.tokens import check_fit
 
 PACKAGE = Path(bark_jax.__file__).parent
 COMMAND = ("say", "one two three", "-m", "tiny", "--seed", "0", "--max-seconds", "0.5", "-o", "say.wav", "-q")
-# What a text, its settings and its model need to be asked for once.
+# Checks and reads of a text, its settings and its model that should run once per command.
 CHECKS = (
     "text.checks.check_text",
     "text.processor.BarkProcessor.__init__",
@@ -41,24 +41,22 @@ CHECKS = (
     "checkpoints.model_folder.read_manifest",
     "config.read_json",
 )
-
-
-# Loading four networks, and running them.
+# Functions that loop over the four networks: loading them, and running them.
 LOOPS = ("checkpoints.load.load_networks", "generation.runner.run_rows")
 
 
 class SayPath(NamedTuple):
-    """What one command calls of the package."""
+    """Calls that one command makes in the package."""
 
     n_moves: int
-    n_outside: int  # moves without the calls within LOOPS
-    calls_by_file: dict[str, int]  # in the order in which they are first crossed
+    n_outside: int  # moves without the calls inside LOOPS
+    calls_by_file: dict[str, int]  # in order of the first call
     calls_by_function: collections.Counter[str]
 
 
 @contextlib.contextmanager
 def recorded() -> Iterator[list[tuple[str, str, bool]]]:
-    """Yields what the block calls of the package, call by call: file, function, and whether it is within LOOPS."""
+    """Records the package's calls in a `with` block: yields a list of (file, function, whether inside LOOPS)."""
     calls: list[tuple[str, str, bool]] = []
     prefix, depth = f"{PACKAGE}{os.sep}", 0
 
@@ -85,10 +83,10 @@ def recorded() -> Iterator[list[tuple[str, str, bool]]]:
 
 
 def follow(command: tuple[str, ...] = COMMAND) -> SayPath:
-    """Runs the command and counts. Raises RuntimeError where it fails."""
+    """Runs the command twice and counts the calls of the second run. Raises RuntimeError if the command fails."""
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         _run(command)
-        check_fit.cache_clear()  # which a process does once
+        check_fit.cache_clear()  # its result is cached for the process, and a user's process starts without it
         with recorded() as calls:
             _run(command)
     files = [file for file, _, _ in calls]
@@ -115,6 +113,7 @@ def _moves(files: list[str]) -> int:
 
 
 def report(path: SayPath) -> str:
+    """Formats the counts: totals, runs of each of CHECKS, and calls by file."""
     n_files = len(path.calls_by_file)
     lines = [
         f"{n_files} files, {path.n_moves} moves between them, {path.n_outside} outside of {' and '.join(LOOPS)}",

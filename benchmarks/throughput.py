@@ -1,4 +1,4 @@
-"""Audio a second of the slot engine, of fixed batches and of single rows, on utterances of mixed length."""
+"""Throughput in audio seconds a second: continuous batching, fixed batches and single rows, on mixed lengths."""
 
 import contextlib
 import dataclasses
@@ -26,7 +26,7 @@ from benchmarks.timing import seconds
 
 
 def make_rows(model: BarkModel, n_rows: int, max_tokens: int) -> list[Row]:
-    """Rows of known lengths, from a tenth of the longest on, most of them short, as sentences are."""
+    """Rows with fixed numbers of semantic tokens, 0.1 to 1 times max_tokens. Most are short, as sentences are."""
     share = np.random.default_rng(0).beta(1.5, 3.0, n_rows)
     lengths = np.round(max_tokens * (0.1 + 0.9 * share)).astype(int)
     return [
@@ -36,25 +36,26 @@ def make_rows(model: BarkModel, n_rows: int, max_tokens: int) -> list[Row]:
 
 
 def compare(model: BarkModel, n_slots: int, n_rows: int, max_tokens: int, *, alone: bool) -> Iterator[str]:
-    """A line for each way, as it is done. Each runs twice, and the first run, which compiles, does not count."""
+    """Yields a line for each method, then its speed relative to the engine. Runs each twice: the first run compiles."""
     rows = make_rows(model, n_rows, max_tokens)
     speaker = Engine(model, n_slots)
     yield f"{n_rows} utterances of {min(map(_length, rows))} to {max(map(_length, rows))} semantic tokens"
-    ways: dict[str, Callable[[], list]] = {
+    runs: dict[str, Callable[[], list]] = {
         f"engine of {n_slots} slots": lambda: [
             done.utterance for done in speaker.run(Request(index, row) for index, row in enumerate(rows))
         ],
         f"fixed batches of {n_slots}": lambda: run_batches(model, rows, n_slots),
     }
     if alone:
-        ways["one after the other"] = lambda: run_batches(model, rows, 1)
-    # What does not decode token by token takes as long in any company; on a CPU it is most of all.
+        runs["one after the other"] = lambda: run_batches(model, rows, 1)
+    # The fine stage and the codec cost a row the same at every batch size, and are most of the time on a CPU. They are
+    # timed apart, to show what batching does to the stages that decode token by token.
     filling = [(runner, "run_fine"), (runner, "run_codec"), (type(speaker._programs), "finish")]
     rates, decoding_s = {}, {}
-    for name, way in ways.items():
-        audio_s = sum(len(each.samples) for each in way()) / model.sample_rate
+    for name, run in runs.items():
+        audio_s = sum(len(each.samples) for each in run()) / model.sample_rate
         with _stopwatch(*filling) as spent:
-            taken_s = seconds(way)
+            taken_s = seconds(run)
         rates[name], decoding_s[name] = audio_s / taken_s, taken_s - sum(spent)
         yield (
             f"{name}: {audio_s:.1f} s of audio in {taken_s:.1f} s, {rates[name]:.2f} audio seconds a second; "
@@ -68,7 +69,11 @@ def compare(model: BarkModel, n_slots: int, n_rows: int, max_tokens: int, *, alo
 
 @contextlib.contextmanager
 def _stopwatch(*methods: tuple[Any, str]) -> Iterator[list[float]]:
-    """Seconds of each call of some methods, which wait for their results, while the block runs."""
+    """Times calls of some blocking functions in a `with` block; yields the list of their seconds.
+
+    Args:
+      methods: (module or class, name of its function), patched during the block.
+    """
     spent: list[float] = []
 
     def timed(method: Callable) -> Callable:
@@ -92,9 +97,9 @@ def _stopwatch(*methods: tuple[Any, str]) -> Iterator[list[float]]:
 
 
 def compare_batch(model: str, dtype: str | None, n_slots: int, n_rows: int) -> Iterator[str]:
-    """A whole batch against loops over `generate`: from a file of rows to a folder of audio files, each way.
+    """Yields the throughput of `bark-jax batch` and of loops over `generate`, from texts to a folder of audio files.
 
-    The model is loaded before. Each way runs twice, and the first run, which compiles, does not count.
+    The model is loaded before. Each method runs twice, and the first run, which compiles, is not timed.
     """
     job = Job(model, dtype=dtype, n_slots=n_slots)
     speaker, made_with = job.open_speaker(), job.made_with()
@@ -112,16 +117,16 @@ def compare_batch(model: str, dtype: str | None, n_slots: int, n_rows: int) -> I
                 for seed, clip in zip(seeds, bark.generate([texts[seed] for seed in seeds], seed=seeds), strict=True):
                     clip.save(out / "audio" / f"{seed}.wav")
 
-        ways: dict[str, Callable[[Path], None]] = {
+        runs: dict[str, Callable[[Path], None]] = {
             f"bark-jax batch, {n_slots} slots": batch,
             "a loop over generate": loop,
             f"a loop over generate, {n_slots} texts at a time": lambda out: loop(out, n_slots),
         }
         rates = {}
-        for name, way in ways.items():
-            way(Path(work, str(next(numbers))))
+        for name, run in runs.items():
+            run(Path(work, str(next(numbers))))
             out = Path(work, str(next(numbers)))
-            taken_s = seconds(lambda way=way, out=out: way(out))
+            taken_s = seconds(lambda run=run, out=out: run(out))
             lengths_s = [soundfile.info(path).duration for path in (out / "audio").iterdir()]
             assert len(lengths_s) == n_rows
             audio_s, rates[name] = sum(lengths_s), sum(lengths_s) / taken_s
@@ -132,7 +137,7 @@ def compare_batch(model: str, dtype: str | None, n_slots: int, n_rows: int) -> I
 
 
 def _write_texts(path: Path, n_rows: int) -> list[str]:
-    """Rows of one to ten words that the built-in model knows, of a sentence each."""
+    """Writes a file of rows, one sentence each, one to ten words that the built-in model knows. Returns the texts."""
     dice = random.Random(0)
     texts = [" ".join(dice.choice(WORDS) for _ in range(dice.randint(1, 10))) for _ in range(n_rows)]
     rows = [{"id": str(seed), "text": text, "seed": seed} for seed, text in enumerate(texts)]
@@ -141,7 +146,7 @@ def _write_texts(path: Path, n_rows: int) -> list[str]:
 
 
 def run_batches(model: BarkModel, rows: list[Row], n_rows: int) -> list:
-    """As they come, so many at a time."""
+    """Generates rows in fixed batches of n_rows, in their order."""
     return [
         utterance
         for start in range(0, len(rows), n_rows)

@@ -1,7 +1,6 @@
-"""The strongest torch we know how to write for a causal stage: a static cache, one compiled graph a step.
+"""A fast torch baseline for the semantic stage: static KV cache, sampling inside one compiled graph a step.
 
-It has the semantic stage alone, with the sampling inside the graph. On a GPU it is compiled with CUDA graphs
-(mode="reduce-overhead"); on a CPU with the default mode.
+On a GPU torch.compile uses CUDA graphs (mode="reduce-overhead"), on a CPU the default mode. Other stages are missing.
 """
 
 from typing import Any
@@ -17,6 +16,8 @@ N_PROMPT = 257
 
 
 class Block(nn.Module):
+    """A transformer block with a static KV cache of N_SLOTS slots."""
+
     def __init__(self, width: int, n_heads: int, n_rows: int):
         super().__init__()
         self.n_heads = n_heads
@@ -29,6 +30,7 @@ class Block(nn.Module):
             self.register_buffer(name, torch.zeros(n_rows, n_heads, N_SLOTS, width // n_heads))
 
     def forward(self, x: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """x [B, T, D] at positions [T]; writes their keys and values into the cache. mask: bool [T, N_SLOTS]."""
         B, T, D = x.shape
         q, k, v = self.qkv(self.attention_norm(x)).view(B, T, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
         self.keys[:, :, positions] = k
@@ -39,6 +41,8 @@ class Block(nn.Module):
 
 
 class Network(nn.Module):
+    """The semantic network with sampling, in the sizes of a published config."""
+
     def __init__(self, size: str, n_rows: int):
         super().__init__()
         config = make_config(size).semantic_config
@@ -50,7 +54,10 @@ class Network(nn.Module):
         self.head = nn.Linear(config.hidden_size, config.output_vocab_size, bias=False)
 
     def forward(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """The token [B, 1] after those given, drawn with Gumbel's trick, which needs no wait for the host."""
+        """Draws the token [B, 1] after tokens [B, T], by the exponential form of Gumbel's trick.
+
+        torch.multinomial would synchronise with the host at every step.
+        """
         mask = torch.arange(N_SLOTS, device=tokens.device)[None] <= positions[:, None]
         x = self.tokens(tokens) + self.positions(positions)
         for block in self.blocks:
@@ -60,6 +67,8 @@ class Network(nn.Module):
 
 
 class TorchCompile:
+    """torch.compile on the network above; has the semantic stage only."""
+
     name = "torch.compile"
 
     def __init__(self, size: str, dtype: str, n_rows: int):
@@ -73,6 +82,7 @@ class TorchCompile:
         self._prompt = torch.randint(0, 1000, (n_rows, N_PROMPT), device=self._device)
 
     def semantic(self, n_tokens: int) -> None:
+        """As in `Contender`."""
         with torch.inference_mode():
             self._generate(n_tokens)
         if self._device == "cuda":

@@ -1,4 +1,4 @@
-"""An engine that runs each row alone, in the order of a real one: it looks a few rows ahead, and ends in any order."""
+"""A fake engine that runs each row alone: it reads a few rows ahead, and finishes rows out of order."""
 
 import collections
 

@@ -1,4 +1,4 @@
-"""A batch without a model: what the rows say decides a noise. As a script it is the process that tests kill.
+"""A batch without a model: a row's text seeds its noise. Run as a script, it is the process that tests kill.
 
 python tests/batch_stub.py ROWS OUT [files|parquet]
 """
@@ -19,18 +19,18 @@ from bark_jax.batch.speech import Spoken
 from bark_jax.text.checks import check_text
 
 RATE = 24_000
-DELAY_S = float(os.environ.get("STUB_DELAY_S", 0))  # that a row takes
+DELAY_S = float(os.environ.get("STUB_DELAY_S", 0))  # per row
 MADE_WITH = {"model": {"name": "stub", "sha256": "0"}, "settings": {}}
 
 
 def noise(row: TextRow) -> np.ndarray:
-    """20 to 120 ms that are this row's own."""
+    """Noise of 20 to 120 ms, seeded by the row."""
     rng = np.random.default_rng([row.seed, len(row.text)])
     return rng.uniform(-0.5, 0.5, 480 + 24 * int(rng.integers(100))).astype(np.float32)
 
 
 class StubSpeaker:
-    """Takes rows ahead and gives them back in another order, as an engine does."""
+    """A fake speaker that reads rows ahead and finishes them in another order, as an engine does."""
 
     def __init__(self, n_slots: int = 8):
         self._n_slots = n_slots

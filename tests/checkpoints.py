@@ -1,4 +1,4 @@
-"""Small random checkpoints in every layout there is, all of the same weights.
+"""Small random checkpoints of the same weights in every supported layout.
 
 `make_bark` makes the weights; the others write them again as other programs lay them out. torch is imported only when
 one is called. The names of the other layouts are spelled out here once more, apart from the tables under test.
@@ -48,7 +48,7 @@ def make_bark(folder: Path, *, seed: int = 0, bias: bool = False, codec: dict | 
 
 
 def shake(model) -> None:
-    """Gives values to what a new model has at constant ones: norms, biases, and the codec's codebooks."""
+    """Randomises parameters that are constant in a new model: norms, biases, and the codec's codebooks."""
     import torch
 
     with torch.no_grad():
@@ -173,7 +173,7 @@ def make_suno(folder: Path, bark: Path, *, suffix: str = "", is_compiled: bool =
 
 
 def suno_arrays(arrays: dict[str, np.ndarray], network: str, *, is_compiled: bool = True) -> dict[str, np.ndarray]:
-    """One network's arrays under Suno's names."""
+    """Renames the arrays of a network to Suno's names."""
     renamed = {}
     for name, array in arrays.items():
         prefix, _, rest = name.partition(".")

@@ -1,4 +1,4 @@
-"""A pytest plugin that counts what a run compiles, and fails it above a budget.
+"""A pytest plugin that counts the programs that a run compiles, and fails the run above a budget.
 
 Nearly all of the suite's time goes to XLA. Seconds depend on the machine; the number of programs does not, so that is
 what is held: a change that gives every test a new shape fails at once, by name, on any machine.
@@ -26,12 +26,12 @@ from pathlib import Path
 
 import pytest
 
-# Different programs in the default suite. Raise it only with the reason in the commit that does.
+# Budget: number of different programs in the default suite. State the reason in the commit that raises it.
 BUDGET = 730
 
 FOLDER, IS_OURS = "JAX_COMPILATION_CACHE_DIR", "BARK_JAX_TESTS_CACHE"
-# Toy networks compile for far longer than they run, so XLA leaves out what makes programs fast: a fifth of the seconds.
-# XLA_FLAGS= (empty) compiles as users do, which continuous integration does for the slow tests and the newest JAX.
+# Toy networks take far longer to compile than to run, so XLA skips expensive optimisations: a fifth of the seconds.
+# XLA_FLAGS= (empty) compiles with defaults, as continuous integration does for the slow tests and the newest JAX.
 QUICKLY = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
     "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
@@ -40,7 +40,7 @@ QUICKLY = (
 COMPILED = "/jax/core/compile/backend_compile_duration"
 CACHED = "/jax/compilation_cache/cache_hits"
 MAX_LISTED_FILES = 5
-MANY = 3  # programs of a file that are worth forgetting after it
+MANY = 3  # minimum number of a file's programs to free after it
 
 
 class Counter:
@@ -72,7 +72,7 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     if not os.environ.get(FOLDER):
         os.environ[FOLDER] = os.environ[IS_OURS] = tempfile.mkdtemp(prefix="bark_jax_tests_")
-    os.environ.setdefault("MALLOC_ARENA_MAX", "2")  # of glibc, whose heaps of many threads keep what is freed
+    os.environ.setdefault("MALLOC_ARENA_MAX", "2")  # glibc's arenas keep freed memory
     if "XLA_FLAGS" not in os.environ:
         os.environ["XLA_FLAGS"] = QUICKLY if are_known(QUICKLY) else ""
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
@@ -90,7 +90,7 @@ _COUNTER, _BEFORE = pytest.StashKey[Counter](), pytest.StashKey[int]()
 
 
 def pytest_collection_finish(session):
-    """A tenth of the suite's time went to looking for cycles among objects that stay: modules, traced programs."""
+    """Makes garbage collection rare: scanning modules and traced programs took a tenth of the suite's time."""
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
 
@@ -105,12 +105,12 @@ def use_cache() -> None:
 
 
 def xla_flags(n_devices: int) -> str:
-    """XLA_FLAGS of a process with so many simulated devices whose results are compared with this process's."""
+    """XLA_FLAGS for a subprocess with simulated devices whose results must equal this process's."""
     return f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={n_devices}".strip()
 
 
 def are_known(flags: str) -> bool:
-    """Whether the XLA that is installed has these flags: it ends the process at one that it has not."""
+    """Whether the installed XLA knows these flags. Runs a subprocess, because XLA aborts at an unknown flag."""
     command = [sys.executable, "-c", "import jax; jax.devices()"]
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     return subprocess.run(command, env=environment, capture_output=True).returncode == 0
@@ -122,7 +122,7 @@ def n_programs() -> int:
 
 
 def forget_programs() -> None:
-    """Frees what a file compiled, and gives it back to the system: a process that keeps all grows to gigabytes."""
+    """Frees the programs of a test file and returns the memory to the system; kept, they would add up to gigabytes."""
     sys.modules["jax"].clear_caches()
     gc.collect()
     with contextlib.suppress(AttributeError, OSError):  # no glibc

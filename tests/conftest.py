@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-# No test may reach for the network; set before the Hub client reads it.
+# Tests must not use the network. Set before the Hub client is imported, which reads it then.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # On toy networks torch's threads mostly wait for each other, and on a busy machine for very long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -58,7 +58,7 @@ def twins(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def gentle_twins(tmp_path_factory):
-    """The same of smaller weights, for bounds on rounding errors; its greedy tokens vary less."""
+    """Twins with smaller weights, for bounds on rounding errors; their greedy tokens vary less."""
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
     from reference import make_twins
@@ -68,7 +68,7 @@ def gentle_twins(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def bark_twins(tmp_path_factory):
-    """One of Bark's own token spaces."""
+    """Torch and JAX twins with Bark's own token spaces."""
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
     from reference import make_bark_twins
@@ -117,7 +117,7 @@ def built_in(toy_folder):
 
 @pytest.fixture(scope="session")
 def toy_model(toy_folder):
-    """The model in it. Tests that change a model change a copy."""
+    """The model of `toy_folder`. Tests must change only copies of it."""
     from bark_jax.model import BarkModel
 
     return BarkModel.from_pretrained(toy_folder)

@@ -1,4 +1,4 @@
-"""Made-up sentences in Bark's 13 languages, with the cues, symbols and odd characters that people type."""
+"""Generated sentences in Bark's 13 languages, with cues, symbols and the odd characters of real input."""
 
 import random
 import unicodedata
@@ -108,8 +108,8 @@ def _sentence(draw: random.Random, words: list[str]) -> str:
 
 
 def _misspelt(draw: random.Random, word: str) -> str:
-    """The word in capitals, doubled, or with one character dropped or moved: tokenizers have to piece it together."""
-    place = draw.randrange(len(word))
-    rest = word[:place] + word[place + 1 :]
+    """Misspells a word: capitals, doubled, or a character dropped or moved. Tokenizers then split it into pieces."""
+    index = draw.randrange(len(word))
+    rest = word[:index] + word[index + 1 :]
     other = draw.randint(0, len(rest))
-    return draw.choice([word.upper(), word + word, rest, rest[:other] + word[place] + rest[other:]])
+    return draw.choice([word.upper(), word + word, rest, rest[:other] + word[index] + rest[other:]])

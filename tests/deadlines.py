@@ -1,4 +1,4 @@
-"""How long tests wait for what may hang. No test asserts that anything is fast: a busy machine would fail it."""
+"""Timeouts of tests for calls that may hang. No test asserts a speed, as a busy machine would fail it."""
 
-# Ends a process, a thread or a loop that would wait for ever. What works takes seconds, and beside other work minutes.
+# Ends a process, thread or loop that hangs. A working one takes seconds, on a busy machine minutes.
 HANG_S = 600

@@ -1,4 +1,4 @@
-"""A Hub of one's own, on this machine: one repository, and the faults that networks and servers have."""
+"""A local fake of the Hugging Face Hub: one repository, with the faults of networks and servers."""
 
 import contextlib
 import hashlib
@@ -14,19 +14,19 @@ REPOSITORY = "someone/bark"
 
 
 def checksum(data: bytes, is_large: bool) -> str:
-    """What the Hub calls a file by: SHA-256 in git-lfs, else git's own."""
+    """The checksum that the Hub gives for a file: SHA-256 of files in git-lfs, else git's blob hash."""
     return hashlib.sha256(data).hexdigest() if is_large else hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
 class Hub:
-    """What the server has, does and was asked.
+    """State of the server: its files, the faults it makes, and the requests it got.
 
-    commit: what it calls the repository's commit.
-    checksum: what it calls the content of files, instead of the checksum.
-    altered: names of files of which one byte comes over wrong.
+    commit: commit of the repository that it reports.
+    checksum: reported for every file instead of its true checksum.
+    altered: names of files that are sent with one byte changed.
     cut: how many of the next answers with weights break off half way.
-    takes_ranges: whether it goes on where a client left off.
-    is_portal: whether it answers everything with the page of a hotel's network.
+    takes_ranges: whether it supports range requests, with which a client resumes.
+    is_portal: whether it answers every request with a captive portal's login page, like a hotel's network.
     """
 
     def __init__(self, files: dict[str, bytes]):

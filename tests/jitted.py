@@ -1,4 +1,4 @@
-"""Calls of whole networks, compiled: called eagerly, each operation of a network is a program of its own."""
+"""Jitted calls of networks: eager calls would compile one program for each operation."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Random networks that numpy draws, and a compiler in a hurry: what tests of small numbers run on.
+"""Random networks with numpy-drawn weights, and XLA options that compile fast, for tests of small networks.
 
 The initialisers of a network are a program for each shape, and an operation outside `jax.jit` is one too.
 """
@@ -14,18 +14,18 @@ from flax import nnx
 
 
 def _find_options() -> dict[str, int | bool]:
-    """What compiles four to eight times as fast as the defaults, to programs whose speed only long runs would miss."""
-    least = {"xla_backend_optimization_level": 0}
-    most = least | {
+    """XLA options that compile four to eight times as fast as the defaults, to slower programs."""
+    portable = {"xla_backend_optimization_level": 0}
+    fastest = portable | {
         "xla_llvm_disable_expensive_passes": True,
         "xla_cpu_use_fusion_emitters": False,
         "xla_cpu_parallel_codegen_split_count": 1,
     }
     try:
-        jax.jit(lambda: 0, compiler_options=most).lower().compile()
-    except jax.errors.JaxRuntimeError:  # an XLA that lacks one of them
-        return least
-    return most
+        jax.jit(lambda: 0, compiler_options=fastest).lower().compile()
+    except jax.errors.JaxRuntimeError:  # this XLA lacks one of the options
+        return portable
+    return fastest
 
 
 jit = functools.partial(jax.jit, compiler_options=_find_options())
@@ -49,7 +49,7 @@ def normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: jnp.dtype = 
 
 
 def as_dtype(values: np.ndarray, dtype: jnp.dtype) -> jax.Array:
-    """Rounded and copied by the host: `jnp.asarray` compiles a program for each shape."""
+    """Casts by numpy and copies to the device: `jnp.asarray` would compile a program for each shape."""
     return jax.device_put(np.asarray(values, np.float32).astype(dtype))
 
 
@@ -59,7 +59,7 @@ def in_numpy(function: Callable) -> Callable:
 
 
 def begin_at_once(training_class: type, patch: pytest.MonkeyPatch, prepare: Callable = lambda training: None) -> None:
-    """Makes a training's first state one program, and not one for each shape of its parameters.
+    """Patches a training's `init` to compile one program, not one for each shape of its parameters.
 
     Args:
       prepare: computes what `init` keeps, as nothing from within a trace may be kept.
@@ -67,8 +67,8 @@ def begin_at_once(training_class: type, patch: pytest.MonkeyPatch, prepare: Call
     init = training_class.init
 
     def init_at_once(self):
-        self.place(0)  # finds the devices
+        self.put_on_devices(0)  # computes cached properties outside of the trace
         prepare(self)
-        return self.place(jit(lambda: init(self))())
+        return self.put_on_devices(jit(lambda: init(self))())
 
     patch.setattr(training_class, "init", init_at_once)

@@ -1,4 +1,4 @@
-"""The torch side of the parity tests: transformers' Bark, stage by stage, and what counts as equal to it.
+"""The torch side of the parity tests: transformers' Bark, stage by stage, and the rules of equality.
 
 Greedy tokens are compared exactly. Two float32 programs round differently, though, so once in some hundred thousand
 steps the two most likely tokens are closer than that: there, and only there, the other one may be chosen too.
@@ -18,18 +18,18 @@ from bark_jax.model import BarkModel
 # Logits of these networks differ by about 1e-5 between torch and JAX; a margin this small can go either way.
 NEAR_TIE = 1e-3
 
-# What greedy generation has no use for; transformers warns about them.
+# Settings without effect in greedy generation; transformers warns about them.
 DRAWING = ("model_type", "do_sample", "temperature", "top_k", "top_p", "min_eos_p")
 
 
 @dataclasses.dataclass
 class Twins:
-    """One random Bark in both frameworks: saved by transformers, read through the converter."""
+    """A random Bark in both frameworks: saved by transformers, read through the converter."""
 
     theirs: object  # transformers.BarkModel
     ours: BarkModel
     folder: Path  # holds `theirs` and `ours`, the two checkpoints
-    generation: BarkGenerationConfig  # what the stages were told: token ids, windows, rates
+    generation: BarkGenerationConfig  # generation config of both: token ids, windows, rates
 
     @property
     def spaces(self) -> TokenSpaces:

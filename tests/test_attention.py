@@ -1,4 +1,4 @@
-"""The choice of attention, and that cuDNN's calls are the ones it fuses; no GPU is needed to lower for one."""
+"""The choice of attention implementation, and that cuDNN's calls are lowered fused; needs no GPU."""
 
 import contextlib
 import dataclasses
@@ -43,7 +43,7 @@ def test_auto_takes_xla_where_there_is_no_gpu():
         (jnp.float32, 64, ("xla", "xla")),
     ],
 )
-def test_a_constructor_chooses_by_what_it_is_told(dtype, head_size, expected, monkeypatch):
+def test_a_constructor_chooses_by_its_arguments(dtype, head_size, expected, monkeypatch):
     monkeypatch.setattr(probes, "_failure", lambda *_: pytest.fail("a probe ran"))
     config = dataclasses.replace(CONFIG, hidden_size=2 * head_size)
     model = nnx.eval_shape(lambda: BarkCausalModel(config, dtype=dtype, platform="gpu", rngs=nnx.Rngs(0)))
@@ -128,7 +128,7 @@ def test_what_can_only_be_lowered_here_is_taken_as_able(monkeypatch):
 
 @pytest.fixture
 def cudnn_is_there(monkeypatch):
-    """For tracing only: JAX's own look at the installed cuDNN is told that there is one."""
+    """Makes JAX believe that cuDNN is installed. Enough for tracing, not for running."""
     jax_side = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
     monkeypatch.setattr(jax_side, "check_cudnn_version", lambda: 91_000)
     monkeypatch.setattr(jax_side, "check_compute_capability", lambda capability: True)

@@ -1,4 +1,4 @@
-"""Bark.stream: a text as it is spoken, sentence by sentence and part by part."""
+"""Bark.stream: audio of a text sentence by sentence and part by part."""
 
 import numpy as np
 import pytest
@@ -17,11 +17,11 @@ def bark():
 
 def test_parts_follow_each_other_sentence_by_sentence(bark):
     parts = list(bark.stream(TEXT, seed=1, silence_s=0.5, **SETTINGS))
-    whole = bark.generate_long(TEXT, seed=1, silence_s=0.5, **SETTINGS)
+    long = bark.generate_long(TEXT, seed=1, silence_s=0.5, **SETTINGS)
     sentences = list(dict.fromkeys(part.text for part in parts))
-    assert sentences == [sentence.text for sentence in whole.sentences] and len(sentences) == 2
+    assert sentences == [sentence.text for sentence in long.sentences] and len(sentences) == 2
     samples = np.concatenate([part.samples for part in parts])
-    assert len(samples) == len(whole.samples) and np.isfinite(samples).all()
+    assert len(samples) == len(long.samples) and np.isfinite(samples).all()
     ends = np.cumsum([0, *(len(part.samples) for part in parts)]) / bark.sample_rate
     assert [part.start_s for part in parts] == pytest.approx(ends[:-1].tolist())
     assert len(parts) > 2

@@ -1,4 +1,4 @@
-"""A run's folder that somebody has prepared, and rows that change while they are spoken."""
+"""Batch output folders prepared by an attacker, and rows that change during a run."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from batch_stub import StubSpeaker, run_stub, write_rows
-from test_batch_runs import check_whole, entries_of
+from test_batch_runs import check_complete, entries_of
 from test_batch_shards import N_SHARDS, numbered
 
 from bark_jax.batch.ids import Shard
@@ -81,7 +81,7 @@ def test_audio_is_not_written_through_links(tmp_path, target):
     (out / "audio").mkdir(parents=True)
     (out / "audio" / "row-0.wav").symlink_to(target)
     run_stub(rows, out)
-    check_whole(out, rows)
+    check_complete(out, rows)
     assert not (out / "audio" / "row-0.wav").is_symlink() and target.read_text() == "precious\n"
     elsewhere = tmp_path / "elsewhere"
     (out / "audio").rename(elsewhere)
@@ -118,7 +118,7 @@ def test_a_part_is_not_read_through_a_link(tmp_path):
 
 
 @pytest.mark.parametrize("file", ["../../target", "/etc/hostname", ["a"], 5, None, "a\0b"])
-def test_a_manifest_that_leads_out_of_its_folder_is_told(tmp_path, target, file):
+def test_a_manifest_with_paths_outside_of_its_folder_is_refused(tmp_path, target, file):
     rows = fill_shards(tmp_path)
     shard = tmp_path / "out" / Shard(0, 3).folder
     entry = next(iter(entries_of(shard).values())) | {"file": file, "bytes": len("precious\n")}
@@ -140,13 +140,13 @@ def test_a_run_file_that_is_wrong_is_named_with_what_is_wrong(tmp_path, name, va
     path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
     with pytest.raises(InputError) as caught:
         merge_shards(tmp_path / "out")
-    told = str(caught.value)
-    assert str(path) in told and f"as its {name}, expected" in told and "--shard" not in told
-    assert name != "shard" or "such as 1/3" in told
+    message = str(caught.value)
+    assert str(path) in message and f"as its {name}, expected" in message and "--shard" not in message
+    assert name != "shard" or "such as 1/3" in message
 
 
 class Changing(StubSpeaker):
-    """Changes the rows once it has spoken two."""
+    """A speaker that edits the file of rows after two rows."""
 
     def __init__(self, change):
         super().__init__(1)
@@ -175,12 +175,12 @@ def test_rows_that_change_stop_the_run_with_a_sentence(tmp_path, how):
     speaker = Changing(lambda: CHANGES[how](rows))
     with pytest.raises(BarkError, match=f"had {len(before):,} bytes when the run began"):
         run_stub(rows, out, speaker, on_event=events.append)
-    assert speaker.n_spoken < 10  # what was under way is finished, and nothing else begun
+    assert speaker.n_spoken < 10  # rows in progress are finished, no others are started
     assert all(0 <= event["rows_done"] <= event["rows_todo"] for event in events if event["event"] == "row")
     assert set(entries_of(out)) <= {f"row-{number}" for number in range(10)} and len(entries_of(out)) >= 2
     rows.write_bytes(before)
     assert run_stub(rows, out).left == 0
-    check_whole(out, rows)
+    check_complete(out, rows)
 
 
 def test_rows_that_are_touched_and_not_changed_go_on(tmp_path):
@@ -212,8 +212,8 @@ def test_audio_of_every_kind_onto_a_full_disk_is_an_output_error(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", FULL], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
     )
-    told = [line.split()[0] for line in done.stdout.splitlines() if "cannot be written: File too large" in line]
-    assert told == ["wav", "flac", "ogg", "opus", "mp3"] and done.stderr == "" and not list(tmp_path.iterdir())
+    refused = [line.split()[0] for line in done.stdout.splitlines() if "cannot be written: File too large" in line]
+    assert refused == ["wav", "flac", "ogg", "opus", "mp3"] and done.stderr == "" and not list(tmp_path.iterdir())
 
 
 def test_a_stream_that_fails_raises_its_own_error():

@@ -1,4 +1,4 @@
-"""`bark-jax batch`, with the toy in place of the built-in voice."""
+"""The command `bark-jax batch`, with the toy model instead of the built-in voice."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ def at_home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def plain_engine(monkeypatch, toy_model):
-    """No slots, which take long to compile, and the session's own networks."""
+    """Replaces the slot engine, which takes long to compile, and uses the session's networks."""
     monkeypatch.setattr("bark_jax.generation.engine.Engine", lambda model, n_slots=3, devices=None: PlainEngine(model))
     monkeypatch.setattr("bark_jax.model.BarkModel.from_found", lambda *_, **__: toy_model)
 
@@ -82,8 +82,8 @@ def test_shards_and_merge(tmp_path, plain_engine):
     assert result.exit_code == 0 and json.loads(result.stdout)["rows"] == 5
     assert sorted(entries()) == list("abcde")
     assert batch("merge", "out", "--verify", model=None).stdout == "out/manifest.jsonl\n"
-    whole = batch("rows.jsonl", "out", *SHORT)
-    assert whole.exit_code == 2 and "has the merged shards of a batch; give --shard I/2" in whole.stderr
+    unsharded = batch("rows.jsonl", "out", *SHORT)
+    assert unsharded.exit_code == 2 and "has the merged shards of a batch; give --shard I/2" in unsharded.stderr
 
 
 def test_faults_have_a_line_each(tmp_path):
@@ -109,8 +109,8 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("args", "told"), REFUSED, ids=[told for _, told in REFUSED])
-def test_wrong_usage_is_refused_before_anything_is_written(tmp_path, args, told, monkeypatch):
+@pytest.mark.parametrize(("args", "message"), REFUSED, ids=[message for _, message in REFUSED])
+def test_wrong_usage_is_refused_before_anything_is_written(tmp_path, args, message, monkeypatch):
     def load(*_, **__):
         raise AssertionError("networks were loaded")
 
@@ -118,7 +118,7 @@ def test_wrong_usage_is_refused_before_anything_is_written(tmp_path, args, told,
     write_rows(tmp_path / "rows.jsonl", 1)
     write_rows(tmp_path / "twice.jsonl", [{"id": "a", "text": "x"}, {"id": "a", "text": "y"}])
     result = batch(*args, model=None if args[0] == "merge" else "tiny")
-    assert result.exit_code == 2 and told in result.stderr, result.output
+    assert result.exit_code == 2 and message in result.stderr, result.output
     assert not (tmp_path / "out").exists()
 
 

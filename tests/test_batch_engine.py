@@ -1,4 +1,4 @@
-"""The slot engine: rows of any mix get what they would get alone, whoever shares the slots with them."""
+"""The slot engine: every row gets the tokens that it gets alone, whatever else is in the slots."""
 
 import functools
 import subprocess
@@ -72,10 +72,10 @@ def test_rows_equal_their_runs_alone(spoken, bark, requests):
 
 def test_a_row_that_cuts_the_distribution_is_cut_among_rows_that_do_not(bark, speaker):
     """With top_k of 1 it chooses the likeliest tokens, whoever is in the slots before it and beside it."""
-    whole = make_requests(bark, (9, 60, 33), temperature=1.5, do_sample=True)
+    uncut = make_requests(bark, (9, 60, 33), temperature=1.5, do_sample=True)
     (cut,) = make_requests(bark, (47,), temperature=1.5, do_sample=True, top_k=1)
     (greedy,) = make_requests(bark, (47,), do_sample=False)
-    found = run(speaker, [*whole, Request("cut", cut.row)])
+    found = run(speaker, [*uncut, Request("cut", cut.row)])
     (alone,) = bark.model.generate_rows([greedy.row])
     np.testing.assert_array_equal(found["cut"].utterance.semantic, alone.semantic)
     np.testing.assert_array_equal(found["cut"].utterance.coarse, alone.coarse)

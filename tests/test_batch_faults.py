@@ -1,4 +1,4 @@
-"""What a batch leaves behind when it is killed, and when the disk fails it."""
+"""State of a batch's output after a kill or a failing disk, and that it can be resumed."""
 
 import builtins
 import collections
@@ -13,7 +13,7 @@ import time
 import pytest
 import soundfile
 from batch_stub import RATE, StubSpeaker, noise, run_stub, write_rows
-from test_batch_runs import check_whole, entries_of, start_stub
+from test_batch_runs import check_complete, entries_of, start_stub
 
 from bark_jax import files
 from bark_jax.batch.rows import read_rows
@@ -78,7 +78,7 @@ class FailingDisk:
 
 
 def check_no_half_files(out, rows):
-    """Whatever has its final name is whole, and the manifest names nothing else."""
+    """Checks that every file with its final name is complete, and that the manifest names no others."""
     by_name = {row.id: row for row in read_rows(rows, "jsonl")}
     for path in (out / "audio").glob("[!.]*.wav") if out.exists() else []:
         samples, rate = soundfile.read(path)
@@ -100,7 +100,7 @@ def check_no_half_files(out, rows):
 def test_a_fault_at_every_write_sync_and_rename_of_a_row(tmp_path, monkeypatch, form, number):
     if form == "parquet":
         pytest.importorskip("pyarrow")
-    n_rows = {"files": 1, "parquet": 2}[form]  # two files may share a sync or not, so that the places would move
+    n_rows = {"files": 1, "parquet": 2}[form]  # two files may share an fsync or not
     rows, options = write_rows(tmp_path / "rows.jsonl", n_rows), {"form": form, "n_threads": 1}
     for fails_at in itertools.count():
         out = tmp_path / str(fails_at)
@@ -116,9 +116,9 @@ def test_a_fault_at_every_write_sync_and_rename_of_a_row(tmp_path, monkeypatch, 
         assert run_stub(rows, out, **options).left == 0
         assert len(entries_of(out)) == n_rows
         if form == "files":
-            check_whole(out, rows)
+            check_complete(out, rows)
         shutil.rmtree(out)
-    # No fault, so no place for one is left: run.json, a row's file or a part of two rows, the manifest.
+    # No operation was left to fail: run.json, a row's file or a part of two rows, the manifest.
     assert fails_at == disk.count and disk.kinds["fsync"] >= 5 and disk.kinds["replace"] >= 2
 
 
@@ -130,10 +130,10 @@ def test_a_full_disk_stops_the_run_with_what_is_finished_intact(tmp_path, monkey
         with pytest.raises(OutputError, match="No space left on device") as caught:
             run_stub(rows, out, speaker)
     assert isinstance(caught.value, BarkError) and isinstance(caught.value, OSError)
-    assert speaker.n_spoken < 150  # it stops soon, rather than speaking what it cannot keep
+    assert speaker.n_spoken < 150  # it stops soon, and does not generate rows that it cannot store
     check_no_half_files(out, rows)
     assert run_stub(rows, out).left == 0
-    check_whole(out, rows)
+    check_complete(out, rows)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_kills_lose_and_repeat_nothing(tmp_path, n_rows, n_kills, form):
     reference = tmp_path / "reference"
     run_stub(rows, reference)
     if form == "files":
-        check_whole(out, rows)
+        check_complete(out, rows)
         same = {name: entry["sha256"] for name, entry in entries_of(reference).items()}
         assert {name: entry["sha256"] for name, entry in entries_of(out).items()} == same
     else:
@@ -176,10 +176,10 @@ def test_kills_lose_and_repeat_nothing(tmp_path, n_rows, n_kills, form):
 
 
 def check_orphans(out, by_name):
-    """Files of which the manifest does not tell yet are whole as well."""
-    told = {entry["file"] for entry in entries_of(out).values()}
+    """Checks that files which the manifest does not list yet are complete too."""
+    listed = {entry["file"] for entry in entries_of(out).values()}
     for path in (out / "audio").glob("[!.]*.wav"):
-        if f"audio/{path.name}" not in told:
+        if f"audio/{path.name}" not in listed:
             assert len(soundfile.read(path)[0]) == len(noise(by_name[path.stem]))
 
 

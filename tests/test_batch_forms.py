@@ -1,4 +1,4 @@
-"""The forms that people keep rows in: each is read as itself or refused at the start, and never spoken as text."""
+"""File formats of rows: each is recognised, or refused before the start; structure is never spoken as text."""
 
 import gzip
 import io
@@ -46,7 +46,7 @@ ARRAYS = [json.dumps(ROWS), json.dumps(ROWS, indent=2), "\ufeff \n" + json.dumps
 
 @pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "rows", "rows.data"])
 @pytest.mark.parametrize("data", ARRAYS, ids=["one line", "pretty", "marked"])
-def test_an_array_is_read_and_its_rows_are_numbered_by_their_place(tmp_path, data, name):
+def test_an_array_is_read_and_its_rows_are_numbered_by_their_position(tmp_path, data, name):
     form, rows = read(write(tmp_path, data, name))
     assert form == "json" and [(row.line, row.id, row.text) for row in rows] == [
         (1, "a", "Good morning."),
@@ -102,12 +102,12 @@ def test_tables_are_read_whatever_parts_their_columns(tmp_path, delimiter, name)
     assert form == "csv" and [(row.id, row.text, row.voice) for row in rows][1] == ("b", "Hi there.", "anna")
 
 
-def test_json_lines_are_told_from_csv_and_lines_by_most_of_them(tmp_path):
+def test_json_lines_are_recognised_by_the_majority_of_the_lines(tmp_path):
     for head in ("# rows of June\n", "id,text\n", "\n\n", "{broken\n"):
         form, rows = read(write(tmp_path, head + JSONL))
         assert form == "jsonl" and [row.id for row in rows][-2:] == ["a", "b"]
     many = "".join(json.dumps({"id": str(number), "text": "Hello, " * 20}) + "\n" for number in range(1000))
-    assert read(write(tmp_path, many))[0] == "jsonl"  # longer than what is looked at
+    assert read(write(tmp_path, many))[0] == "jsonl"  # longer than the sample that is inspected
     assert read(write(tmp_path, json.dumps({"id": "a", "text": "Hello. " * 30_000})))[0] == "jsonl"
 
 

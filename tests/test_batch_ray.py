@@ -1,4 +1,4 @@
-"""The rows through Ray Data, on this machine: actors and nodes that die, and a driver that does."""
+"""Batches through Ray Data on one machine: actors, nodes and drivers that die."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from batch_stub import MADE_WITH, StubSpeaker, run_stub, write_rows
 from deadlines import HANG_S
-from test_batch_runs import check_whole, entries_of
+from test_batch_runs import check_complete, entries_of
 
 from bark_jax.batch.runner import Output, run_batch
 from bark_jax.errors import UnsupportedError
@@ -20,7 +20,7 @@ QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "
 
 
 class StubJob:
-    """Opens the stub; an actor that comes upon `deadly` dies at it, once."""
+    """A job that opens the stub speaker; the first actor that gets the row `deadly` dies."""
 
     def __init__(self, deadly=None, mark=None):
         self.deadly, self.mark = deadly, mark
@@ -55,7 +55,7 @@ def run_ray(rows, out, job=None, **options):
     )
 
 
-def test_ray_that_is_not_installed_is_told_of(monkeypatch, tmp_path):
+def test_ray_that_is_not_installed_is_an_error_that_says_how_to_install_it(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UnsupportedError, match=r"bark-jax\[ray\]"):
         run_ray(write_rows(tmp_path / "rows.jsonl", 1), tmp_path / "out")
@@ -96,7 +96,7 @@ class TestRay:
         job = StubJob("row-57", str(tmp_path / "died"))
         summary = run_ray(rows, tmp_path / "out", job)
         assert (tmp_path / "died").exists() and (summary.finished, summary.left) == (200, 0)
-        check_whole(tmp_path / "out", rows)
+        check_complete(tmp_path / "out", rows)
 
     def test_a_node_that_is_removed_loses_and_repeats_nothing(self, ray, tmp_path, monkeypatch):
         from ray.cluster_utils import Cluster
@@ -107,10 +107,10 @@ class TestRay:
         try:
             ray.init(address=cluster.address, log_to_driver=False)
             rows = write_rows(tmp_path / "rows.jsonl", 200)
-            told = []
+            events = []
 
             def remove(event):
-                told.append(event)
+                events.append(event)
                 if event["event"] == "row" and event["rows_done"] == 20:
                     cluster.remove_node(node, allow_graceful=False)
 
@@ -125,7 +125,7 @@ class TestRay:
                 on_event=remove,
             )
             assert summary.left == 0
-            check_whole(tmp_path / "out", rows)
+            check_complete(tmp_path / "out", rows)
         finally:
             ray.shutdown()
             cluster.shutdown()
@@ -147,7 +147,7 @@ class TestRay:
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
         summary = run_ray(rows, out)
         assert summary.done_before >= 40 and summary.left == 0
-        check_whole(out, rows)
+        check_complete(out, rows)
 
 
 def numbered(n):

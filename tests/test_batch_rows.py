@@ -1,4 +1,4 @@
-"""Rows in: formats, ids, what is refused whole and what becomes an error of one row."""
+"""Rows as input: formats, ids, which faults refuse the file and which become an error of one row."""
 
 import io
 import json
@@ -83,7 +83,7 @@ def test_ids_that_are_not(name):
         check_id(name)
 
 
-def test_all_faults_of_ids_are_told_with_their_lines(tmp_path):
+def test_all_faults_of_ids_are_reported_with_their_lines(tmp_path):
     lines = [{"id": "a", "text": "1"}, {"text": "2"}, {"id": "b/c", "text": "3"}, {"id": "a", "text": "4"}]
     with pytest.raises(RowsError) as caught:
         check(tmp_path, "\n".join(map(json.dumps, lines)))
@@ -141,7 +141,7 @@ def test_a_row_that_is_wrong_is_an_error_of_its_own(tmp_path, line):
 def test_a_csv_line_that_is_wrong_is_an_error_of_its_own(tmp_path):
     rows = read(tmp_path, b"id,text,seed\na,x,1\nb,y,z\nc,1,2,3,4\nd,\xff,4\n", "csv")
     assert [row.error is not None for row in rows] == [False, True, True, False]
-    assert "\udcff" in rows[3].text  # refused where it is spoken, as half a character
+    assert "\udcff" in rows[3].text  # half a character: refused when the row is generated
 
 
 @pytest.mark.parametrize("data", ["", "a,b\n1,2\n", "text,text\n1,2\n"])
@@ -161,7 +161,7 @@ def test_a_file_of_another_format_is_refused(tmp_path):
         check(tmp_path, "Good morning.\nGood night.\n")
 
 
-def test_formats_are_told_by_ending_or_first_character(tmp_path):
+def test_formats_are_recognised_by_ending_or_first_character(tmp_path):
     path = tmp_path / "rows"
     path.write_text('\n{"id": 1}')
     assert choose_format("-", path) == "jsonl"

@@ -1,4 +1,4 @@
-"""Runs of a batch: what is skipped, what is done again, what is refused, and that nothing else happens. No model."""
+"""Batch runs with a stub for the model: rows that are skipped, repeated and refused, and resuming."""
 
 import dataclasses
 import hashlib
@@ -32,8 +32,8 @@ def entries_of(out):
     return {entry["id"]: entry for entry in read_entries(out / "manifest.jsonl")}
 
 
-def check_whole(out, rows):
-    """Every row is in the manifest once, and its file is the one that the manifest tells of."""
+def check_complete(out, rows):
+    """Checks that every row is in the manifest once, and that its file has the listed checksum, size and audio."""
     entries = list(read_entries(out / "manifest.jsonl"))
     by_row = {row.id: row for row in read_rows(rows, "jsonl")}
     assert sorted(entry["id"] for entry in entries) == sorted(by_row)
@@ -50,7 +50,7 @@ def check_whole(out, rows):
 def test_every_row_becomes_a_file_and_a_line(rows, tmp_path):
     summary = run_stub(rows, tmp_path / "out")
     assert (summary.rows, summary.finished, summary.failed, summary.left) == (12, 12, 0, 0)
-    check_whole(tmp_path / "out", rows)
+    check_complete(tmp_path / "out", rows)
     entry = entries_of(tmp_path / "out")["row-3"]
     keys = ["id", "file", "text", "seconds", "sample_rate", "row_digest", "seed", "voice", "model", "version"]
     assert list(entry) == [*keys, "timings", "bytes", "sha256"]
@@ -72,7 +72,7 @@ def test_the_same_call_again_does_nothing(rows, tmp_path):
     assert speaker.n_spoken == 0
 
 
-def test_what_is_not_whole_is_done_again(rows, tmp_path):
+def test_missing_and_partial_files_are_done_again(rows, tmp_path):
     out = tmp_path / "out"
     run_stub(rows, out)
     (out / "audio" / "row-1.wav").unlink()
@@ -87,11 +87,11 @@ def test_half_a_line_at_the_end_is_taken_off(rows, tmp_path):
     out = tmp_path / "out"
     run_stub(rows, out)
     manifest = out / "manifest.jsonl"
-    whole = manifest.read_bytes()
-    manifest.write_bytes(whole[:-20])
+    complete = manifest.read_bytes()
+    manifest.write_bytes(complete[:-20])
     assert run_stub(rows, out).finished == 1
     assert len(manifest.read_bytes().splitlines()) == 12 and all(map(json.loads, manifest.read_bytes().splitlines()))
-    manifest.write_bytes(b"x" * 200_000)  # longer than what is looked at in one go
+    manifest.write_bytes(b"x" * 200_000)  # longer than a block of the reader
     assert run_stub(rows, out).finished == 12
 
 
@@ -111,15 +111,15 @@ def test_the_last_line_of_an_id_holds():
     assert len(done) == 2 and len(DoneRows([], bool)) == 0
 
 
-def test_other_settings_are_refused_with_the_difference_shown(rows, tmp_path):
+def test_other_settings_are_refused_with_the_difference(rows, tmp_path):
     out = tmp_path / "out"
     run_stub(rows, out)
     other = {"model": {"name": "other", "sha256": "123"}, "settings": {"temperature": 0.6}}
     with pytest.raises(InputError) as caught:
         run_stub(rows, out, made_with=other, audio="flac")
-    told = str(caught.value)
-    assert "audio: 'wav' there, 'flac' here" in told and "settings.temperature: None there, 0.6 here" in told
-    assert "'stub' (SHA-256 0...) there, 'other' (SHA-256 123...) here" in told and "--force" in told
+    message = str(caught.value)
+    assert "audio: 'wav' there, 'flac' here" in message and "settings.temperature: None there, 0.6 here" in message
+    assert "'stub' (SHA-256 0...) there, 'other' (SHA-256 123...) here" in message and "--force" in message
     moved = MADE_WITH | {"model": {"name": "elsewhere", "sha256": "0"}}
     assert run_stub(rows, out, made_with=moved).done_before == 12
     assert run_stub(rows, out, made_with=other, force=True).done_before == 12
@@ -200,7 +200,7 @@ def test_an_engine_that_fails_leaves_what_was_finished(rows, tmp_path):
         run_stub(rows, tmp_path / "out", Failing(2))
     assert len(entries_of(tmp_path / "out")) == 5
     assert run_stub(rows, tmp_path / "out").finished == 7
-    check_whole(tmp_path / "out", rows)
+    check_complete(tmp_path / "out", rows)
 
 
 def test_a_second_writer_is_stopped(rows, tmp_path):
@@ -223,7 +223,7 @@ def test_an_out_that_is_no_batch_folder_is_refused(rows, tmp_path):
     assert (tmp_path / "other" / "manifest.jsonl").read_text() == "{}\n"
 
 
-def test_an_out_that_takes_no_files_is_told(rows, tmp_path):
+def test_an_out_that_is_not_writable_is_refused(rows, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written to"):
         run_stub(rows, tmp_path / "file" / "out")
@@ -257,14 +257,14 @@ def test_one_signal_finishes_what_is_under_way(tmp_path, number):
     process = start_stub(rows, out, 0.25)  # the signal has 25 s to come before a hundred rows are spoken
     assert process.stdout.readline() == "start\n" and process.stdout.readline() == "row\n"
     process.send_signal(number)
-    told, _ = process.communicate(timeout=HANG_S)
-    summary = json.loads(told.splitlines()[-1])
+    stdout, _ = process.communicate(timeout=HANG_S)
+    summary = json.loads(stdout.splitlines()[-1])
     assert process.returncode == 0 and summary["signal"] == number
-    # The eight that the stub holds are spoken; others are not begun.
+    # The eight rows in progress are finished; no others are started.
     assert 8 <= summary["finished"] < 100 and summary["left"] == 300 - summary["finished"]
     assert len(entries_of(out)) == summary["finished"] == len(list((out / "audio").iterdir()))
     assert run_stub(rows, out).left == 0
-    check_whole(out, rows)
+    check_complete(out, rows)
 
 
 def test_two_signals_stop_at_once(tmp_path):
@@ -277,7 +277,7 @@ def test_two_signals_stop_at_once(tmp_path):
     process.communicate(timeout=HANG_S)
     assert process.returncode != 0
     assert run_stub(rows, out).left == 0
-    check_whole(out, rows)
+    check_complete(out, rows)
 
 
 PEAK = """
@@ -294,8 +294,8 @@ def test_memory_does_not_grow_with_the_number_of_rows(tmp_path, n_rows):
     for n in (200, n_rows):
         rows = write_rows(tmp_path / f"{n}.jsonl", n)
         command = [sys.executable, "-c", PEAK, rows, tmp_path / f"out-{n}"]
-        told = subprocess.run(command, cwd=STUB.parent, capture_output=True, text=True, check=True, timeout=HANG_S)
-        peaks[n] = int(told.stdout)
+        done = subprocess.run(command, cwd=STUB.parent, capture_output=True, text=True, check=True, timeout=HANG_S)
+        peaks[n] = int(done.stdout)
     assert peaks[n_rows] < 1.1 * peaks[200], peaks
 
 

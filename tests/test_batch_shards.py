@@ -1,4 +1,4 @@
-"""One batch on many machines: shards, and what merging them checks. Parquet parts."""
+"""A batch in shards on several machines: the checks of merging them. Also Parquet parts."""
 
 import json
 import shutil
@@ -70,12 +70,12 @@ def refusal(out, **options):
     return str(caught.value)
 
 
-def test_a_missing_shard_is_told(rows, tmp_path):
+def test_a_missing_shard_is_reported(rows, tmp_path):
     fill(rows, tmp_path / "out", [0, 2])
     assert "shards 1 of 3 are missing" in refusal(tmp_path / "out")
 
 
-def test_a_shard_that_is_not_done_is_told(rows, tmp_path):
+def test_an_unfinished_shard_is_reported(rows, tmp_path):
     fill(rows, tmp_path / "out")
     shard = tmp_path / "out" / Shard(1, 3).folder
     lines = (shard / "manifest.jsonl").read_bytes().splitlines(keepends=True)
@@ -83,16 +83,16 @@ def test_a_shard_that_is_not_done_is_told(rows, tmp_path):
     assert f"{len(lines) - 2} of {len(lines)} rows are done" in refusal(tmp_path / "out")
 
 
-def test_shards_of_other_settings_or_inputs_are_told(rows, tmp_path):
+def test_shards_of_other_settings_or_inputs_are_reported(rows, tmp_path):
     fill(rows, tmp_path / "out", [0, 1])
     write_rows(rows, numbered(29))
     fill(rows, tmp_path / "out", [2], made_with=MADE_WITH | {"settings": {"top_k": 5}})
-    told = refusal(tmp_path / "out")
-    assert "has another settings.top_k: 5 there, None in shard-00000-of-00003" in told
-    assert "is of 29 rows, shard-00000-of-00003 of 31" in told
+    message = refusal(tmp_path / "out")
+    assert "has another settings.top_k: 5 there, None in shard-00000-of-00003" in message
+    assert "is of 29 rows, shard-00000-of-00003 of 31" in message
 
 
-def test_missing_and_changed_files_are_told(rows, tmp_path):
+def test_missing_and_changed_files_are_reported(rows, tmp_path):
     fill(rows, tmp_path / "out")
     first, second, third = [path for path in sorted((tmp_path / "out").glob("*/audio/*.wav"))][:3]
     first.unlink()
@@ -104,7 +104,7 @@ def test_missing_and_changed_files_are_told(rows, tmp_path):
     assert refusal(tmp_path / "out", verify=True).count("is missing or another") == 3
 
 
-def test_damaged_parts_are_told(rows, tmp_path):
+def test_damaged_parts_are_reported(rows, tmp_path):
     pytest.importorskip("pyarrow")
     fill(rows, tmp_path / "out", form="parquet", rows_per_part=1000)
     first, second, _ = sorted((tmp_path / "out").glob("*/audio/*.parquet"))
@@ -118,14 +118,14 @@ def test_damaged_parts_are_told(rows, tmp_path):
     assert refusal(tmp_path / "out", verify=True).count("is missing or another") == n_first + 1
 
 
-def test_rows_of_another_shard_are_told(rows, tmp_path):
+def test_rows_of_another_shard_are_reported(rows, tmp_path):
     fill(rows, tmp_path / "out")
     path = tmp_path / "out" / Shard(0, 3).folder / "manifest.jsonl"
     stray = json.loads((tmp_path / "out" / Shard(1, 3).folder / "manifest.jsonl").read_text().splitlines()[0])
     with open(path, "a") as file:
         file.write(json.dumps(stray) + "\n")
-    told = refusal(tmp_path / "out")
-    assert "belongs to another shard" in told and "is in shard 0 too" in told
+    message = refusal(tmp_path / "out")
+    assert "belongs to another shard" in message and "is in shard 0 too" in message
 
 
 def test_a_shard_that_is_being_written_is_not_merged(rows, tmp_path):
@@ -181,7 +181,7 @@ def test_a_part_that_the_manifest_does_not_tell_of_is_found(tmp_path):
     assert run_stub(rows, out, form="parquet").finished == 10
 
 
-def test_a_damaged_part_and_edited_rows_of_parts_are_told(tmp_path):
+def test_a_damaged_part_and_edited_rows_of_parts_are_reported(tmp_path):
     pytest.importorskip("pyarrow")
     rows, out = write_rows(tmp_path / "rows.jsonl", 4), tmp_path / "out"
     run_stub(rows, out, form="parquet")

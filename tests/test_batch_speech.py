@@ -1,4 +1,4 @@
-"""Rows to audio: what a batch makes of a row is what `generate` and `generate_long` make of it."""
+"""Audio of a batch's rows equals that of `generate` and `generate_long`."""
 
 import itertools
 import warnings
@@ -65,7 +65,7 @@ def test_several_sentences_are_what_generate_long_makes_of_them(bark, voice_file
     spoken = speak(bark, rows, engine, silence_s=0.1)
     options = dict(silence_s=0.1, max_tokens=20, max_rows=1, **SHORT)
     same(spoken["long"], bark.generate_long(LONG, voice=voice_file, seed=7, **options))
-    # Without a voice, the first sentence's is the others'.
+    # Without a voice, the first sentence becomes the voice of the others.
     same(spoken["longer"], bark.generate_long(LONG * 2, seed=2, **options))
     same(spoken["other"], bark.generate("One.", seed=1, **SHORT))
     assert engine.n_runs <= 2
@@ -103,8 +103,8 @@ def test_an_empty_first_sentence_is_no_voice(bark, monkeypatch):
     """The next sentence speaks alone then, and is the voice of those after it."""
     asked, generate_rows = [], type(bark.model).generate_rows
 
-    def first_is_empty(self, rows, *told):
-        (utterance,) = generate_rows(self, rows, *told)
+    def first_is_empty(self, rows, *rest):
+        (utterance,) = generate_rows(self, rows, *rest)
         asked.append(rows[0].voice)
         if len(asked) == 1:
             empty = {"semantic": 0, "coarse": 1, "fine": 1, "samples": 0}

@@ -1,4 +1,4 @@
-"""`bark-jax batch` as a process, on the built-in voice: killed, sharded, on several devices and through Ray."""
+"""`bark-jax batch` as a process with the built-in voice: killed, sharded, on several devices and through Ray."""
 
 import hashlib
 import json
@@ -55,8 +55,8 @@ def start(environment, *args, **kwargs):
 
 def finish(environment, *args):
     process = start(environment, *args, stderr=subprocess.PIPE, text=True)
-    _, told = process.communicate(timeout=900)
-    assert process.returncode == 0, told
+    _, stderr = process.communicate(timeout=900)
+    assert process.returncode == 0, stderr
 
 
 def entries_of(out):
@@ -97,7 +97,7 @@ def some_rows(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reference(rows, tmp_path_factory, environment):
-    """What a run without interruption makes of the rows."""
+    """Output folder of an uninterrupted run of the rows."""
     out = tmp_path_factory.mktemp("reference") / "out"
     finish(environment, rows, out, *OPTIONS)
     assert len(entries_of(out)) == N_ROWS

@@ -1,4 +1,4 @@
-"""`bark-jax bench`: the numbers are there and fit each other. How large they are depends on the machine."""
+"""`bark-jax bench`: figures are complete and consistent. Their size depends on the machine."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ from bark_jax.cli import main
 from bark_jax.cli.bench import command
 from bark_jax.errors import InputError
 
-N_TOKENS, N_FRAMES = 10, 15  # of 0.2 s
+N_TOKENS, N_FRAMES = 10, 15  # of 0.2 s of audio
 
 
 @pytest.fixture(scope="module")
@@ -28,34 +28,34 @@ def module_patch(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cleared(module_patch):
-    """How often compiled programs were cleared; they are kept in truth, since other tests run them too."""
+    """Counts calls of jax.clear_caches, which does nothing here, as other tests run the same programs."""
     calls = []
     module_patch.setattr("jax.clear_caches", lambda: calls.append("cleared"))
     return calls
 
 
 @pytest.fixture(scope="module")
-def told():
+def messages():
     return []
 
 
 @pytest.fixture(scope="module")
 def offloaded(module_patch):
-    """Models that were told to offload. They stay where they are, as their programs would be compiled again."""
+    """Models whose enable_cpu_offload was called. It does nothing here, as programs would be compiled again."""
     models = []
     module_patch.setattr("bark_jax.model.BarkModel.enable_cpu_offload", lambda model: models.append(model))
     return models
 
 
 @pytest.fixture(scope="module")
-def report(cleared, offloaded, told):
+def report(cleared, offloaded, messages):
     found = benchmark(
         "tiny",
         dtypes=("float32", "bfloat16", "float32"),
         with_offload=True,
         seconds=0.2,
         repeats=3,
-        on_call=told.append,
+        on_call=messages.append,
     )
     assert len(cleared) == 4 and len(offloaded) == 2
     return found
@@ -106,14 +106,14 @@ def test_amounts_are_those_of_the_clip(report):
     assert report.clip_s == pytest.approx(0.2)
 
 
-def test_times_are_positive_and_those_of_the_stages_fit_into_the_whole(report):
+def test_times_are_positive_and_stages_take_less_than_end_to_end(report):
     for run in report.runs:
         for timing in [*run.stages.values(), run.end_to_end]:
             assert len(timing.repeats_s) == 3 and timing.first_s > 0
             assert 0 < min(timing.repeats_s) <= timing.median_s <= max(timing.repeats_s)
             assert timing.rate * timing.median_s == pytest.approx(timing.amount)
-        for repeat, whole_s in enumerate(run.end_to_end.repeats_s):
-            assert sum(timing.repeats_s[repeat] for timing in run.stages.values()) <= whole_s + 1e-9
+        for repeat, total_s in enumerate(run.end_to_end.repeats_s):
+            assert sum(timing.repeats_s[repeat] for timing in run.stages.values()) <= total_s + 1e-9
 
 
 def test_peak_memory_never_falls_and_holds_the_weights(report):
@@ -136,13 +136,13 @@ def test_the_device_is_asked_for_its_memory(monkeypatch):
     assert bench._peak_bytes() == ("device", 123)
 
 
-def test_what_starts_is_told(report, told):
-    assert told[:3] == [
+def test_progress_messages_name_each_call(report, messages):
+    assert messages[:3] == [
         "bfloat16 offloaded: loading",
         "bfloat16 offloaded: first call, with compilation",
         "bfloat16 offloaded: repeat 1 of 3",
     ]
-    assert len(told) == 4 * 5
+    assert len(messages) == 4 * 5
 
 
 def test_the_text_is_aligned_and_has_every_run(report):
@@ -169,8 +169,8 @@ def test_the_plot_has_a_bar_a_stage_and_run(report):
 
 def test_the_command_prints_one_object_and_draws(cleared, tmp_path):
     pytest.importorskip("matplotlib")
-    picture = tmp_path / "speed.png"
-    result = run("--dtype", "float32", "--seconds", "0.2", "--rows", "1", "--repeats", "1", "--json", "--plot", picture)
+    figure = tmp_path / "speed.png"
+    result = run("--dtype", "float32", "--seconds", "0.2", "--rows", "1", "--repeats", "1", "--json", "--plot", figure)
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert found["model"] == "tiny" and found["rows"] == 1 and found["repeats"] == 1
@@ -183,7 +183,7 @@ def test_the_command_prints_one_object_and_draws(cleared, tmp_path):
     assert only["stages"]["codec"]["frames"] == N_FRAMES and only["stages"]["codec"]["frames_per_s"] > 0
     assert only["end_to_end"]["audio_s"] == pytest.approx(0.2) and only["end_to_end"]["real_time_factor"] > 0
     assert set(only["peak_memory"]) == {"bytes", "of", "is_new"}
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert figure.read_bytes().startswith(b"\x89PNG")
     assert "float32: repeat 1 of 1" in result.stderr
 
 
@@ -252,7 +252,7 @@ def test_the_library_refuses_what_cannot_be(wrong):
         benchmark("tiny", **wrong)
 
 
-def test_without_seconds_it_is_the_most_that_a_short_model_makes(module_patch):
+def test_without_seconds_a_short_model_makes_its_maximum(module_patch):
     import toy
 
     from bark_jax.generation.tokens import TokenSpaces

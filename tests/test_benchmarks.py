@@ -1,4 +1,4 @@
-"""The benchmarks: floors by hand, tables of made-up times, and a run of toy size."""
+"""The benchmarks: floors computed by hand, report tables, and a run at toy size."""
 
 import json
 import math
@@ -47,7 +47,7 @@ def test_the_table_says_how_much_faster_this_project_is():
     assert "failed: ImportError: none" in lines[2]
 
 
-def test_a_folder_that_cannot_be_is_told_before_anything_is_measured(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_measured(tmp_path, monkeypatch):
     monkeypatch.setattr("benchmarks.__main__.measure_bandwidth", lambda: pytest.fail("measured"))
     (tmp_path / "file").touch()
     result = CliRunner().invoke(main, ["--quick", "--out", str(tmp_path / "file")])
@@ -65,7 +65,7 @@ def test_a_run_of_toy_size_writes_its_files(tmp_path):
     about, *results = map(json.loads, (tmp_path / "results.jsonl").read_text().splitlines())
     assert about["versions"]["jax"]
     measured = {(each["measure"], each["contender"]) for each in results if each["spread"]}
-    # Compiling torch's graphs takes a C++ compiler; where it fails, the others go on and the reason is told.
+    # torch.compile needs a C++ compiler. If it fails, the other contenders still run, and the reason is reported.
     assert {("semantic step", name) for name in ("bark_jax", "transformers")} <= measured
     assert all(each["failure"] for each in results if not each["spread"])
     assert ("codec", "bark_jax") in measured and (tmp_path / "results.md").read_text() in result.output

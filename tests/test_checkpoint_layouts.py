@@ -1,4 +1,4 @@
-"""What every layout of checkpoint has to say of itself, and who reads it."""
+"""Detection of checkpoint layouts by their files, and the reader of each."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from bark_jax.checkpoints import snapshots
 from bark_jax.checkpoints.layouts import LAYOUTS, own, suno, transformers
 from bark_jax.checkpoints.layouts.layout import Request
 
-# Files by which the layouts are told apart, and whose folder it is.
+# Files that distinguish the layouts, and the layout whose folder it is.
 FOLDERS = {
     "own": (["bark_jax.json", "config.json", "semantic.safetensors"], own.LAYOUT),
     "transformers": (["config.json", "model.safetensors"], transformers.LAYOUT),

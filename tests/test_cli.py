@@ -1,4 +1,4 @@
-"""The command line. Most tests run it in this process, where one compiled tiny model serves all."""
+"""The command line, mostly run in this process, so that one compiled toy model serves all tests."""
 
 import io
 import json
@@ -39,7 +39,7 @@ def hf_home(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def at_home(hf_home, tmp_path, monkeypatch):
-    """Caches of this session alone, and a working folder of the test's own."""
+    """Caches of this session alone, and a temporary working folder."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(hf_home))
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(hf_home / "unused"))
     monkeypatch.chdir(tmp_path)
@@ -55,7 +55,7 @@ def run_say(*args, **kwargs):
 
 @pytest.fixture
 def no_networks(monkeypatch):
-    """Fails where networks are loaded."""
+    """Fails the test if networks are loaded."""
 
     def load(*_, **__):
         raise AssertionError("networks were loaded")
@@ -123,7 +123,7 @@ def test_a_default_name_is_left_free_where_writing_fails(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_seed_is_told_when_none_is_given():
+def test_the_seed_is_printed_when_none_is_given():
     result = run("say", "Hello.", "-m", "tiny", "--max-seconds", "0.2", "--json")
     seed = json.loads(result.stdout)["seed"]
     assert f"seed {seed}" in result.stderr
@@ -169,7 +169,7 @@ def test_more_text_on_stdin_than_the_limit_is_refused(no_networks):
 
 
 class Endless(io.RawIOBase):
-    """What `yes` writes; counts what is read of it."""
+    """An endless stream, like the output of `yes`; counts the bytes that are read."""
 
     def __init__(self):
         self.n_read = 0
@@ -195,7 +195,7 @@ def test_a_pipe_is_spoken_without_being_asked_for():
     assert json.loads(run_say("--json", input=b"hello\n").stdout)["text"] == "hello"
 
 
-def test_a_text_that_begins_with_a_dash_is_told_how_to_go():
+def test_a_text_that_begins_with_a_dash_gets_a_hint():
     assert_fails(run_say("-5 degrees"), 2, "No such option '-5'. A text that begins with a dash goes after --, as in:")
     result = run_say("--json", "--", "-5 degrees")
     assert json.loads(result.stdout)["text"] == "-5 degrees"
@@ -274,9 +274,9 @@ def test_a_terminal_sees_progress_within_stages(monkeypatch):
         jax.jit(lambda x: x + 1234)(np.float32(1))
         progress("coarse")
         progress.on_progress("coarse", 1, 5)
-    shown = stderr.getvalue()
-    assert "32/254 tokens" in shown and "1/5 windows" in shown
-    assert shown.index("254 tokens") < shown.index("semantic compiling, once") < shown.index("1/5")
+    printed = stderr.getvalue()
+    assert "32/254 tokens" in printed and "1/5 windows" in printed
+    assert printed.index("254 tokens") < printed.index("semantic compiling, once") < printed.index("1/5")
     assert progress.on_progress is None
 
 
@@ -298,8 +298,12 @@ def test_a_terminal_sees_the_bytes_of_a_conversion(is_disabled, monkeypatch):
         bar("semantic", 1_000_000, 4_000_000)
         bar("semantic", 4_000_000, 4_000_000)
         bar("fine_acoustics", 2_000, 2_000)
-    shown = stderr.getvalue()
-    assert (not shown) if is_disabled else ("converting semantic" in shown and "4.00M" in shown and "2.00k" in shown)
+    printed = stderr.getvalue()
+    assert (
+        (not printed)
+        if is_disabled
+        else ("converting semantic" in printed and "4.00M" in printed and "2.00k" in printed)
+    )
 
 
 def test_the_package_runs_as_a_module():
@@ -309,13 +313,13 @@ def test_the_package_runs_as_a_module():
     assert result.returncode == 0 and result.stdout.startswith("Usage: python -m bark_jax say ")
 
 
-def test_voices_of_a_language_that_a_model_has_not_are_told_apart_from_no_voices(built_in, toy_folder):
+def test_a_language_without_voices_is_another_error_than_a_model_without_voices(built_in, toy_folder):
     result = run("voices", "-m", built_in, "--language", "de")
     assert result.stdout == "" and "no voice that is listed as de; its voices are slt, rms" in result.stderr
     assert "has no voices of its own" in run("voices", "-m", toy_folder, "--language", "de").stderr
 
 
-def test_a_model_that_cannot_be_fetched_is_told_with_the_one_that_needs_no_network():
+def test_a_failed_download_suggests_the_model_that_needs_no_network():
     result = run("download", "of-nobody/no-such-model")
     assert result.exit_code == 3 and "bark-jax download" not in result.stderr and "-m tiny" in result.stderr
 
@@ -337,8 +341,8 @@ def test_the_doctor_has_no_empty_heading(monkeypatch):
 
 def test_without_a_text_it_says_its_own(toy_folder):
     assert json.loads(run_say("--json").stdout)["text"] == tiny.EXAMPLE
-    told = json.loads(run("say", "-m", toy_folder, *SHORT, "--json").stdout)
-    assert told["text"] == say_text.DEFAULT_TEXT
+    report = json.loads(run("say", "-m", toy_folder, *SHORT, "--json").stdout)
+    assert report["text"] == say_text.DEFAULT_TEXT
 
 
 def test_underscores_are_taken_for_dashes(tmp_path):
@@ -403,10 +407,14 @@ def test_wrong_options_end_with_2_before_networks_are_loaded(args, message, tmp_
     assert len(result.stderr) < 1500
 
 
-def test_places_that_take_no_folder_are_found_out_before_anything_is_done(tmp_path, toy_folder, no_networks):
+def test_paths_that_are_not_writable_are_refused_before_anything_is_done(tmp_path, toy_folder, no_networks):
     (tmp_path / "file").touch()
-    for path, why in (("/proc/x", "/proc is not writable"), ("/proc/x/y", "/proc"), ("file/x", "file is not writable")):
-        assert_fails(run("convert", toy_folder, path), 1, why)
+    for path, message in (
+        ("/proc/x", "/proc is not writable"),
+        ("/proc/x/y", "/proc"),
+        ("file/x", "file is not writable"),
+    ):
+        assert_fails(run("convert", toy_folder, path), 1, message)
     assert_fails(run("convert", toy_folder, ""), 2, "the folder to make is ''")
 
 
@@ -480,7 +488,7 @@ def test_a_warning_is_one_line(monkeypatch):
 
 
 @pytest.mark.parametrize("args, environment", [(["--traceback"], {}), ([], {"BARK_JAX_TRACEBACK": "1"})])
-def test_a_traceback_is_shown_on_request(failing, args, environment):
+def test_a_traceback_is_printed_on_request(failing, args, environment):
     failing(CheckpointError("bad weights"))
     for call in (["voices", *args], [*args, "voices"]):
         result = run(*call, env=environment)
@@ -562,10 +570,10 @@ def test_the_doctor_tells_no_secrets(monkeypatch):
     assert "caches\n" in text and "hf_secret" not in text
 
 
-@pytest.mark.parametrize(("has_instructions", "told"), [(True, "has instructions"), (False, "'bfloat16' is slow")])
-def test_the_doctor_tells_what_a_cpu_is_slow_in(monkeypatch, has_instructions, told):
+@pytest.mark.parametrize(("has_instructions", "message"), [(True, "has instructions"), (False, "'bfloat16' is slow")])
+def test_the_doctor_tells_what_a_cpu_is_slow_in(monkeypatch, has_instructions, message):
     monkeypatch.setattr("bark_jax.networks.linear.multiplies_bfloat16", lambda: has_instructions)
-    assert told in json.loads(run("doctor", "--json").stdout)["devices"]["bfloat16 on the CPU"]
+    assert message in json.loads(run("doctor", "--json").stdout)["devices"]["bfloat16 on the CPU"]
 
 
 def test_the_doctor_goes_on_past_what_is_broken(monkeypatch):
@@ -585,10 +593,10 @@ def test_the_settings_that_are_options_are_those_of_say_and_batch():
         name for setting in settings for name in setting.names[: None if setting.has_stage_options else 1]
     }
     for verb in (say.command, batch.command):
-        shown = {param.name: param for param in verb.params}
-        assert all(shown[setting.name].help == setting.help for setting in settings)
+        params = {param.name: param for param in verb.params}
+        assert all(params[setting.name].help == setting.help for setting in settings)
         assert all(
-            shown[setting.name].type.name == {float: "float", int: "integer"}[setting.kind] for setting in settings
+            params[setting.name].type.name == {float: "float", int: "integer"}[setting.kind] for setting in settings
         )
 
 
@@ -606,12 +614,12 @@ LONG_TEXT = "The first sentence goes here and on and on. The second one follows 
 
 def test_a_long_text_is_spoken_sentence_by_sentence():
     result = run_say(LONG_TEXT, "--long", "--json", "-o", "long.wav")
-    told = json.loads(result.stdout)
-    assert [sentence["text"] for sentence in told["sentences"]] == [
+    report = json.loads(result.stdout)
+    assert [sentence["text"] for sentence in report["sentences"]] == [
         "The first sentence goes here and on and on.",
         "The second one follows it!",
     ]
-    assert told["seconds"] == pytest.approx(soundfile.info("long.wav").duration)
+    assert report["seconds"] == pytest.approx(soundfile.info("long.wav").duration)
 
 
 @pytest.fixture

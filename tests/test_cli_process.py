@@ -1,4 +1,4 @@
-"""Processes that start in odd states: closed streams, locales without letters, limits, paths that lead nowhere."""
+"""Command-line processes in odd environments: closed streams, ASCII locales, limits, dangling paths."""
 
 import os
 import subprocess
@@ -40,10 +40,10 @@ CLOSED = [
 ]
 
 
-@pytest.mark.parametrize(("line", "status", "told"), CLOSED, ids=[line for line, *_ in CLOSED])
-def test_streams_that_are_closed_or_full_bring_a_line_and_a_status(tmp_path, line, status, told):
+@pytest.mark.parametrize(("line", "status", "message"), CLOSED, ids=[line for line, *_ in CLOSED])
+def test_streams_that_are_closed_or_full_bring_a_line_and_a_status(tmp_path, line, status, message):
     done = shell(f"bark {line}", tmp_path)
-    assert (done.returncode, done.stderr) == (status, told)
+    assert (done.returncode, done.stderr) == (status, message)
 
 
 def test_a_file_never_gets_the_number_of_a_closed_stream(tmp_path):
@@ -65,7 +65,7 @@ def test_arguments_whose_bytes_were_kept_are_decoded():
     broken = "Größe".encode().decode("ascii", "surrogateescape")
     result = CliRunner().invoke(main, ["voices", "-m", broken])
     assert result.exit_code == 3 and "Größe" in result.stderr
-    result = CliRunner().invoke(main, ["voices", "-m", "half \udcff"])  # no UTF-8, and told as it is
+    result = CliRunner().invoke(main, ["voices", "-m", "half \udcff"])  # not UTF-8, and printed with escapes
     assert result.exit_code == 3 and result.stderr.count("\n") == 1
 
 

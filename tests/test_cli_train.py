@@ -1,4 +1,4 @@
-"""From recordings to a model that speaks, all by the command line, on a toy model."""
+"""`bark-jax prepare` and `train`: from recordings to a model that speaks, with a toy model."""
 
 import json
 import re
@@ -57,14 +57,14 @@ def data(manifest, toy_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "hums"
     result = run("prepare", manifest, folder, "-m", toy_folder, "--keep-audio", "--json")
     assert result.exit_code == 0, result.output
-    told = json.loads(result.stdout)
-    assert told == {"dataset": str(folder), "examples": N_CLIPS, "seconds": 4.0, "voices": ["a", "b"]}
+    report = json.loads(result.stdout)
+    assert report == {"dataset": str(folder), "examples": N_CLIPS, "seconds": 4.0, "voices": ["a", "b"]}
     return folder
 
 
 @pytest.fixture(scope="module")
 def lora(data, toy_folder, tmp_path_factory):
-    """A LoRA of two networks: its file, and what was told."""
+    """A LoRA of two networks: its file, and the JSON report of `train`."""
     folder = tmp_path_factory.mktemp("runs") / "lora"
     result = run("train", data, folder, "-m", toy_folder, *LORA, "--json")
     assert result.exit_code == 0, result.output
@@ -102,11 +102,11 @@ def test_check_tells_what_there_is_and_writes_nothing(manifest, toy_folder, tmp_
 
 
 def test_a_lora_is_a_file_that_say_takes(lora, toy_folder, tmp_path):
-    file, told = lora
-    assert told["output"] == str(file) and list(told["networks"]) == ["semantic", "coarse"]
-    assert told["networks"]["coarse"]["steps"] == 2
-    place = ("--seed", "1", "--max-seconds", "0.2", "-o", tmp_path / "hum.wav")
-    result = run("say", "hum", "-m", toy_folder, "--lora", file, *place)
+    file, report = lora
+    assert report["output"] == str(file) and list(report["networks"]) == ["semantic", "coarse"]
+    assert report["networks"]["coarse"]["steps"] == 2
+    options = ("--seed", "1", "--max-seconds", "0.2", "-o", tmp_path / "hum.wav")
+    result = run("say", "hum", "-m", toy_folder, "--lora", file, *options)
     assert result.exit_code == 0, result.output
     assert {path.parent.name for path in file.parent.glob("*/metrics.jsonl")} == {"semantic", "coarse_acoustics"}
     assert [record["step"] for record in read_metrics(file.parent / "semantic") if "loss" in record] == [1, 2]
@@ -176,16 +176,16 @@ def test_a_lora_of_another_model_is_refused(lora, toy_folder, tmp_path, on_cpu):
 
 
 def test_the_same_command_again_goes_on_and_changes_nothing(data, lora, toy_folder):
-    file, told = lora
+    file, report = lora
     before = load_lora(file)
     result = run("train", data, file.parent, "-m", toy_folder, *LORA, "--json")
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout) == told
+    assert json.loads(result.stdout) == report
     jax.tree.map(np.testing.assert_array_equal, load_lora(file), before)
 
 
 @pytest.mark.slow
-def test_networks_trained_whole_are_in_a_model_that_speaks(manifest, toy_folder, tmp_path):
+def test_fully_trained_networks_are_in_a_model_that_speaks(manifest, toy_folder, tmp_path):
     """From the manifest, by one command a network."""
     for network in ("fine", "semantic"):
         result = run("train", manifest, tmp_path / "run", "-m", toy_folder, "--network", network, *TRAINING)
@@ -195,8 +195,8 @@ def test_networks_trained_whole_are_in_a_model_that_speaks(manifest, toy_folder,
     trained, before = BarkModel.from_pretrained(tmp_path / "run" / "model"), BarkModel.from_pretrained(toy_folder)
     changed = [name for name in NETWORKS if fingerprint(getattr(trained, name)) != fingerprint(getattr(before, name))]
     assert changed == ["semantic", "fine_acoustics"]
-    place = ("--seed", "1", "--max-seconds", "0.2", "-o", tmp_path / "hum.wav")
-    assert run("say", "hum", "-m", tmp_path / "run" / "model", *place).exit_code == 0
+    options = ("--seed", "1", "--max-seconds", "0.2", "-o", tmp_path / "hum.wav")
+    assert run("say", "hum", "-m", tmp_path / "run" / "model", *options).exit_code == 0
 
     other = manifest.with_name("fewer.jsonl")
     other.write_text("".join(manifest.read_text().splitlines(keepends=True)[:5]))
@@ -238,18 +238,18 @@ def test_the_codec_is_trained_on_audio(data, toy_folder, tmp_path):
 
 
 def make(folder, what):
-    """Something at folder / "x" that is not what it is taken for."""
-    place = folder / "x"
+    """Makes folder / "x", a file or folder that is no manifest and no dataset."""
+    path = folder / "x"
     if what == "binary":
-        place.write_bytes(np.random.default_rng(0).bytes(2000))
+        path.write_bytes(np.random.default_rng(0).bytes(2000))
     elif what == "empty":
-        place.write_bytes(b"")
+        path.write_bytes(b"")
     elif what == "letters":
-        place.mkdir()
-        (place / "letter.txt").write_text("dear")
+        path.mkdir()
+        (path / "letter.txt").write_text("dear")
     elif what == "no audio":
-        place.write_text('{"audio": "nowhere.wav", "text": "hum", "semantic": [1]}\n{"text": ""}\n')
-    return place
+        path.write_text('{"audio": "nowhere.wav", "text": "hum", "semantic": [1]}\n{"text": ""}\n')
+    return path
 
 
 @pytest.mark.parametrize(
@@ -262,10 +262,10 @@ def make(folder, what):
         ("no audio", "^.*x:1: .*nowhere.wav' does not exist\n.*x:2: audio is missing.*\nerror: .* has 2 faults"),
     ],
 )
-def test_a_manifest_that_is_none_is_told_with_its_lines(what, message, toy_folder, tmp_path, no_networks):
-    place = make(tmp_path, what)
+def test_a_file_that_is_no_manifest_is_reported_with_its_lines(what, message, toy_folder, tmp_path, no_networks):
+    path = make(tmp_path, what)
     for verb in (["prepare"], ["prepare", "--check"], ["train", *TRAINING]):
-        result = run(*verb, place, tmp_path / "new", "-m", toy_folder)
+        result = run(*verb, path, tmp_path / "new", "-m", toy_folder)
         if verb[0] == "train" and what in (None, "letters"):
             assert result.exit_code == 2 and "error: " in result.stderr
             continue
@@ -276,7 +276,7 @@ def test_a_manifest_that_is_none_is_told_with_its_lines(what, message, toy_folde
 
 @pytest.fixture
 def no_networks(monkeypatch):
-    """Fails where networks are loaded."""
+    """Fails the test if networks are loaded."""
 
     def load(*_, **__):
         raise AssertionError("networks were loaded")
@@ -284,7 +284,7 @@ def no_networks(monkeypatch):
     monkeypatch.setattr("bark_jax.checkpoints.load.load_networks", load)
 
 
-def test_missing_packages_are_told_with_how_to_install_them(data, toy_folder, tmp_path, monkeypatch, no_networks):
+def test_missing_packages_are_reported_with_how_to_install_them(data, toy_folder, tmp_path, monkeypatch, no_networks):
     for name in ("checkpoints", "loop", "codec_training", "stage_training"):
         monkeypatch.delitem(sys.modules, f"bark_jax.training.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "orbax.checkpoint", None)
@@ -299,12 +299,12 @@ def test_defaults_in_the_help_are_those_of_the_settings():
     }
     codec = {field.name: field.default for field in fields(CodecSettings)} | asdict(CODEC_OPTIMIZER)
     for option in train.command.params:
-        told = re.search(r"\[default: (\S+?)(?:; codec (\S+))?\]", getattr(option, "help", None) or "")
-        if told and option.name in defaults and defaults[option.name] is not None:
+        default = re.search(r"\[default: (\S+?)(?:; codec (\S+))?\]", getattr(option, "help", None) or "")
+        if default and option.name in defaults and defaults[option.name] is not None:
             is_number = not isinstance(defaults[option.name], str)
-            assert (float(told[1]) if is_number else told[1]) == defaults[option.name], option.name
+            assert (float(default[1]) if is_number else default[1]) == defaults[option.name], option.name
             if option.name in codec and is_number:
-                assert float(told[2] or told[1]) == codec[option.name], option.name
+                assert float(default[2] or default[1]) == codec[option.name], option.name
 
 
 @pytest.mark.parametrize(
@@ -345,8 +345,8 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(
 
 
 def test_data_and_runs_of_something_else_are_refused(data, lora, toy_folder, tmp_path, no_networks):
-    def refuses(data, place, message, *options):
-        result = run("train", data, place, "-m", toy_folder, *TRAINING, *options)
+    def refuses(data, folder, message, *options):
+        result = run("train", data, folder, "-m", toy_folder, *TRAINING, *options)
         assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1, result.output
         assert message in result.stderr
 

@@ -1,4 +1,4 @@
-"""Clips: audio files of every kind, players, plots, voices, and clips one after the other."""
+"""Clips: audio formats, players, plots, voices, concatenation."""
 
 import base64
 import io
@@ -107,7 +107,7 @@ def test_a_sample_rate_that_a_kind_does_not_have_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["clip", "clip.aac", "none/clip.wav"])
-def test_a_place_or_kind_that_cannot_be_written_is_refused(name, tmp_path):
+def test_a_path_or_format_that_cannot_be_written_is_refused(name, tmp_path):
     with pytest.raises(InputError, match=r"expected one of|does not exist"):
         make_clip().save(tmp_path / name)
 
@@ -164,7 +164,7 @@ def test_a_long_player_is_compressed():
     assert "audio/mpeg" in html and len(html) < n_samples
 
 
-def test_clips_are_shown_in_one_line():
+def test_the_repr_of_a_clip_is_one_line():
     assert repr(make_clip()) == "Clip('Hello.', 2.00 s at 24,000 Hz, seed=7)"
 
 
@@ -210,7 +210,7 @@ def test_clips_that_do_not_go_together_are_refused():
         Clip.concatenate([make_clip(10), make_clip(10, rate=48_000)])
 
 
-def test_a_plot_is_written_and_shown(tmp_path):
+def test_a_plot_is_written_and_displayed(tmp_path):
     pytest.importorskip("matplotlib")
     figure = make_clip().plot(tmp_path / "clip.png")
     assert (tmp_path / "clip.png").read_bytes().startswith(b"\x89PNG")

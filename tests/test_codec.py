@@ -1,4 +1,4 @@
-"""EnCodec as a whole, against transformers on random weights."""
+"""EnCodec, encoder to decoder, against transformers with random weights."""
 
 import functools
 
@@ -280,19 +280,19 @@ def decode_in_steps(model: EncodecModel, codes_BQT: np.ndarray, cuts: list[int])
 
 
 @pytest.mark.parametrize("name", ["mono_24khz", "two_residual_layers", "no_shortcut", "zeros", "hop_2"])
-def test_steps_equal_the_whole_decode(name):
+def test_steps_equal_one_full_decode(name):
     model = random_model(CONFIGS[name])
     codes_BQT, first = random_codes(model.config, 12), model.min_first_frames
-    audio_BAC, whole_BAC = decode_in_steps(model, codes_BQT, list(range(first, 12))), decode(model, codes_BQT)
-    np.testing.assert_allclose(audio_BAC, whole_BAC, atol=1e-6 * loudest(whole_BAC))
+    audio_BAC, full_BAC = decode_in_steps(model, codes_BQT, list(range(first, 12))), decode(model, codes_BQT)
+    np.testing.assert_allclose(audio_BAC, full_BAC, atol=1e-6 * loudest(full_BAC))
 
 
 @pytest.mark.parametrize("cuts", [[7], [8, 9, 11], []])
-def test_steps_of_any_size_equal_the_whole_decode(cuts):
+def test_steps_of_any_size_equal_one_full_decode(cuts):
     model = random_model(CONFIGS["two_residual_layers"])
     codes_BQT = random_codes(model.config, 12)
-    whole_BAC = decode(model, codes_BQT)
-    np.testing.assert_allclose(decode_in_steps(model, codes_BQT, cuts), whole_BAC, atol=1e-6 * loudest(whole_BAC))
+    full_BAC = decode(model, codes_BQT)
+    np.testing.assert_allclose(decode_in_steps(model, codes_BQT, cuts), full_BAC, atol=1e-6 * loudest(full_BAC))
 
 
 def test_first_step_needs_as_many_frames_as_the_padding_mirrors():

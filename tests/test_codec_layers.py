@@ -123,8 +123,8 @@ def test_lstm_goes_on_from_its_state(torch):
         second_BTC, _ = run_lstms(torch_lstm, x_BTC[:, 7:], states)
         return jnp.concatenate([first_BTC, second_BTC], axis=1), run_lstms(torch_lstm, x_BTC)[0]
 
-    parts_BTC, whole_BTC = read(normal(2, 20, 4))
-    np.testing.assert_allclose(parts_BTC, whole_BTC, atol=1e-6)
+    parts_BTC, full_BTC = read(normal(2, 20, 4))
+    np.testing.assert_allclose(parts_BTC, full_BTC, atol=1e-6)
 
 
 def test_low_precision_lstm_keeps_its_state_in_float32():

@@ -1,4 +1,4 @@
-"""The codec's losses against torch and plain loops, and what they are at their limits."""
+"""The codec's losses against torch and plain loops, and their values in limiting cases."""
 
 import dataclasses
 

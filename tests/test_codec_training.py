@@ -1,4 +1,4 @@
-"""Training of the codec: what moves what, that nothing else changes the bits, and that it learns."""
+"""Codec training: which arrays each step changes, bit-exact resuming, and that it learns."""
 
 import dataclasses
 import functools
@@ -87,7 +87,7 @@ def quick_compiler():
 
 @functools.cache
 def make_codec(dtype="float32"):
-    """A random one, drawn on the host: to compile its initialisers takes longer."""
+    """A random codec, drawn by numpy: compiling its initialisers would take longer."""
     rng = np.random.default_rng(1)
     graphdef, abstract = nnx.split(nnx.eval_shape(lambda: EncodecModel(CONFIG, dtype=dtype, rngs=nnx.Rngs(0))))
     drawn = [
@@ -104,7 +104,7 @@ def draw(path, shape, rng):
 
 @functools.cache
 def make_model():
-    """What training reads of a model."""
+    """A stub of a model with the attributes that codec training reads."""
     return SimpleNamespace(codec_model=make_codec(), spaces=SPACES)
 
 
@@ -130,7 +130,7 @@ def make_training(devices=None, **changes):
 
 
 def begin_at(training, step):
-    return training.place(dataclasses.replace(training.init(), step=jnp.int32(step)))
+    return training.put_on_devices(dataclasses.replace(training.init(), step=jnp.int32(step)))
 
 
 def make_batch(step):
@@ -138,7 +138,7 @@ def make_batch(step):
 
 
 def first_quantized_losses(training):
-    """Of a random codec: its codebooks are found, and then move."""
+    """Losses of the first quantised steps of a random codec: k-means finds its codebooks, then they move."""
     first, losses = SETTINGS.unquantized_steps, []
     state = begin_at(training, first)
     for step in range(first, first + 3):
@@ -156,14 +156,14 @@ def assert_equal(found, expected):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A run that nothing stopped: its folder and result."""
+def uninterrupted(tmp_path_factory):
+    """An uninterrupted run: its folder and result."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     return folder, run(folder)
 
 
-def test_a_random_codec_learns_from_nothing(whole):
-    folder, _ = whole
+def test_a_random_codec_learns_from_nothing(uninterrupted):
+    folder, _ = uninterrupted
     records = read_metrics(folder)
     losses = [record["eval_loss"] for record in records if "eval_loss" in record]
     audio_BA = make_batch(1000)["audio"]
@@ -180,8 +180,8 @@ def test_a_random_codec_learns_from_nothing(whole):
 @pytest.mark.parametrize(
     "killed_at", [SETTINGS.unquantized_steps, *(pytest.param(step, marks=pytest.mark.slow) for step in (3, 75))]
 )
-def test_a_killed_run_goes_on_with_the_same_bits(whole, tmp_path, killed_at):
-    """Where the codebooks start; before the first checkpoint, and while the discriminator learns."""
+def test_a_killed_run_resumes_with_the_same_bits(uninterrupted, tmp_path, killed_at):
+    """Killed when k-means finds the codebooks, before the first checkpoint, or while the discriminator trains."""
 
     def killed(step):
         if step == killed_at:
@@ -191,8 +191,8 @@ def test_a_killed_run_goes_on_with_the_same_bits(whole, tmp_path, killed_at):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "run", killed)
     result = run(tmp_path / "run")
-    assert (tmp_path / "run" / METRICS_FILE).read_text() == (whole[0] / METRICS_FILE).read_text()
-    assert_equal(result.state, whole[1].state)
+    assert (tmp_path / "run" / METRICS_FILE).read_text() == (uninterrupted[0] / METRICS_FILE).read_text()
+    assert_equal(result.state, uninterrupted[1].state)
 
 
 def test_steps_without_a_discriminator_hold_none_and_it_waits_for_its_step():
@@ -207,7 +207,7 @@ def test_steps_without_a_discriminator_hold_none_and_it_waits_for_its_step():
 
 
 @pytest.mark.parametrize("step", [0, SETTINGS.unquantized_steps, DISCRIMINATOR.from_step])
-def test_gradients_that_are_not_finite_change_nothing(whole, step):
+def test_gradients_that_are_not_finite_change_nothing(uninterrupted, step):
     training = make_training()
     state = begin_at(training, step)
     before = jax.tree.map(np.asarray, state)
@@ -310,7 +310,7 @@ def test_kmeans_gives_the_means_of_what_is_nearest_to_them(rng):
     left_NC, sizes = x_NC, [np.square(x_NC).mean()]
     for codes_N, table_VC in zip(codes_QN, codebooks.table_QVC, strict=True):
         means_VC = np.stack([left_NC[codes_N == v].mean(axis=0) for v in range(4)])
-        np.testing.assert_allclose(table_VC, means_VC, atol=0.1)  # all but at rest after a few rounds
+        np.testing.assert_allclose(table_VC, means_VC, atol=0.1)  # nearly converged after a few rounds
         left_NC = left_NC - table_VC[codes_N]
         sizes.append(np.square(left_NC).mean())
     assert sizes[1] < 0.5 * sizes[0] and sizes[2] < 0.6 * sizes[1]
@@ -437,7 +437,7 @@ def test_what_does_not_go_together_is_refused(tmp_path):
         dataclasses.replace(make_training(), n_codebooks=4)
     with pytest.raises(InputError, match="3 rows, expected a multiple of 2"):
         training = make_training(devices=tuple(jax.devices()) * 2)
-        training._place_rows(np.zeros((3, 256), np.float32))
+        training._shard_rows(np.zeros((3, 256), np.float32))
     assert not (tmp_path / "run").exists()
 
 

@@ -1,4 +1,4 @@
-"""Compiled programs are kept from one process to the next, unless somebody says otherwise."""
+"""The persistent compilation cache: on by default, and off or elsewhere on request."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def jax_config(monkeypatch, tmp_path):
-    """What is set of JAX's options, where JAX keeps no programs yet; nothing is set in truth."""
+    """Records the JAX options that are set, without setting them; JAX has no compilation cache folder yet."""
     values = {}
     monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path))
     monkeypatch.setattr(compiled, "_jaxs_folder", lambda: None)

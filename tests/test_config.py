@@ -1,4 +1,4 @@
-"""Configs: transformers' files in and out, and values that cannot work."""
+"""Configs: reading and writing transformers' files, and refused values."""
 
 import json
 import re

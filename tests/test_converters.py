@@ -1,4 +1,4 @@
-"""Every layout of the same weights becomes the same files, what is not a Bark is refused by name, and the way back."""
+"""Converters: every layout of the same weights gives the same files, other files are refused by name, and export."""
 
 import errno
 import json
@@ -39,13 +39,13 @@ def torch():
 
 @pytest.fixture(scope="session")
 def bark(torch, tmp_path_factory):
-    """A transformers folder; never written to."""
+    """A transformers folder; tests must not write to it."""
     return checkpoints.make_bark(tmp_path_factory.mktemp("bark") / "tiny-bark")
 
 
 @pytest.fixture(scope="session")
 def converted(bark, tmp_path_factory):
-    """What it becomes; never written to."""
+    """The converted model folder of `bark`; tests must not write to it."""
     return convert(bark, tmp_path_factory.mktemp("converted") / "model")
 
 
@@ -325,7 +325,7 @@ def test_what_is_no_codec_is_not_loaded_as_one(suno, encodec, tmp_path):
         load_codec(broken)
 
 
-def test_a_codec_in_the_cache_of_the_hub_is_whole(encodec):
+def test_a_codec_in_the_cache_of_the_hub_is_complete(encodec):
     assert snapshots.is_complete(encodec[1])
 
 
@@ -432,8 +432,8 @@ def test_a_codec_with_group_norm_is_converted(torch, tmp_path):
     convert(folder, tmp_path / "dst")
     theirs, ours = checkpoints.read_arrays(folder), load_file(tmp_path / "dst" / "codec_model.safetensors")
     for i in (3, 7, 11, 15):
-        place = f"decoder.layers.{i}.conv"
-        np.testing.assert_array_equal(ours[f"{place}.kernel"], theirs[f"{place}.weight"].transpose(2, 0, 1))
+        prefix = f"decoder.layers.{i}.conv"
+        np.testing.assert_array_equal(ours[f"{prefix}.kernel"], theirs[f"{prefix}.weight"].transpose(2, 0, 1))
     np.testing.assert_array_equal(ours["encoder.layers.0.norm.scale"], theirs["encoder.layers.0.norm.weight"])
 
 
@@ -518,7 +518,7 @@ def test_a_48_khz_codec_is_not_taken_for_suno_s_files(suno, encodec_48khz, tmp_p
         convert(suno, tmp_path / "dst", codec=encodec_48khz[1])
 
 
-# What is not a Bark is refused, by name
+# Files that are no Bark are refused with what they are
 
 
 def drop(*names):
@@ -632,7 +632,7 @@ CONFIGS = {
 @pytest.mark.parametrize(("change", "error", "message"), CONFIGS.values(), ids=CONFIGS)
 def test_a_config_of_something_else_is_refused(copy, tmp_path, change, error, message):
     edit_json(copy / "config.json", change)
-    calls = NETWORK_CALLS if error is CheckpointError else FOLDER_CALLS  # the weights are another's, or the sizes
+    calls = NETWORK_CALLS if error is CheckpointError else FOLDER_CALLS  # the weights or the sizes are another model's
     with refused(error, message, calls=calls, folder=tmp_path):
         convert(copy, tmp_path / "dst")
 
@@ -752,19 +752,19 @@ SUNO = {
 def test_a_suno_file_of_something_else_is_refused(suno, bark, tmp_path, change, error, message):
     folder = shutil.copytree(suno, tmp_path / "src")
     edit_suno(folder / "text.pt", change)
-    calls = NETWORK_CALLS if r"transformer\." in message else FOLDER_CALLS  # an array, or what lies around them
+    calls = NETWORK_CALLS if r"transformer\." in message else FOLDER_CALLS  # or refused earlier
     with refused(error, message, calls=calls, folder=tmp_path):
         convert(folder, tmp_path / "dst", codec=bark)
 
 
-def test_l39_the_fine_network_in_the_place_of_text_is_refused(suno, bark, tmp_path):
+def test_l39_the_fine_network_as_text_is_refused(suno, bark, tmp_path):
     folder = shutil.copytree(suno, tmp_path / "src")
     shutil.copy(folder / "fine.pt", folder / "text.pt")
     with pytest.raises(CheckpointError, match=r"text\.pt holds the fine_acoustics network"):
         convert(folder, tmp_path / "dst", codec=bark)
 
 
-def test_the_coarse_network_in_the_place_of_text_is_refused(suno, bark, tmp_path):
+def test_the_coarse_network_as_text_is_refused(suno, bark, tmp_path):
     folder = shutil.copytree(suno, tmp_path / "src")
     shutil.copy(folder / "coarse.pt", folder / "text.pt")
     with pytest.raises(ConfigError, match="input_vocab_size 12096"):
@@ -853,7 +853,7 @@ def test_a_parameter_that_two_arrays_fill_is_named_on_both_sides():
         _plan.make_plan(source, shapes(x=(1,)))
 
 
-def test_all_faults_are_told_at_once():
+def test_all_faults_are_reported_at_once():
     source = make_source({"a": np.zeros((2, 3)), "b": [1]}, [rule("a", "x", LINEAR), rule("c", "y"), rule("d", "z")])
     with pytest.raises(CheckpointError) as error:
         _plan.make_plan(source, shapes(x=(2, 3), y=(1,)))
@@ -1131,9 +1131,11 @@ def test_what_is_linked_from_elsewhere_is_left_out_and_said(bark, tmp_path, capl
     for link, target in links.items():
         link.symlink_to(target)
     dst = convert(src, tmp_path / "dst")
-    (told,) = [record.getMessage() for record in caplog.records if record.name == "bark_jax.checkpoints._extras"]
-    assert told.startswith("left out speaker_embeddings/v2, tokenizer.json, vocab.txt, speaker_embeddings/a.npy: links")
-    assert str(src) in told
+    (message,) = [record.getMessage() for record in caplog.records if record.name == "bark_jax.checkpoints._extras"]
+    assert message.startswith(
+        "left out speaker_embeddings/v2, tokenizer.json, vocab.txt, speaker_embeddings/a.npy: links"
+    )
+    assert str(src) in message
     assert (dst / "words.txt").read_text() == "inside"
     assert not {"vocab.txt", "tokenizer.json", "speaker_embeddings"} & set(os.listdir(dst))
     caplog.clear()
@@ -1285,7 +1287,7 @@ def test_exit_codes_tell_the_kinds_of_failure_apart(suno, copy, tmp_path, hub_ca
 
 # Memory
 
-# VmHWM, as ru_maxrss also counts what the process was before it became this one.
+# VmHWM, because ru_maxrss also counts the process before exec, a fork of this one.
 MEASURED = """
 import re, sys
 from pathlib import Path

@@ -82,7 +82,7 @@ def interpreted(monkeypatch):
 
 @pytest.fixture
 def quick_probe(monkeypatch):
-    """The probe's networks are drawn by numpy, and compiled in a hurry."""
+    """Makes probes fast: their networks are drawn by numpy and compiled without expensive optimisations."""
 
     def make(*args, rngs, **options):
         return drawn(lambda: BarkCausalModel(*args, rngs=nnx.Rngs(0), **options))
@@ -125,15 +125,15 @@ def test_the_copy_is_made_once_beside_a_network_that_stays_as_it_is():
     assert found.head.kernel[...] is model.head.kernel[...]
 
 
-@pytest.mark.parametrize("place", [("head", "kernel"), ("token_embedding", "embedding")])
-def test_the_copy_is_made_anew_once_a_parameter_is_replaced(place):
+@pytest.mark.parametrize("path", [("head", "kernel"), ("token_embedding", "embedding")])
+def test_the_copy_is_made_again_once_a_parameter_is_replaced(path):
     model = drawn(make_model)
     before = for_decoding(model, 1)
-    parameter = getattr(getattr(model, place[0]), place[1])
+    parameter = getattr(getattr(model, path[0]), path[1])
     parameter[...] = as_dtype(np.ones(parameter.shape), jnp.float32)
     found = for_decoding(model, 1)
     assert found is not before and for_decoding(model, 1) is found
-    np.testing.assert_array_equal(getattr(getattr(found, place[0]), place[1])[...], parameter[...])
+    np.testing.assert_array_equal(getattr(getattr(found, path[0]), path[1])[...], parameter[...])
     np.testing.assert_array_equal(found.head.transposed[...], model.head.kernel[...].T)
 
 
@@ -354,7 +354,7 @@ def test_steps_read_a_head_that_was_cut_before_them(kind):
 
 
 def equations(jaxpr):
-    """All of a program's, in whatever they are nested."""
+    """All equations of a jaxpr, nested ones included."""
     for equation in jaxpr.eqns:
         yield equation
         for inner in jax.extend.core.jaxprs_in_params(equation.params):
@@ -371,7 +371,7 @@ def quantized(model):
 
 
 def begin_semantic(n_rows, change=None):
-    """What `semantic.run_steps` takes: shapes of a network, of its state and of how it samples, and a prompt.
+    """Arguments of `semantic.run_steps`: shapes of a network, of its state and of its sampling, and a prompt.
 
     The network is laid out for so many rows unless something else is asked for.
     """

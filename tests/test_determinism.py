@@ -1,4 +1,4 @@
-"""The same call twice gives the same bits, and the thousandth call costs what the fifth did."""
+"""The same call twice gives the same bits; memory and programs do not grow over many calls."""
 
 import collections
 import gc
@@ -66,7 +66,7 @@ def test_a_model_loaded_and_compiled_anew_gives_the_same_bits(bark, toy_folder, 
     assert bits_of(call(Bark.from_pretrained(toy_folder))) == first
 
 
-# One process, many calls
+# Many calls in one process
 
 WARM_UP, N_CALLS = 200, int(os.environ.get("BARK_JAX_SOAK_CALLS", "600"))
 MAX_GROWTH_BYTES = 50 * 10**6
@@ -111,7 +111,7 @@ def open_files():
 
 
 def varied_call(bark, dice, voices):
-    """A call like none before it in text, length, rows, voice or settings; some of them bad ones."""
+    """A call that differs from the others in text, length, rows, voice or settings; one in ten is invalid."""
     text = "".join(dice.choice("abcdefgh ijklmnop.,") for _ in range(dice.randrange(1, 60))) + "a"
     settings = dict(
         seed=dice.randrange(2**32),

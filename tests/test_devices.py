@@ -1,4 +1,4 @@
-"""Devices without memory, and devices that go away: told by the stage, and the model works on where they do."""
+"""Out-of-memory errors and lost devices: reported with the stage, and the model still works afterwards."""
 
 import types
 
@@ -33,14 +33,14 @@ def fail(*_, **__):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_no_memory_is_told_with_stage_and_sizes(stage, bark, monkeypatch):
+def test_out_of_memory_is_reported_with_stage_and_sizes(stage, bark, monkeypatch):
     fail.text = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 123456 bytes."
     with monkeypatch.context() as patch:
         patch.setattr(*STAGES[stage], fail)
         with pytest.raises(DeviceError, match=f"no memory for the {stage} stage of 3 rows, with ") as caught:
             bark.generate(["one", "two", "three"], seed=0, max_new_tokens=4)
-    told = str(caught.value)
-    assert "123456 bytes" in told and "fewer rows" in told and "enable_cpu_offload" in told
+    message = str(caught.value)
+    assert "123456 bytes" in message and "fewer rows" in message and "enable_cpu_offload" in message
     assert isinstance(caught.value, BarkError)
     assert isinstance(caught.value.__cause__, jax.errors.JaxRuntimeError)
     assert len(bark.generate(["one", "two", "three"], seed=0, max_new_tokens=4)) == 3
@@ -48,7 +48,7 @@ def test_no_memory_is_told_with_stage_and_sizes(stage, bark, monkeypatch):
 
 @pytest.mark.parametrize("text", ["INTERNAL: CUDA_ERROR_DEVICE_UNAVAILABLE", "UNAVAILABLE: TPU is gone"])
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_device_that_goes_away_is_told_with_the_stage(stage, text, bark, monkeypatch):
+def test_a_lost_device_is_reported_with_the_stage(stage, text, bark, monkeypatch):
     fail.text = text
     monkeypatch.setattr(*STAGES[stage], fail)
     with pytest.raises(DeviceError, match=f"failed in the {stage} stage of 1 row, .*{text}.*new process"):
@@ -67,7 +67,7 @@ def test_streams_tell_it_too(stage, bark, monkeypatch):
 
 
 def fail_after_first(decode_next):
-    """The first call decodes no frames."""
+    """Makes decode_next fail as soon as it decodes frames; the first call has none."""
 
     def decode(network, codes_QT, state):
         return decode_next(network, codes_QT, state) if not codes_QT.shape[1] else fail()
@@ -118,7 +118,7 @@ def test_other_errors_pass(bark, monkeypatch):
 
 @pytest.fixture
 def beside_a_gpu(monkeypatch):
-    """A machine whose first device is a GPU that runs every kernel, as JAX and the probes would tell."""
+    """Makes JAX and the probes report a GPU that runs every kernel as the first device."""
 
     gpu, chosen = types.SimpleNamespace(platform="gpu"), platform.default_device
     monkeypatch.setattr(platform, "default_device", lambda: gpu if jax.config.jax_default_device is None else chosen())

@@ -1,4 +1,4 @@
-"""Machines that fail: full disks, places that take no files, killed processes, two that do the same at once."""
+"""Failing machines: full disks, paths that are not writable, killed processes, concurrent conversions."""
 
 import contextlib
 import errno
@@ -92,7 +92,7 @@ def test_an_error_that_is_not_the_disks_stays_what_it_is(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="Linux has such a folder")
-def test_a_folder_of_the_systems_own_is_told_of(tmp_path, voice, toy_folder):
+def test_a_folder_of_the_system_is_refused_as_not_writable(tmp_path, voice, toy_folder):
     clip = Recording(np.zeros(9, np.float32), 24_000)
     model = Bark.from_pretrained(toy_folder)
     saves = {
@@ -107,10 +107,10 @@ def test_a_folder_of_the_systems_own_is_told_of(tmp_path, voice, toy_folder):
         clip.plot(tmp_path / "x.png")
         saves["x.png"] = clip.plot
     for name, save in saves.items():
-        # A plot is drawn before it has a place; nothing else is computed in vain.
+        # A plot is drawn before its path is checked; nothing else is computed in vain.
         calls = NETWORK_CALLS if name == "x.png" else ARGUMENT_CALLS
-        told = f"/proc/{name} cannot be written: /proc is not writable .*; name another"
-        with refused(OutputError, told, calls=calls):
+        message = f"/proc/{name} cannot be written: /proc is not writable .*; name another"
+        with refused(OutputError, message, calls=calls):
             save(f"/proc/{name}")
 
 
@@ -162,7 +162,7 @@ def test_what_a_killed_process_left_is_removed_when_it_is_old(tmp_path):
     assert sorted(os.listdir(tmp_path)) == [".dst.4567.partial", ".other.89ab.partial"]
 
 
-# In processes of their own
+# In subprocesses
 
 CONVERT = "import sys; from bark_jax.checkpoints import convert; convert(sys.argv[1], sys.argv[2])"
 FIND = "import sys; from bark_jax.checkpoints.find import find_model; print(find_model(sys.argv[1]))"
@@ -184,8 +184,8 @@ def start(program, *arguments, **options):
 def test_a_disk_that_takes_no_larger_files_leaves_nothing(checkpoint, tmp_path):
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); "
     process = start(limit + CONVERT, checkpoint, tmp_path / "dst")
-    _, told = process.communicate(timeout=HANG_S)
-    assert process.returncode == 1 and "OutputError" in told and "File too large; free some space" in told
+    _, stderr = process.communicate(timeout=HANG_S)
+    assert process.returncode == 1 and "OutputError" in stderr and "File too large; free some space" in stderr
     assert listing(tmp_path) == []
 
 
@@ -208,13 +208,13 @@ def test_a_process_that_is_killed_leaves_no_half_model(checkpoint, tmp_path):
 def test_four_processes_that_convert_at_once_get_the_same_folder(checkpoint, tmp_path):
     environment = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
     processes = [start(FIND, checkpoint, env=environment) for _ in range(4)]
-    told = [process.communicate(timeout=HANG_S) for process in processes]
-    assert {process.returncode for process in processes} == {0}, told
-    assert len({out for out, _ in told}) == 1
+    outputs = [process.communicate(timeout=HANG_S) for process in processes]
+    assert {process.returncode for process in processes} == {0}, outputs
+    assert len({out for out, _ in outputs}) == 1
     assert len(os.listdir(tmp_path / "home" / "bark_jax")) == 1
 
 
-def test_a_model_whose_place_is_taken_by_something_else_is_told(tmp_path):
+def test_a_model_whose_path_is_a_file_is_refused(tmp_path):
     (tmp_path / "model").write_text("mine")
     with pytest.raises(BarkError, match="is a file"):
         find._once(tmp_path / "model", lambda target: atomic_folder(target).__enter__())

@@ -1,4 +1,4 @@
-"""The bidirectional transformer: parity with torch for every codebook, and what it reads."""
+"""The bidirectional transformer: parity with torch for every codebook, and which inputs it depends on."""
 
 import jax
 import numpy as np
@@ -10,7 +10,7 @@ from bark_jax.config import BarkFineConfig
 from bark_jax.errors import InputError
 from bark_jax.stage_models import BarkFineModel
 
-# Compiled whole: JAX compiles every operation by itself otherwise.
+# Jitted as one program: eagerly, JAX would compile every operation by itself.
 read = jax.jit(BarkFineModel.__call__, static_argnums=1, static_argnames="output_hidden_states")
 
 
@@ -26,7 +26,7 @@ def test_logits_equal_torchs_for_every_codebook(codebook, gentle_twins, rng):
     assert largest_difference(ours, theirs) < 1e-4
 
 
-def test_logits_equal_torchs_over_a_whole_window(gentle_twins, rng):
+def test_logits_equal_torchs_over_a_full_window(gentle_twins, rng):
     ids = draw_codes(rng, 1, gentle_twins.spaces.fine_window)
     theirs = gentle_twins.theirs.fine_acoustics(7, to_torch(ids)).logits
     assert largest_difference(read(gentle_twins.ours.fine_acoustics, 7, ids), theirs) < 1e-4 * float(theirs.std())
@@ -60,7 +60,7 @@ def test_a_frame_sees_the_frames_after_it(gentle_twins, rng):
 
 
 def make_abstract() -> BarkFineModel:
-    """A small network of shapes alone: what is refused is refused before anything is computed."""
+    """A small network of abstract arrays: arguments must be refused before anything is computed."""
     config = BarkFineConfig(
         block_size=16, input_vocab_size=32, output_vocab_size=32, num_layers=1, num_heads=2, hidden_size=16
     )

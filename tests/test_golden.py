@@ -1,4 +1,4 @@
-"""Parity without torch: what transformers computed once, from weights that numpy draws; see golden/checkpoint.py."""
+"""Parity without torch, against stored outputs of transformers on numpy-drawn weights; see golden/checkpoint.py."""
 
 import functools
 import json

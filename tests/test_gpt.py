@@ -1,4 +1,4 @@
-"""The causal transformer: parity with torch layer by layer and whole, and the KV cache."""
+"""The causal transformer: parity with torch, layer by layer and end to end, and the KV cache."""
 
 import functools
 
@@ -16,7 +16,7 @@ from bark_jax.stage_models import BarkSemanticModel
 
 NETWORKS = ("semantic", "coarse_acoustics")
 
-# Compiled whole: JAX compiles every operation by itself otherwise.
+# Jitted as one program: eagerly, JAX would compile every operation by itself.
 read = jax.jit(BarkCausalModel.__call__, static_argnames="output_hidden_states")
 apply = jax.jit(lambda module, *arrays: module(*arrays))
 logits_of = jax.jit(BarkCausalModel.logits, static_argnames=("start", "size"))
@@ -67,7 +67,7 @@ def test_logits_equal_torchs(network, sized_twins, rng):
     assert largest_difference(read(ours, ids), theirs(to_torch(ids)).logits) < 1e-4
 
 
-def test_logits_equal_torchs_over_the_whole_context(gentle_twins, rng):
+def test_logits_equal_torchs_over_the_full_context(gentle_twins, rng):
     model = gentle_twins.ours.coarse_acoustics
     ids = draw_ids(rng, (1, model.config.block_size), model)
     theirs = gentle_twins.theirs.coarse_acoustics(to_torch(ids)).logits
@@ -107,11 +107,11 @@ def test_mlp_equals_torchs_far_from_0_too(gentle_twins, rng):
 def test_cached_steps_equal_one_full_pass(gentle_twins, rng):
     model = gentle_twins.ours.coarse_acoustics
     ids_BT = draw_ids(rng, (2, 24), model)
-    whole_BTV = np.asarray(read(model, ids_BT))
+    full_BTV = np.asarray(read(model, ids_BT))
     cache = prefill(model, ids_BT[:, :20], np.array([20, 20]), n_slots=32)
     for step in range(20, 24):
         logits_BV, cache = decode(model, ids_BT[:, step], cache)
-        np.testing.assert_allclose(logits_BV, whole_BTV[:, step], atol=1e-5)
+        np.testing.assert_allclose(logits_BV, full_BTV[:, step], atol=1e-5)
     np.testing.assert_array_equal(cache.length_B, [24, 24])
 
 
@@ -136,8 +136,8 @@ def test_a_row_is_bit_equal_in_any_slot_and_company(gentle_twins, rng):
 def test_the_head_can_be_cut_to_the_ids_that_are_asked_for(gentle_twins, rng):
     model = gentle_twins.ours.coarse_acoustics
     hidden_BD = rng.normal(size=(2, 64)).astype(np.float32)
-    whole_BV = np.asarray(logits_of(model, hidden_BD))
-    np.testing.assert_allclose(logits_of(model, hidden_BD, 123, 256), whole_BV[:, 123 : 123 + 256], atol=1e-6)
+    full_BV = np.asarray(logits_of(model, hidden_BD))
+    np.testing.assert_allclose(logits_of(model, hidden_BD, 123, 256), full_BV[:, 123 : 123 + 256], atol=1e-6)
 
 
 def test_the_semantic_prompt_sums_text_and_history(gentle_twins, rng):
@@ -162,7 +162,7 @@ def test_half_precision_halves_the_bytes_and_keeps_float32_logits(dtype, gentle_
 
 
 def make_abstract() -> BarkSemanticModel:
-    """A small network of shapes alone: what is refused is refused before anything is computed."""
+    """A small network of abstract arrays: arguments must be refused before anything is computed."""
     config = BarkSemanticConfig(
         block_size=16, input_vocab_size=64, output_vocab_size=64, num_layers=2, num_heads=2, hidden_size=16
     )

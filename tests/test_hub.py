@@ -1,4 +1,4 @@
-"""Downloads from a Hub that breaks off, lies or is not there: what is taken, what is refused, and what stays behind."""
+"""Hub downloads that are cut off, tampered with or missing: what is accepted, refused, and left on disk."""
 
 import contextlib
 import itertools
@@ -45,7 +45,7 @@ def hub(checkpoint, monkeypatch, tmp_path):
 
 @pytest.fixture
 def no_sockets(monkeypatch):
-    """After this is called, anything that opens or asks for a connection fails."""
+    """A function after whose call any attempt to open a connection fails."""
 
     def guard():
         def refuse(*arguments, **options):
@@ -140,10 +140,10 @@ def test_h02_a_server_that_sends_the_same_half_for_ever_is_given_up(hub, monkeyp
     from huggingface_hub import constants
 
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100_000)  # the client goes on for ever after whole chunks
-    seconds = itertools.count()  # one goes by whenever some bytes have come
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100_000)  # complete chunks reset the client's retries
+    seconds = itertools.count()  # a second passes whenever some bytes have arrived
     monkeypatch.setattr(client, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
-    hub.cut, hub.takes_ranges = 50, False  # after so many halves it sends the whole
+    hub.cut, hub.takes_ranges = 50, False  # after 50 truncated answers it sends complete files
     with pytest.raises(ModelNotFoundError, match=r"got no further than .* bytes for 60 s.*With a connection"):
         find_model(REPOSITORY)
     assert hub.cut > 40  # two halves were sent
@@ -187,7 +187,7 @@ def test_h06_a_commit_that_leads_elsewhere_writes_nothing(hub, tmp_path):
 
 
 class TwoFaced(Hub):
-    """Names a commit to whoever asks first."""
+    """A server that names a valid commit in its first answer, and a path in later ones."""
 
     @property
     def commit(self):
@@ -236,15 +236,15 @@ def test_answers_as_the_hub_gives_them_are_taken(status, headers):
     client._check_answer(answer)
 
 
-@pytest.mark.parametrize("place", ["https://cdn.example.com/a", "//127.0.0.1/a", ""])
-def test_a_checksum_is_looked_at_where_the_client_goes_no_further(place):
+@pytest.mark.parametrize("location", ["https://cdn.example.com/a", "//127.0.0.1/a", ""])
+def test_a_checksum_is_looked_at_where_the_client_goes_no_further(location):
     request = SimpleNamespace(url=SimpleNamespace(host="hub", path="/a/b/resolve/main/c"))
-    headers = {"X-Repo-Commit": COMMIT, "ETag": '"a/b"', "Location": place}
+    headers = {"X-Repo-Commit": COMMIT, "ETag": '"a/b"', "Location": location}
     with refused(ModelNotFoundError, "the answer of hub is refused: it names no checksum but 'a/b'"):
         client._check_answer(SimpleNamespace(request=request, status_code=302, headers=headers))
 
 
-def test_clients_that_take_the_place_of_others_are_checked(hub, tmp_path):
+def test_clients_that_replace_others_are_checked(hub, tmp_path):
     from huggingface_hub import close_session, get_session
 
     client.check_answers()

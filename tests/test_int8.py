@@ -1,4 +1,4 @@
-"""Weights of eight bits: how far they are off, that rows stay alone, and a voice that is still understood."""
+"""Int8 weights: error bounds, independence of rows, and speech that a recogniser still understands."""
 
 import functools
 
@@ -30,7 +30,7 @@ def make_linear(n_in=96, n_out=40, **options):
 
 
 def read(layer, *xs):
-    """What a layer makes of each, compiled anew: what it does may hang on more than its arguments."""
+    """Outputs of a layer for each x. Jits again on every call, since the layer also depends on patched globals."""
     return in_numpy(jax.jit(lambda layer, *xs: [layer(x) for x in xs]))(layer, *xs)
 
 
@@ -56,7 +56,7 @@ def test_weights_are_the_nearest_multiples_of_their_scale():
 
 
 def errors_of(layer, *xs):
-    """How far a layer is off, as a part of what it gives."""
+    """Yields the layer's error for each x, as a share of the output's standard deviation."""
     for x, found in zip(xs, read(layer, *xs), strict=True):
         exact = x.astype(np.float64) @ dequantized(layer) + np.asarray(layer.bias[...])
         assert found.shape == exact.shape and found.dtype == jnp.float32
@@ -124,8 +124,8 @@ def test_a_row_is_the_same_to_the_last_bit_or_two_among_any_neighbours(rng):
 def test_features_of_a_range_are_those_of_all():
     _, layer = make_linear(use_bias=False)
     x = np.linspace(-1, 1, 96, dtype=np.float32)[None]
-    found, whole = jax.jit(lambda layer, x: (layer.features(8, 13)(x), layer(x)))(layer, x)
-    np.testing.assert_array_equal(found, np.asarray(whole)[:, 8:21])
+    found, all_features = jax.jit(lambda layer, x: (layer.features(8, 13)(x), layer(x)))(layer, x)
+    np.testing.assert_array_equal(found, np.asarray(all_features)[:, 8:21])
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
@@ -153,7 +153,7 @@ def test_numbers_that_are_not_finite_are_not_hidden():
         assert not np.isfinite(found[0]).any() and np.isfinite(found[1]).all()
 
 
-def test_networks_stay_close_and_steps_read_as_the_whole(has_bfloat16):
+def test_networks_stay_close_and_steps_equal_one_full_pass(has_bfloat16):
     exact, model = drawn(make_causal, seed=4), quantized(drawn(make_causal, seed=4))
     tokens_BT = np.random.default_rng(1).integers(0, 70, (2, 12))
     assert for_decoding(model, 1) is model and make_decoder(model) is model
@@ -214,9 +214,9 @@ def test_the_layers_of_three_networks_are_smaller(toy, toy_folder):
     def n_bytes(network):
         return sum(leaf.nbytes for leaf in jax.tree.leaves(network.blocks))
 
-    whole = bark_jax.BarkModel.from_pretrained(toy_folder, dtype="float32")
+    exact = bark_jax.BarkModel.from_pretrained(toy_folder, dtype="float32")
     for name in ("semantic", "coarse_acoustics", "fine_acoustics"):
-        assert n_bytes(getattr(toy.model, name)) < 0.4 * n_bytes(getattr(whole, name))
+        assert n_bytes(getattr(toy.model, name)) < 0.4 * n_bytes(getattr(exact, name))
 
 
 def test_saving_is_refused(toy, tmp_path):

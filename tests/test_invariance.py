@@ -82,7 +82,7 @@ def test_64_rows_keep_their_tokens_in_8_arrangements(model):
 
 
 def test_keys_that_stay_with_the_slot_are_found_out(model):
-    """The negative control: what the tests above would see if draws depended on a row's place."""
+    """Negative control: the tests above would fail if draws depended on a row's position."""
     rows = draw_rows(model, 16)
     expected = generate(model, rows, list(range(16)), 8)
     order = np.random.default_rng(1).permutation(16).tolist()

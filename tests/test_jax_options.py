@@ -1,4 +1,4 @@
-"""JAX's options that a program may have set: the tokens stay the same, and the program's options come back."""
+"""JAX options that a user's program has set: tokens do not change, and the options are restored."""
 
 import contextlib
 import os
@@ -72,20 +72,20 @@ def tokens_under(options, folder):
 
 
 @pytest.fixture(scope="module")
-def told(toy_folder):
+def default_tokens(toy_folder):
     return tokens_under({}, toy_folder)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["64-bit types", "no transfers"])
-def test_tokens_are_the_same_whatever_a_program_has_set(name, told, toy_folder):
-    assert len(told) == 8
-    assert tokens_under(OPTIONS[name], toy_folder) == told
+def test_tokens_are_the_same_whatever_a_program_has_set(name, default_tokens, toy_folder):
+    assert len(default_tokens) == 8
+    assert tokens_under(OPTIONS[name], toy_folder) == default_tokens
 
 
 @contextlib.contextmanager
 def options_set(options):
-    """As a program sets them, for the block alone."""
+    """Sets JAX options as a user's program would, for the block."""
     before = {name: getattr(jax.config, name) for name in options}
     try:
         for name, value in options.items():
@@ -97,7 +97,7 @@ def options_set(options):
 
 
 def speak(bark, engine):
-    """What a row, a stream, an engine's row and an array's row become, as bytes."""
+    """Results of a row, a stream, an engine's row and an array's row, as bytes."""
     ask = dict(max_new_tokens=12, allow_early_stop=False)
     clip = bark.generate("hello", seed=3, **ask)
     parts = list(bark.stream("hello", seed=3, **ask))

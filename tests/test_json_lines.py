@@ -1,4 +1,4 @@
-"""The reader of lines: its bound, its numbers, and what a line may hold."""
+"""The reader of JSON Lines: length bound, line numbers, allowed values."""
 
 import io
 
@@ -22,7 +22,7 @@ def test_a_line_beyond_the_bound_is_none_and_its_rest_no_line(n_bytes):
     assert read(b"a\n" + b"x" * n_bytes) == [(1, b"a\n"), (2, None)]
 
 
-def test_a_line_as_long_as_the_bound_is_whole():
+def test_a_line_as_long_as_the_bound_is_read():
     assert read(b"1234567\n1234567") == [(1, b"1234567\n"), (2, b"1234567")]
 
 
@@ -44,7 +44,7 @@ def test_a_byte_order_mark_is_left_out_in_front_of_the_first_line_alone():
         (b"[1]", r"\[1\], expected a JSON object"),
     ],
 )
-def test_what_is_no_object_is_told(data, message):
+def test_what_is_no_object_is_refused(data, message):
     with pytest.raises(InputError, match=message):
         read_object(data, 1000)
 

@@ -1,4 +1,4 @@
-"""The layout: which room may import which, no circles, few modules at the top, one package in the wheel."""
+"""Module structure: allowed imports between subpackages, no import cycles, one package in the wheel."""
 
 import functools
 import graphlib
@@ -10,7 +10,7 @@ from benchmarks import layout
 
 PACKAGE = Path(bark_jax.__file__).parent
 
-# From below upwards; rooms of one line do not import each other.
+# Subpackages from the lowest layer to the highest; those in one line do not import each other.
 FLOORS = (
     ("errors",),
     ("_system",),
@@ -31,9 +31,9 @@ FLOORS = (
     ("cli",),
     ("__main__",),
 )
-# Rooms that work before JAX is imported, or without it, and so import what needs it when it is needed.
+# Subpackages that must work without JAX, or before it is imported, and so import it inside functions.
 LAZY_ROOMS = {"batch", "cli"}
-# An optional package, or a module of JAX that costs more than the rest, is behind these.
+# Modules that need an optional package, or a part of JAX that is slow to import.
 LAZY_MODULES = {"bark_jax.audio.plots", "bark_jax.networks.pallas_decode"}
 
 
@@ -49,7 +49,7 @@ def modules() -> dict[str, Path]:
 
 @functools.cache
 def imports(module: str) -> list[tuple[str, bool]]:
-    """What a module imports of the package, and whether when it is imported itself; types alone are left out."""
+    """Imports of a module from the package, each with whether it runs at import time; TYPE_CHECKING is left out."""
     at_once, late, _ = layout.imports_of(modules()[module], modules())
     return [*((name, True) for name in at_once), *((name, False) for name in late)]
 

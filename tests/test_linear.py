@@ -1,4 +1,4 @@
-"""Products in bfloat16 on a CPU: what they compute, and that no copies in float32 are made for them."""
+"""bfloat16 products on a CPU: their values, and that no float32 copies of weights are made."""
 
 import dataclasses
 import functools
@@ -27,7 +27,7 @@ SHAPES = [(1, 48), (3, 48), (9, 48), (1, 1, 48), (2, 5, 48)]
 
 @functools.partial(jax.jit, static_argnames="wanted")
 def products_of(xs, weights, wanted):
-    """Of every x with the weights as they lie and transposed, in each dtype."""
+    """Products of every x with the weights in both layouts, as stored and transposed, in each dtype."""
     return [
         [multiply(x, weight, axis, "cpu", dtype) for axis, weight in enumerate(weights) for dtype in wanted] for x in xs
     ]

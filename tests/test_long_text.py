@@ -1,4 +1,4 @@
-"""Long texts: nothing is lost or cut in two, and their sentences become one recording."""
+"""Long texts: splitting loses nothing and cuts no word, and sentences are joined to one recording."""
 
 import dataclasses
 import random
@@ -118,21 +118,25 @@ def test_texts_are_cut_where_a_speaker_would_breathe(text, max_tokens, pieces):
 
 
 @pytest.mark.parametrize(
-    ("text", "most", "pieces"),
+    ("text", "max_sentences", "pieces"),
     [
         ("One. Two. Three.", 1, ["One.", "Two.", "Three."]),
         ("One. Two. Three.", 2, ["One. Two.", "Three."]),
         ("One.\nTwo.", 1, ["One.", "Two."]),
         ("Mr. Smith left.", 1, ["Mr. Smith left."]),
-        ("... One. Two! ... :)", 1, ["... One.", "Two! ... :)"]),  # signs alone are no sentence
-        ("one two, one two three one. Two.", 1, ["one two,", "one two", "three one.", "Two."]),  # nor is part of one
+        ("... One. Two! ... :)", 1, ["... One.", "Two! ... :)"]),  # punctuation alone is no sentence
+        (
+            "one two, one two three one. Two.",
+            1,
+            ["one two,", "one two", "three one.", "Two."],
+        ),  # nor is a part
     ],
 )
-def test_a_prompt_holds_no_more_sentences_than_a_model_speaks(text, most, pieces):
-    assert split_text(text, count_tokens, 8 if "," not in text else 4, max_sentences=most) == pieces
+def test_a_prompt_holds_no_more_sentences_than_a_model_speaks(text, max_sentences, pieces):
+    assert split_text(text, count_tokens, 8 if "," not in text else 4, max_sentences=max_sentences) == pieces
 
 
-def test_a_word_beyond_the_budget_stays_whole():
+def test_a_word_beyond_the_budget_is_not_cut():
     assert split_text(f"So: {'x' * 90} it is", count_tokens, 5) == ["So:", "x" * 90, "it is"]
 
 
@@ -161,7 +165,7 @@ def quick(bark, monkeypatch):
         def __init__(self):
             self.bark, self.batches, self.empty, self.n_rows = bark, [], set(), 0
 
-        def generate_rows(self, rows, *told):
+        def generate_rows(self, rows, *rest):
             self.batches.append(list(rows))
             return [self.utterance(row) for row in rows]
 

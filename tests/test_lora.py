@@ -1,4 +1,4 @@
-"""LoRA: the merged network against a dense sum, its file, and generation with it."""
+"""LoRA: the merged network against a dense sum, the LoRA file, and generation with it."""
 
 import dataclasses
 import json
@@ -92,7 +92,7 @@ def test_gradients_reach_both_halves_through_the_merged_network(tiny):
     lora, grads = jax.tree.map(np.asarray, (lora, jax.jit(jax.grad(loss))(lora)))
     assert isinstance(grads, Lora) and grads.alpha == lora.alpha
     assert all(np.abs(grad).max() > 0 for grad in jax.tree.leaves(grads))
-    # Along the gradient the loss grows as its length says.
+    # A small move along the gradient raises the loss by the gradient's norm times the step.
     step = 1e-3 / sum(float(np.sum(grad**2)) for grad in jax.tree.leaves(grads))
     steps = map(np.float32, (step, -step))
     ahead, behind = (loss(jax.tree.map(lambda x, g, s=s: x + s * g, lora, grads)) for s in steps)
@@ -299,8 +299,8 @@ def test_say_speaks_with_a_lora_and_tells_a_wrong_one(lora_file, tmp_path):
         args = ["say", "hi", "-m", "tiny", "--seed", "1", "--max-seconds", "0.3", "--json", "-o", str(tmp_path / name)]
         return CliRunner().invoke(main, [*args, *(["--lora", str(lora)] if lora else [])])
 
-    told = [json.loads(say(lora, name).stdout) for lora, name in ((lora_file, "with.wav"), (None, "without.wav"))]
-    assert [each["lora"] for each in told] == [str(lora_file), None]
+    reports = [json.loads(say(lora, name).stdout) for lora, name in ((lora_file, "with.wav"), (None, "without.wav"))]
+    assert [each["lora"] for each in reports] == [str(lora_file), None]
     assert (tmp_path / "with.wav").read_bytes() != (tmp_path / "without.wav").read_bytes()
     refused = say(tmp_path / "nowhere", "never.wav")
     assert refused.exit_code != 0 and "nowhere" in refused.stderr and not (tmp_path / "never.wav").exists()

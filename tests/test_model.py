@@ -1,4 +1,4 @@
-"""The whole model against transformers, from token ids to the waveform; rows, keys and what is refused."""
+"""The model end to end against transformers, from token ids to audio; rows, keys and refused input."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""A Bark as one module: through jit, split, tree maps, shardings and checkpoints as a whole."""
+"""A Bark as an NNX module: jit, split, tree maps, shardings and checkpoints of all networks at once."""
 
 import os
 import subprocess

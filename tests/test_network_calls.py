@@ -1,4 +1,4 @@
-"""Stages called on arrays, as transformers calls them: the same tokens as whole calls, and as transformers."""
+"""Stages called on arrays, as in transformers: tokens equal those of `generate` and of transformers."""
 
 import dataclasses
 
@@ -28,7 +28,7 @@ def toy_voice():
 
 @pytest.fixture(scope="module")
 def stages(toy_model, toy_voice):
-    """What each stage gives for two rows of unequal length, the second in a voice."""
+    """Outputs of each stage for two rows of unequal length, the second with a voice."""
     shared = dict(history_prompt=[None, toy_voice], seed=[1, 2])
     tokens = toy_model.semantic.generate(
         IDS, SEMANTIC, attention_mask=MASK, max_new_tokens=[12, 5], min_eos_p=None, allow_early_stop=False, **shared
@@ -40,7 +40,7 @@ def stages(toy_model, toy_voice):
     return tokens, stream, lengths, codes
 
 
-def test_stages_on_arrays_make_the_audio_of_a_whole_call(toy_model, toy_voice, stages):
+def test_stages_on_arrays_make_the_audio_of_one_call(toy_model, toy_voice, stages):
     audio, lengths = toy_model.generate(
         IDS,
         attention_mask=MASK,

@@ -1,4 +1,4 @@
-"""The notebook runs as it stands, on the built-in model, and is kept without what a run leaves in it."""
+"""The notebook runs without changes on the built-in model, and is stored without outputs."""
 
 import ast
 import json
@@ -26,15 +26,15 @@ def test_its_cells_run_in_order(code_cells, tmp_path, monkeypatch):
     pyplot = pytest.importorskip("matplotlib.pyplot")
     pyplot.switch_backend("agg")
     monkeypatch.chdir(tmp_path)
-    shown = []
-    variables = {"display": lambda *values: shown.extend(show(value) for value in values)}
+    displayed = []
+    variables = {"display": lambda *values: displayed.extend(show(value) for value in values)}
     try:
         for number, cell in enumerate(code_cells):
             run_cell("".join(cell["source"]), f"cell {number}", variables)
         n_figures = len(pyplot.get_fignums())
     finally:
         pyplot.close("all")
-    assert shown.count("player") >= 9 and shown.count("picture") == 2 and n_figures == 2
+    assert displayed.count("player") >= 9 and displayed.count("picture") == 2 and n_figures == 2
     assert {path.name for path in tmp_path.iterdir()} == {"found.npz", "story.wav", "story.png"}
 
 

@@ -1,4 +1,4 @@
-"""`bark-jax parity`, and the rules by which it calls two models equal."""
+"""`bark-jax parity`, and its criteria of equality."""
 
 import dataclasses
 import json

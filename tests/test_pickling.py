@@ -1,4 +1,4 @@
-"""Errors, warnings and results go to other processes and back: every one of them that the packages define."""
+"""Pickling of errors, warnings and results, every class that the packages define."""
 
 import collections.abc
 import copy
@@ -31,7 +31,7 @@ from bark_jax.text.vocabulary import UnknownWordsWarning
 from bark_jax.training.manifest import ManifestError
 from bark_jax.voices.voice import Voice
 
-# What holds functions or networks is no result, and stays where it was made.
+# Classes that hold functions or networks are no results, and need not be pickled.
 # Of networks and of a conversion at work: rooms and modules whose results are arrays on a device, or hold functions.
 PARTS = {"networks", "semantic", "coarse", "fine", "codec", "codec_steps", "sampling", "slots", "padding"} | {
     "arrays",
@@ -70,7 +70,7 @@ RESULTS = sorted(
     key=str,
 )
 
-# Of classes whose __init__ takes more than a message. A new one fails here until it has its line.
+# Instances of classes whose __init__ takes more than a message. A new class fails here until it has an entry.
 MADE_ERRORS = {
     RowsError: lambda: RowsError("rows.jsonl", [Fault(2, "id is missing")], 7),
     ManifestError: lambda: ManifestError(pathlib.Path("m.jsonl"), [Fault(1, "it is not JSON")], "Mend it."),
@@ -162,10 +162,10 @@ COPIES = {
 @pytest.mark.parametrize("kind", ERRORS, ids=lambda kind: kind.__name__)
 def test_errors_and_warnings_come_back_as_they_were(kind, how):
     error = MADE_ERRORS[kind]() if kind in MADE_ERRORS else kind("x is 1, expected 2")
-    error.told = {"line": 3}
+    error.details = {"line": 3}
     error.add_note("seen twice")
     again = COPIES[how](error)
-    assert are_equal(error, again) and again.__notes__ == ["seen twice"] and again.told == {"line": 3}
+    assert are_equal(error, again) and again.__notes__ == ["seen twice"] and again.details == {"line": 3}
 
 
 def test_an_error_of_the_system_keeps_its_number_and_file():

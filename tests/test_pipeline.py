@@ -1,4 +1,4 @@
-"""Text in, clips out, with the built-in model; candidates; and a package that loads nothing before it is needed."""
+"""Text to clips with the built-in model; candidates (best_of); lazy imports of the package."""
 
 import dataclasses
 import importlib
@@ -33,9 +33,9 @@ def batches(bark, monkeypatch):
     """The rows that the networks are given, batch by batch."""
     given, generate_rows = [], bark.model.generate_rows
 
-    def spy(rows, *told):
+    def spy(rows, *rest):
         given.append(list(rows))
-        return generate_rows(rows, *told)
+        return generate_rows(rows, *rest)
 
     monkeypatch.setattr(bark.model, "generate_rows", spy)
     return given
@@ -60,12 +60,12 @@ def test_a_text_becomes_a_clip(bark, tmp_path):
     assert_same(clip, bark.generate("Hello there.", seed=3, **SHORT))
 
 
-def test_progress_is_told_within_the_long_stages_and_changes_no_bit(bark):
+def test_progress_is_reported_within_the_long_stages_and_changes_no_bit(bark):
     ask = dict(seed=3, semantic_max_new_tokens=70, allow_early_stop=False)
-    told = []
-    clip = bark.generate("Hello there.", on_progress=lambda *each: told.append(each), **ask)
+    calls = []
+    clip = bark.generate("Hello there.", on_progress=lambda *each: calls.append(each), **ask)
     semantic = [("semantic", n_done, 70) for n_done in (32, 64, 70)]
-    assert told == semantic + [("coarse", n_done, 4) for n_done in (1, 2, 3, 4)]
+    assert calls == semantic + [("coarse", n_done, 4) for n_done in (1, 2, 3, 4)]
     alone = bark.generate("Hello there.", **ask)
     assert_same(clip, alone)
     np.testing.assert_array_equal(clip.semantic_logprob, alone.semantic_logprob)
@@ -138,8 +138,8 @@ def test_every_text_has_its_own_candidates(bark, batches):
 def test_an_empty_candidate_is_never_the_best(bark, monkeypatch):
     generate_rows = bark.model.generate_rows
 
-    def generate(rows, *told):
-        first, *others = generate_rows(rows, *told)
+    def generate(rows, *rest):
+        first, *others = generate_rows(rows, *rest)
         nothing = {name: values[..., :0] for name, values in vars(first).items()}
         return [dataclasses.replace(first, **nothing), *others]
 

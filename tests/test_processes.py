@@ -1,4 +1,4 @@
-"""Models in several processes: children that were forked, and processes that share a cluster's devices."""
+"""Models in several processes: forked children, and processes of a multi-host cluster."""
 
 import os
 import re

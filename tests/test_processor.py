@@ -1,4 +1,4 @@
-"""The processor: the ids of transformers, the voices beside them, and texts that are refused."""
+"""The processor: ids equal to transformers', voices, and refused texts."""
 
 import json
 import os
@@ -172,7 +172,7 @@ def test_decomposed_text_has_the_tokens_of_composed_text(processor):
             np.testing.assert_array_equal(processor(given)["input_ids"], processor(texts)["input_ids"])
 
 
-def test_what_is_cut_off_is_told_from_the_normalised_text(processor):
+def test_the_warning_of_a_cut_text_has_its_normalised_rest(processor):
     text = unicodedata.normalize("NFD", "é é é a b")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -181,7 +181,7 @@ def test_what_is_cut_off_is_told_from_the_normalised_text(processor):
     assert cut == "a b"
 
 
-def test_a_word_of_unknown_characters_is_told_and_a_text_of_them_refused(processor):
+def test_a_word_of_unknown_characters_is_a_warning_and_a_text_of_them_an_error(processor):
     with pytest.warns(UnknownCharactersWarning, match="cannot read '𓀀', 'cool𓀀'") as caught:
         processor(["hello 𓀀 hello", "hello cool𓀀 𓀀"])
     (warning,) = caught

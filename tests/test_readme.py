@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands, one block after the other, on a small model under the name it uses."""
+"""The README's Python blocks run in order, with a small model instead of the one that they name."""
 
 import json
 import re
@@ -52,9 +52,9 @@ def test_every_block_of_python_runs(published, tmp_path, capsys):
     assert len(namespace["clips"]) == 2 and namespace["lengths"]
 
 
-def test_extras_that_are_told_of_exist():
+def test_extras_that_are_mentioned_exist():
     """pip only warns of an extra that is not there, and installs nothing for it."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     files = [README, *ROOT.glob("docs/*.md"), *ROOT.glob("bark_jax/**/*.py"), *ROOT.glob("bark_jax/**/*.md")]
-    told = {name for file in files for name in re.findall(r"bark-jax\[(\w+)\]", file.read_text())}
-    assert {"parquet", "ray"} <= told <= set(extras)
+    mentioned = {name for file in files for name in re.findall(r"bark-jax\[(\w+)\]", file.read_text())}
+    assert {"parquet", "ray"} <= mentioned <= set(extras)

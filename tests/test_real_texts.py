@@ -1,4 +1,4 @@
-"""Text as people have it, through the real vocabulary: decomposed letters, emoji, prompts with recorded tokens."""
+"""Real-world text through the real vocabulary: decomposed letters, emoji, prompts with recorded tokens."""
 
 import json
 import unicodedata
@@ -64,7 +64,7 @@ def test_a_text_of_unknown_characters_alone_is_refused(processor, text):
         processor(text)
 
 
-def test_words_that_become_unknown_are_told(processor):
+def test_words_that_become_unknown_are_warned_of(processor):
     with pytest.warns(UnknownCharactersWarning, match="'cool😀', '🎉'") as caught:
         processor("That is cool😀 🎉 and fine 🎉.")
     assert caught[0].message.words == ("cool😀", "🎉")

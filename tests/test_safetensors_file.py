@@ -1,4 +1,4 @@
-"""Safetensors files and shards: what is read, and that nothing damaged or hostile is."""
+"""Safetensors files and shards: valid files are read, damaged and hostile ones refused."""
 
 import json
 import random
@@ -216,7 +216,7 @@ def test_damage_anywhere_gives_an_error_or_arrays_that_fit_the_file(path):
 
 @pytest.fixture
 def index(tmp_path):
-    """Where an index lies; beside it are two shards, each with one array."""
+    """Path of an index, to be written; beside it are two shards with one array each."""
     for shard, name in (("a", "wte"), ("b", "wpe")):
         save_file({name: VALUES}, tmp_path / f"{shard}.safetensors")
     return tmp_path / "model.safetensors.index.json"

@@ -1,4 +1,4 @@
-"""Choosing tokens: the distribution drawn from against a numpy restatement, and what a draw depends on."""
+"""Sampling: distributions against a numpy restatement, and what a draw depends on."""
 
 import dataclasses
 
@@ -18,7 +18,7 @@ V = 12
 
 def make_sampling(rows, temperature=1.0, top_k=0, top_p=1.0, seeds=None):
     data = np.stack([key_data(seed) for seed in (range(rows) if seeds is None else seeds)])
-    # One program for all: that which may cut.
+    # One program for all cases: the one with top-k and top-p.
     return dataclasses.replace(Sampling.stack([StageSampling(temperature, top_k, top_p)] * rows, data), may_cut=True)
 
 
@@ -34,7 +34,7 @@ def normal_logits(rng, rows):
 
 
 def exact_probabilities(logits_V, temperature, top_k, top_p):
-    """Temperature, then top-k, then top-p, spelt out for one row in float64."""
+    """Probabilities [V] after temperature, then top-k, then top-p: one row, in float64."""
     scaled = np.asarray(logits_V, np.float64) / temperature
     order = np.argsort(-scaled, kind="stable")
     kept = order[: top_k or len(order)]

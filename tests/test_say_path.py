@@ -1,4 +1,4 @@
-"""One `bark-jax say` checks, finds and reads each thing once, as `benchmarks.say_path` counts it."""
+"""A `bark-jax say` runs each check and reads each file once, as counted by `benchmarks.say_path`."""
 
 import pytest
 

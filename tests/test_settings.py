@@ -1,4 +1,4 @@
-"""Settings: who wins, what a value means, and what is refused."""
+"""Settings: precedence of arguments and configs, meaning of values, and refused values."""
 
 import dataclasses
 import typing
@@ -62,7 +62,7 @@ def test_the_fine_stage_takes_the_most_likely_code_at_none_and_1(temperature):
     assert resolve({"fine_temperature": temperature})[0].fine == StageSampling(0.0)
 
 
-def test_the_fine_stage_draws_at_1_where_it_is_told_to():
+def test_the_fine_stage_draws_at_1_with_fine_do_sample():
     assert resolve({"fine_temperature": 1.0, "fine_do_sample": True})[0].fine == StageSampling(1.0)
 
 

@@ -1,4 +1,4 @@
-"""One stage at a time: what each gives is what `generate` has on the way, in batches and on devices of any number."""
+"""Stages called one at a time: results equal those inside `generate`, in batches and on several devices."""
 
 import os
 import subprocess

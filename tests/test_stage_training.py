@@ -1,4 +1,4 @@
-"""Training of a model's transformers, whole and as LoRA: what comes out is a model like any other."""
+"""Training of a model's transformers, in full and as LoRA; results load like any other model."""
 
 import subprocess
 import sys

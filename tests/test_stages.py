@@ -1,4 +1,4 @@
-"""The stages against transformers' greedy tokens: every row of a batch against its run alone, and windows' edges.
+"""The stages against transformers' greedy tokens: rows of a batch against single runs, and edges of windows.
 
 Of the toy's sizes and token spaces, so that nearly all of it runs the programs of other files; once a stage, among the
 slow tests, of Bark's own.
@@ -32,7 +32,7 @@ def greedy(n_rows: int) -> Sampling:
 
 
 def fill(rows, idle):
-    """One row as it is, several with idle ones after them."""
+    """Pads several rows with idle ones to N_ROWS; a single row stays alone."""
     return rows if len(rows) == 1 else [*rows, *[idle] * (N_ROWS - len(rows))]
 
 
@@ -151,7 +151,7 @@ def assert_fine_codes_equal(twins, n_frames, voices, rng):
     found = run_fine(twins, codes, voices, twins.spaces)
     for row, v, codes_QT in zip(codes, voices, found, strict=True):
         expected = twins.fine(row, v)
-        # Frame by frame these are some thousand choices a row; a near-tie would show as single codes that differ.
+        # These are some thousand choices a row; a near-tie would appear as single codes that differ.
         assert (codes_QT == expected).mean() > 0.999
         np.testing.assert_array_equal(codes_QT[:2], row)
 
@@ -189,7 +189,7 @@ def test_a_row_without_frames_does_not_disturb_its_batch(twins, rng):
 
 @jax.tree_util.register_static
 class Echo:
-    """Stands for the fine network: every code it predicts depends on every code that it may read, and on the place."""
+    """A fake fine network: every predicted code depends on every code that it may read, and on its position."""
 
     platform = "cpu"
 
@@ -312,7 +312,7 @@ def test_tokens_never_leave_their_codebooks_when_drawn_hot(twins, rng):
 
 
 def test_log_probabilities_are_those_of_the_network(twins, rng):
-    """Of the first coarse code, from a full pass over the window's prompt."""
+    """Checks the first coarse code against a full pass over the window's prompt."""
     tokens, spaces = rng.integers(0, 123, 20), twins.spaces
     prompt = coarse.make_prompt([tokens], [None], spaces)
     model = twins.ours.coarse_acoustics

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a command ends with 130 or 143 whatever runs, and leaves nothing half-written."""
+"""Ctrl-C and SIGTERM: every command exits with 130 or 143, and leaves no partial files."""
 
 import os
 import signal
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from batch_stub import run_stub, write_rows
-from test_batch_runs import check_whole
+from test_batch_runs import check_complete
 
-HANG_S = 300  # of a machine that is busy; nothing here takes long
+HANG_S = 300  # for a busy machine; nothing here takes long
 TESTS = Path(__file__).parent
 
 # Waits in C, where Python runs no handlers, as while XLA compiles.
@@ -86,7 +86,7 @@ def test_the_second_signal_ends_a_batch_that_is_stuck(tmp_path):
     _, err = process.communicate(timeout=HANG_S)
     assert (process.returncode, err) == (130, "")
     assert run_stub(rows, out).left == 0
-    check_whole(out, rows)
+    check_complete(out, rows)
 
 
 FILLS_THE_PIPE = """

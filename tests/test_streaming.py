@@ -1,4 +1,4 @@
-"""One utterance in parts: what is equal to the whole at once, what is not, and when which stage works."""
+"""Streaming of one utterance: which parts equal those of one call, which differ, and when each stage runs."""
 
 import dataclasses
 
@@ -47,40 +47,40 @@ def tiny_voice():
 
 
 @pytest.fixture(scope="module")
-def whole(tiny):
+def at_once(tiny):
     return tiny.generate_rows([make_row(tiny)])[0]
 
 
 @pytest.fixture(scope="module")
 def streamed(tiny):
-    """(parts, utterance) of the row that `whole` is of."""
+    """(parts, utterance) of the row of `at_once`, streamed."""
     stream = stream_row(tiny, make_row(tiny))
     return list(stream), stream.utterance
 
 
-def assert_equal_but_for_fine(utterance, whole):
+def assert_equal_but_for_fine(utterance, at_once):
     for field in ("semantic", "coarse", "semantic_logprob", "coarse_logprob"):
-        found, expected = getattr(utterance, field), getattr(whole, field)
+        found, expected = getattr(utterance, field), getattr(at_once, field)
         assert found.dtype == expected.dtype, field
         np.testing.assert_array_equal(found, expected, err_msg=field)
     for field in ("fine", "samples"):
-        found, expected = getattr(utterance, field), getattr(whole, field)
+        found, expected = getattr(utterance, field), getattr(at_once, field)
         assert (found.shape, found.dtype) == (expected.shape, expected.dtype), field
 
 
-def test_drawn_semantic_tokens_and_coarse_codes_equal_those_of_the_whole(streamed, whole):
-    assert_equal_but_for_fine(streamed[1], whole)
-    assert whole.coarse.shape == (2, N_FRAMES) and len(np.unique(whole.coarse)) > 50
-    np.testing.assert_array_equal(streamed[1].fine[:2], whole.coarse)
+def test_drawn_semantic_tokens_and_coarse_codes_equal_those_of_one_call(streamed, at_once):
+    assert_equal_but_for_fine(streamed[1], at_once)
+    assert at_once.coarse.shape == (2, N_FRAMES) and len(np.unique(at_once.coarse)) > 50
+    np.testing.assert_array_equal(streamed[1].fine[:2], at_once.coarse)
 
 
-def test_with_a_voice_too(tiny, tiny_voice, whole):
+def test_with_a_voice_too(tiny, tiny_voice, at_once):
     row = make_row(tiny, voice=tiny_voice)
     stream = stream_row(tiny, row)
     list(stream)
     (with_voice,) = tiny.generate_rows([row])
     assert_equal_but_for_fine(stream.utterance, with_voice)
-    assert (with_voice.coarse != whole.coarse).mean() > 0.5, "a voice without effect would prove little"
+    assert (with_voice.coarse != at_once.coarse).mean() > 0.5, "a voice without effect would prove little"
 
 
 def test_parts_follow_one_another_and_make_up_the_utterance(streamed):
@@ -98,11 +98,11 @@ def test_the_audio_is_that_of_the_codes(tiny, streamed):
     assert np.abs(expected).max() > 1e-2
 
 
-def test_an_utterance_of_one_part_is_the_whole(tiny, whole):
+def test_an_utterance_of_one_part_equals_one_call(tiny, at_once):
     stream = stream_row(tiny, make_row(tiny), first_windows=8)
     (part,) = stream
-    np.testing.assert_array_equal(part.codes, whole.fine)
-    np.testing.assert_allclose(part.samples, whole.samples, atol=1e-5)
+    np.testing.assert_array_equal(part.codes, at_once.fine)
+    np.testing.assert_allclose(part.samples, at_once.samples, atol=1e-5)
 
 
 def test_the_same_seed_streams_the_same_and_another_does_not(tiny, streamed):
@@ -112,17 +112,17 @@ def test_the_same_seed_streams_the_same_and_another_does_not(tiny, streamed):
 
 
 @pytest.mark.parametrize("n_held", [0, 15, 60])
-def test_how_many_of_the_most_likely_fine_codes_are_those_of_the_whole(tiny, n_held, record_property):
+def test_how_many_of_the_most_likely_fine_codes_are_those_of_one_call(tiny, n_held, record_property):
     """A record more than a claim: a random network's choices hang on every code of its window, a trained one's on few.
 
     The tiny model has 0.29 to 0.35 of these codes in common, where chance is 0.004.
     """
     row = make_row(tiny, fine_do_sample=False)
-    (whole,) = tiny.generate_rows([row])
+    (at_once,) = tiny.generate_rows([row])
     stream = stream_row(tiny, row, n_held=n_held)
     list(stream)
-    np.testing.assert_array_equal(stream.utterance.fine[:2], whole.fine[:2])
-    share = (stream.utterance.fine == whole.fine)[2:].mean()
+    np.testing.assert_array_equal(stream.utterance.fine[:2], at_once.fine[:2])
+    share = (stream.utterance.fine == at_once.fine)[2:].mean()
     record_property("share", float(share))
     assert 0.1 < share < 1
 
@@ -171,7 +171,7 @@ def test_nothing_runs_before_the_first_part_is_asked_for_or_after_close(tiny):
     assert list(stream) == [] and log == ["semantic", "coarse", "fine", "codec"] and stream.utterance is None
 
 
-def test_streams_run_the_programs_of_whole_utterances(tiny, whole):
+def test_streams_run_the_programs_of_one_call(tiny, at_once):
     programs = (coarse.run_windows, fine.generate_fine)
     before = [program._cache_size() for program in programs]
     list(stream_row(tiny, make_row(tiny, max_new_tokens=100)))
@@ -182,8 +182,8 @@ def test_a_row_that_ends_at_once_has_no_parts(tiny):
     row = make_row(tiny, allow_early_stop=True, min_eos_p=1e-30)
     stream = stream_row(tiny, row)
     assert list(stream) == []
-    (whole,) = tiny.generate_rows([row])
-    assert_equal_but_for_fine(stream.utterance, whole)
+    (at_once,) = tiny.generate_rows([row])
+    assert_equal_but_for_fine(stream.utterance, at_once)
     assert stream.utterance.fine.shape == (8, 0) and stream.utterance.samples.shape == (0,)
 
 
@@ -192,18 +192,18 @@ def test_short_utterances(n_tokens, n_frames, tiny):
     row = make_row(tiny, max_new_tokens=n_tokens)
     stream = stream_row(tiny, row)
     parts = list(stream)
-    (whole,) = tiny.generate_rows([row])
-    assert_equal_but_for_fine(stream.utterance, whole)
-    assert whole.coarse.shape == (2, n_frames) and len(parts) == (2 if n_frames > 30 else 1)
+    (at_once,) = tiny.generate_rows([row])
+    assert_equal_but_for_fine(stream.utterance, at_once)
+    assert at_once.coarse.shape == (2, n_frames) and len(parts) == (2 if n_frames > 30 else 1)
     (expected,) = decode_codes(tiny.codec_model, [stream.utterance.fine])
     np.testing.assert_allclose(stream.utterance.samples, expected, atol=1e-5)
 
 
-def test_more_look_ahead_than_the_first_part_has_frames_delays_it(tiny, whole):
+def test_more_look_ahead_than_the_first_part_has_frames_delays_it(tiny, at_once):
     stream = stream_row(tiny, make_row(tiny), n_held=70)
     # Every part has one window, as a fine window has no room for more; 90 frames are known at the first.
     assert [part.first_frame for part in stream] == [0, 15, 45, 75, 105, 135]
-    assert_equal_but_for_fine(stream.utterance, whole)
+    assert_equal_but_for_fine(stream.utterance, at_once)
 
 
 def test_a_codec_that_looks_ahead_is_refused_before_a_network_runs(tiny):
@@ -238,7 +238,7 @@ def test_a_network_that_is_not_finite_raises_with_the_stage(tiny):
 
 
 @pytest.mark.parametrize(
-    ("n_windows", "first", "most", "expected"),
+    ("n_windows", "first", "max_windows", "expected"),
     [
         (39, 1, 16, [1, 3, 7, 15, 31, 39]),
         (1, 1, 16, [1]),
@@ -248,21 +248,21 @@ def test_a_network_that_is_not_finite_raises_with_the_stage(tiny):
         (5, 9, 16, [5]),
     ],
 )
-def test_parts_double_up_to_what_a_fine_window_holds(n_windows, first, most, expected):
-    assert part_stops(n_windows, first, most) == expected
+def test_parts_double_up_to_what_a_fine_window_holds(n_windows, first, max_windows, expected):
+    assert part_stops(n_windows, first, max_windows) == expected
 
 
 def test_coarse_windows_run_in_any_pieces_equal_one_run(tiny, rng):
-    """What lies past the end adds nothing."""
+    """Windows past the end change nothing."""
     spaces = tiny.spaces
     prompt = coarse.make_prompt([rng.integers(0, 123, N_TOKENS)], [None], spaces)
     sampling = sampling_of([make_row(tiny, seed=5)], "coarse")
-    whole = coarse.generate_coarse(tiny.coarse_acoustics, prompt, sampling, spaces=spaces)
+    expected_codes = coarse.generate_coarse(tiny.coarse_acoustics, prompt, sampling, spaces=spaces)
     state = coarse.start(tiny.coarse_acoustics, prompt, spaces=spaces)
     for n_windows, n_done in ((1, 1), (0, 1), (3, 4), (2, 6), (1, 7), (100, 8)):
         state = coarse.run_windows(tiny.coarse_acoustics, prompt, sampling, state, n_windows, spaces=spaces)
         assert int(state.window_B[0]) == n_done
-    jax.tree.map(np.testing.assert_array_equal, coarse.read_codes(prompt, state, spaces=spaces), whole)
+    jax.tree.map(np.testing.assert_array_equal, coarse.read_codes(prompt, state, spaces=spaces), expected_codes)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_coarse_windows_run_in_any_pieces_equal_one_run(tiny, rng):
         ({"pad_mode": "constant"}, [15]),
     ],
 )
-def test_codes_decoded_as_they_come_sound_like_the_whole(changes, cuts, rng):
+def test_codes_decoded_as_they_come_sound_like_one_decode(changes, cuts, rng):
     model = random_encodec(small_codec(**changes))
     codes_QT = rng.integers(0, 16, (4, 71))
     state, pieces = model.init_decode_state(1), []

@@ -1,4 +1,4 @@
-"""The recipe of the built-in voice: its texts, its semantic tokens, how it listens, and the way at toy amounts."""
+"""The recipe of the built-in voice: texts, semantic tokens, recogniser, and a complete run at smoke size."""
 
 import dataclasses
 import json
@@ -100,12 +100,12 @@ def test_the_best_settings_of_the_grid_are_written_into_the_model(built_in, tmp_
     """Greedy tokens are listened to, and never chosen."""
     wanted = {"semantic_temperature": 0.3, "coarse_temperature": 0.1, "fine_temperature": 0.1}
 
-    def listened(bark, settings, n_texts, *, seed):
+    def word_errors_with(bark, settings, n_texts, *, seed):
         off = sum(abs(settings.get(name, 0.5) - value) for name, value in wanted.items())
         error = 0.0 if settings == choose.GREEDY else 0.1 + off
         return choose.Choice(settings, {"digits": error, "sentences": error})
 
-    monkeypatch.setattr(choose, "listened", listened)
+    monkeypatch.setattr(choose, "word_errors_with", word_errors_with)
     folder = shutil.copytree(built_in, tmp_path / "model")
     lines = choose.choose_for(str(folder), n_texts=2).splitlines()
     assert len(lines) == 2 + 1 + 9 + 2 + 4 and lines[2].startswith("| greedy | greedy | greedy | 0.0 |")
@@ -147,7 +147,7 @@ def test_the_recipe_goes_all_the_way_from_nothing_and_on_from_there(tmp_path):
     assert {path.parent.name for path in (tmp_path / "second").glob("*/metrics.jsonl")} == runs
 
 
-def test_flite_is_told_of_where_it_cannot_be_had(tmp_path, monkeypatch):
+def test_a_missing_flite_is_an_error_that_says_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UnsupportedError, match="install flite"):
         speech.Flite(tmp_path)

@@ -1,4 +1,4 @@
-"""The built-in voice, judged by ear: what a recogniser makes of it, and that a LoRA gives it another voice.
+"""Intelligibility of the built-in voice by a speech recogniser, and fine-tuning it to another voice by LoRA.
 
 The bounds are looser than what the model card says, as only some of its texts are spoken here; they catch a change that
 ruins the chain, in which every figure goes towards those of the controls.
@@ -34,7 +34,7 @@ def bark(built_in):
 
 @pytest.mark.slow
 def test_a_recogniser_understands_it(bark):
-    """Of several draws: one of them may well be mumbled."""
+    """Averages the word error over several seeds, since one of them may be unintelligible."""
     said = ["one two three", "the weather is beautiful today."]
     takes = [speak(bark, said, seed=seed) for seed in range(5)]
     for kind, text, clips in zip(KINDS, said, zip(*takes, strict=True), strict=True):
@@ -87,7 +87,7 @@ def test_a_lora_gives_it_another_voice_that_survives_export(bark, built_in, tmp_
 
 
 def _spoken(bark):
-    # Short ones: it is the first window that chooses a voice, the others go on with it.
+    # Short texts, as the first window chooses the voice and later windows continue in it.
     said = [text for text in texts.draw("digits", 160, seed=6) if len(text.split()) <= 4]
     return speak(bark, said, seed=1, voice=SECOND_VOICE)
 
@@ -97,7 +97,7 @@ def _example(clip):
 
 
 def pitch_hz(clips):
-    """Median over all voiced pieces of 40 ms of the lag at which audio is most like itself."""
+    """Median pitch over all voiced pieces of 40 ms, by the maximum of the autocorrelation."""
     found = []
     for clip in clips:
         rate, samples = clip.sample_rate, clip.samples

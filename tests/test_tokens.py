@@ -1,4 +1,4 @@
-"""The token spaces: tables written by hand, and the float formulas of the torch references."""
+"""Token spaces: tables written by hand, and the float formulas of the torch references."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""Checkpoints of torch.save without torch: what is read, and that nothing hostile or damaged is."""
+"""Reading torch.save checkpoints without torch: valid files are read, hostile and damaged ones refused."""
 
 import contextlib
 import io
@@ -26,7 +26,7 @@ VALUES = np.arange(16, dtype=np.float32)
 ONE_STORAGE = (("0", VALUES.tobytes()),)
 
 
-# A pickle is put together by hand from these, each a few instructions that leave one value on the stack.
+# Building blocks of handwritten pickles: each is a few opcodes that leave one value on the stack.
 def text(value):
     return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
 
@@ -105,7 +105,7 @@ def torch():
 
 
 def read(path, body, storages=ONE_STORAGE):
-    """What `read_torch` gives for a checkpoint of this pickle and these storages."""
+    """Reads a checkpoint of this pickle and these storages by `read_torch`."""
     return read_torch(write_zip(path, members_of(body, storages)))
 
 
@@ -350,15 +350,15 @@ def test_a_file_that_torch_wrote_without_checksums_is_read(path, torch):
 
 
 def test_a_file_whose_values_torch_left_to_be_filled_in_is_read(path, torch):
-    """Of its records only the values have no checksum."""
+    """All records but those of the values have a checksum."""
     with torch.serialization.skip_data():
         torch.save({"w": torch.arange(16.0)}, path)
     data = bytearray(path.read_bytes())
     with zipfile.ZipFile(path) as archive:
-        place = archive.getinfo(f"{path.stem}/data/0").header_offset
-    name_bytes, extra_bytes = struct.unpack("<2H", data[place + 26 : place + 30])
-    place += 30 + name_bytes + extra_bytes
-    data[place : place + 64] = VALUES.tobytes()
+        offset = archive.getinfo(f"{path.stem}/data/0").header_offset
+    name_bytes, extra_bytes = struct.unpack("<2H", data[offset + 26 : offset + 30])
+    offset += 30 + name_bytes + extra_bytes
+    data[offset : offset + 64] = VALUES.tobytes()
     path.write_bytes(data)
     np.testing.assert_array_equal(read_torch(path)["w"].read(), VALUES)
     path.write_bytes(data.replace(b"_rebuild_tensor_v2", b"_rebuild_tensor_v3"))
@@ -419,7 +419,7 @@ def storage_list(keys):
 
 
 def stream_of(body, storages=ONE_STORAGE, itemsize=4, keys=None):
-    """What torch before 1.6 would have written for a checkpoint of this pickle and these storages."""
+    """A checkpoint of this pickle and these storages in the format of torch before 1.6."""
     pickles = [number(0x1950A86A20F9469CFC6C), number(1001), mapping(little_endian=b"\x88"), body]
     listed = storage_list([key for key, _ in storages] if keys is None else keys)
     values = b"".join(struct.pack("<q", len(data) // itemsize) + data for _, data in storages)
@@ -532,10 +532,10 @@ def test_a_tensor_of_an_old_file_that_is_larger_than_its_storage_is_refused(path
     torch.save({"w": torch.zeros(1).expand(40_000, 40_000)}, path, _use_new_zipfile_serialization=False)
     assert path.stat().st_size < 400
     tracemalloc.start()
-    told = refusal(path)
+    message = refusal(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert "elements twice" in told and "(at 'w')" in told
+    assert "elements twice" in message and "(at 'w')" in message
     assert peak < 2**25  # the pickles are looked for in the first 16 MiB
 
 
@@ -545,7 +545,7 @@ def test_a_list_that_is_doubled_is_refused(path, torch, doublings):
     for _ in range(doublings):
         doubled = [doubled, doubled]
     torch.save({"w": doubled}, path, _use_new_zipfile_serialization=False)
-    assert "nests its containers" in refusal(path, 10**7)  # 3.1 million: as many values as are walked at most
+    assert "nests its containers" in refusal(path, 10**7)  # 3.1 million: the maximum of values read
 
 
 # The same pickle in either form of file.
@@ -619,7 +619,7 @@ HOSTILE_CALLS = {
 
 @pytest.mark.parametrize(("body", "offence"), HOSTILE_CALLS.values(), ids=HOSTILE_CALLS)
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-def test_a_hostile_pickle_runs_nothing_and_is_told_by_what_it_asks_for(path, tmp_path, body, offence, form):
+def test_a_hostile_pickle_runs_nothing_and_the_error_names_its_call(path, tmp_path, body, offence, form):
     canary = tmp_path / "canary"
     form(path, body(text(f"touch {canary}")))
     assert offence in refusal(path)
@@ -650,8 +650,8 @@ def test_a_refusal_names_the_tensor(path, form, body):
 def test_a_complex_tensor_of_torch_is_refused_by_name(path, torch, zipped):
     weights = {"model": {"x": torch.ones(2), "w": torch.ones(2, dtype=torch.complex64)}}
     torch.save(weights, path, _use_new_zipfile_serialization=zipped)
-    told = refusal(path)
-    assert "holds complex numbers ('torch.ComplexFloatStorage')" in told and "at 'model' > 'w'" in told
+    message = refusal(path)
+    assert "holds complex numbers ('torch.ComplexFloatStorage')" in message and "at 'model' > 'w'" in message
 
 
 def test_the_payload_runs_in_a_reader_that_trusts(tmp_path):
@@ -747,7 +747,7 @@ ABSURD = {
 }
 
 
-# What is refused for how much there is of it is looked at that far, and no farther: three times the calls counted.
+# Files that are refused for their size are read up to the limit and no farther. Bounds are 3 times the counted calls.
 LARGE = {
     "tuples 100,000 deep": 10**6,
     "size of tuples 100,000 deep": 10**6,
@@ -844,7 +844,7 @@ def end_record(directory_bytes, directory_start):
 
 
 def header_of(data, name):
-    """Where the member's own header begins."""
+    """Offset of a member's local header in a ZIP archive."""
     return data.index(name) - 30
 
 
@@ -944,7 +944,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize(("data", "offence"), OTHERS.values(), ids=OTHERS)
-def test_a_file_of_another_kind_is_told_as_what_it_is(path, data, offence):
+def test_the_error_names_the_kind_of_another_file(path, data, offence):
     path.write_bytes(data)
     assert offence in refusal(path)
 

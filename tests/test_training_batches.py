@@ -1,4 +1,4 @@
-"""Batches against what the stages feed the networks at generation, for the same tokens; and their order."""
+"""Training batches equal what the stages feed the networks in generation; order of examples."""
 
 import dataclasses
 import functools
@@ -49,7 +49,7 @@ def dataset():
 
 
 def histories_of(dataset, index):
-    """None, and every other example of the same voice."""
+    """Possible histories of an example: None, and every other example of the same voice."""
     others = [i for i in range(len(dataset)) if i != index and dataset[i].voice == dataset[index].voice]
     return [None, *(dataset[i] for i in others)]
 
@@ -59,7 +59,7 @@ def contains(rows, row) -> bool:
 
 
 def collect(make, dataset, *, n_epochs: int) -> list[dict[str, np.ndarray]]:
-    """All rows of some epochs of batches of 1."""
+    """Collects all rows of some epochs, from batches of one row."""
     batches = [make(step) for step in range(n_epochs * len(dataset))]
     return [{name: array[0] for name, array in batch.items()} for batch in batches]
 
@@ -117,7 +117,7 @@ def test_coarse_rows_are_the_windows_of_generation(dataset):
 
 
 class TrueCodes:
-    """Stands for the fine network: predicts the true codes of one window, and keeps what it was given to read."""
+    """A fake fine network: predicts the true codes of one window, and records its inputs."""
 
     def __init__(self, true_TQ, spaces):
         self.true_TQ, self.spaces, self.read = true_TQ, spaces, {}
@@ -135,7 +135,7 @@ def fill_window(prompt, true_TQ, window_B, spaces):
 
 
 def read_at_generation(example, history, spaces):
-    """What the network reads in every window, by codebook; the window's true codes, and where it gives codes."""
+    """Yields for each window of generation: inputs by codebook, true codes, mask of filled frames, length."""
     voice = None if history is None else history.codes
     prompt = fine.make_prompt([example.codes[: spaces.n_coarse]], [voice], spaces)
     room = spaces.n_fine_history + 3 * spaces.fine_window - prompt.codes_BTQ.shape[1]  # one width, one program

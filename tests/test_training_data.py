@@ -1,4 +1,4 @@
-"""From recordings to training data: which manifests are refused, what is prepared, which folders are opened."""
+"""Dataset preparation: refused manifests, prepared arrays, and which folders open."""
 
 import dataclasses
 import functools
@@ -44,7 +44,7 @@ from bark_jax.training.prepare import codec_fingerprint, encode_audio, fit_sampl
 from bark_jax.training.semantic_tokens import MAX_DIFFERENCE_S, load_tokenizer, make_semantic
 
 BARK = TokenSpaces()
-# Small, and with lengths that do not come out even.
+# Small token spaces, with lengths that are no multiples of each other.
 SPACES = TokenSpaces(
     text_offset=100,
     text_pad=140,
@@ -85,7 +85,7 @@ def make_wav(path, seconds=1.0, rate=24_000, channels=1, loudness=0.3, subtype="
 
 
 def write_lines(path, lines):
-    """Lines are objects, or bytes that stand as they are."""
+    """Writes a manifest. Lines are JSON objects, or raw bytes."""
     raw = [line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines]
     path.write_bytes(b"\n".join(raw) + b"\n")
     return path
@@ -156,7 +156,7 @@ def corpus(tmp_path, spaces):
 
 
 def bad_lines(spaces):
-    """What is wrong with a line -> (the line, a piece of the message)."""
+    """Faulty lines of a manifest: {fault: (the line, a piece of the message)}."""
     good = {"audio": "a.wav", "text": "hello", "semantic": "s.npy"}
     tokens = [1] * n_tokens(1, spaces)
     shifted = round(0.25 * spaces.semantic_rate)
@@ -297,8 +297,8 @@ def test_a_size_that_was_not_known_or_is_too_small_is_no_cut(tmp_path, claim):
     path = tmp_path / "a.wav"
     make_wav(path)
     data = bytearray(path.read_bytes())
-    place = data.index(b"data") + 4
-    data[place : place + 4] = claim.to_bytes(4, "little")
+    offset = data.index(b"data") + 4
+    data[offset : offset + 4] = claim.to_bytes(4, "little")
     path.write_bytes(data)
     assert len(read_mono(path, min_s=0.1, max_s=15)[0]) >= 23_700
 
@@ -368,12 +368,12 @@ def test_what_a_tokenizer_makes_is_checked(made, piece):
 
 def test_lengths_may_differ_as_tokenizers_round():
     seconds = 0.5
-    most = int((seconds + MAX_DIFFERENCE_S) * SPACES.semantic_rate)
+    max_tokens = int((seconds + MAX_DIFFERENCE_S) * SPACES.semantic_rate)
     samples = np.zeros(int(seconds * SPACES.sample_rate), np.float32)
-    made = make_semantic(lambda *_: np.zeros(most, np.uint16), samples, "a", SPACES, "it")
-    assert made.dtype == np.int32 and made.shape == (most,)
+    made = make_semantic(lambda *_: np.zeros(max_tokens, np.uint16), samples, "a", SPACES, "it")
+    assert made.dtype == np.int32 and made.shape == (max_tokens,)
     with pytest.raises(InputError, match="difference"):
-        make_semantic(lambda *_: np.zeros(most + 1, np.uint16), samples, "a", SPACES, "it")
+        make_semantic(lambda *_: np.zeros(max_tokens + 1, np.uint16), samples, "a", SPACES, "it")
 
 
 # --- preparation -----------------------------------------------------------------------------------------------------
@@ -446,9 +446,9 @@ def test_a_dataset_is_prepared_from_a_manifest(tmp_path, bark, processor, spaces
         np.testing.assert_array_equal(example.semantic, expected)
         mono = samples if samples.ndim == 1 else samples.mean(axis=1)
         n_samples = spaces.n_frames(len(expected)) * samples_per_frame(spaces)
-        whole = np.pad(mono, (0, n_samples))[:n_samples]
-        np.testing.assert_array_equal(example.codes, encode_alone(bark.codec_model, whole, n_codebooks=spaces.n_fine))
-        np.testing.assert_allclose(data.audio(i), whole, atol=0.6 / AUDIO_SCALE)
+        padded = np.pad(mono, (0, n_samples))[:n_samples]
+        np.testing.assert_array_equal(example.codes, encode_alone(bark.codec_model, padded, n_codebooks=spaces.n_fine))
+        np.testing.assert_allclose(data.audio(i), padded, atol=0.6 / AUDIO_SCALE)
 
 
 def test_a_dataset_has_the_codes_of_another_codec(tmp_path, bark, spaces):

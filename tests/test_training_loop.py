@@ -1,4 +1,4 @@
-"""The loop: what a run tells, what it keeps, and that nothing changes the losses but what should."""
+"""The training loop: metrics, checkpoints, resuming, and what may change the losses."""
 
 import functools
 import json
@@ -43,8 +43,8 @@ def make_module(dtype):
     return BarkSemanticModel(CONFIG, dtype=dtype, rngs=nnx.Rngs(0))
 
 
-def make_whole(dtype="float32"):
-    """Parameters that numpy draws, and how to put them into the network."""
+def make_network(dtype="float32"):
+    """(parameters drawn by numpy, `assemble`), see `full_network`."""
     module = drawn(lambda: make_module(jnp.float32), CONFIG.initializer_range)
     return full_network(module, make_module, dtype)
 
@@ -63,7 +63,7 @@ def make_batch(step, rows=8):
 
 @functools.cache
 def make_training(dtype="float32", **options):
-    params, assemble = make_whole(dtype)
+    params, assemble = make_network(dtype)
     optimizer = make_optimizer(OptimizerSettings(learning_rate=0.03, warmup_steps=2), N_STEPS)
     return NetworkTraining(params, assemble, next_token_loss, optimizer, **options)
 
@@ -78,14 +78,14 @@ def losses(folder):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A run that nothing stopped: its folder and result."""
+def uninterrupted(tmp_path_factory):
+    """An uninterrupted run: its folder and result."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     return folder, run(folder)
 
 
-def test_it_learns_and_tells_every_step(whole):
-    folder, result = whole
+def test_it_learns_and_logs_every_step(uninterrupted):
+    folder, result = uninterrupted
     records = read_metrics(folder)
     assert [record["step"] for record in records if "loss" in record] == list(range(1, N_STEPS + 1))
     assert [record["step"] for record in records if "eval_loss" in record] == [3, 6, 8]
@@ -96,7 +96,7 @@ def test_it_learns_and_tells_every_step(whole):
 
 
 @pytest.mark.parametrize("killed_at", [1, 4, 5])
-def test_a_killed_run_goes_on_with_the_same_bits(whole, tmp_path, killed_at):
+def test_a_killed_run_resumes_with_the_same_bits(uninterrupted, tmp_path, killed_at):
     def killed(step):
         if step == killed_at:
             raise KeyboardInterrupt
@@ -105,28 +105,28 @@ def test_a_killed_run_goes_on_with_the_same_bits(whole, tmp_path, killed_at):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "run", batches=killed)
     with open(tmp_path / "run" / METRICS_FILE, "a") as file:
-        file.write('{"step": 7, "lo')  # as a kill in the middle of a line leaves it
+        file.write('{"step": 7, "lo')  # a line cut short, as by a kill
     result = run(tmp_path / "run")
-    assert (tmp_path / "run" / METRICS_FILE).read_text() == (whole[0] / METRICS_FILE).read_text()
+    assert (tmp_path / "run" / METRICS_FILE).read_text() == (uninterrupted[0] / METRICS_FILE).read_text()
     for name, array in result.state.params.items():
-        np.testing.assert_array_equal(array, whole[1].state.params[name])
+        np.testing.assert_array_equal(array, uninterrupted[1].state.params[name])
 
 
-def test_a_run_that_has_ended_is_not_run_again(whole):
-    before = (whole[0] / METRICS_FILE).read_text()
+def test_a_run_that_has_ended_is_not_run_again(uninterrupted):
+    before = (uninterrupted[0] / METRICS_FILE).read_text()
 
     def no_batch(step):
         raise AssertionError("a batch was asked for")
 
-    assert run(whole[0], batches=no_batch).best_loss == whole[1].best_loss
-    assert (whole[0] / METRICS_FILE).read_text() == before
+    assert run(uninterrupted[0], batches=no_batch).best_loss == uninterrupted[1].best_loss
+    assert (uninterrupted[0] / METRICS_FILE).read_text() == before
 
 
-def test_other_settings_are_refused_by_name(whole, tmp_path):
+def test_other_settings_are_refused_by_name(uninterrupted, tmp_path):
     with pytest.raises(InputError, match=r"run\.n_steps was 8, now 9"):
-        run(whole[0], settings=RunSettings(n_steps=9, eval_every=3, save_every=2))
+        run(uninterrupted[0], settings=RunSettings(n_steps=9, eval_every=3, save_every=2))
     with pytest.raises(InputError, match="data was None, now 'other'"):
-        run(whole[0], identity={"data": "other"})
+        run(uninterrupted[0], identity={"data": "other"})
     (tmp_path / "letter.txt").write_text("not a run")
     with pytest.raises(InputError, match=r"holds no run"):
         run(tmp_path)
@@ -137,7 +137,7 @@ def test_what_a_kill_leaves_of_the_settings_does_not_stop_the_next_run(tmp_path)
     left = tmp_path / ".settings.json.0123abcd.partial"
     left.write_text("{")
     (tmp_path / ".settings.json.notes.partial").write_text("dear")
-    with pytest.raises(InputError, match=r"holds no run"):  # the other file is somebody's
+    with pytest.raises(InputError, match=r"holds no run"):  # the other file may be a user's
         run(tmp_path)
     assert left.exists()
     (tmp_path / ".settings.json.notes.partial").unlink()
@@ -154,17 +154,17 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
         run(tmp_path / "run")
 
 
-def test_micro_batches_add_up(whole, tmp_path):
+def test_micro_batches_add_up(uninterrupted, tmp_path):
     run(tmp_path / "run", make_training(accumulate=4))
-    np.testing.assert_allclose(losses(tmp_path / "run"), losses(whole[0]), rtol=1e-5)
+    np.testing.assert_allclose(losses(tmp_path / "run"), losses(uninterrupted[0]), rtol=1e-5)
     with pytest.raises(InputError, match="8 rows, expected a multiple of 3"):
         run(tmp_path / "other", make_training(accumulate=3))
 
 
-def test_bfloat16_computes_beside_float32_masters(whole, tmp_path):
+def test_bfloat16_computes_beside_float32_masters(uninterrupted, tmp_path):
     result = run(tmp_path / "run", make_training("bfloat16"))
     assert {array.dtype for array in result.state.params.values()} == {np.dtype(np.float32)}
-    found, expected = np.array(losses(tmp_path / "run")), np.array(losses(whole[0]))
+    found, expected = np.array(losses(tmp_path / "run")), np.array(losses(uninterrupted[0]))
     assert not np.array_equal(found, expected)
     np.testing.assert_allclose(found, expected, rtol=0.05)
 
@@ -174,7 +174,7 @@ def test_gradients_that_are_not_finite_change_nothing_and_end_the_run(tmp_path):
         loss = next_token_loss(model, batch)
         return Loss(loss.total * jnp.where(batch["is_bad"].any(), jnp.nan, 1), loss.count)
 
-    params, assemble = make_whole()
+    params, assemble = make_network()
     training = NetworkTraining(params, assemble, broken_loss, make_training().optimizer)
 
     def batches(bad):
@@ -195,7 +195,7 @@ def test_gradients_that_are_not_finite_change_nothing_and_end_the_run(tmp_path):
 
 def test_patience_ends_a_run_and_keeps_the_best(tmp_path):
     settings = RunSettings(n_steps=40, eval_every=2, save_every=10, patience=2)
-    params, assemble = make_whole()
+    params, assemble = make_network()
     wild = make_optimizer(OptimizerSettings(learning_rate=3.0, warmup_steps=6), 40)
     result = run(tmp_path / "run", NetworkTraining(params, assemble, next_token_loss, wild), settings=settings)
     evaluations = [record for record in read_metrics(tmp_path / "run") if "eval_loss" in record]
@@ -260,9 +260,9 @@ print(json.dumps(losses(sys.argv[2])))
 
 
 @pytest.mark.slow
-def test_eight_devices_have_the_losses_of_one(whole, tmp_path):
+def test_eight_devices_have_the_losses_of_one(uninterrupted, tmp_path):
     environment = os.environ | {"XLA_FLAGS": xla_flags(8)}
     command = [sys.executable, "-c", DEVICES_SCRIPT, os.path.dirname(__file__), str(tmp_path / "run")]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
-    np.testing.assert_allclose(json.loads(result.stdout), losses(whole[0]), rtol=1e-5)
+    np.testing.assert_allclose(json.loads(result.stdout), losses(uninterrupted[0]), rtol=1e-5)

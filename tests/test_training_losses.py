@@ -1,4 +1,4 @@
-"""The losses against torch: their values and the gradients of every parameter; and what they do not depend on."""
+"""The training losses against torch: values and gradients of every parameter; and what they do not depend on."""
 
 import copy
 import dataclasses
@@ -16,7 +16,7 @@ from bark_jax.model import BarkModel
 from bark_jax.training.batches import coarse_batches, fine_batches, semantic_batches
 from bark_jax.training.losses import coarse_loss, fine_loss, semantic_loss
 
-# An odd history: cut to it, a stream starts within a frame.
+# An odd length of history, so that a cut stream starts in the middle of a frame.
 SHORT = dict(max_semantic=50, n_text=16, n_coarse_semantic=48, n_coarse_history=61, n_fine_history=32, fine_window=64)
 STAGES = {
     "semantic": (semantic_batches, semantic_loss),
@@ -26,7 +26,7 @@ STAGES = {
 
 
 def shortened(spaces: TokenSpaces) -> TokenSpaces:
-    """With short prompts and windows."""
+    """Token spaces with short prompts and windows."""
     return dataclasses.replace(spaces, **SHORT)
 
 
@@ -38,7 +38,7 @@ def make_batches(spaces: TokenSpaces, **options):
 
 @dataclasses.dataclass
 class Case:
-    """What both sides compute the losses of."""
+    """Networks and batch of which both frameworks compute the loss."""
 
     twins: object  # reference.Twins
     spaces: TokenSpaces
@@ -94,7 +94,7 @@ def arrays_of(module) -> dict[str, np.ndarray]:
 
 
 def torch_semantic(network, batch, spaces):
-    """Rows one by one: logits at the places of the targets, and the targets among the reachable ids."""
+    """Yields for each row the logits at the targets' positions, and the targets as indices into the legal ids."""
     import torch
 
     embed = network.input_embeds_layer
@@ -202,14 +202,17 @@ def test_nothing_depends_on_what_is_no_target(name, case, rng):
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_the_losses_of_parts_of_a_batch_add_up_to_that_of_the_whole(name, tiny, tiny_batches):
+def test_the_losses_of_parts_of_a_batch_add_up_to_that_of_the_batch(name, tiny, tiny_batches):
     network, batch = getattr(tiny, name), tiny_batches[name]
-    whole, _ = gradients(name, network, batch, tiny.spaces)
+    of_batch, _ = gradients(name, network, batch, tiny.spaces)
     rows = [{field: array[row : row + 1] for field, array in batch.items()} for row in range(4)]
     parts = [jitted_loss(name, network, row, spaces=tiny.spaces) for row in rows]
-    assert sum(float(part.count) for part in parts) == whole.count > 0
-    np.testing.assert_allclose(sum(float(part.total) for part in parts), whole.total, rtol=1e-6)
-    assert whole.total.dtype == whole.count.dtype == jnp.float32 and whole.total.shape == whole.count.shape == ()
+    assert sum(float(part.count) for part in parts) == of_batch.count > 0
+    np.testing.assert_allclose(sum(float(part.total) for part in parts), of_batch.total, rtol=1e-6)
+    assert (
+        of_batch.total.dtype == of_batch.count.dtype == jnp.float32
+        and of_batch.total.shape == of_batch.count.shape == ()
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0, static_argnames="spaces")
@@ -220,11 +223,11 @@ def jitted_loss(name, model, batch, *, spaces):
 def test_the_coarse_loss_of_the_window_alone_leaves_its_history_out(tiny, tiny_batches):
     network, batch = tiny.coarse_acoustics, tiny_batches["coarse_acoustics"]
     found = jax.jit(functools.partial(coarse_loss, spaces=tiny.spaces, only_new=True))(network, batch)
-    whole, _ = gradients("coarse_acoustics", network, batch, tiny.spaces)
+    of_batch, _ = gradients("coarse_acoustics", network, batch, tiny.spaces)
     older = batch | {"is_target": batch["is_target"] & ~batch["is_new"]}
     history, _ = gradients("coarse_acoustics", network, older, tiny.spaces)
-    assert 0 < found.count == batch["is_new"].sum() < whole.count == float(found.count) + float(history.count)
-    np.testing.assert_allclose(float(found.total) + float(history.total), whole.total, rtol=1e-6)
+    assert 0 < found.count == batch["is_new"].sum() < of_batch.count == float(found.count) + float(history.count)
+    np.testing.assert_allclose(float(found.total) + float(history.total), of_batch.total, rtol=1e-6)
 
 
 def test_the_end_token_can_lie_anywhere_past_the_semantic_tokens(tiny, tiny_batches):
@@ -238,8 +241,8 @@ def test_the_end_token_can_lie_anywhere_past_the_semantic_tokens(tiny, tiny_batc
     legal = np.array([*range(spaces.semantic_vocab), end])
     legal_logits = logits[:, spaces.n_text :, legal]
     logprob = legal_logits - np.log(np.exp(legal_logits).sum(axis=-1, keepdims=True))
-    place = np.searchsorted(legal, targets)
-    expected = -np.take_along_axis(logprob, place[:, :, None], 2)[:, :, 0][batch["is_target"]].sum()
+    position = np.searchsorted(legal, targets)
+    expected = -np.take_along_axis(logprob, position[:, :, None], 2)[:, :, 0][batch["is_target"]].sum()
     np.testing.assert_allclose(loss.total, expected, rtol=1e-6)
 
 

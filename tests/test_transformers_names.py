@@ -1,4 +1,4 @@
-"""Names and arguments that code written for transformers uses: configs, loading, voices, networks, stages."""
+"""Names and arguments of transformers that bark_jax also accepts: configs, loading, voices, networks, stages."""
 
 import dataclasses
 import functools
@@ -103,7 +103,7 @@ def test_a_config_is_read_from_a_subfolder(tmp_path):
         BarkSemanticConfig.from_pretrained(tmp_path / "inner", subfolder="..")
 
 
-def test_the_config_of_a_network_is_read_from_the_whole_models(toy_folder, tmp_path):
+def test_the_config_of_a_network_is_read_from_the_models(toy_folder, tmp_path):
     config = bark_jax.BarkConfig.from_pretrained(toy_folder)
     assert BarkCoarseConfig.from_pretrained(toy_folder) == config.coarse_acoustics_config
     assert bark_jax.EncodecConfig.from_pretrained(toy_folder) == config.codec_config
@@ -403,7 +403,7 @@ def folder_with_voices(toy_folder, tmp_path_factory):
 
 
 class Asked(Exception):
-    """What generate would have run, instead of running it."""
+    """Raised instead of generating; carries the rows that `generate` would have run."""
 
 
 @pytest.fixture
@@ -413,9 +413,9 @@ def asked(monkeypatch):
 
     monkeypatch.setattr(bark_jax.BarkModel, "generate_rows", generate_rows)
 
-    def ask(model, *places, **arguments):
+    def ask(model, *positional, **arguments):
         with pytest.raises(Asked) as caught:
-            model.generate(np.array([[5, 6], [7, 8]]), *places, seed=0, **arguments)
+            model.generate(np.array([[5, 6], [7, 8]]), *positional, seed=0, **arguments)
         return caught.value.args[0]
 
     return ask
@@ -434,7 +434,7 @@ def test_a_voice_of_the_models_folder_goes_by_its_name(folder_with_voices, asked
         model.generate([[5, 6]], history_prompt="ana")
 
 
-def test_a_voice_goes_by_its_place_as_well(toy_model, toy_voice, asked):
+def test_a_voice_may_be_a_positional_argument(toy_model, toy_voice, asked):
     assert [row.voice for row in asked(toy_model, toy_voice, None)] == [toy_voice, toy_voice]
 
 

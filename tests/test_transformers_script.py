@@ -155,7 +155,7 @@ def write_preset(folder: Path, name: str) -> None:
 
 @pytest.fixture(scope="module")
 def own_folder(tmp_path_factory):
-    """Where the changed scripts lie, and what the checkpoint is converted to."""
+    """Folder of the changed scripts and of the converted checkpoint."""
     return tmp_path_factory.mktemp("ours")
 
 
@@ -169,13 +169,13 @@ def run_ours(script: str, own_folder: Path, published: Path) -> tuple[dict, dict
 
 @pytest.fixture(scope="module")
 def ours(published, own_folder):
-    """What the changed script leaves: its variables, and its files by name."""
+    """Results of the changed script: its variables, and its audio files by name."""
     return run_ours(as_ours(SCRIPT.read_text()), own_folder, published)
 
 
 @pytest.fixture(scope="module")
 def theirs(published):
-    """What the script itself leaves."""
+    """Results of the unchanged script."""
     pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     with pytest.MonkeyPatch.context() as patch:
@@ -193,7 +193,7 @@ def run(script: Path, folder: Path, patch: pytest.MonkeyPatch) -> tuple[dict, di
     return variables, waves
 
 
-def assert_is_whole(variables: dict, waves: dict) -> None:
+def assert_is_complete(variables: dict, waves: dict) -> None:
     assert waves.keys() == set(WAVES)
     for rate, samples in waves.values():
         assert rate == variables["sample_rate"] == 24_000
@@ -212,7 +212,7 @@ def test_the_rules_change_these_lines_and_no_others():
 @pytest.mark.slow
 def test_the_changed_script_runs(ours):
     variables, waves = ours
-    assert_is_whole(variables, waves)
+    assert_is_complete(variables, waves)
     assert isinstance(variables["drawn"], jax.Array) and variables["drawn"].dtype == np.float32
     assert variables["drawn"].shape == (1, N_SAMPLES) and variables["batch"].shape == (2, N_SAMPLES)
     assert {array.dtype for array in jax.tree.leaves(variables["model"].semantic)} == {np.dtype(np.float16)}
@@ -220,7 +220,7 @@ def test_the_changed_script_runs(ours):
 
 @pytest.mark.slow
 def test_the_script_itself_runs(theirs):
-    assert_is_whole(*theirs)
+    assert_is_complete(*theirs)
 
 
 @pytest.mark.slow

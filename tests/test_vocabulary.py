@@ -1,4 +1,4 @@
-"""Models of few words say which words they do not know."""
+"""Models with a word list warn of words outside of it."""
 
 import shutil
 import warnings
@@ -18,7 +18,7 @@ KNOWN = frozenset({"hello", "don't", "seven", "grüße"})
 
 @pytest.fixture
 def folder(toy_folder, tmp_path):
-    """The toy with a list of words."""
+    """The toy model's folder with a word list."""
     shutil.copytree(toy_folder, tmp_path / "model")
     (tmp_path / "model" / WORDS_FILE).write_text("hello\nworld\n", encoding="utf-8")
     return tmp_path / "model"
@@ -40,10 +40,10 @@ def test_unknown_words_are_named_once_in_their_order(text, unknown):
 
 def test_a_processor_warns_of_words_that_are_not_in_its_list(folder, tmp_path):
     processor = BarkProcessor.from_pretrained(folder)
-    with pytest.warns(UnknownWordsWarning, match="knows 2 words, and not 'mars', 'moon'") as told:
+    with pytest.warns(UnknownWordsWarning, match="knows 2 words, and not 'mars', 'moon'") as caught:
         processor(["Hello mars", "world, moon"])
-    assert told[0].message.words == ("mars", "moon")
-    assert told[0].filename == __file__
+    assert caught[0].message.words == ("mars", "moon")
+    assert caught[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         processor("Hello, World!")
@@ -74,8 +74,8 @@ def test_a_list_that_is_no_list_is_refused(content, message, folder):
 
 @pytest.mark.filterwarnings("default")
 def test_the_command_line_tells_it_once(folder, tmp_path):
-    place = ["-m", str(folder), "-o", str(tmp_path / "mars.wav")]
-    result = CliRunner().invoke(main, ["say", "hello mars", "--max-seconds", "0.1", "--seed", "1", *place])
+    paths = ["-m", str(folder), "-o", str(tmp_path / "mars.wav")]
+    result = CliRunner().invoke(main, ["say", "hello mars", "--max-seconds", "0.1", "--seed", "1", *paths])
     assert result.exit_code == 0, result.output
     assert result.stderr.count("warning:") == result.stderr.count("not 'mars'") == 1
 
@@ -90,7 +90,7 @@ def test_the_built_in_voice_reads_figures_as_words(built_in):
         figures, words = processor(["SEVEN, 42!", "seven, four two !"])["input_ids"]
     assert np.count_nonzero(figures) > 10
     np.testing.assert_array_equal(figures, words)
-    # Among words and inside them; what is no figure from 0 to 9 is named.
+    # Digits stand alone and inside words; numerals other than 0 to 9 are reported.
     with pytest.warns(UnknownWordsWarning, match="not 'cats', '٣', '½', '3rd', 'rd':"):
         figures, words = processor(["12 cats, cat7 ٣ ½ 3rd", "one two cats, cat seven three rd"])["input_ids"]
     np.testing.assert_array_equal(figures, words)

@@ -1,4 +1,4 @@
-"""Voices: what is a voice, what files are refused, who is found by which name."""
+"""Voices: valid voices, refused files, and lookup by name."""
 
 import dataclasses
 import io
@@ -63,7 +63,7 @@ def npy_with_header(header):
 
 
 class RunsCode:
-    """Unpickled, it makes a file."""
+    """Creates a file if it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -111,7 +111,7 @@ BAD_ARRAYS = {
 }
 
 
-# What suno's or transformers' code takes, and this project with a warning.
+# Voices that suno's or transformers' code accepts, and this project with a warning.
 ODD_ARRAYS = {
     "V45": (lambda a: a | {k: a[k][:, :10] for k in PROMPT_KEYS[1:]}, "10 frames and 100 semantic"),
     "V46": (lambda a: a | {"fine_prompt": a["fine_prompt"][:, :10]}, "150 frames, its fine 10"),
@@ -161,7 +161,7 @@ def test_an_odd_voice_conditions_the_coarse_stage_as_in_transformers(make):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "longdouble", ">f4"])
-def test_floats_that_are_whole_numbers_become_int32(dtype, tmp_path):
+def test_floats_that_are_integers_become_int32(dtype, tmp_path):
     arrays = make_arrays() | {"semantic_prompt": np.arange(0, 9_999, 100)}
     floats = {key: array.astype(np.float16 if key != "fine_prompt" else dtype) for key, array in arrays.items()}
     floats["semantic_prompt"] = arrays["semantic_prompt"].astype(np.float32 if dtype == "float16" else dtype)
@@ -232,9 +232,11 @@ def test_a_voice_is_a_frozen_value():
 
 def test_a_voice_is_checked_against_its_model():
     voice = Voice.from_dict(make_arrays())
-    n_most = f"{voice.semantic.max():,}"
-    told = f"expected 0 to 122: this voice has semantic tokens up to {n_most} and the model knows 123: it is another"
-    with pytest.raises(VoiceError, match=told):
+    max_token = f"{voice.semantic.max():,}"
+    message = (
+        f"expected 0 to 122: this voice has semantic tokens up to {max_token} and the model knows 123: it is another"
+    )
+    with pytest.raises(VoiceError, match=message):
         check_voice(voice, dataclasses.replace(SPACES, semantic_vocab=123))
     with pytest.raises(VoiceError, match=r"has codes up to 1,02\d and the model knows 256: it is another model's"):
         check_voice(voice, dataclasses.replace(SPACES, codebook_size=256))
@@ -356,7 +358,7 @@ def test_a_voice_that_suno_does_not_take_is_not_saved(make, message, tmp_path):
 
 @pytest.mark.parametrize("n_semantic", [2, 4, 11, 100, 499, 731])
 def test_what_is_saved_passes_the_assertions_of_suno(n_semantic, tmp_path):
-    """Those of bark/generation.py."""
+    """The assertions are those of bark/generation.py."""
     arrays = make_arrays(n_semantic, SPACES.n_frames(n_semantic))
     Voice.from_dict({key: array.astype(np.float64) for key, array in arrays.items()}).save(tmp_path / "a.npz")
     saved = np.load(tmp_path / "a.npz")
@@ -457,8 +459,8 @@ def test_random_damage_never_leaks_another_error(tmp_path):
     good, path = npz_bytes(make_arrays(20, 30, np.uint16)), tmp_path / "a.npz"
     for _ in range(300):
         data = bytearray(good)
-        for place in draw.integers(0, len(data), 3):
-            data[place] = draw.integers(0, 256)
+        for offset in draw.integers(0, len(data), 3):
+            data[offset] = draw.integers(0, 256)
         path.write_bytes(data[: len(data) if draw.random() < 0.7 else draw.integers(0, len(data))])
         try:
             Voice.load(path)
@@ -659,7 +661,7 @@ def test_a_voice_that_is_not_here_brings_repository_and_command(tmp_path):
         library.load("announcer")
 
 
-def test_a_machine_without_a_network_is_told_so_at_once(tmp_path, monkeypatch):
+def test_a_machine_without_a_network_gets_an_error_at_once(tmp_path, monkeypatch):
     import huggingface_hub
 
     def look_up(*arguments):

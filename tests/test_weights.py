@@ -1,4 +1,4 @@
-"""This project's own folders: written whole, read back bit for bit, and refused where they are not what they claim."""
+"""Model folders of this project's layout: written atomically, read back bit for bit, refused if inconsistent."""
 
 import json
 import os
@@ -281,7 +281,7 @@ def test_parameter_names_are_paths_in_the_module():
     assert {"token_embedding.embedding", "blocks.1.attention.qkv.kernel", "head.kernel"} <= names.keys()
 
 
-def test_a_whole_folder_appears_when_it_is_complete(tmp_path):
+def test_a_folder_appears_when_it_is_complete(tmp_path):
     with atomic_folder(tmp_path / "a" / "b") as folder:
         (folder / "x").write_text("x")
         assert not (tmp_path / "a" / "b").exists()

@@ -1,4 +1,4 @@
-"""What is installed: one package with the built-in voice, which takes no module of a user's for its own."""
+"""The wheel: one package with the built-in voice, which shadows no module of a user's."""
 
 import os
 import subprocess

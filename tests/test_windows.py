@@ -1,4 +1,4 @@
-"""Where windows are: tables written by hand, and arrays against integers."""
+"""Positions of windows: tables written by hand, and traced against integer arithmetic."""
 
 import jax
 import numpy as np
@@ -8,7 +8,7 @@ from bark_jax.generation.tokens import TokenSpaces
 from bark_jax.generation.windows import coarse_window, count_coarse_windows, count_fine_windows, fine_window, goes_on
 
 BARK = TokenSpaces()
-NO_VOICE, FULL_VOICE = (0, 0), (209, 628)  # semantic tokens and stream
+NO_VOICE, FULL_VOICE = (0, 0), (209, 628)  # (semantic tokens, codes of the stream)
 LAST = 38
 
 

@@ -1,4 +1,4 @@
-"""A random Bark of toy size, through the same code as the real ones: what the tests run where no speech is needed."""
+"""A random Bark of toy size, built by the same code as the real ones, for tests that need no speech."""
 
 import math
 from pathlib import Path
@@ -73,7 +73,7 @@ GENERATION_CONFIG = BarkGenerationConfig(
 
 
 def make_tokenizer() -> Tokenizer:
-    """One id a character; what the model does not know becomes id 1."""
+    """A character tokenizer; unknown characters become id 1."""
     names = ["[PAD]", "[UNK]", *CHARACTERS]
     tokenizer = Tokenizer(models.WordLevel({name: index for index, name in enumerate(names)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()

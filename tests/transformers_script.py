@@ -1,4 +1,4 @@
-"""What the Bark page of transformers' documentation shows, as one script: a voice, settings, a batch, half precision.
+"""The examples of transformers' Bark documentation as one script: a voice, settings, a batch, half precision.
 
 tests/test_transformers_script.py says which lines of it change for bark_jax, and runs both.
 """

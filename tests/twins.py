@@ -1,4 +1,4 @@
-"""Random torch networks from `transformers`, and their weights in ours. torch is imported only when one is built."""
+"""Random torch networks from `transformers` with the same weights as ours. Imports torch only when one is built."""
 
 import numpy as np
 from flax import nnx

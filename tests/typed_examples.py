@@ -1,4 +1,4 @@
-"""What a type checker makes of the README's Python; `test_types.py` has mypy read it. It is not run."""
+"""The README's Python with the expected types; mypy reads it in `test_types.py`. It is never run."""
 
 from typing import Unpack, assert_type
 

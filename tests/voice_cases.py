@@ -1,4 +1,4 @@
-"""Voices, folders and caches that hold them, and the names and entries that must not work."""
+"""Voices, folders and caches that hold them, and names and entries that must be refused."""
 
 import io
 import json

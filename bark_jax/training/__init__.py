@@ -1,4 +1,6 @@
-"""Training: from recordings to networks, in the forms that generation reads.
+"""Training and fine-tuning: dataset preparation, LoRA or full training of the transformers, training of the codec.
+
+Trained networks have the classes that generation reads. An example:
 
     from bark_jax import BarkModel, BarkProcessor, training
 
@@ -10,7 +12,7 @@
     trained = training.train_stage(model, "coarse_acoustics", data, "run", run, settings=settings)
     training.save_lora("voice.safetensors", {"coarse_acoustics": trained.lora}, base=training.base_of("my-bark"))
 
-The names below are imported when they are first used.
+The names below are imported lazily, on first use, so that importing this package does not import optax and orbax.
 """
 
 from typing import TYPE_CHECKING

@@ -1,20 +1,21 @@
-"""Batches for the losses: what generation feeds the networks, with the true tokens where it would have drawn some.
+"""Batches for the transformers' losses (teacher forcing): the layout of generation, with true tokens for drawn ones.
 
-A batch is a dict of numpy arrays with the rows first, and a pure function of the step: training goes on where it was
-stopped by asking for the next step, and nothing else has to be kept. B rows of
+A batch is a dict of numpy arrays, batch axis first, and a pure function of the step. So resuming a run needs the step
+alone, no state of a data iterator. All arrays are int32 but for the masks:
 
     semantic    text, history [B, n_text]            the prompt's halves, as `generation.semantic` lays them out
-                targets [B, T]                       the semantic tokens and the end token; T is one of a few lengths
+                targets [B, T]                       semantic tokens, then the end token; at most MAX_LENGTHS lengths T
     coarse      semantic [B, n_coarse_semantic]      the prompt of one window, as `generation.coarse` lays it out
-                stream [B, n_coarse_history + coarse_window]    its history and its own codes
+                stream [B, n_coarse_history + coarse_window]    the window's history, then its own codes
     fine        codes [B, fine_window, n_fine]       one window, as `generation.fine` has it before a prediction
-                codebook [B], targets [B, fine_window]          that codebook, and its true codes
+                codebook [B]                         index of the predicted codebook
+                targets [B, fine_window]             true codes of that codebook
 
-and is_target, bool and of the shape of what is predicted: true where a token counts. (is_new of the coarse batches:
-where it is of the window itself and not of its history.)
+is_target is a bool mask of the shape of the targets (coarse: of the stream): true where a token counts in the loss,
+false in padding. Coarse batches also have is_new, true only for codes of the window itself, not of its history.
 
-Every epoch has each example once, in an order of its own, but for the few that fill no whole batch. With probability
-`history_share` a row has a voice: another utterance of the same speaker.
+An epoch is a permutation of the examples, cut into batches; a remainder smaller than a batch is dropped, another one
+each epoch. With probability `history_share` a row has a voice prompt: another utterance of the same speaker.
 """
 
 import functools
@@ -33,27 +34,30 @@ Batch = dict[str, np.ndarray]
 MakeBatch = Callable[[int], Batch]
 HistoryShare = float | Mapping[str, float]
 
-# Semantic batches come in so many lengths, each a multiple of so many targets: one program a length.
+# Semantic batches are padded to at most MAX_LENGTHS different lengths, each a multiple of LENGTH_MULTIPLE or
+# max_semantic: XLA compiles one program a length, and a length for every batch would compile hundreds.
 MAX_LENGTHS = 4
 LENGTH_MULTIPLE = 32
 
-# The last number of a generator's key, so that no two draws are of one generator.
+# The last number of a generator's seed sequence: keeps the draws of a row and of an epoch's order independent.
 _OF_A_ROW, _OF_AN_EPOCH = 1, 2
 
 
 def semantic_batches(
     dataset: Dataset, spaces: TokenSpaces, *, batch_size: int, seed: int, history_share: HistoryShare = 0.5
 ) -> MakeBatch:
-    """Batches for `losses.semantic_loss`, each of one length. Tokens past max_semantic are cut, and the end with them.
+    """Batches for `losses.semantic_loss`. Examples of similar length share a batch, so that little of it is padding.
+
+    An example of max_semantic tokens has no end token: generation stops there by count.
 
     Args:
       batch_size: rows of a batch, at most the number of examples.
-      seed: of every order and draw.
-      history_share: probability that a row has a voice; or one by the name of each voice. What is never heard without
-        its voice is not what a text without one sounds like.
+      seed: seeds the order of every epoch and every draw.
+      history_share: probability that a row has a voice prompt, one for all voices or one by voice name. A voice with
+        share 1.0 is never trained without its prompt, so it does not influence texts spoken without a voice.
 
     Raises:
-      InputError: a batch size or share that cannot be.
+      InputError: batch_size, seed or history_share is out of range, or history_share does not name every voice.
     """
     n_targets_N = np.minimum(dataset.semantic_lengths + 1, spaces.max_semantic)
     lengths_N = _round_lengths(n_targets_N, spaces.max_semantic)
@@ -79,9 +83,9 @@ def semantic_batches(
 def coarse_batches(
     dataset: Dataset, spaces: TokenSpaces, *, batch_size: int, seed: int, history_share: HistoryShare = 0.5
 ) -> MakeBatch:
-    """Batches for `losses.coarse_loss`: of each example one of its windows, drawn anew every time.
+    """Batches for `losses.coarse_loss`: one window of each example, drawn at random at every step.
 
-    Arguments and errors as for `semantic_batches`.
+    Arguments and errors are those of `semantic_batches`.
     """
     rows = _Rows(dataset, np.zeros(len(dataset)), batch_size, seed, history_share)
 
@@ -103,10 +107,11 @@ def coarse_batches(
 def fine_batches(
     dataset: Dataset, spaces: TokenSpaces, *, batch_size: int, seed: int, history_share: HistoryShare = 0.5
 ) -> MakeBatch:
-    """Batches for `losses.fine_loss`: of each example one of its windows, drawn anew every time.
+    """Batches for `losses.fine_loss`: one window of each example, drawn at random at every step.
 
-    The predicted codebook goes round from row to row, so that all of them are trained equally; a batch of any size
-    runs the same program. Arguments and errors as for `semantic_batches`.
+    The predicted codebook cycles over rows and steps, so that all are trained equally often: with 6 predicted codebooks
+    (2..7) and 4 rows, step 0 trains 2 3 4 5 and step 1 trains 6 7 2 3. Arguments and errors are those of
+    `semantic_batches`.
     """
     rows = _Rows(dataset, np.zeros(len(dataset)), batch_size, seed, history_share)
     n_predicted = spaces.n_fine - spaces.n_coarse
@@ -124,7 +129,7 @@ def fine_batches(
 def _coarse_window(
     example: Example, history: Example | None, window: int, spaces: TokenSpaces
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Semantic tokens and stream of a window, unpadded, and how much of the stream was there before it."""
+    """(semantic tokens [S], stream [T], length of the history at the stream's start) of one window, unpadded."""
     semantic_T, stream_T = np.zeros(0, np.int32), np.zeros(0, np.int32)
     if history is not None:
         semantic_T, stream_T = trim_history(history.semantic, history.codes[: spaces.n_coarse], spaces)
@@ -139,11 +144,11 @@ def _coarse_window(
 def _fine_window(
     example: Example, history: Example | None, codebook: int, rng: np.random.Generator, spaces: TokenSpaces
 ) -> Batch:
-    """One row of a fine batch.
+    """Builds one row of a fine batch: codes [T, Q], targets [T], is_target [T] and codebook [], T = fine_window.
 
-    Of the predicted codebook and those above it, the window holds the history and what earlier windows filled. The
-    codebooks below are filled to the window's end: with true codes, and in the padding with random ones, where
-    generation has whatever the network happens to predict there.
+    The predicted codebook and those above it hold codes of the history and of earlier windows only; the rest of them is
+    codebook_size, the pad. The codebooks below are full: true codes, and random codes in the padding past the last
+    frame, where generation has whatever the network predicted there.
     """
     n_history, known_TQ = 0, example.codes.T
     if history is not None:
@@ -152,7 +157,7 @@ def _fine_window(
     n_frames = example.codes.shape[1]
     window = int(rng.integers(count_fine_windows(n_frames, n_history, spaces)))
     start, fill = fine_window(window, n_frames, n_history, spaces)
-    n_filled = 0  # by the windows before
+    n_filled = 0  # frames that earlier windows filled, history included
     if window:
         n_filled = fine_window(window - 1, n_frames, n_history, spaces).start + spaces.fine_window
 
@@ -174,7 +179,7 @@ def _fine_window(
 
 
 class _Rows:
-    """Which examples a step has, with which voices. Nothing in it changes."""
+    """Draws the examples of a step and their voice prompts: a function of seed, step and row alone."""
 
     def __init__(self, dataset: Dataset, length_N: np.ndarray, batch_size: int, seed: int, history_share: HistoryShare):
         if not 1 <= batch_size <= len(dataset):
@@ -189,7 +194,7 @@ class _Rows:
         self._epoch = functools.lru_cache(maxsize=2)(self._order_epoch)
 
     def draw(self, step: int) -> list[tuple[int, np.random.Generator]]:
-        """The step's examples, and of each a generator for what else is drawn for it."""
+        """(index of an example, its random generator) for each row of a step."""
         epoch, batch = divmod(step, len(self._dataset) // self._batch_size)
         return [
             (int(index), np.random.default_rng((self._seed, step, row, _OF_A_ROW)))
@@ -197,18 +202,19 @@ class _Rows:
         ]
 
     def draw_history(self, index: int, rng: np.random.Generator) -> Example | None:
-        """Another utterance of the same speaker, or None: for no voice, or where there is no other."""
+        """Another utterance of the same speaker; None where the row gets no voice or the speaker has no other."""
         voice = self._voice_N[index]
         same = self._by_voice[voice]
         if rng.random() >= self._history_share_by_voice[voice] or len(same) == 1:
             return None
         other = int(rng.integers(len(same) - 1))
+        # `same` is sorted, so skipping one position from `index` on draws evenly from all others.
         return self._dataset[int(same[other + (same[other] >= index)])]
 
     def _order_epoch(self, epoch: int) -> np.ndarray:
-        """The epoch's examples [batches, batch_size], in batches of like length.
+        """Indices of the epoch's examples, int [batches, batch_size], sorted into batches of similar length.
 
-        A batch that one length does not fill takes the next longer ones, so that none is left over.
+        A batch that examples of one length do not fill takes the next longer ones. The order of the batches is random.
         """
         order = self._dataset.permutation(epoch, self._seed)
         order = order[: len(order) - len(order) % self._batch_size]
@@ -217,7 +223,7 @@ class _Rows:
 
 
 def _shares(history_share: HistoryShare, voices: Sequence[str]) -> list[float]:
-    """The probability of each voice."""
+    """The probability of a voice prompt for each voice, in the order of `voices`."""
     by_name = history_share if isinstance(history_share, Mapping) else dict.fromkeys(voices, history_share)
     if by_name.keys() != set(voices):
         raise InputError(f"history_share is of {', '.join(by_name)}, expected all voices: {', '.join(voices)}")
@@ -227,15 +233,15 @@ def _shares(history_share: HistoryShare, voices: Sequence[str]) -> list[float]:
     return [by_name[name] for name in voices]
 
 
-def _round_lengths(n_targets_N: np.ndarray, most: int) -> np.ndarray:
-    """Each count rounded up to one of MAX_LENGTHS lengths, which have about as many examples each."""
+def _round_lengths(n_targets_N: np.ndarray, max_length: int) -> np.ndarray:
+    """Rounds each count [N] up to one of at most MAX_LENGTHS lengths, quantiles of the counts: int [N]."""
     quantiles = np.quantile(n_targets_N, np.linspace(0, 1, MAX_LENGTHS + 1)[1:], method="higher")
-    lengths = np.unique(np.minimum(-(-quantiles // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, most).astype(int))
+    lengths = np.unique(np.minimum(-(-quantiles // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, max_length).astype(int))
     return lengths[np.searchsorted(lengths, n_targets_N)]
 
 
 def _pad(rows: Sequence[np.ndarray], length: int, value: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows as one int32 array [B, length], padded on the right, and where they are."""
+    """Pads rows on the right: int32 [B, length], and the bool mask [B, length] of what is not padding."""
     padded_BT = np.full((len(rows), length), value, np.int32)
     for b, row in enumerate(rows):
         padded_BT[b, : len(row)] = row

@@ -1,4 +1,4 @@
-"""Checkpoints of a run, by orbax: the last ones, to go on from, and the best, to keep. Each appears whole or not."""
+"""Checkpoints of a run, written by orbax: the last few to resume from, and the best to keep. Writes are atomic."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,12 @@ except ImportError as error:
 
 
 class Checkpoints:
-    """The checkpoints in a folder, by the step after which they were taken."""
+    """Checkpoints in a folder, keyed by the number of steps done.
+
+    Args:
+      folder: created if it does not exist.
+      keep: number of latest checkpoints to keep; older ones are deleted.
+    """
 
     def __init__(self, folder: Path, keep: int):
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=False)
@@ -22,26 +27,29 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
 
     def save(self, step: int, state: Any) -> None:
+        """Writes a state, a pytree of arrays, and waits until it is on disk."""
         self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
 
     def latest_step(self) -> int | None:
+        """The step of the latest checkpoint; None if there is none."""
         return self._manager.latest_step()
 
     def restore(self, like: Any) -> Any:
-        """The last state, laid out and placed as `like` is.
+        """Reads the latest state into the tree structure, shapes, dtypes and shardings of `like`.
 
         Raises:
-          CheckpointError: it is damaged, or of a run with other parameters.
+          CheckpointError: the checkpoint is damaged, or of a run with other parameters.
         """
         step = self.latest_step()
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         try:
             return self._manager.restore(step, args=ocp.args.StandardRestore(target))
-        except Exception as error:  # orbax has no error of its own
+        except Exception as error:  # orbax has no base class of errors: ValueError, KeyError, FileNotFoundError, ...
             raise CheckpointError(
-                f"the checkpoint of step {step} in {self._folder} cannot be read: {error}. Remove its folder to go on "
+                f"the checkpoint of step {step} in {self._folder} cannot be read: {error}. Remove its folder to resume "
                 "from the one before."
             ) from error
 
     def close(self) -> None:
+        """Releases orbax's threads and handles."""
         self._manager.close()

@@ -1,12 +1,12 @@
-"""Batches for the codec: pieces of audio of one length, drawn anew at every step.
+"""Batches for the codec: random crops of audio, all of one length.
 
-A batch is a dict, as in `batches`, and a pure function of the step:
+A batch is a dict of numpy arrays, as in `batches`, and a pure function of the step:
 
-    audio [B, n_frames * samples a frame]    float32, about -1..1
-    step []                                  which it is of; chooses the program, see `codec_training`
+    audio [B, n_frames * samples_per_frame]    float32, about -1..1
+    step []                                    int32, the step itself; selects the program, see `codec_training`
 
-An utterance is drawn in proportion to its length, and of it a piece that begins with any of its frames. One that is
-shorter than a piece is continued with silence.
+A row draws an utterance in proportion to its length, then a crop that starts at any of its frames. Utterances shorter
+than a crop are padded with silence on the right.
 """
 
 from collections.abc import Sequence
@@ -24,14 +24,14 @@ def codec_batches(
     """Batches for `CodecTraining`.
 
     Args:
-      dataset: with its audio.
-      batch_size: rows of a batch; there may be more of them than utterances.
-      n_frames: length of a piece.
-      seed: of every draw.
-      gain: each piece is multiplied by a number between these two, so that the codec learns more than one loudness.
+      dataset: prepared with its audio (keep_audio).
+      batch_size: rows of a batch; may exceed the number of utterances.
+      n_frames: length of a crop, in frames.
+      seed: seeds every draw.
+      gain: bounds of the random factor that a crop is multiplied by, so that the codec learns different loudness.
 
     Raises:
-      InputError: the dataset holds no audio, or a size, seed or gain that cannot be.
+      InputError: the dataset holds no audio, or batch_size, n_frames, seed or gain is out of range.
     """
     if not dataset.has_audio:
         raise InputError("the dataset holds no audio; prepare it again with keep_audio=True (--keep-audio)")
@@ -60,5 +60,6 @@ def codec_batches(
 
 
 def check_gain(gain: Sequence[float]) -> None:
+    """Raises InputError unless gain is (low, high) with 0 < low <= high <= 10."""
     if len(gain) != 2 or not 0 < gain[0] <= gain[1] <= 10:
         raise InputError(f"gain is {gain!r}, expected two numbers above 0 and at most 10, the smaller first")

@@ -1,13 +1,15 @@
-"""Training of codebooks: what codes stand for follows, slowly, the vectors that are given these codes.
+"""Training of the codec's codebooks (residual vector quantisation) by exponential moving averages.
 
-Codebook q is the running mean of what codebooks 0..q-1 left over, by code. No gradient moves it; the encoder gets the
-gradient of what it put out, as if it had not been quantised, and is pulled towards its codes by a loss.
+Vector v of codebook q is the moving average of those residuals of codebooks 0..q-1 whose nearest vector it is. No
+gradient moves it. The encoder gets the decoder's gradient through a straight-through estimator, and the commitment loss
+pulls its output towards the codebooks. Dead codes, which few vectors use, are replaced by vectors of the batch.
 
-All of this is in float32 with full products: vectors near the border of two codes would fall to either side of it.
+All products are float32 with precision "highest": in lower precision a vector near the border of two codes would get
+either of them.
 
 Source: van den Oord et al., Neural Discrete Representation Learning, https://arxiv.org/abs/1711.00937, appendix A.1
-(running means); Zeghidour et al., SoundStream, https://arxiv.org/abs/2107.03312, III.C (residuals, k-means, codes that
-die, fewer codebooks for some rows).
+(moving averages); Zeghidour et al., SoundStream, https://arxiv.org/abs/2107.03312, III.C (residual quantisation,
+k-means initialisation, dead codes, quantiser dropout).
 """
 
 import dataclasses
@@ -17,59 +19,63 @@ import jax.numpy as jnp
 
 from bark_jax.networks.codec.quantizer import nearest
 
-DECAY = 0.99  # of the running means, a step
+DECAY = 0.99  # of the moving averages, per step
 KMEANS_ROUNDS = 10
-# A code that gets less than this share of the vectors that it would get if all codes got as many is dead: it is given a
-# vector of the batch, and so much weight that it lives through 230 steps in which it gets none.
+# Both are shares of the even count, vectors / V. A code whose count is below DEAD_SHARE is dead: it becomes a vector of
+# the batch with count REVIVED_SHARE, and so stays alive without vectors for ln(0.02 / 0.2) / ln(0.99) = 230 steps.
 DEAD_SHARE, REVIVED_SHARE = 0.02, 0.2
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Codebooks:
-    """Running sums over the vectors of each code. table_QVC = sum_QVC / count_QV, but for rounding."""
+    """Moving averages over the vectors of each code, float32. table_QVC = sum_QVC / count_QV, up to rounding."""
 
-    table_QVC: jax.Array  # float32, what codes stand for
-    sum_QVC: jax.Array
-    count_QV: jax.Array  # vectors a step
+    table_QVC: jax.Array  # the vector of each code
+    sum_QVC: jax.Array  # sum of a step's vectors with this code
+    count_QV: jax.Array  # number of a step's vectors with this code
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Quantized:
-    """Vectors, codebook by codebook; the residual is what is left over before the codebook."""
+    """Quantised encoder output, for each codebook."""
 
-    residual_QBTC: jax.Array
-    vector_QBTC: jax.Array  # no gradient goes through it
-    codes_QBT: jax.Array
+    residual_QBTC: jax.Array  # the input of each codebook: x minus the vectors of the codebooks before it
+    vector_QBTC: jax.Array  # the nearest vector of each codebook; has no gradient
+    codes_QBT: jax.Array  # int32
 
     def up_to(self, n_codebooks_B: jax.Array) -> jax.Array:
-        """x_BTC by the first codebooks of each row, with the gradient of the vectors that were quantised."""
+        """x_BTC, the sum of the first n_codebooks_B vectors of each row, by a straight-through estimator.
+
+        The value is quantised; the gradient goes to the encoder's output as if there were no quantisation.
+        """
         weight_QB = _is_used(len(self.vector_QBTC), n_codebooks_B)
         x_BTC = jnp.einsum("QB,QBTC->BTC", weight_QB, self.vector_QBTC, precision="highest")
         before_BTC = self.residual_QBTC[0]
         return before_BTC + jax.lax.stop_gradient(x_BTC - before_BTC)
 
     def commitment(self, n_codebooks_B: jax.Array) -> jax.Array:
-        """[B]: the mean squared distance to the codes, over the codebooks that a row uses."""
+        """The commitment loss [B]: squared distance of residuals to their vectors, averaged over a row's codebooks."""
         distance_QB = jnp.square(self.residual_QBTC - self.vector_QBTC).mean(axis=(2, 3))
         weight_QB = _is_used(len(distance_QB), n_codebooks_B)
         return (weight_QB * distance_QB).sum(axis=0) / n_codebooks_B
 
 
 def _is_used(n_codebooks: int, n_codebooks_B: jax.Array) -> jax.Array:
+    """1.0 where a row uses a codebook, else 0.0: float32 [Q, B]."""
     return (jnp.arange(n_codebooks)[:, None] < n_codebooks_B[None]).astype(jnp.float32)
 
 
 def begin(table_QVC: jax.Array, n_vectors: int) -> Codebooks:
-    """Codebooks as if each code had got as many of the n_vectors of a step."""
+    """Codebooks with these vectors, as if a step's n_vectors were spread evenly over the codes."""
     table_QVC = jnp.asarray(table_QVC, jnp.float32)
     count_QV = jnp.full(table_QVC.shape[:2], n_vectors / table_QVC.shape[1], jnp.float32)
     return Codebooks(table_QVC, table_QVC * count_QV[..., None], count_QV)
 
 
 def quantize(x_BTC: jax.Array, table_QVC: jax.Array) -> Quantized:
-    """Vectors to codes, with the gradients that training wants."""
+    """Quantises x_BTC codebook by codebook. Residuals have gradients with respect to x_BTC, the tables have none."""
     residual_BTC, stages = x_BTC, []
     with jax.default_matmul_precision("highest"):
         for table_VC in jax.lax.stop_gradient(table_QVC):
@@ -80,7 +86,7 @@ def quantize(x_BTC: jax.Array, table_QVC: jax.Array) -> Quantized:
 
 
 def share_used(quantized: Quantized, codebook_size: int) -> jax.Array:
-    """The share of all codes that some vector got."""
+    """Codebook usage: the share of all codes that at least one vector has, a float32 scalar."""
     n_codebooks = len(quantized.codes_QBT)
     is_used_QV = jnp.zeros((n_codebooks, codebook_size), bool)
     is_used_QV = is_used_QV.at[jnp.arange(n_codebooks)[:, None], quantized.codes_QBT.reshape(n_codebooks, -1)].set(True)
@@ -88,7 +94,10 @@ def share_used(quantized: Quantized, codebook_size: int) -> jax.Array:
 
 
 def update(codebooks: Codebooks, quantized: Quantized, key: jax.Array) -> Codebooks:
-    """Codebooks after a step, whose dead codes have become vectors of the step. All of its vectors count."""
+    """Moves the codebooks table_QVC by one step's vectors, and replaces dead codes by random vectors of the step.
+
+    Every row counts in every codebook, also where quantiser dropout kept it from the decoder.
+    """
     Q, V, C = codebooks.table_QVC.shape
     residual_QNC = jax.lax.stop_gradient(quantized.residual_QBTC).reshape(Q, -1, C)
     count_QV, sum_QVC = jax.vmap(_sum_by_code, (0, 0, None))(residual_QNC, quantized.codes_QBT.reshape(Q, -1), V)
@@ -104,7 +113,7 @@ def update(codebooks: Codebooks, quantized: Quantized, key: jax.Array) -> Codebo
 
 
 def find_codebooks(x_NC: jax.Array, n_codebooks: int, codebook_size: int, key: jax.Array) -> Codebooks:
-    """Codebooks of vectors by k-means, one after the other, each of what the ones before left over."""
+    """Initialises codebooks by k-means on x_NC: codebook q on the residuals of codebooks 0..q-1."""
 
     def refine(residual_NC: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         table_VC = _kmeans(residual_NC, codebook_size, key)
@@ -115,7 +124,7 @@ def find_codebooks(x_NC: jax.Array, n_codebooks: int, codebook_size: int, key: j
 
 
 def _kmeans(x_NC: jax.Array, n_means: int, key: jax.Array) -> jax.Array:
-    """[n_means, C]. A mean that no vector is nearest to becomes one of the vectors."""
+    """k-means with KMEANS_ROUNDS rounds, [n_means, C]. A mean that no vector is nearest to becomes a random vector."""
     drawn = jax.random.permutation(key, len(x_NC))[jnp.arange(n_means) % len(x_NC)]
 
     def improve(mean_VC: jax.Array, key: jax.Array) -> tuple[jax.Array, None]:
@@ -132,6 +141,9 @@ def _nearest(x_NC: jax.Array, table_VC: jax.Array) -> jax.Array:
 
 
 def _sum_by_code(x_NC: jax.Array, codes_N: jax.Array, codebook_size: int) -> tuple[jax.Array, jax.Array]:
-    """How many vectors each code got, and their sum. A product: sums by index come in any order on accelerators."""
+    """Count [V] and sum [V, C] of the vectors of each code.
+
+    A product with a one-hot matrix: a scatter-add would sum in a different order from run to run on accelerators.
+    """
     is_of_NV = jax.nn.one_hot(codes_N, codebook_size)
     return is_of_NV.sum(axis=0), jnp.matmul(is_of_NV.T, x_NC, precision="highest")

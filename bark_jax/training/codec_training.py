@@ -1,13 +1,13 @@
 """Training of a model's codec: encoder, decoder and codebooks, or the decoder alone.
 
-Trained are float32 arrays by name, as in `network_training`; the codebooks are moved without gradients, see
-`codec_quantizer`. A run has up to three kinds of steps, in this order and each a program of its own:
+Parameters are float32 arrays by name, as in `network_training`; codebooks are moved without gradients, see
+`codec_quantizer`. A run has up to three kinds of steps, in this order, and each kind is one compiled program:
 
-    unquantized    the decoder reads what the encoder puts out; then k-means finds the codebooks
-    quantized      the decoder reads codes
-    judged         so, and a discriminator learns beside the codec
+    unquantized    the decoder reads the encoder's output; k-means then initialises the codebooks
+    quantized      the decoder reads quantised vectors, from a random number of codebooks in some rows
+    adversarial    as quantized, and a discriminator trains along with the codec (GAN)
 
-What a step draws is a function of seed and step, and the rest is in the state.
+Random draws are a function of seed and step, and everything else is in the state, so a run can be resumed exactly.
 """
 
 import contextlib
@@ -50,34 +50,38 @@ Arrays = Mapping[str, jax.Array]
 Batch = Mapping[str, Any]
 
 NETWORK = "codec_model"
-# A codec's gradients change faster than a transformer's, and it forgets them sooner.
+# beta1 below a transformer's 0.9: a codec's gradients change faster, so momentum averages over fewer steps.
 OPTIMIZER = OptimizerSettings(
     learning_rate=1e-3, warmup_steps=200, final_share=0.03, weight_decay=1e-3, beta1=0.8, beta2=0.99
 )
-# Weight of the mean square of unquantized vectors: nothing else would keep them near 0, where they vary least.
+# Weight of the mean square of the encoder's output in unquantized steps, which nothing else keeps from growing.
 LATENT_PENALTY = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
 class CodecSettings:
-    """How a codec is trained, besides how long and how fast.
+    """Settings of codec training, apart from run length and optimizer.
 
     Args:
-      parts: "all", or "decoder": encoder and codebooks stay as they are, and with them the codes of all audio and what
-        was trained on these.
+      parts: "all", or "decoder": encoder and codebooks are frozen, so codes keep their meaning, and datasets and
+        transformers made with them stay valid.
       batch_size: rows a step, over all devices.
-      n_frames: length of a row.
-      unquantized_steps: first steps in which the decoder reads no codes; the codebooks are then found anew. A few
-        hundred for a codec that is trained from nothing; 0 goes on with the codebooks that there are.
-      fewer_share: share of the rows that are decoded from fewer codebooks than there are, 1 or more.
-      commitment: weight of the encoder's distance to its codes.
-      gain: bounds of what a row is multiplied by.
-      weights: of the differences between decoded and true audio.
-      discriminator: None for none. Evaluations do not ask it, so a run with one may have its best state before it: go
-        on from a trained codec, with eval_share 0, which keeps the last state.
-      eval_share: share of the dataset to evaluate with.
-      eval_batches: batches of an evaluation.
-      seed: of the split and every draw.
+      n_frames: length of a row, in frames.
+      unquantized_steps: number of first steps without quantisation, after which k-means initialises the codebooks. A
+        few hundred from random weights; 0 starts from the codec's own codebooks.
+      fewer_share: probability that a row is decoded from a random number of codebooks, 1 to all (quantiser dropout).
+      commitment: weight of the commitment loss, the encoder's distance to its codebook vectors.
+      gain: bounds of the random factor that a row is multiplied by.
+      weights: of the reconstruction losses.
+      discriminator: settings of the adversarial loss; None trains without. The held-out loss has no adversarial part,
+        so the best evaluation may be from before from_step. To train with a discriminator, start from a trained codec
+        with eval_share=0, which keeps the last state.
+      eval_share: share of the dataset to hold out for evaluation.
+      eval_batches: number of batches an evaluation.
+      seed: seeds the split and every draw.
+
+    Raises:
+      InputError: a setting is out of range, or unquantized_steps is given with parts="decoder".
     """
 
     parts: str = "all"
@@ -119,15 +123,15 @@ class CodecSettings:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class CodecState:
-    """Everything that a step changes, and a checkpoint keeps."""
+    """Everything that a step changes and a checkpoint stores."""
 
-    step: jax.Array  # int32, steps done
-    params: Any  # of encoder and decoder, or the decoder's, float32
+    step: jax.Array  # int32 [], steps done
+    params: Any  # trained parameters by name, float32: of encoder and decoder, or of the decoder alone
     opt_state: Any
-    codebooks: Codebooks | None  # None where they are not trained
-    discriminator_params: Any  # of the discriminator; None without one
+    codebooks: Codebooks | None  # None if they are frozen
+    discriminator_params: Any  # by name, float32; None without a discriminator
     discriminator_opt_state: Any
-    skipped: jax.Array  # int32, steps since the last one whose gradients were finite
+    skipped: jax.Array  # int32 [], consecutive steps with non-finite gradients, up to now
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,14 +139,15 @@ class CodecTraining:
     """Steps and evaluations of a codec: a `loop.Training`. Batches are those of `codec_batches`.
 
     Args:
-      codec: where to start from, any dtype; mono, without normalisation and chunks.
-      optimizer: for parameters by name.
-      n_codebooks: the first so many are trained and read; the others stay as they are.
-      discriminator_optimizer: for settings.discriminator.
-      devices: to share rows over; the default device alone if not given.
+      codec: start of the training, any dtype; mono, without normalisation and chunks.
+      optimizer: updates the codec's parameters by name.
+      n_codebooks: number of codebooks to train and read; the rest are frozen.
+      discriminator_optimizer: required if settings.discriminator is given.
+      devices: split the rows of a batch, with all parameters on each (data parallel); None is JAX's default device.
 
     Raises:
-      InputError: a codec, a number of codebooks or a length of rows that cannot be.
+      InputError: a codec that is not mono or has normalisation or chunks, n_codebooks out of range, or rows shorter
+        than the longest window of the losses.
     """
 
     codec: Codec
@@ -169,6 +174,7 @@ class CodecTraining:
             )
 
     def init(self) -> CodecState:
+        """The state before the first step, on all devices."""
         params = {name: jnp.array(array) for name, array in self._arrays.items() if self._is_trained(name)}
         codebooks, discriminator = None, None
         if self.settings.parts == "all":
@@ -177,7 +183,7 @@ class CodecTraining:
         if self.settings.discriminator is not None:
             discriminator = {name: jnp.array(array) for name, array in self._discriminator[0].items()}
         discriminator_opt_state = None if discriminator is None else self.discriminator_optimizer.init(discriminator)
-        return self.place(
+        return self.put_on_devices(
             CodecState(
                 jnp.int32(0),
                 params,
@@ -189,20 +195,30 @@ class CodecTraining:
             )
         )
 
-    def place(self, state: CodecState) -> CodecState:
-        """The state on all devices."""
+    def put_on_devices(self, state: CodecState) -> CodecState:
+        """Copies the state to every device."""
         return jax.device_put(state, self._everywhere)
 
     def step(self, state: CodecState, batch: Batch) -> tuple[CodecState, dict[str, jax.Array]]:
-        """One step. A batch whose gradients are not finite changes nothing but the counts.
+        """Trains on one batch. The memory of `state` is donated: do not use it afterwards.
+
+        If the loss or a gradient is not finite, only state.step and state.skipped change.
 
         Returns:
-          the new state, and float32 scalars, means over the rows: loss, all in all; the losses that
-          `reconstruction_loss` names, and commitment; codes_used, the share of the codes that the batch uses;
-          grad_norm, before clipping; skipped, 1 if the gradients were not finite. With the discriminator also
-          adversarial and feature_matching, and the discriminator's own loss.
+          the new state, and metrics, float32 scalars, losses as means over the rows:
+            loss                              the weighted sum of all
+            log_mel, mel, log_stft, complex_stft, waveform    see `codec_losses`
+            grad_norm                         gradient norm of the codec's parameters, before clipping
+            skipped                           1 if the step was skipped, else 0
+            latent                            unquantized steps: mean square of the encoder's output
+            commitment, codes_used            quantized steps: commitment loss, and codebook usage of the batch
+            adversarial, feature_matching     adversarial steps: the codec's losses from the discriminator
+            discriminator                     adversarial steps: the discriminator's own loss
+
+        Raises:
+          InputError: the rows cannot be split evenly over the devices.
         """
-        step, audio_BA = int(batch["step"]), self._place_rows(batch["audio"])
+        step, audio_BA = int(batch["step"]), self._shard_rows(batch["audio"])
         discriminator = self.settings.discriminator
         if step and step == self.settings.unquantized_steps:
             state = self._compiled_start(state, self._frozen, audio_BA)
@@ -211,33 +227,33 @@ class CodecTraining:
             self._frozen,
             audio_BA,
             is_quantized=step >= self.settings.unquantized_steps,
-            is_judged=discriminator is not None and step >= discriminator.from_step,
+            is_adversarial=discriminator is not None and step >= discriminator.from_step,
         )
 
     def evaluate(self, state: CodecState, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """The sum over rows of what decoded audio is away from the true, from all codebooks, and the rows."""
+        """(reconstruction loss summed over the rows, number of rows), float32 scalars. Decodes from all codebooks."""
         parts = (state.params, state.codebooks)
-        return self._compiled_evaluation(*parts, self._frozen, self._place_rows(batch["audio"]))
+        return self._compiled_evaluation(*parts, self._frozen, self._shard_rows(batch["audio"]))
 
     def arrays(self, state: CodecState) -> dict[str, np.ndarray]:
-        """All parameters of the codec as it is now, by name, float32."""
+        """All parameters of the codec by name, trained and frozen, each a float32 array of its own shape."""
         tables = {}
         if state.codebooks is not None:
             tables = dict(zip(self._table_names, np.asarray(state.codebooks.table_QVC), strict=True))
         return self._arrays | {name: np.asarray(array) for name, array in state.params.items()} | tables
 
     @functools.cached_property
-    def _whole(self) -> tuple[dict[str, np.ndarray], Callable]:
+    def _params_and_assemble(self) -> tuple[dict[str, np.ndarray], Callable]:
         make_module = module_maker(type(self.codec), self.codec.config, platform=self.codec.platform)
         return full_network(self.codec, make_module, "float32")
 
     @property
     def _arrays(self) -> dict[str, np.ndarray]:
-        return self._whole[0]
+        return self._params_and_assemble[0]
 
     @functools.cached_property
     def _discriminator(self) -> tuple[dict[str, np.ndarray], Callable]:
-        """Parameters of the discriminator at its start, and how to put them into it."""
+        """(initial parameters of the discriminator by name, function from parameters to the module)."""
         settings = self.settings.discriminator
 
         def make(dtype: Any = None) -> Discriminator:
@@ -270,14 +286,14 @@ class CodecTraining:
         frozen = {name: array for name, array in self._arrays.items() if not self._is_trained(name)}
         return jax.device_put(frozen, self._everywhere)
 
-    def _place_rows(self, audio_BA: np.ndarray) -> jax.Array:
+    def _shard_rows(self, audio_BA: np.ndarray) -> jax.Array:
         if len(audio_BA) % self._mesh.size:
             raise InputError(f"a batch has {len(audio_BA)} rows, expected a multiple of {self._mesh.size}, the devices")
         return jax.device_put(audio_BA, NamedSharding(self._mesh, PartitionSpec("data")))
 
     @functools.cached_property
     def _compiled_step(self) -> Callable:
-        static = ("is_quantized", "is_judged")
+        static = ("is_quantized", "is_adversarial")
         return jax.jit(self._step, static_argnames=static, donate_argnums=0, out_shardings=self._everywhere)
 
     @functools.cached_property
@@ -289,21 +305,21 @@ class CodecTraining:
         return jax.jit(self._evaluate)
 
     def _network(self, params: Arrays, frozen: Arrays) -> Codec:
-        return self._whole[1]({**frozen, **params}, None)
+        return self._params_and_assemble[1]({**frozen, **params}, None)
 
     def _table(self, codebooks: Codebooks | None, frozen: Arrays) -> jax.Array:
         return jnp.stack([frozen[name] for name in self._table_names]) if codebooks is None else codebooks.table_QVC
 
     def _encode(self, params: Arrays, frozen: Arrays, audio_BA: jax.Array) -> tuple[Codec, jax.Array]:
-        """The network, and x_BTC, what its encoder makes of audio."""
+        """(the codec, x_BTC, its encoder's output before quantisation)."""
         network = self._network(params, frozen)
-        # A frozen one multiplies as it does in `prepare`, so that the codes are those of prepared data.
+        # A frozen encoder uses the precision of `prepare`, so that its codes equal those of prepared datasets.
         is_frozen = self.settings.parts == "decoder"
         with jax.default_matmul_precision("highest") if is_frozen else contextlib.nullcontext():
             return network, network.encoder(audio_BA[..., None])
 
     def _find_codebooks(self, state: CodecState, frozen: Arrays, audio_BA: jax.Array) -> CodecState:
-        """Codebooks for what the encoder makes of a batch. If it is not finite they stay: the step is skipped too."""
+        """Initialises the codebooks by k-means on the encoder's output. Keeps them if that output is not finite."""
         _, x_BTC = self._encode(state.params, frozen, audio_BA)
         _, V, C = state.codebooks.table_QVC.shape
         key = jax.random.fold_in(self._key(state.step), 1)
@@ -323,11 +339,11 @@ class CodecTraining:
         return reconstruction_loss(decoded_BA, audio_BA, self.codec.config.sampling_rate, self.settings.weights)
 
     def _step(
-        self, state: CodecState, frozen: Arrays, audio_BA: jax.Array, *, is_quantized: bool, is_judged: bool
+        self, state: CodecState, frozen: Arrays, audio_BA: jax.Array, *, is_quantized: bool, is_adversarial: bool
     ) -> tuple[CodecState, dict[str, jax.Array]]:
         key = self._key(state.step)
         gradients, made = jax.grad(self._loss, has_aux=True)(
-            state.params, state, frozen, audio_BA, is_quantized=is_quantized, is_judged=is_judged
+            state.params, state, frozen, audio_BA, is_quantized=is_quantized, is_adversarial=is_adversarial
         )
         metrics = made.metrics | {"grad_norm": optax.tree.norm(gradients)}
         is_finite = jnp.isfinite(metrics["grad_norm"]) & jnp.isfinite(metrics["loss"])
@@ -335,7 +351,7 @@ class CodecTraining:
         if is_quantized and state.codebooks is not None:
             codebooks = codec_quantizer.update(state.codebooks, made.quantized, jax.random.fold_in(key, 2))
             new = dataclasses.replace(new, codebooks=codebooks)
-        if is_judged:
+        if is_adversarial:
             metrics["discriminator"], gradients = jax.value_and_grad(self._discriminator_loss)(
                 state.discriminator_params, audio_BA, jax.lax.stop_gradient(made.decoded_BA)
             )
@@ -356,9 +372,9 @@ class CodecTraining:
         audio_BA: jax.Array,
         *,
         is_quantized: bool,
-        is_judged: bool,
+        is_adversarial: bool,
     ) -> tuple[jax.Array, "_Made"]:
-        """The mean over rows of all that the codec is trained on, and what a step needs besides."""
+        """The codec's weighted loss, a float32 scalar, and what the rest of the step needs of the forward pass."""
         network, x_BTC = self._encode(params, frozen, audio_BA)
         quantized, terms, metrics = None, {}, {}
         if is_quantized:
@@ -370,18 +386,18 @@ class CodecTraining:
         else:
             terms["latent"] = (LATENT_PENALTY, jnp.square(x_BTC).mean(axis=(1, 2)))
         decoded_BA = network.decoder(x_BTC)[..., 0]
-        if is_judged:
-            terms |= self._judged(state.discriminator_params, audio_BA, decoded_BA)
+        if is_adversarial:
+            terms |= self._adversarial_terms(state.discriminator_params, audio_BA, decoded_BA)
         loss_B, differences = self._reconstruction(decoded_BA, audio_BA)
         loss = (loss_B + sum(weight * term_B for weight, term_B in terms.values())).mean()
         metrics |= {name: term_B.mean() for name, (_, term_B) in terms.items()}
         metrics |= {name: term_B.mean() for name, term_B in differences.items()} | {"loss": loss}
         return loss, _Made(metrics, decoded_BA, quantized)
 
-    def _judged(
+    def _adversarial_terms(
         self, discriminator_params: Arrays, audio_BA: jax.Array, decoded_BA: jax.Array
     ) -> dict[str, tuple[float, jax.Array]]:
-        """The codec's losses from the discriminator, with their weights."""
+        """The codec's losses from the discriminator: (weight, loss [B]) by name."""
         settings, discriminator = self.settings.discriminator, self._discriminator[1](discriminator_params, None)
         true, decoded = discriminator(audio_BA), discriminator(decoded_BA)
         return {
@@ -399,7 +415,7 @@ class CodecTraining:
         return jax.random.fold_in(jax.random.key(self.settings.seed), step)
 
     def _draw_codebooks(self, step: jax.Array, n_rows: int) -> jax.Array:
-        """[B]: how many codebooks each row is decoded from."""
+        """Number of codebooks that each row is decoded from, int32 [B]: quantiser dropout."""
         is_fewer, how_many = jax.random.split(jax.random.fold_in(self._key(step), 3))
         return jnp.where(
             jax.random.uniform(is_fewer, (n_rows,)) < self.settings.fewer_share,
@@ -409,11 +425,11 @@ class CodecTraining:
 
 
 class _Made(NamedTuple):
-    """What a forward pass leaves for the rest of the step."""
+    """Auxiliary output of a forward pass, which the rest of the step reads."""
 
     metrics: dict[str, jax.Array]
     decoded_BA: jax.Array
-    quantized: Quantized | None
+    quantized: Quantized | None  # None in an unquantized step
 
 
 def _move(optimizer: optax.GradientTransformation, gradients: Any, params: Any, opt_state: Any) -> dict[str, Any]:
@@ -426,7 +442,7 @@ def _choose(is_new: jax.Array, new: Any, old: Any) -> Any:
 
 
 class TrainedCodec(NamedTuple):
-    """What came out: the codec, in the dtype it had before."""
+    """A trained codec, in the dtype it had before, and the result of the run."""
 
     network: Codec
     result: RunResult
@@ -444,20 +460,24 @@ def train_codec(
     devices: Sequence[jax.Device] | None = None,
     show_progress: bool = True,
 ) -> TrainedCodec:
-    """Trains the codec of a model on the dataset's audio; the model itself stays as it is.
+    """Trains the codec of a model on the dataset's audio. Does not change the model.
 
-    All codes change with the encoder and the codebooks. So with parts="all" the codes of a dataset have to be made
-    anew before transformers are trained on them, and transformers that were trained before no longer fit.
+    With parts="all" every code changes its meaning. Run `recode` on the dataset before training transformers on it;
+    transformers trained with the old codes no longer work with the new codec.
 
     Args:
-      model: where to start from, any dtype; its codec may be random.
-      dataset: prepared with its audio, at the model's rates.
-      folder: of the run; see `loop`. A run that was stopped there goes on.
+      model: start of the training, any dtype; its codec may have random weights.
+      dataset: prepared with its audio (keep_audio), at the model's rates.
+      folder: run folder, see `loop`. A stopped run in it is resumed.
+      run: number of steps, and how often to evaluate and save.
+      settings: CodecSettings() if None.
       optimizer: OPTIMIZER if None.
-      devices: to share the rows of a batch over, several or one; JAX's default device if None.
+      devices: split the rows of a batch, with all parameters on each (data parallel); None is JAX's default device.
+      show_progress: shows a progress bar on a terminal.
 
     Raises:
-      InputError: settings that do not go with the data, the model or the run in the folder.
+      InputError: settings that do not fit the dataset, the model or the run in the folder.
+      TrainingError: too many consecutive steps had non-finite gradients.
     """
     settings = CodecSettings() if settings is None else settings
     optimizer = OPTIMIZER if optimizer is None else optimizer

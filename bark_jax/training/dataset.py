@@ -1,13 +1,16 @@
-"""Prepared training data: examples of all stages in flat arrays, which are mapped into memory and not read whole.
+"""Prepared training data: the examples of all stages in flat, memory-mapped arrays.
 
-    dataset.json                          format, voices, token spaces, codec, number of examples
-    text.npy       text_offsets.npy       tokenizer ids, one example after the other; where each begins, and the end
-    semantic.npy   semantic_offsets.npy   semantic tokens, likewise
-    codes.npy                             [frames of all, Q]; an example has as many as go with its semantic tokens
-    voice.npy                             an index a voice
-    audio.npy                             where it was kept: 16-bit audio samples, as many a frame as a code stands for
+N examples of T text ids and S semantic tokens each, F = spaces.n_frames(S) frames, Q = spaces.n_fine codebooks:
 
-The same arrays can be held in memory: `Dataset.from_examples`.
+    dataset.json           format, voices, token spaces, codec, number of examples
+    text.npy               [sum of T] tokenizer ids, examples concatenated
+    text_offsets.npy       int64 [N + 1]: example i is text[offsets[i]:offsets[i + 1]]
+    semantic.npy           [sum of S] semantic tokens, with semantic_offsets.npy likewise
+    codes.npy              [sum of F, Q]; has no offsets, as F follows from S
+    voice.npy              int32 [N], indices into the voices of dataset.json
+    audio.npy              only with keep_audio: int16 [sum of F * samples_per_frame] audio samples
+
+`Dataset.from_examples` holds the same arrays in memory.
 """
 
 import contextlib
@@ -34,19 +37,19 @@ FORMAT = "bark_jax_dataset"
 VERSION = 1
 
 AUDIO_SCALE = 32767  # an audio sample of 1.0 as a 16-bit integer
-# TokenSpaces that differ in these mean other things by the same numbers.
+# Fields of TokenSpaces that decide the meaning of stored ids: models that differ in one cannot share a dataset.
 MEANING = ("n_text", "semantic_vocab", "n_fine", "codebook_size", "semantic_rate", "frame_rate", "sample_rate")
 
 _FRACTION = re.compile(r"[1-9]\d{0,8}(/[1-9]\d{0,8})?", re.ASCII)
-_HEADER_BYTES = 128  # of the .npy files written here
+_HEADER_BYTES = 128  # of every .npy file written here: fixed, so that the number of rows can be filled in at the end
 
 
 class DatasetError(InputError):
-    """A dataset that is damaged, foreign, or of another model."""
+    """A dataset that is damaged, not written by this package, or prepared for another model."""
 
 
 class Example(NamedTuple):
-    """One utterance: what is said, as each stage reads or writes it."""
+    """An utterance as the stages read and write it: text ids, semantic tokens and codes."""
 
     text: np.ndarray  # int32 [T] tokenizer ids, without offset, padding and special tokens
     semantic: np.ndarray  # int32 [S] in [0, spaces.semantic_vocab)
@@ -55,7 +58,7 @@ class Example(NamedTuple):
 
 
 class Dataset:
-    """Examples by their index. What it holds never changes; `split` and `subset` give views of the same arrays."""
+    """Immutable sequence of examples. `split` and `subset` return views of the same arrays, without copying."""
 
     def __init__(
         self,
@@ -66,10 +69,14 @@ class Dataset:
         codec: str | None = None,
         where: str = "the dataset",
     ):
-        """`open` and `from_examples` make one; raises DatasetError where the arrays do not go together."""
+        """Checks arrays of the layout above; normally called by `open` and `from_examples`.
+
+        Raises:
+          DatasetError: offsets and lengths of the arrays do not agree.
+        """
         self.spaces = spaces
         self.voices = tuple(voices)
-        self.codec = codec  # what made the codes, see `prepare.codec_fingerprint`; None where it was not said
+        self.codec = codec  # `prepare.codec_fingerprint` of the codec that made the codes; None if unknown
         self._arrays = dict(arrays)
         self._where = where
         self._frame_offsets = _check_arrays(self._arrays, spaces, len(self.voices), where)
@@ -77,13 +84,13 @@ class Dataset:
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str], *, spaces: TokenSpaces | None = None) -> Self:
-        """Maps the arrays of a folder that `write_dataset` or `prepare` wrote.
+        """Opens a folder that `write_dataset` or `prepare_dataset` wrote, and memory-maps its arrays.
 
         Args:
-          spaces: of the model to be trained, to refuse data that were prepared for another.
+          spaces: token spaces of the model to train; data prepared for another model are refused.
 
         Raises:
-          DatasetError: the folder is not there, not a dataset, damaged, or for other token spaces.
+          DatasetError: the folder does not exist, is no dataset, is damaged, or is for other token spaces.
         """
         folder = Path(folder)
         info = _read_info(folder)
@@ -109,7 +116,7 @@ class Dataset:
         audio: Iterable[np.ndarray] | None = None,
         codec: str | None = None,
     ) -> Self:
-        """Holds examples in memory. Arguments and errors are those of `write_dataset`."""
+        """Makes a dataset in memory. Arguments, shapes and errors: see `write_dataset`."""
         columns = _columns(spaces, with_audio=audio is not None)
         sinks = {name: _List(*column) for name, column in columns.items()}
         packer = _Packer(sinks, spaces, voices)
@@ -120,7 +127,12 @@ class Dataset:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> Example:
-        """Raises DatasetError where a token is out of its range: the file was damaged after it was written."""
+        """The example at an index, in arrays of its own.
+
+        Raises:
+          IndexError: the index is past the end.
+          DatasetError: a token is out of range, because a file was damaged after it was written.
+        """
         row, start, stop = self._find(index)
         example = Example(
             self._part("text", row).astype(np.int32),
@@ -132,7 +144,7 @@ class Dataset:
         return example
 
     def audio(self, index: int) -> np.ndarray:
-        """The audio samples that the codes of an example stand for, float32 [A] in -1..1 at spaces.sample_rate.
+        """The audio of an example, float32 [A] in -1..1 at spaces.sample_rate, A = F * samples_per_frame.
 
         Raises:
           InputError: the dataset was prepared without audio.
@@ -145,35 +157,36 @@ class Dataset:
 
     @property
     def has_audio(self) -> bool:
+        """Whether the dataset was prepared with its audio (keep_audio)."""
         return "audio" in self._arrays
 
     @property
     def text_lengths(self) -> np.ndarray:
-        """int64 [N]: text tokens of each example."""
+        """Number of text tokens of each example, int64 [N]."""
         return np.diff(self._arrays["text_offsets"])[self._rows]
 
     @property
     def semantic_lengths(self) -> np.ndarray:
-        """int64 [N]: semantic tokens of each example."""
+        """Number of semantic tokens of each example, int64 [N]."""
         return np.diff(self._arrays["semantic_offsets"])[self._rows]
 
     @property
     def frame_lengths(self) -> np.ndarray:
-        """int64 [N]: frames of each example."""
+        """Number of frames of each example, int64 [N]."""
         return np.diff(self._frame_offsets)[self._rows]
 
     @property
     def voice_indices(self) -> np.ndarray:
-        """int32 [N]: the voice of each example."""
+        """Voice of each example, int32 [N]: indices into `voices`."""
         return np.asarray(self._arrays["voice"])[self._rows]
 
     @property
     def seconds(self) -> float:
-        """The length of all audio, by its frames."""
+        """Total length in seconds, computed from the number of frames."""
         return float(int(self.frame_lengths.sum()) / self.spaces.frame_rate)
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> "Dataset":
-        """The examples at `indices`, in that order."""
+        """A view of the examples at `indices`, in that order."""
         view = object.__new__(type(self))
         view.__dict__.update(self.__dict__)
         view._rows = self._rows[np.asarray(indices, np.int64)]
@@ -182,14 +195,15 @@ class Dataset:
     def split(
         self, eval_share: float | None = None, *, n_eval: int | None = None, seed: int = 0
     ) -> tuple["Dataset", "Dataset"]:
-        """(examples to train on, examples to evaluate with), drawn by the seed, each in the order of the whole.
+        """Splits at random into (training examples, held-out examples), each in the order of this dataset.
 
         Args:
-          eval_share: share of the examples to evaluate with, in [0, 1); any share above 0 gives one at least.
-          n_eval: instead, how many.
+          eval_share: share of the examples to hold out, in [0, 1); a share above 0 holds out at least one.
+          n_eval: number of examples to hold out, instead of a share.
+          seed: seeds the draw.
 
         Raises:
-          InputError: not exactly one of the two is given, or nothing would be left to train on.
+          InputError: both or neither of eval_share and n_eval are given, or no example is left to train on.
         """
         if (eval_share is None) == (n_eval is None):
             raise InputError("give either eval_share or n_eval")
@@ -206,11 +220,11 @@ class Dataset:
         return self.subset(np.sort(order[n_eval:])), self.subset(np.sort(order[:n_eval]))
 
     def permutation(self, epoch: int, seed: int) -> np.ndarray:
-        """int64 [N]: the order of an epoch, a function of its arguments alone."""
+        """Random order of an epoch's examples, int64 [N]; depends on epoch, seed and N alone."""
         return np.random.default_rng([seed, epoch]).permutation(len(self))
 
     def _find(self, index: int) -> tuple[int, int, int]:
-        """An example's row in the arrays, and its first frame and the one past its last."""
+        """(row of an example in the arrays, its first frame, the frame past its last)."""
         row = int(self._rows[operator.index(index)])  # IndexError past the end, which also ends a `for`
         return row, int(self._frame_offsets[row]), int(self._frame_offsets[row + 1])
 
@@ -229,17 +243,17 @@ def write_dataset(
     codec: str | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Writes examples as a folder for `Dataset.open`, which appears whole or not at all. One example is held at a time.
+    """Writes examples as a folder for `Dataset.open`, atomically. Holds one example in memory at a time.
 
     Args:
-      examples: at least one; arrays of any integer type.
-      voices: their names; an example's `voice` is an index into them.
-      audio: of each example its audio samples, float [A] in -1..1 at spaces.sample_rate, A = `samples_per_frame` * F.
-      codec: says what made the codes.
-      overwrite: replaces a dataset that is there.
+      examples: at least one; arrays of any integer dtype.
+      voices: names of the voices; an example's `voice` is an index into them.
+      audio: samples of each example, float [A] in -1..1 at spaces.sample_rate, A = F * samples_per_frame.
+      codec: fingerprint of the codec that made the codes, see `prepare.codec_fingerprint`.
+      overwrite: replaces an existing dataset.
 
     Raises:
-      InputError: an example that the token spaces do not allow, or a folder that is not to be replaced.
+      InputError: no examples, an example that the token spaces do not allow, or the folder exists.
     """
     with open_writer(folder, spaces, voices, with_audio=audio is not None, codec=codec, overwrite=overwrite) as packer:
         packer.add_all(examples, audio)
@@ -256,7 +270,7 @@ def open_writer(
     codec: str | None = None,
     overwrite: bool = False,
 ) -> Iterator["_Packer"]:
-    """Yields what examples are given to one by one, `add(example, samples)`; see `write_dataset`."""
+    """Yields a writer whose `add(example, samples)` appends one example. Arguments and errors: see `write_dataset`."""
     columns = _columns(spaces, with_audio=with_audio)
     with atomic_folder(folder, overwrite=overwrite, kind="dataset") as partial:
         with contextlib.ExitStack() as stack:
@@ -281,7 +295,7 @@ def open_writer(
 
 
 def check_example(example: Example, spaces: TokenSpaces, n_voices: int, what: str) -> None:
-    """Raises InputError, beginning with `what`, where an example is not what the token spaces and its class say."""
+    """Raises InputError, its message beginning with `what`, if shapes, dtypes or values of an example are not valid."""
     for field, n_axes in (("text", 1), ("semantic", 1), ("codes", 2)):
         array = np.asarray(getattr(example, field))
         if array.ndim != n_axes or array.dtype.kind not in "iu" or not array.size:
@@ -306,7 +320,7 @@ def check_example(example: Example, spaces: TokenSpaces, n_voices: int, what: st
 
 
 def check_tokens(example: Example, spaces: TokenSpaces, what: str) -> None:
-    """Raises DatasetError, beginning with `what`, for a token out of its range."""
+    """Raises DatasetError, its message beginning with `what`, if a token is out of range."""
     for field, size in (
         ("text", _text_vocab(spaces)),
         ("semantic", spaces.semantic_vocab),
@@ -319,7 +333,7 @@ def check_tokens(example: Example, spaces: TokenSpaces, what: str) -> None:
 
 
 def check_same_meaning(found: TokenSpaces, expected: TokenSpaces, where: str) -> None:
-    """Raises DatasetError, naming the first field, where data of one model mean something else to another."""
+    """Raises DatasetError, naming the field, if ids of `found` mean something else in `expected`; see MEANING."""
     for field in MEANING:
         if getattr(found, field) != getattr(expected, field):
             raise DatasetError(
@@ -329,7 +343,7 @@ def check_same_meaning(found: TokenSpaces, expected: TokenSpaces, where: str) ->
 
 
 def samples_per_frame(spaces: TokenSpaces) -> int:
-    """Audio samples that a frame stands for: 320 in Bark. Raises ConfigError where that is no whole number."""
+    """Audio samples a frame: 320 in Bark, 24,000 Hz / 75 Hz. Raises ConfigError if that is no whole number."""
     ratio = spaces.sample_rate / spaces.frame_rate
     if ratio.denominator != 1:
         raise ConfigError(
@@ -344,11 +358,12 @@ def _text_vocab(spaces: TokenSpaces) -> int:
 
 
 def _narrowest(n_values: int) -> np.dtype:
+    """The narrowest dtype for ids in [0, n_values): int16 or int32, little-endian."""
     return np.dtype("<i2" if n_values <= 2**15 else "<i4")
 
 
 def _columns(spaces: TokenSpaces, *, with_audio: bool) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
-    """Each array's type, and its shape without the first axis."""
+    """(dtype, shape without the first axis) of each array, by name."""
     columns = {
         "text": (_narrowest(_text_vocab(spaces)), ()),
         "text_offsets": (np.dtype("<i8"), ()),
@@ -375,7 +390,10 @@ class _List:
 
 
 class _ArrayFile:
-    """An array that grows in a .npy file; its header, of a fixed size, gets the number of rows at the end."""
+    """An array that grows in a .npy file. `__exit__` writes the number of rows into the header, which has a fixed size.
+
+    numpy can write a .npy file only from a finished array, and a corpus need not fit into memory.
+    """
 
     def __init__(self, path: Path, dtype: np.dtype, row_shape: tuple[int, ...]):
         self.path, self.dtype, self.row_shape = path, dtype, row_shape
@@ -404,7 +422,7 @@ class _ArrayFile:
 
 
 class _Packer:
-    """Lays checked examples out in the arrays of a dataset, `sinks`."""
+    """Checks examples and appends them to the arrays of a dataset, `sinks`."""
 
     def __init__(self, sinks: Mapping[str, Any], spaces: TokenSpaces, voices: Sequence[str]):
         _check_voices(list(voices), "voices")
@@ -456,7 +474,7 @@ class _Packer:
 
 
 def _read_info(folder: Path) -> dict[str, Any]:
-    """The content of dataset.json, with the types of its fields checked."""
+    """Reads dataset.json and checks the types of its fields. Raises DatasetError."""
     path = folder / DATASET_FILE
     if not path.is_file():
         raise DatasetError(f"{folder} is no dataset: it has no {DATASET_FILE}; make one with bark-jax prepare")
@@ -508,7 +526,7 @@ def _parse_spaces(values: Mapping[str, Any], path: Path) -> TokenSpaces:
 
 
 def _map_array(path: Path, dtype: np.dtype, row_shape: tuple[int, ...]) -> np.ndarray:
-    """The array of a .npy file, mapped; nothing of it is read yet."""
+    """Memory-maps a .npy file after checking dtype, shape and size against its header. Raises DatasetError."""
     if not path.is_file():
         raise DatasetError(f"{path} is missing; the dataset was copied in part, or prepare it again")
     try:
@@ -525,16 +543,16 @@ def _map_array(path: Path, dtype: np.dtype, row_shape: tuple[int, ...]) -> np.nd
 
 
 def _check_arrays(arrays: Mapping[str, np.ndarray], spaces: TokenSpaces, n_voices: int, where: str) -> np.ndarray:
-    """Where the frames of each example begin, and the end; DatasetError where offsets and lengths do not agree."""
+    """Checks that offsets and lengths agree; raises DatasetError. Returns the frame offsets, int64 [N + 1]."""
     n_examples = len(arrays["voice"])
-    for name, most in (("text", spaces.n_text), ("semantic", spaces.max_semantic)):
+    for name, max_tokens in (("text", spaces.n_text), ("semantic", spaces.max_semantic)):
         offsets = arrays[f"{name}_offsets"]
         lengths = np.diff(offsets)
         is_right = len(offsets) == n_examples + 1 >= 2 and offsets[0] == 0 and offsets[-1] == len(arrays[name])
-        if not is_right or lengths.min() < 1 or lengths.max() > most:
+        if not is_right or lengths.min() < 1 or lengths.max() > max_tokens:
             raise DatasetError(
                 f"{where}: the {len(offsets):,} {name}_offsets do not cut {len(arrays[name]):,} tokens into "
-                f"{n_examples:,} examples of 1 to {most}; prepare the data again"
+                f"{n_examples:,} examples of 1 to {max_tokens}; prepare the data again"
             )
     n_frames = spaces.n_frames(np.diff(arrays["semantic_offsets"]))
     frame_offsets = np.concatenate([[0], np.cumsum(n_frames)])

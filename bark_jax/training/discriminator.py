@@ -1,11 +1,11 @@
-"""A discriminator of audio that learns to tell the codec's from the true, so that the codec learns what gives it away.
+"""Multi-scale STFT discriminator (MS-STFT) for adversarial training of the codec, with hinge and feature-matching loss.
 
-For each of a few windows it looks at the complex spectrum as at a picture, [time, frequency], with a few convolutions,
-and scores every place of it: above 0 for true. Losses are of one row, [B].
+For each of a few window lengths, 2-D convolutions over time and frequency read the complex STFT and score every
+position: above 0 for original audio, below 0 for decoded. Losses are [B], one number a row.
 
 Source: Défossez et al., High Fidelity Neural Audio Compression, https://arxiv.org/abs/2210.13438, 3.4 "Discriminative
-Loss", with fewer channels and windows. The spectrum is compressed first: in speech most of it is a thousandth of the
-loudest, and that part is where blurred audio shows.
+Loss", with fewer channels and windows, and with compressed magnitudes: most of a speech spectrum has a thousandth of
+the peak's magnitude, and there the artefacts of a codec are.
 """
 
 import dataclasses
@@ -22,28 +22,32 @@ from bark_jax.training.checks import check_integer, check_weight
 from bark_jax.training.codec_losses import check_window, stft
 from bark_jax.training.optimizer import OptimizerSettings
 
-# Little momentum, as what there is to tell changes with the codec; no decay, as the length of a kernel means nothing.
+# Low beta1: the codec it is trained against changes. No weight decay: kernels are normalised, so it would do nothing
+# but raise the effective learning rate.
 OPTIMIZER = OptimizerSettings(
     learning_rate=5e-4, warmup_steps=50, final_share=0.2, weight_decay=0.0, beta1=0.5, beta2=0.9, clip_norm=10.0
 )
 COMPRESSION = 0.3  # exponent of the magnitudes
 SLOPE = 0.2  # of the leaky ReLU below 0
-KEEPS_DEVIATION = (2 / (1 + SLOPE**2)) ** 0.5  # gain of a convolution before that, as He et al. (2015)
-TIME_DILATIONS = (1, 1, 2, 4)  # of the first convolutions, each of which halves the frequencies
-_FLOOR = 2.0**-10  # a magnitude below which compression ends, so that silence has a gradient
+KEEPS_DEVIATION = (2 / (1 + SLOPE**2)) ** 0.5  # initial gain of a convolution before a leaky ReLU, He et al. (2015)
+TIME_DILATIONS = (1, 1, 2, 4)  # one a strided convolution, each of which halves the frequency axis
+_FLOOR = 2.0**-10  # magnitude below which compression is linear, so that the gradient at silence is finite
 
 
 @dataclasses.dataclass(frozen=True)
 class DiscriminatorSettings:
-    """Which discriminator there is, from when, and what it counts.
+    """Settings of the discriminator and of the codec's losses from it.
 
     Args:
-      from_step: steps of the codec without it.
-      windows: of its spectra, in samples.
-      channels: of its convolutions.
-      adversarial: weight of its scores in the codec's loss.
-      feature_matching: weight of the difference between what its layers make of the two.
-      optimizer: its own; it learns from the step on that the codec does from it.
+      from_step: first step with the discriminator: its own training and the codec's losses from it start there.
+      windows: STFT windows in audio samples, multiples of 4.
+      channels: of every hidden convolution.
+      adversarial: weight of the adversarial loss in the codec's loss.
+      feature_matching: weight of the feature-matching loss in the codec's loss.
+      optimizer: the discriminator's own; its schedule starts at from_step.
+
+    Raises:
+      InputError: a setting is out of range.
     """
 
     from_step: int = 0
@@ -65,21 +69,21 @@ class DiscriminatorSettings:
 
     @property
     def min_samples(self) -> int:
-        """The fewest samples of audio whose ends can be mirrored for every window."""
+        """Minimum length of audio, in samples: reflect padding by half the longest window needs one more than that."""
         return max(self.windows) // 2 + 1
 
 
 class DiscriminatorOutput(NamedTuple):
-    """What one window shows. T and F are the times and frequencies of the layer."""
+    """Output for one window length. F shrinks from layer to layer, so each array has its own."""
 
-    score_BTF: jax.Array
-    features_BTFC: tuple[jax.Array, ...]  # a layer each
+    score_BTF: jax.Array  # above 0 for original audio
+    features_BTFC: tuple[jax.Array, ...]  # activations of each hidden layer, for feature matching
 
 
 class SpectrumConv(nnx.Module):
-    """A convolution over time and frequency, whose kernels have the length that `scale` says.
+    """2-D convolution over time and frequency with weight normalisation: a kernel's direction and norm are separate.
 
-    So a step changes either what a kernel answers to or how loudly, and training does not run away.
+    A kernel is normalised to length 1 and multiplied by `scale`, which keeps adversarial training stable.
     """
 
     def __init__(
@@ -114,7 +118,7 @@ class SpectrumConv(nnx.Module):
 
 
 class WindowDiscriminator(nnx.Module):
-    """The discriminator of one window."""
+    """Discriminator of one window length."""
 
     def __init__(self, window: int, channels: int, *, rng: np.random.Generator):
         self.window = window
@@ -136,7 +140,7 @@ class WindowDiscriminator(nnx.Module):
 
 
 class Discriminator(nnx.Module):
-    """A discriminator a window. Its kernels are drawn on the host: to compile their draws would take seconds."""
+    """A WindowDiscriminator for each window. Kernels are drawn by numpy: compiling their draws would take seconds."""
 
     def __init__(self, settings: DiscriminatorSettings, *, seed: int):
         rng = np.random.default_rng(seed)
@@ -145,19 +149,19 @@ class Discriminator(nnx.Module):
         )
 
     def __call__(self, audio_BA: jax.Array) -> tuple[DiscriminatorOutput, ...]:
-        """audio_BA: float32, about -1..1, settings.min_samples or more."""
+        """Scores audio_BA, float32, about -1..1, A >= settings.min_samples: one output for each window."""
         return tuple(discriminator(audio_BA) for discriminator in self.discriminators)
 
 
 def compress(spectrum_BTF: jax.Array) -> jax.Array:
-    """Real and imaginary parts as two channels, [B, T, F, 2], of the magnitude to the power of COMPRESSION."""
+    """Raises magnitudes to the power COMPRESSION and keeps phases: float32 [B, T, F, 2], real and imaginary part."""
     parts_BTFC = jnp.stack([spectrum_BTF.real, spectrum_BTF.imag], axis=-1)
     squares_BTF1 = jnp.square(parts_BTFC).sum(axis=-1, keepdims=True) + _FLOOR**2
     return parts_BTFC * squares_BTF1 ** ((COMPRESSION - 1) / 2)
 
 
 def discriminator_loss(true: tuple[DiscriminatorOutput, ...], decoded: tuple[DiscriminatorOutput, ...]) -> jax.Array:
-    """The discriminator's hinge loss, [B]: 2 where it knows nothing, 0 where true scores exceed 1 and others -1."""
+    """The discriminator's hinge loss, [B]: 2 at scores of 0; 0 where original audio scores > 1 and decoded < -1."""
     hinges = [
         jax.nn.relu(1 - a.score_BTF).mean(axis=(1, 2)) + jax.nn.relu(1 + b.score_BTF).mean(axis=(1, 2))
         for a, b in zip(true, decoded, strict=True)
@@ -166,12 +170,12 @@ def discriminator_loss(true: tuple[DiscriminatorOutput, ...], decoded: tuple[Dis
 
 
 def adversarial_loss(decoded: tuple[DiscriminatorOutput, ...]) -> jax.Array:
-    """[B]: less the better the discriminator likes it."""
-    return -sum(judgement.score_BTF.mean(axis=(1, 2)) for judgement in decoded) / len(decoded)
+    """The codec's adversarial loss, [B]: minus the mean score of decoded audio."""
+    return -sum(output.score_BTF.mean(axis=(1, 2)) for output in decoded) / len(decoded)
 
 
 def feature_loss(true: tuple[DiscriminatorOutput, ...], decoded: tuple[DiscriminatorOutput, ...]) -> jax.Array:
-    """[B]: the mean difference of the layers, relative to the mean size of what they make of true audio."""
+    """The feature-matching loss, [B]: mean absolute difference of activations, relative to those of original audio."""
     pairs = [
         (jax.lax.stop_gradient(a_BTFC), b_BTFC)
         for a, b in zip(true, decoded, strict=True)

@@ -1,13 +1,13 @@
-"""The loop of a run: steps, evaluations, checkpoints, and going on from where a run was stopped.
+"""The training loop: steps, evaluations, checkpoints, early stopping, and resuming a stopped run.
 
-    RUN/settings.json      what was asked for; a run goes on only with the same
-    RUN/metrics.jsonl      a line a step and an evaluation
-    RUN/checkpoints/       the last states
-    RUN/best/              the state with the lowest evaluation loss
-    RUN/loss.png           the curves, where matplotlib is installed
+    RUN/settings.json      settings of the run; resuming requires the same
+    RUN/metrics.jsonl      one JSON line a step, and one an evaluation
+    RUN/checkpoints/       the latest states, to resume from
+    RUN/best/              the state with the lowest held-out loss
+    RUN/loss.png           loss curves, if matplotlib is installed
 
-A batch is a function of the step and a state holds everything else, so a run that is killed and started again has the
-losses, bit for bit, of one that was not.
+A batch is a function of the step, and the state holds everything else. So a run that is killed and resumed has the same
+losses, bit for bit, as an uninterrupted one.
 """
 
 import contextlib
@@ -31,41 +31,44 @@ from bark_jax.training.checks import check_integer
 from bark_jax.training.metrics import Bar, MetricsLog, plot_losses, read_metrics
 
 SETTINGS_FILE = "settings.json"
-FETCH_EVERY = 16  # steps between two looks at the device's metrics; a look waits for the device
+FETCH_EVERY = 16  # steps between two fetches of metrics: a fetch waits for the device, and steps stop overlapping
 
 
 class TrainingError(BarkError, RuntimeError):
-    """Training that cannot go on."""
+    """Training that cannot continue, because too many consecutive steps had non-finite gradients."""
 
 
 class Training(Protocol):
-    """What `fit` runs: `NetworkTraining` and `CodecTraining` are two."""
+    """Interface that `fit` runs; implemented by `NetworkTraining` and `CodecTraining`."""
 
     def init(self) -> Any:
-        """The state before the first step: a pytree with `step` and `skipped`."""
+        """The state before the first step: a pytree with int32 scalars `step` and `skipped`."""
 
-    def place(self, state: Any) -> Any:
-        """A restored state where the steps want it."""
+    def put_on_devices(self, state: Any) -> Any:
+        """Copies a restored state to the devices that `step` runs on."""
 
     def step(self, state: Any, batch: Mapping[str, Any]) -> tuple[Any, Mapping[str, jax.Array]]:
-        """The state after one step, and scalars; `loss` among them."""
+        """(state after one step, metrics). Metrics are scalars by name, `loss` among them."""
 
     def evaluate(self, state: Any, batch: Mapping[str, Any]) -> Any:
-        """A pair of scalars: the sum of losses and their count."""
+        """(sum of losses, their count), scalars; `fit` adds them up over batches and divides."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RunSettings:
-    """How long a run is, and how often it looks back.
+    """Length of a run, and how often it evaluates and saves.
 
     Args:
-      n_steps: optimiser steps in all.
-      eval_every: steps between two evaluations; one more is made at the end.
-      save_every: steps between two checkpoints; one more is made at the end.
-      patience: evaluations without a new best after which the run ends; None goes on to n_steps.
-      keep: last checkpoints that are kept.
-      max_skipped: steps one after the other whose gradients were not finite, after which the run fails; it is looked
-        at with the metrics, every few steps.
+      n_steps: optimizer steps in total, also those before a run is resumed.
+      eval_every: steps between two evaluations; the last step is always followed by one.
+      save_every: steps between two checkpoints; the last step is always followed by one.
+      patience: early stopping after so many evaluations without a new best; None always runs n_steps.
+      keep: number of latest checkpoints to keep.
+      max_skipped: the run fails after so many consecutive steps with non-finite gradients. Checked when metrics are
+        fetched, every FETCH_EVERY steps, so a few more may run.
+
+    Raises:
+      InputError: a setting is no whole number, 1 or more.
     """
 
     n_steps: int
@@ -84,13 +87,13 @@ class RunSettings:
 
 @dataclasses.dataclass(frozen=True)
 class RunResult:
-    """How a run ended. `state` is the best one by its evaluations, the last one where there were none."""
+    """Result of a run."""
 
-    state: Any
-    steps: int
-    best_step: int
-    best_loss: float | None
-    stopped_early: bool
+    state: Any  # the state with the lowest held-out loss; the last one if there were no evaluations
+    steps: int  # steps done
+    best_step: int  # step after which `state` was taken
+    best_loss: float | None  # its held-out loss; None if there were no evaluations
+    stopped_early: bool  # patience ended the run before n_steps
 
 
 @under_own_config
@@ -104,18 +107,20 @@ def fit(
     identity: Mapping[str, Any] | None = None,
     show_progress: bool = True,
 ) -> RunResult:
-    """Runs a training to its end, from its last checkpoint if there is one.
+    """Runs a training to its end; resumes from the latest checkpoint in the folder if there is one.
 
     Args:
-      batches: the batch of a step, a function of the step alone.
-      folder: of the run.
-      evaluation: the batches of an evaluation, the same each time.
-      identity: what else makes this run what it is, as JSON values. A folder of a run with another identity or other
-        settings is refused.
+      batches: step -> batch; must depend on the step alone.
+      folder: run folder; created if it does not exist.
+      evaluation: held-out batches, the same at each evaluation; none to run without evaluations.
+      identity: further facts that make up the run, as JSON values, such as a fingerprint of the data. A folder whose
+        run has another identity or other settings is refused.
+      show_progress: shows a progress bar on a terminal.
 
     Raises:
-      InputError: the folder holds another run.
-      TrainingError: max_skipped steps on end had gradients that were not finite.
+      InputError: the folder holds another run, or something else.
+      CheckpointError: the latest checkpoint cannot be read.
+      TrainingError: settings.max_skipped consecutive steps had non-finite gradients.
     """
     check_process()
     folder = Path(folder)
@@ -123,7 +128,7 @@ def fit(
     with _open(folder, settings) as (last, best):
         state = training.init()
         if last.latest_step() is not None:
-            state = training.place(last.restore(state))
+            state = training.put_on_devices(last.restore(state))
         record = _Record(folder, int(state.step))
         bar = Bar(settings.n_steps, int(state.step), is_visible=show_progress)
         with MetricsLog(folder, int(state.step)) as log, bar:
@@ -133,7 +138,7 @@ def fit(
             plot_losses(folder)
         has_best = best.latest_step() is not None
         return RunResult(
-            training.place(best.restore(state)) if has_best else state,
+            training.put_on_devices(best.restore(state)) if has_best else state,
             steps=int(state.step),
             best_step=record.best_step if has_best else int(state.step),
             best_loss=record.best_loss if has_best else None,
@@ -142,7 +147,7 @@ def fit(
 
 
 class _Record:
-    """The best evaluation so far, and the evaluations since; read back from the metrics of a run that goes on."""
+    """The best evaluation so far, and the number of evaluations since. A resumed run reads it back from its metrics."""
 
     def __init__(self, folder: Path, step: int):
         self.best_loss, self.best_step, self.since_best = math.inf, 0, 0
@@ -151,7 +156,7 @@ class _Record:
                 self.add(record["step"], record["eval_loss"])
 
     def add(self, step: int, loss: float) -> bool:
-        """Whether it is the best one."""
+        """Records an evaluation. Returns whether it is the best so far."""
         is_best = loss < self.best_loss
         if is_best:
             self.best_loss, self.best_step, self.since_best = loss, step, 0
@@ -162,7 +167,7 @@ class _Record:
 
 @dataclasses.dataclass
 class _Run:
-    """A run under way."""
+    """A run in progress."""
 
     training: Training
     settings: RunSettings
@@ -174,7 +179,7 @@ class _Run:
     record: _Record
 
     def steps(self, state: Any, batches: Callable[[int], Mapping[str, Any]]) -> Any:
-        """Every step that is left, and what falls between them."""
+        """Runs the remaining steps with their evaluations and checkpoints. Returns the last state."""
         settings, waiting = self.settings, []
         start = int(state.step)
         if self._has_ended(start):
@@ -184,9 +189,9 @@ class _Run:
                 state, metrics = self.training.step(state, batch)
                 waiting.append((step, metrics))
                 is_end = step == settings.n_steps
-                looks = step % settings.eval_every == 0 or step % settings.save_every == 0 or is_end
-                if looks or len(waiting) == FETCH_EVERY:
-                    self._tell(waiting, n_skipped=int(state.skipped))
+                is_due = step % settings.eval_every == 0 or step % settings.save_every == 0 or is_end
+                if is_due or len(waiting) == FETCH_EVERY:
+                    self._write_metrics(waiting, n_skipped=int(state.skipped))
                 if step % settings.eval_every == 0 or is_end:
                     is_end |= self._evaluate(state, step)
                 if step % settings.save_every == 0 or is_end:
@@ -199,8 +204,12 @@ class _Run:
         patience = self.settings.patience
         return step >= self.settings.n_steps or (patience is not None and self.record.since_best >= patience)
 
-    def _tell(self, waiting: list[tuple[int, Mapping[str, jax.Array]]], n_skipped: int) -> None:
-        """Writes the metrics of the steps since the last time."""
+    def _write_metrics(self, waiting: list[tuple[int, Mapping[str, jax.Array]]], n_skipped: int) -> None:
+        """Fetches the metrics of the steps in `waiting`, writes them and empties the list.
+
+        Raises:
+          TrainingError: max_skipped consecutive steps, or more, had non-finite gradients.
+        """
         records = [
             {"step": step} | {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
             for step, metrics in waiting
@@ -215,7 +224,7 @@ class _Run:
             )
 
     def _evaluate(self, state: Any, step: int) -> bool:
-        """Evaluates, keeps the state if it is the best; whether patience has run out."""
+        """Evaluates, and saves the state if it is the best so far. Returns whether the run has ended."""
         if not self.evaluation:
             return False
         sums = [self.training.evaluate(state, batch) for batch in self.evaluation]
@@ -227,7 +236,7 @@ class _Run:
 
 
 def _ahead(batches: Callable[[int], Mapping[str, Any]], steps: range) -> Iterator[Mapping[str, Any]]:
-    """The batches of steps, each made while the one before it is used."""
+    """Yields the batches of steps, each prefetched in a thread while the one before it is used."""
     with ThreadPoolExecutor(1) as pool:
         pending: Future | None = None
         for step in steps:
@@ -240,9 +249,10 @@ def _ahead(batches: Callable[[int], Mapping[str, Any]], steps: range) -> Iterato
 
 
 def read_settings(folder: str | os.PathLike) -> dict[str, Any] | None:
-    """What the run in a folder was asked for; None where there is no run and a new one may begin.
+    """Reads the settings of the run in a folder; None if the folder is absent or empty, and a new run may start.
 
-    Raises InputError where the folder holds something else.
+    Raises:
+      InputError: the path is a file, the folder holds something else, or its settings are not JSON.
     """
     folder = Path(folder)
     path = folder / SETTINGS_FILE
@@ -262,20 +272,20 @@ def read_settings(folder: str | os.PathLike) -> dict[str, Any] | None:
 
 
 def check_settings(folder: str | os.PathLike, settings: Mapping[str, Any]) -> None:
-    """Raises InputError where the folder holds something else than a run with these settings, among others."""
+    """Raises InputError if the folder holds a run that differs in one of these settings, or something else."""
     found = read_settings(folder)
     if found is None:
         return
     wanted = json.loads(json.dumps(settings))
     if differences := list(_differences({key: found.get(key) for key in wanted}, wanted)):
         raise InputError(
-            f"{folder} holds a run with other settings: {'; '.join(differences)}. Give them as they were to go on "
-            "with it, or another folder to start anew."
+            f"{folder} holds a run with other settings: {'; '.join(differences)}. Give the same settings to resume it, "
+            "or another folder to start a new run."
         )
 
 
 def _claim(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Marks the folder as this run's. Raises InputError where it is another's, naming what differs."""
+    """Writes settings.json into a new run folder. Raises InputError, naming the differences, if it is another run's."""
     check_settings(folder, identity)
     if not (folder / SETTINGS_FILE).is_file():
         folder.mkdir(parents=True, exist_ok=True)
@@ -285,6 +295,7 @@ def _claim(folder: Path, identity: Mapping[str, Any]) -> None:
 
 
 def _differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
+    """Yields "settings.batch_size was 8, now 16" for each value in which two JSON objects differ."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         for key in sorted(found.keys() | wanted.keys()):
             yield from _differences(found.get(key), wanted.get(key), f"{name}.{key}" if name else key)
@@ -294,6 +305,7 @@ def _differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
 
 @contextlib.contextmanager
 def _open(folder: Path, settings: RunSettings) -> Iterator[tuple[Checkpoints, Checkpoints]]:
+    """Yields (the latest checkpoints, the best one) of a run folder."""
     last = Checkpoints(folder / "checkpoints", settings.keep)
     best = Checkpoints(folder / "best", 1)
     try:

@@ -1,11 +1,10 @@
-"""What the three transformers are trained on: the negative log-likelihood of the true next token.
+"""Losses of the three transformers: cross-entropy (negative log-likelihood) of the true next token, teacher-forced.
 
-Every softmax is over the ids that generation may draw at that place, in float32 whatever the model's dtype; the logits
-of other ids are not computed. A loss is a sum and a count, so that parts of a batch add up to the whole of it exactly:
-micro-batches, or the shards of several devices.
+Each softmax is over the ids that generation may draw at that position, in float32 whatever the model's dtype; logits of
+other ids are not computed. A loss is a (sum, count) pair, so that the losses of micro-batches or of the shards of
+several devices add up to that of the batch.
 
-The batches come from `batches`, which says what is in them. What a batch holds where nothing is to be predicted changes
-nothing.
+`batches` makes the batches and documents their arrays. Positions where is_target is False do not affect the loss.
 """
 
 from collections.abc import Mapping
@@ -22,19 +21,19 @@ Batch = Mapping[str, jax.Array]
 
 
 class Loss(NamedTuple):
-    """float32 scalars; total / count is the mean."""
+    """A summed loss, float32 scalars; total / count is the mean."""
 
     total: jax.Array  # summed negative log-likelihood, in nats
-    count: jax.Array  # targets
+    count: jax.Array  # number of targets
 
 
 def semantic_loss(model: SemanticNetwork, batch: Batch, *, spaces: TokenSpaces) -> Loss:
-    """Of the semantic tokens and of the end token after them, given the text and a voice's semantic tokens."""
+    """Loss of the semantic tokens and their end token, given the text and a voice's semantic tokens."""
     targets_BT = batch["targets"]
     prompt_BTD = model.embed_prompt(batch["text"], batch["history"])
     read_BT = _shift_in(targets_BT, spaces.semantic_infer)
     hidden_BTD = model.hidden(jnp.concatenate([prompt_BTD, model.embed(read_BT)], axis=1))[:, spaces.n_text :]
-    # The end's id can be anywhere past the semantic tokens, so its logit is made by itself.
+    # The end token's id need not follow the semantic ids directly, so its logit is computed by itself.
     logits_BTV = model.logits(hidden_BTD, 0, spaces.semantic_vocab)
     end_BT = model.logits(hidden_BTD, spaces.semantic_end, 1)[:, :, 0]
     logit_BT = jnp.where(targets_BT == spaces.semantic_end, end_BT, _pick(logits_BTV, targets_BT))
@@ -43,17 +42,17 @@ def semantic_loss(model: SemanticNetwork, batch: Batch, *, spaces: TokenSpaces) 
 
 
 def coarse_loss(model: CoarseNetwork, batch: Batch, *, spaces: TokenSpaces, only_new: bool = False) -> Loss:
-    """Of every code of the stream, each within its own codebook, given semantic tokens and the stream before it.
+    """Loss of every code of the stream, each within its own codebook, given semantic tokens and the stream before it.
 
     Args:
-      only_new: leave out the codes that generation reads as history, and count those of the window alone.
+      only_new: count only the codes of the window itself, not those that generation reads as history.
     """
     stream_BT = batch["stream"]
     tokens_BT = jnp.concatenate([batch["semantic"], _shift_in(stream_BT, spaces.coarse_infer)], axis=1)
     hidden_BTD = model.hidden(model.embed(tokens_BT))[:, spaces.n_coarse_semantic :]
     logits_BTV = model.logits(hidden_BTD, spaces.semantic_vocab, spaces.n_coarse * spaces.codebook_size)
     codes_BT = stream_BT - spaces.semantic_vocab
-    # A history can start in the middle of a frame, so it is the code, not its place, that tells the codebook.
+    # A history can start in the middle of a frame, so the codebook follows from the code's id, not from its position.
     by_codebook = (*codes_BT.shape, spaces.n_coarse, spaces.codebook_size)
     log_sum_BTQ = jax.nn.logsumexp(logits_BTV.reshape(by_codebook), axis=-1)
     nll_BT = _pick(log_sum_BTQ, codes_BT // spaces.codebook_size) - _pick(logits_BTV, codes_BT)
@@ -61,9 +60,9 @@ def coarse_loss(model: CoarseNetwork, batch: Batch, *, spaces: TokenSpaces, only
 
 
 def fine_loss(model: FineNetwork, batch: Batch, *, spaces: TokenSpaces) -> Loss:
-    """Of the codes of one codebook a row, given the codebooks below it and what of its own is known.
+    """Loss of the codes of one codebook a row, given the codebooks below it and its own codes outside of the targets.
 
-    The codebook is data, not part of the program: one program trains all of them, and the rows of a batch may differ.
+    The codebook's index is data, not static, so one program trains all codebooks and rows of a batch may differ in it.
     """
     codes_BTQ, codebook_B = batch["codes"], batch["codebook"]
     read = [
@@ -78,12 +77,12 @@ def fine_loss(model: FineNetwork, batch: Batch, *, spaces: TokenSpaces) -> Loss:
 
 
 def _shift_in(targets_BT: jax.Array, first: int) -> jax.Array:
-    """What the network reads to predict each target: `first`, then the target before it."""
+    """Shifts targets right by one position, with `first` in front: the input that predicts each target."""
     return jnp.pad(targets_BT[:, :-1], ((0, 0), (1, 0)), constant_values=first)
 
 
 def _pick(values_BTV: jax.Array, index_BT: jax.Array) -> jax.Array:
-    """The value at each index [B, T]; some value where the index is out of range, as that of a pad is."""
+    """Takes the value at each index: [B, T]. An index out of range, such as a pad's, is clipped; its loss is masked."""
     index_BT = jnp.clip(index_BT, 0, values_BTV.shape[2] - 1)
     return jnp.take_along_axis(values_BTV, index_BT[:, :, None], axis=2)[:, :, 0]
 

@@ -1,10 +1,14 @@
-"""The manifest of a corpus: a JSON object a line, and all that can be wrong with it found before work begins.
+"""The manifest of a corpus, in JSON Lines: reads it, and reports every fault before any clip is encoded.
 
     {"audio": "clips/0001.flac", "text": "Good morning.", "voice": "anna", "semantic": [17, 256, ...], "id": "0001"}
 
-`audio` is a path, relative to the manifest. `voice` is "default" where it is left out. `semantic` is a list or the
-path of a .npy file, and may be left out where a semantic tokenizer is given. `id`, which no other line may have, is for
-whoever keeps the manifest. Nothing else is taken.
+    audio       path of a recording, relative to the manifest
+    text        what is said
+    voice       speaker's name; "default" if left out
+    semantic    list of semantic tokens, or the path of a .npy file; may be left out if a semantic tokenizer is given
+    id          string or whole number, unique in the manifest; optional, for your own bookkeeping
+
+Other keys are a fault.
 """
 
 import dataclasses
@@ -30,20 +34,21 @@ MAX_LINE_BYTES = 2**20
 MAX_LISTED_FAULTS = 20
 
 MIN_S = 0.1
-MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 8_000, 192_000  # lower is a telephone's at best; what is higher is an error
-SILENCE = 1e-4  # -80 dB: the loudest audio sample of a clip with nothing on it
-MAX_LOUDNESS = 4.0  # floats beyond -1..1 happen; whole numbers written as floats go to 32,768
+MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 8_000, 192_000  # Hz; 8 kHz is telephone quality, above 192 kHz a header is wrong
+SILENCE = 1e-4  # -80 dB of full scale; a clip whose peak is below is refused as silent
+MAX_LOUDNESS = 4.0  # peak; floats slightly beyond -1..1 are common, 16-bit integers stored as floats reach 32,768
 
-# Of the seconds that a header claims: sizes in bytes may be off by a few, and those of an MP3 are an estimate.
+# Minimum share of the seconds that a header claims which the file must hold, and which must decode. Sizes in bytes may
+# be off by a few, and an MP3's length is an estimate.
 MIN_HELD, MIN_DECODED = 0.98, 0.9
-UNKNOWN_BYTES = 2**31 - 2**20  # programs that write into a pipe claim a size of about 2**31 or 2**32
+UNKNOWN_BYTES = 2**31 - 2**20  # programs that write to a pipe put about 2**31 or 2**32 for a size they do not know
 
 _WRONG_SIZE = re.compile(r": (\d{1,20}) \(should be (\d{1,20})\)")
-_BLOCK = 2**16  # positions of a file that are read at once
+_BLOCK = 2**16  # frames (samples of every channel) read at a time
 
 
 class ManifestError(InputError):
-    """A manifest with faults; `faults` has all of them, the message the first, `advice` what to do, or nothing."""
+    """A manifest with faults: `faults` lists all, the message the first MAX_LISTED_FAULTS, `advice` says what to do."""
 
     def __init__(self, path: Path, faults: list[Fault], advice: str = ""):
         self.path, self.faults, self.advice = path, faults, advice
@@ -54,7 +59,7 @@ class ManifestError(InputError):
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A line of a manifest, its types checked and its files not yet opened."""
+    """A line of a manifest. Its types are checked, its files are not opened yet."""
 
     line: int
     audio: Path
@@ -64,15 +69,16 @@ class Entry:
     id: str | None
 
     def read_semantic(self) -> np.ndarray | None:
+        """The semantic tokens [S], unchecked, read from the .npy file if one is named; None if the line has none."""
         return read_npy(self.semantic) if isinstance(self.semantic, Path) else self.semantic
 
 
 class Corpus(NamedTuple):
-    """What a checked manifest holds, in sum."""
+    """Totals of a checked manifest."""
 
     n_entries: int
-    seconds: float
-    voices: tuple[str, ...]  # in the order in which they come first
+    seconds: float  # of audio
+    voices: tuple[str, ...]  # in order of first appearance
 
 
 def check_manifest(
@@ -84,16 +90,18 @@ def check_manifest(
     max_s: float | None = None,
     has_tokenizer: bool = False,
 ) -> Corpus:
-    """Reads a manifest and every file that it names, and holds none of them.
+    """Checks a manifest and every file that it names. Holds one clip in memory at a time.
 
     Args:
-      processor: makes the texts' ids, and refuses what generation would refuse.
-      min_s, max_s: bounds of a clip's length; None for what the semantic network can write, 15.4 s in Bark.
-      has_tokenizer: lines without semantic tokens are right.
+      path: the manifest.
+      spaces: token spaces of the model that the data are for.
+      processor: tokenizes the texts, and refuses what generation would refuse.
+      min_s, max_s: bounds of a clip's length in seconds; max_s None is `longest_s`, 15.4 s in Bark.
+      has_tokenizer: a semantic tokenizer is given, so lines may lack semantic tokens.
 
     Raises:
-      ManifestError: with all faults of all lines.
-      InputError: there is no such file, or nothing in it.
+      ManifestError: with the faults of all lines.
+      InputError: the file does not exist or is empty.
     """
     path, faults, ids, voices = Path(path), [], {}, {}
     max_s = longest_s(spaces) if max_s is None else max_s
@@ -120,7 +128,11 @@ def check_manifest(
 
 
 def read_entries(path: str | os.PathLike[str]) -> Iterator[Entry | Fault]:
-    """The lines of a manifest one by one, blank ones left out, each an Entry or what is wrong with it."""
+    """Yields an Entry or a Fault for each line of a manifest; skips blank lines.
+
+    Raises:
+      InputError: the file does not exist.
+    """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"the manifest {path} {'is no file' if path.exists() else 'does not exist'}")
@@ -133,12 +145,16 @@ def read_entries(path: str | os.PathLike[str]) -> Iterator[Entry | Fault]:
 
 
 def read_mono(path: str | os.PathLike[str], *, min_s: float, max_s: float) -> tuple[np.ndarray, int]:
-    """An audio file's samples, float32 [A], its channels averaged; and its sample rate.
+    """Reads an audio file as (mono samples, float32 [A], sample rate in Hz). Channels are averaged.
 
-    The header is judged before anything else is read, and of a file that is longer than it says no more than max_s.
+    The header is checked before the samples are read. Never reads more samples than the header claims, so an untrusted
+    file cannot fill the memory.
+
+    Args:
+      min_s, max_s: bounds of the length in seconds.
 
     Raises:
-      InputError: the file cannot be read, or is not a recording of this length.
+      InputError: the file cannot be read, is cut short, silent or not finite, or its length or rate is out of bounds.
     """
     import soundfile
 
@@ -154,7 +170,7 @@ def read_mono(path: str | os.PathLike[str], *, min_s: float, max_s: float) -> tu
             blocks = list(_mono_blocks(sound, n_claimed))
     except InputError:
         raise
-    except Exception as error:  # of soundfile, of libsndfile, and a TypeError for a name that ends in .raw
+    except Exception as error:  # soundfile's and libsndfile's errors, and a TypeError for a name that ends in .raw
         raise InputError(f"the audio cannot be read ({quoted(str(error), 200)})") from error
     samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
     _check_not_cut(n_claimed / rate, len(samples) / rate, MIN_DECODED)
@@ -164,11 +180,12 @@ def read_mono(path: str | os.PathLike[str], *, min_s: float, max_s: float) -> tu
 
 
 def longest_s(spaces: TokenSpaces) -> float:
-    """Seconds of the most semantic tokens that are generated: 15.4 in Bark."""
+    """Maximum length of a clip in seconds, max_semantic tokens: 15.4 in Bark."""
     return float(spaces.max_semantic / spaces.semantic_rate)
 
 
 def _parse(number: int, line: bytes | None, folder: Path) -> Entry:
+    """Parses a line and checks its types. Raises InputError with what is wrong."""
     try:
         fields = read_object(line, MAX_LINE_BYTES)
     except InputError as error:
@@ -206,7 +223,7 @@ def _parse_semantic(value: Any, folder: Path) -> np.ndarray | Path | None:
 def _check_files(
     entry: Entry, spaces: TokenSpaces, processor: BarkProcessor, min_s: float, max_s: float
 ) -> tuple[float, list[str]]:
-    """(seconds of audio, what is wrong with text, audio and semantic tokens)"""
+    """(seconds of audio, messages of what is wrong with text, audio and semantic tokens)."""
     faults, duration_s = [], None
     try:
         processor(entry.text, padding="longest")
@@ -240,7 +257,10 @@ def _check_header(rate: int, duration_s: float, min_s: float, max_s: float) -> N
 
 
 def _mono_blocks(sound: Any, n_claimed: int) -> Iterator[np.ndarray]:
-    """The audio samples that there are, up to n_claimed; `sound.blocks` repeats old ones past the end of a cut file."""
+    """Yields mono blocks, float32 [A], up to n_claimed samples in all.
+
+    Not `sound.blocks`: past the end of a file that was cut short it repeats old samples.
+    """
     while n_claimed > 0:
         block = sound.read(min(_BLOCK, n_claimed), dtype="float32", always_2d=True)
         if not len(block):
@@ -250,10 +270,11 @@ def _mono_blocks(sound: Any, n_claimed: int) -> Iterator[np.ndarray]:
 
 
 def _claimed_s(log: str, held_s: float) -> float:
-    """Seconds that an audio file's header claims; the library reports those that the file has room for.
+    """Seconds that an audio file's header claims. libsndfile itself reports the seconds that the file has room for.
 
     Args:
-      log: libsndfile's, with a line such as "data : 480000 (should be 48000)" of each size that is wrong.
+      log: libsndfile's log, which has a line such as "data : 480000 (should be 48000)" for each wrong size.
+      held_s: the seconds that libsndfile reports.
     """
     sizes = [(int(claimed), int(held)) for claimed, held in _WRONG_SIZE.findall(log)]
     shares = [claimed / held for claimed, held in sizes if 0 < held and claimed < UNKNOWN_BYTES]

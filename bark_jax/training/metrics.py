@@ -1,4 +1,4 @@
-"""What a run tells about itself: a JSON line a step, a progress bar, and the curves as a picture."""
+"""Metrics of a run: a JSON line a step, a progress bar, and a plot of the loss curves."""
 
 import json
 import os
@@ -12,12 +12,13 @@ PLOT_FILE = "loss.png"
 
 
 class MetricsLog:
-    """Lines of `metrics.jsonl`: {"step": 12, "loss": 3.4, ...} a step, {"step": 500, "eval_loss": 3.1} an evaluation.
+    """Appends to `metrics.jsonl`: {"step": 12, "loss": 3.4, ...} a step, {"step": 500, "eval_loss": 3.1} an evaluation.
 
-    What a run wrote after the checkpoint from which it goes on is dropped, as those steps are done again.
+    Resuming drops the lines after the checkpoint it resumes from, since those steps run again.
 
     Args:
-      step: the step to go on from.
+      folder: run folder.
+      step: the step to resume from; 0 for a new run.
     """
 
     def __init__(self, folder: Path, step: int):
@@ -29,6 +30,7 @@ class MetricsLog:
         self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
 
     def write(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Writes one line for each record and flushes, so that the file can be followed."""
         self._file.write("".join(map(_line, records)))
         self._file.flush()
 
@@ -44,7 +46,7 @@ def _line(record: Mapping[str, Any]) -> str:
 
 
 def read_metrics(folder: str | os.PathLike) -> list[dict[str, Any]]:
-    """The records of a run's folder, oldest first; a last line that was cut short by a kill is left out."""
+    """Reads the records of a run folder, oldest first. Drops a last line without an end, which a kill has cut short."""
     path = Path(folder, METRICS_FILE)
     if not path.is_file():
         return []
@@ -53,7 +55,7 @@ def read_metrics(folder: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 class Bar:
-    """Steps, loss and rate on stderr where that is a terminal."""
+    """Progress bar with steps, loss and rate, on stderr; shows nothing if stderr is no terminal."""
 
     def __init__(self, n_steps: int, done: int, *, is_visible: bool):
         self._bar = None
@@ -63,6 +65,7 @@ class Bar:
             self._bar = tqdm(total=n_steps, initial=done, unit="step", dynamic_ncols=True)
 
     def advance(self, record: Mapping[str, Any]) -> None:
+        """Moves the bar to the step of a metrics record and shows its loss."""
         if self._bar is not None:
             self._bar.set_postfix(loss=f"{record.get('loss', float('nan')):.4f}", refresh=False)
             self._bar.update(record["step"] - self._bar.n)
@@ -76,7 +79,7 @@ class Bar:
 
 
 def plot_losses(folder: str | os.PathLike) -> Path:
-    """Draws a run's losses over its steps into `loss.png`. Needs matplotlib."""
+    """Plots a run's training and held-out loss over its steps into `loss.png`; returns the path. Needs matplotlib."""
     from bark_jax.audio.plots import NotebookFigure, save_figure
 
     records = read_metrics(folder)

@@ -1,9 +1,11 @@
-"""Training of one transformer: what is trained, a step of it, and an evaluation.
+"""Steps and evaluations of one transformer: mixed precision, gradient accumulation and data parallelism.
 
-What is trained is a dictionary of float32 arrays: all parameters of the network, or the arrays of a LoRA beside frozen
-ones. A step casts them to the compute dtype, adds up the gradients of its micro-batches, and moves the float32 masters.
-Over several devices the rows of every micro-batch are shared out and the parameters are on each of them; XLA adds the
-gradients up. Losses are sums and counts, so neither cut changes the mean, but for the order of additions.
+The trained parameters are a pytree of float32 arrays: all parameters of the network by name, or the matrices of a LoRA
+beside frozen parameters. A step casts them to the compute dtype, accumulates the gradients of its micro-batches, and
+updates the float32 master copy.
+
+On several devices the rows of each micro-batch are split, the parameters are on every device, and XLA sums the
+gradients (all-reduce). Losses are (sum, count) pairs, so micro-batches and devices change the mean by rounding only.
 """
 
 import dataclasses
@@ -29,26 +31,26 @@ Batch = Mapping[str, Any]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Everything that a step changes, and a checkpoint keeps."""
+    """Everything that a step changes and a checkpoint stores."""
 
-    step: jax.Array  # int32, steps done
-    params: Any  # what is trained, float32
+    step: jax.Array  # int32 [], steps done
+    params: Any  # trained parameters, float32
     opt_state: Any
-    skipped: jax.Array  # int32, steps since the last one whose gradients were finite
+    skipped: jax.Array  # int32 [], consecutive steps with non-finite gradients, up to now
 
 
 @dataclasses.dataclass(frozen=True)
 class NetworkTraining:
-    """Steps and evaluations of one network.
+    """Steps and evaluations of one network: a `loop.Training`.
 
     Args:
-      params: what is trained, float32, at its start.
-      assemble: (trained, frozen) -> the network; differentiable in the first.
+      params: initial trained parameters, a pytree of float32 arrays.
+      assemble: (params, frozen) -> network; differentiable in params.
       loss: (network, batch) -> Loss.
-      optimizer: for `params`.
-      frozen: what `assemble` needs besides, which does not change.
-      accumulate: micro-batches a step; the rows of a batch are cut into so many.
-      devices: to share rows over; the default device alone if not given.
+      optimizer: updates `params`.
+      frozen: further argument of `assemble`, which is not trained.
+      accumulate: micro-batches a step; a batch's rows are cut into so many.
+      devices: split the rows, with all parameters on each (data parallel); None is JAX's default device.
     """
 
     params: Any
@@ -60,29 +62,36 @@ class NetworkTraining:
     devices: Sequence[jax.Device] | None = None
 
     def init(self) -> TrainState:
-        params = jax.tree.map(lambda array: jnp.array(array, jnp.float32), self.params)  # the step reuses its memory
+        """The state before the first step, on all devices."""
+        # A copy, because `step` donates its memory and self.params must survive.
+        params = jax.tree.map(lambda array: jnp.array(array, jnp.float32), self.params)
         state = TrainState(jnp.int32(0), params, self.optimizer.init(params), jnp.int32(0))
-        return self.place(state)
+        return self.put_on_devices(state)
 
-    def place(self, state: TrainState) -> TrainState:
-        """The state on all devices."""
+    def put_on_devices(self, state: TrainState) -> TrainState:
+        """Copies the state to every device."""
         return state if self._mesh is None else jax.device_put(state, NamedSharding(self._mesh, PartitionSpec()))
 
     def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        """One step. A batch whose gradients are not finite changes nothing but the counts.
+        """Trains on one batch. The memory of `state` is donated: do not use it afterwards.
+
+        If the loss or a gradient is not finite, only state.step and state.skipped change.
 
         Returns:
-          the new state, and float32 scalars: loss, the mean in nats; grad_norm, before clipping; skipped, 1 if the
-          gradients were not finite.
+          the new state, and metrics, float32 scalars: loss, the mean in nats; grad_norm, the gradient norm before
+          clipping; skipped, 1 if the step was skipped, else 0.
+
+        Raises:
+          InputError: the rows cannot be split evenly over micro-batches and devices.
         """
         return self._compiled_step(state, self._frozen, self._split(batch))
 
     def evaluate(self, state: TrainState, batch: Batch) -> Loss:
-        """The loss of a batch."""
+        """The loss of a batch, without an update."""
         return self._compiled_evaluation(state.params, self._frozen, self._split(batch))
 
     def module(self, state: TrainState) -> nnx.Module:
-        """The network as it is now."""
+        """The network with the state's parameters, in the dtype of `assemble`."""
         return self.assemble(jax.tree.map(np.asarray, state.params), self.frozen)
 
     @functools.cached_property
@@ -104,7 +113,7 @@ class NetworkTraining:
         return jax.jit(lambda *arguments: self._loss_and_gradients(*arguments, gradients=False)[0])
 
     def _split(self, batch: Batch) -> Batch:
-        """Rows [B, ...] as micro-batches [accumulate, B / accumulate, ...], on their devices."""
+        """Reshapes rows [B, ...] to micro-batches [accumulate, B / accumulate, ...] and shards their second axis."""
         rows = len(next(iter(batch.values())))
         check_rows(rows, self.accumulate, self.devices)
         cut = {
@@ -127,7 +136,7 @@ class NetworkTraining:
         return TrainState(state.step + 1, *kept, skipped), metrics
 
     def _loss_and_gradients(self, params: Any, frozen: Any, batch: Batch, *, gradients: bool) -> tuple[Loss, Any]:
-        """Sums over micro-batches; the gradients are those of the mean."""
+        """(summed loss over all micro-batches, gradients of the mean loss; None if `gradients` is False)."""
 
         def total(params: Any, part: Batch) -> tuple[jax.Array, jax.Array]:
             return self.loss(self.assemble(params, frozen), part)
@@ -145,7 +154,7 @@ class NetworkTraining:
 
 
 def check_rows(n_rows: int, accumulate: int, devices: Sequence[jax.Device] | None) -> None:
-    """Raises InputError where a batch cannot be shared out evenly."""
+    """Raises InputError unless n_rows is a multiple of micro-batches times devices."""
     n_devices = 1 if devices is None else len(devices)
     if n_rows % (accumulate * n_devices):
         raise InputError(
@@ -155,11 +164,12 @@ def check_rows(n_rows: int, accumulate: int, devices: Sequence[jax.Device] | Non
 
 
 def full_network(module: nnx.Module, make_module: Callable[[Any], nnx.Module], dtype: Any) -> tuple[dict, Callable]:
-    """For training all of a network: its parameters, and the `assemble` that puts them back.
+    """Splits a network for full training: (parameters by name, float32 numpy arrays; `assemble`, which reverses it).
 
     Args:
-      make_module: builds the module for a dtype, as for `model_folder.load_network`.
-      dtype: to compute in.
+      module: the network.
+      make_module: dtype -> module with the same parameters, as for `model_folder.load_network`.
+      dtype: compute dtype, to which `assemble` casts the parameters.
     """
     graphdef, abstract = nnx.split(with_working_attention(nnx.eval_shape(lambda: make_module(jnp.dtype(dtype)))))
     names = [(".".join(map(str, path)), path, variable) for path, variable in nnx.to_flat_state(abstract)]
@@ -174,5 +184,5 @@ def full_network(module: nnx.Module, make_module: Callable[[Any], nnx.Module], d
 
 
 def _as_dtype(array: jax.Array | np.ndarray, dtype: Any) -> jax.Array:
-    """On the device in that dtype. The host rounds its own arrays: JAX would compile a program for each shape."""
+    """Casts to the dtype, on the device. numpy casts host arrays: JAX would compile a program for each shape."""
     return jax.device_put(array.astype(dtype)) if isinstance(array, np.ndarray) else jnp.asarray(array, dtype)

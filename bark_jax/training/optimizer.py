@@ -1,4 +1,4 @@
-"""AdamW with warm-up, a cosine and clipping: the usual optimiser of transformers, from optax."""
+"""AdamW with linear learning-rate warm-up, cosine decay and gradient clipping, built from optax."""
 
 import dataclasses
 import math
@@ -13,14 +13,18 @@ from bark_jax.training.checks import check_integer
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSettings:
-    """How parameters move.
+    """Settings of AdamW and of the learning-rate schedule.
 
     Args:
-      learning_rate: after the warm-up.
-      warmup_steps: steps in which it grows from 0.
-      final_share: share of it that is left at the last step, reached along a cosine.
-      weight_decay: pulls matrices to 0; scales, biases and embeddings are left alone.
-      clip_norm: longest gradient, over all parameters; a longer one is shortened to it.
+      learning_rate: peak learning rate, reached after the warm-up.
+      warmup_steps: steps in which the learning rate rises linearly from 0.
+      final_share: learning rate at the last step, as a share of the peak; cosine decay leads there.
+      weight_decay: decoupled weight decay of matrices; scales, biases and embeddings have none.
+      beta1, beta2: decay of Adam's moving averages of the gradient and of its square.
+      clip_norm: maximum gradient norm over all parameters; larger gradients are scaled down to it.
+
+    Raises:
+      InputError: a setting is out of range.
     """
 
     learning_rate: float = 3e-4
@@ -48,7 +52,7 @@ class OptimizerSettings:
 
 
 def learning_rate(settings: OptimizerSettings, n_steps: int) -> optax.Schedule:
-    """step -> learning rate of a run of `n_steps` steps."""
+    """Learning-rate schedule of a run of n_steps steps: step -> learning rate. Short runs shorten the warm-up."""
     warmup = min(settings.warmup_steps, max(n_steps - 1, 0))
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0 if warmup else settings.learning_rate,
@@ -60,7 +64,7 @@ def learning_rate(settings: OptimizerSettings, n_steps: int) -> optax.Schedule:
 
 
 def make_optimizer(settings: OptimizerSettings, n_steps: int) -> optax.GradientTransformation:
-    """For parameters {name: array}, as `model_folder` names them."""
+    """The optax optimizer for a run of n_steps steps. Parameters whose path contains "embedding" are not decayed."""
     return optax.chain(
         optax.clip_by_global_norm(settings.clip_norm),
         optax.adamw(
@@ -74,7 +78,7 @@ def make_optimizer(settings: OptimizerSettings, n_steps: int) -> optax.GradientT
 
 
 def _is_decayed(params: Any) -> Any:
-    """Whether each parameter is a matrix that multiplies; a norm's scale, a bias and an embedding are not."""
+    """Mask of weight decay: True for matrices and kernels; False for norm scales, biases and embeddings."""
     return jax.tree_util.tree_map_with_path(
         lambda path, array: array.ndim > 1 and "embedding" not in jax.tree_util.keystr(path), params
     )

@@ -1,8 +1,8 @@
-"""A manifest of recordings to the dataset that training reads: text ids, semantic tokens and codes of equal length.
+"""Prepares datasets: turns a manifest of recordings into text ids, semantic tokens and codes of matching length.
 
-Audio becomes mono at the model's sample rate, and its end is cut or continued with silence so that its codes are the
-spaces.n_frames(S) that go with S semantic tokens. More than `semantic_tokens.MAX_DIFFERENCE_S` is a fault. The codes
-are those of the model's own codec.
+Audio is averaged to mono and resampled to the model's sample rate. Its end is trimmed or padded with silence to the
+spaces.n_frames(S) frames that go with S semantic tokens; a difference above `semantic_tokens.MAX_DIFFERENCE_S` is a
+fault. The model's own codec encodes it.
 """
 
 import functools
@@ -38,19 +38,20 @@ from bark_jax.training.manifest import (
 )
 from bark_jax.training.semantic_tokens import SemanticTokenizer, check_semantic, make_semantic
 
-# Frames are padded to a multiple of this, and rows to ENCODE_ROWS, so that clips of any length run few programs.
+# A batch is padded to ENCODE_ROWS rows and a multiple of FRAMES_STEP frames, so that clips of all lengths share a few
+# compiled programs: at most 5 in Bark, whose longest clip, 15.4 s, has about 1,150 frames.
 FRAMES_STEP = 256
 ENCODE_ROWS = 4
-# Clips that are held at once and sorted by length before they are encoded.
+# Clips in memory at a time; they are sorted by length before they are encoded, which saves padding.
 HELD_CLIPS = 16 * ENCODE_ROWS
 
 
 class _Clip(NamedTuple):
-    """An example whose codes are yet to be made of its audio samples."""
+    """An example before its audio is encoded."""
 
     text: np.ndarray  # int32 [T]
     semantic: np.ndarray  # int32 [S]
-    samples: np.ndarray  # float32, whole frames
+    samples: np.ndarray  # float32 [A], A a multiple of samples_per_frame
     voice: int
 
 
@@ -67,22 +68,26 @@ def prepare_dataset(
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
-    """Writes the dataset of a manifest as a folder that appears whole or not at all.
+    """Prepares a manifest's dataset and writes it as a folder, atomically.
 
-    Everything is checked before the first clip is encoded. No more than HELD_CLIPS clips are in memory at once.
+    Checks every line and file before it encodes the first clip. Holds HELD_CLIPS clips in memory at most.
 
     Args:
-      bark: whose token spaces the data are for, and whose codec makes the codes, in float32.
-      processor: the model's; text becomes the ids that generation would read.
-      semantic_tokenizer: for the lines without semantic tokens of their own.
-      keep_audio: keeps the audio too, as 16-bit integers, to train the codec.
-      min_s, max_s: see `check_manifest`.
-      overwrite: replaces a dataset that is there.
-      progress: called with the clips done and all of them.
+      manifest: path of the manifest, see `manifest`.
+      folder: where to write the dataset.
+      bark: the model to train, in float32. Its token spaces decide the layout, its codec makes the codes.
+      processor: the model's processor; texts become the ids that generation would read.
+      semantic_tokenizer: makes semantic tokens for the lines that have none.
+      keep_audio: stores the audio too, as 16-bit integers; codec training needs it.
+      min_s, max_s: bounds of a clip's length in seconds, see `check_manifest`.
+      overwrite: replaces an existing dataset.
+      progress: called after each clip with (clips done, clips in total).
 
     Raises:
-      ManifestError: with all faults of the manifest; or with the first that only showed while preparing.
-      InputError: a folder that is there, a semantic tokenizer that fails, or parts that do not go together.
+      ManifestError: with all faults of the manifest; or with one that only appears during encoding, such as a failing
+        semantic tokenizer or a file that changed after the check.
+      InputError: the folder exists, or the processor or codec does not fit the model.
+      ConfigError: the codec has another frame rate, or normalisation or chunks.
     """
     spaces, codec = bark.spaces, bark.codec_model
     _check_parts(codec, processor, spaces)
@@ -116,16 +121,18 @@ def recode(
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
-    """Writes a dataset that was prepared with its audio once more, with the codes of another codec.
+    """Encodes the audio of a dataset again with another codec and writes the result as a new dataset, atomically.
 
-    For what reads codes after the codec was trained. The audio stays in the first dataset alone.
+    Run it after codec training, before training transformers on the new codes. The new dataset holds no audio.
 
     Args:
-      codec: float32.
+      dataset: prepared with its audio (keep_audio).
+      codec: makes the new codes; float32.
       folder, overwrite, progress: as for `prepare_dataset`.
 
     Raises:
-      InputError: the dataset holds no audio, the codec is another model's, or a folder that is there.
+      InputError: the dataset holds no audio, the codec is not float32, or the folder exists.
+      ConfigError: the codec has other rates than the dataset, or normalisation or chunks.
     """
     spaces = dataset.spaces
     _check_codec(codec, spaces)
@@ -141,13 +148,14 @@ def recode(
 
 @under_own_config
 def encode_audio(codec: Codec, audio: Sequence[np.ndarray], n_codebooks: int) -> list[np.ndarray]:
-    """The codes of rows of unequal length, each as if it were encoded alone: int32 [n_codebooks, F].
+    """Encodes clips of different length in padded batches: for each its codes, int32 [n_codebooks, F].
 
-    Padding comes after a row's whole frames, which do not look ahead, so it changes their vectors only where another
-    shape makes another program round differently: by the last bits. Products are taken in full float32.
+    The encoder is causal and padding comes after a clip, so a clip's vectors equal those of encoding it alone, up to
+    rounding: another shape is another compiled program. Clips too short for that are encoded alone, see
+    `_min_padded_frames`. Matrix products have precision "highest".
 
     Args:
-      audio: rows of mono float32 samples, a whole number of frames each, one at least.
+      audio: mono clips, float32 [A], A a multiple of the codec's hop_length and not 0.
     """
     hop = codec.config.hop_length
     n_frames = [len(samples) // hop for samples in audio]
@@ -172,7 +180,7 @@ def encode_audio(codec: Codec, audio: Sequence[np.ndarray], n_codebooks: int) ->
 
 
 def codec_fingerprint(codec: Codec) -> str:
-    """SHA-256 of what decides the codes: the weights of the encoder and the codebooks."""
+    """SHA-256 over the weights of encoder and codebooks, which determine the codes: "sha256:" and 64 hex digits."""
     digest = hashlib.sha256()
     for part in (codec.encoder, codec.quantizer):
         for path, leaf in jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(nnx.state(part))):
@@ -183,7 +191,11 @@ def codec_fingerprint(codec: Codec) -> str:
 
 
 def fit_samples(samples: np.ndarray, sample_rate: int, spaces: TokenSpaces) -> np.ndarray:
-    """Mono audio samples at the model's sample rate."""
+    """Resamples mono audio, float32 [A], from `sample_rate` to the model's, both in Hz.
+
+    Raises:
+      UnsupportedError: the rates differ and soxr is not installed.
+    """
     if sample_rate == spaces.sample_rate:
         return samples
     try:
@@ -196,7 +208,7 @@ def fit_samples(samples: np.ndarray, sample_rate: int, spaces: TokenSpaces) -> n
 
 
 def _check_parts(codec: Codec, processor: BarkProcessor, spaces: TokenSpaces) -> None:
-    """Raises ConfigError or InputError where model, codec and processor are not of one kind."""
+    """Raises ConfigError or InputError if the codec or the processor does not fit the model's token spaces."""
     check_same_meaning(processor.spaces, spaces, "the processor")
     _check_codec(codec, spaces)
 
@@ -223,7 +235,11 @@ def _read_clip(
     semantic_tokenizer: SemanticTokenizer | None,
     bounds: dict[str, float],
 ) -> _Clip:
-    """A line's clip. Its faults were found before; a file that has changed since is refused here."""
+    """Reads the clip of a checked line.
+
+    Raises:
+      ManifestError: a file has changed since the check, or the semantic tokenizer fails.
+    """
     try:
         if isinstance(entry, Fault) or entry.voice not in voices:
             raise InputError("the manifest has changed while it was prepared")
@@ -248,7 +264,7 @@ def _clip_of(dataset: Dataset, index: int) -> _Clip:
 
 
 def _with_codes(codec: Codec, clips: Iterable[_Clip], n_codebooks: int) -> Iterator[tuple[_Clip, np.ndarray]]:
-    """Each clip with its codes [Q, F], in the order of the clips."""
+    """Yields each clip with its codes, int32 [Q, F], in the order of `clips`."""
     clips = iter(clips)
     while held := list(itertools.islice(clips, HELD_CLIPS)):
         codes = encode_audio(codec, [clip.samples for clip in held], n_codebooks)
@@ -256,9 +272,9 @@ def _with_codes(codec: Codec, clips: Iterable[_Clip], n_codebooks: int) -> Itera
 
 
 def _min_padded_frames(codec: Codec) -> float:
-    """Frames from which on a clip may be padded; infinite for a codec that looks ahead.
+    """Minimum number of frames of a clip that may be padded on the right; infinite for a codec that is not causal.
 
-    A shorter clip is too short for its start to be mirrored, so what comes after it counts.
+    Layers pad their left edge by reflection. In a shorter clip the reflected part would reach into the padding.
     """
     if not all(layer.is_causal for layer in codec.encoder.layers):
         return math.inf

@@ -1,7 +1,8 @@
-"""Where semantic tokens come from: the manifest, or a tokenizer that the caller names.
+"""Semantic tokens of recordings: loads and calls a semantic tokenizer, and checks tokens that are given or made.
 
-A semantic tokenizer turns recorded speech into the tokens that the semantic network learns to write and the coarse
-network to read. Suno published no such network, only what reads its tokens; so it is a plug here: any callable, such as
+A semantic tokenizer turns recorded speech into the tokens that the semantic network learns to predict and the coarse
+network reads. Suno did not publish the tokenizer that its networks were trained with, so this package takes any
+callable as a plug-in, such as
 
     def tokenize(samples: np.ndarray, sample_rate: int, text: str) -> np.ndarray:
         return np.searchsorted(EDGES, loudness(samples, every=sample_rate / 49.9))
@@ -17,8 +18,8 @@ import numpy as np
 from bark_jax.errors import InputError, quoted
 from bark_jax.generation.tokens import TokenSpaces
 
-# Audio and semantic tokens may differ in length by so much, which is 5 tokens of Bark's: tokenizers round, and their
-# windows leave the ends out. What differs more belongs to other audio, or was counted at another rate.
+# Maximum difference in length between audio and its semantic tokens; 5 tokens in Bark. Tokenizers round, and their
+# windows drop the ends. A larger difference means tokens of other audio, or of another token rate.
 MAX_DIFFERENCE_S = 0.1
 
 WHERE_FROM = (
@@ -31,18 +32,20 @@ WHERE_FROM = (
 
 
 class SemanticTokenizer(Protocol):
-    """Speech to semantic tokens, spaces.semantic_rate of them a second."""
+    """Interface of a semantic tokenizer: speech to semantic tokens, spaces.semantic_rate of them a second."""
 
     def __call__(self, samples: np.ndarray, sample_rate: int, text: str) -> np.ndarray:
-        """Integers [S] in [0, spaces.semantic_vocab). samples: mono, float32 [A], about -1..1."""
+        """Integers [S] in [0, spaces.semantic_vocab). samples: mono, float32 [A], about -1..1; sample_rate in Hz."""
         ...
 
 
 def load_tokenizer(spec: str) -> SemanticTokenizer:
-    """The tokenizer that "package.module:name" names; a class is called once, without arguments, to make it.
+    """Imports the semantic tokenizer that "package.module:name" names. A class is instantiated without arguments.
+
+    Importing runs the module's code: name only modules that you trust.
 
     Raises:
-      InputError: there is none of that name, or it cannot be imported or called.
+      InputError: the spec is malformed, the import or the class fails, or the result is not callable.
     """
     module_name, _, name = spec.partition(":") if isinstance(spec, str) else ("", "", "")
     if not module_name or not all(part.isidentifier() for part in (*module_name.split("."), name)):
@@ -50,7 +53,7 @@ def load_tokenizer(spec: str) -> SemanticTokenizer:
     try:
         found = getattr(importlib.import_module(module_name), name)
         tokenizer = found() if isinstance(found, type) else found
-    except Exception as error:  # importing runs what is foreign code to us
+    except Exception as error:  # importing runs the user's code, which may raise anything
         raise InputError(
             f"the semantic tokenizer {spec} cannot be loaded ({type(error).__name__}: {quoted(str(error), 200)}); is "
             "its package installed, or its folder on PYTHONPATH?"
@@ -63,10 +66,14 @@ def load_tokenizer(spec: str) -> SemanticTokenizer:
 def make_semantic(
     tokenizer: SemanticTokenizer, samples: np.ndarray, text: str, spaces: TokenSpaces, what: str
 ) -> np.ndarray:
-    """The checked tokens, int32 [S], of mono audio samples at spaces.sample_rate; messages begin with `what`."""
+    """Runs a semantic tokenizer on mono audio, float32 [A] at spaces.sample_rate: checked tokens, int32 [S].
+
+    Raises:
+      InputError: the tokenizer fails, or its tokens do not pass `check_semantic`. The message begins with `what`.
+    """
     try:
         tokens = tokenizer(samples, spaces.sample_rate, text)
-    except Exception as error:  # foreign code
+    except Exception as error:  # the user's code, which may raise anything
         raise InputError(
             f"{what}: the semantic tokenizer failed ({type(error).__name__}: {quoted(str(error), 200)})"
         ) from error
@@ -74,7 +81,15 @@ def make_semantic(
 
 
 def check_semantic(tokens: Any, seconds: float | None, spaces: TokenSpaces, what: str) -> np.ndarray:
-    """The tokens as int32 [S]. Raises InputError where they are not tokens of `seconds` of audio; None: of any."""
+    """Checks semantic tokens and returns them as int32 [S].
+
+    Args:
+      seconds: length of the audio they belong to; None skips the check of the length.
+      what: begins the error's message.
+
+    Raises:
+      InputError: not integers on one axis, out of range, too many, or of another length than the audio.
+    """
     tokens = np.asarray(tokens)
     if tokens.ndim != 1 or tokens.dtype.kind not in "iu" or not tokens.size:
         raise InputError(

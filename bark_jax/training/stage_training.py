@@ -1,4 +1,4 @@
-"""Training of one transformer of a model on a dataset: all of its parameters, or a LoRA beside them."""
+"""Training of one transformer of a model on a dataset: full fine-tuning, or LoRA."""
 
 import dataclasses
 import functools
@@ -25,6 +25,8 @@ from bark_jax.training.optimizer import OptimizerSettings, make_optimizer
 
 
 class _Stage(NamedTuple):
+    """Batches and loss of one transformer."""
+
     make_batches: Callable[..., batches.MakeBatch]
     loss: Callable[..., losses.Loss]
 
@@ -38,7 +40,7 @@ STAGES = {
 
 @dataclasses.dataclass(frozen=True)
 class LoraSettings:
-    """See `lora.init_lora`."""
+    """Rank and alpha (scale = alpha / rank) of a LoRA, see `lora.init_lora`."""
 
     rank: int = 8
     alpha: float = 16.0
@@ -46,18 +48,21 @@ class LoraSettings:
 
 @dataclasses.dataclass(frozen=True)
 class StageSettings:
-    """How a transformer is trained, besides how long and how fast.
+    """Settings of a transformer's training, apart from run length and optimizer.
 
     Args:
       batch_size: rows a step, over all micro-batches and devices.
-      accumulate: micro-batches a step.
-      dtype: to compute in, "float32" or "bfloat16"; masters, losses and the optimiser's state are float32.
-      history_share: share of the rows that have a voice before them, another utterance of the same speaker; one for all
-        voices, or one a voice by name.
-      eval_share: share of the dataset to evaluate with.
-      eval_batches: most batches of an evaluation.
-      seed: of the split, the order and every draw.
-      lora: train a LoRA instead of all parameters.
+      accumulate: micro-batches a step (gradient accumulation); more of them need less memory.
+      dtype: compute dtype, "float32" or "bfloat16"; master parameters, losses and optimizer state are float32.
+      history_share: probability that a row has a voice prompt, another utterance of the same speaker; one for all
+        voices, or one by voice name.
+      eval_share: share of the dataset to hold out for evaluation.
+      eval_batches: maximum number of batches an evaluation.
+      seed: seeds the split, the order and every draw.
+      lora: trains a LoRA instead of all parameters.
+
+    Raises:
+      InputError: a setting is out of range.
     """
 
     batch_size: int = 8
@@ -79,10 +84,10 @@ class StageSettings:
 
 
 class TrainedStage(NamedTuple):
-    """What came out: the network, in the dtype it had before, and of which changes it is made if a LoRA was trained."""
+    """A trained transformer."""
 
-    network: nnx.Module
-    lora: Lora | None
+    network: nnx.Module  # in the dtype it had before; a LoRA is merged into it
+    lora: Lora | None  # None if all parameters were trained
     result: RunResult
 
 
@@ -99,17 +104,22 @@ def train_stage(
     devices: Sequence[jax.Device] | None = None,
     show_progress: bool = True,
 ) -> TrainedStage:
-    """Trains one transformer; the model itself stays as it is.
+    """Trains one transformer of a model. Does not change the model.
 
     Args:
-      model: where to start from, any dtype.
+      model: start of the training, any dtype.
       name: "semantic", "coarse_acoustics" or "fine_acoustics".
       dataset: prepared for this model.
-      folder: of the run; see `loop`. A run that was stopped there goes on.
-      devices: to share the rows of a batch over, several or one; JAX's default device if None.
+      folder: run folder, see `loop`. A stopped run in it is resumed.
+      run: number of steps, and how often to evaluate and save.
+      settings: StageSettings() if None.
+      optimizer: OptimizerSettings() if None.
+      devices: split the rows of a batch, with all parameters on each (data parallel); None is JAX's default device.
+      show_progress: shows a progress bar on a terminal.
 
     Raises:
-      InputError: settings that do not go with the data, the model or the run in the folder.
+      InputError: settings that do not fit the dataset, the model or the run in the folder.
+      TrainingError: too many consecutive steps had non-finite gradients.
     """
     settings = StageSettings() if settings is None else settings
     optimizer = OptimizerSettings() if optimizer is None else optimizer
@@ -141,12 +151,12 @@ def train_stage(
 
 
 def with_networks(model: BarkModel, networks: Mapping[str, nnx.Module]) -> BarkModel:
-    """The model with some of its networks replaced."""
+    """A model with some networks replaced, by name ("semantic", ..., "codec_model"); the others are shared."""
     return model.replace(**networks)
 
 
 def fingerprint(network: nnx.Module) -> str:
-    """Changes with any parameter."""
+    """Hash of all parameters, 16 hex digits: identifies the start of a run, so that it resumes from the same model."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(network):
         digest.update(np.ascontiguousarray(leaf).tobytes())
@@ -193,7 +203,11 @@ def _result_network(network: nnx.Module, lora: Lora | None, result: RunResult) -
 def _evaluation(
     held_out: Dataset, make_batches: Callable[..., batches.MakeBatch], settings: StageSettings, n_devices: int
 ) -> list[batches.Batch]:
-    """The same batches every time."""
+    """Held-out batches, the same at every evaluation; none if nothing is held out.
+
+    Raises:
+      InputError: fewer examples are held out than a batch has micro-batches times devices.
+    """
     if not len(held_out):
         return []
     parts = settings.accumulate * n_devices

@@ -1,4 +1,4 @@
-"""A Bark of Bark's own token spaces and toy width, and proof that it is none the worse for what a module asks of it."""
+"""A toy model with Bark's own token spaces, and a check that refusals leave it unchanged."""
 
 import string
 
@@ -15,7 +15,7 @@ from bark_jax.config import (
     EncodecConfig,
 )
 
-# What good texts have beyond ASCII.
+# Non-ASCII characters of the valid texts.
 LETTERS = "שָׁלוֹםمرحبا♪—👩👧בְּרֵאשִׁ֖ית בָּרָ֣אक्षत्रिय विद्यार्थी中"
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 SIZES = dict(num_layers=1, num_heads=2, hidden_size=16, bias=False)
@@ -29,7 +29,7 @@ GOOD = dict(text="hello", seed=3, max_new_tokens=8, allow_early_stop=False)
 
 
 def make_tokenizer() -> Tokenizer:
-    """BERT's, with a word piece for each ASCII character and for LETTERS."""
+    """A BERT tokenizer with a word piece for each ASCII character and for LETTERS."""
     characters = dict.fromkeys(string.printable.strip() + LETTERS.replace(" ", ""))
     pieces = (*SPECIAL, *(mark + each for each in characters for mark in ("", "##")))
     tokenizer = Tokenizer(models.WordPiece({piece: index for index, piece in enumerate(pieces)}, unk_token="[UNK]"))
@@ -41,14 +41,14 @@ def make_tokenizer() -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def bark_folder(tmp_path_factory):
-    """Its folder; never written to."""
+    """The model's folder; tests must not write to it."""
     folder = tmp_path_factory.mktemp("bad_inputs") / "bark"
     return make_toy(folder, CONFIG, BarkGenerationConfig.suno(), make_tokenizer())
 
 
 @pytest.fixture(scope="session")
 def loaded(bark_folder):
-    """The model, and the tokens of a good call."""
+    """The model, and the tokens of a valid call."""
     from bark_jax import Bark
 
     bark = Bark.from_pretrained(bark_folder)
@@ -57,7 +57,7 @@ def loaded(bark_folder):
 
 @pytest.fixture(scope="module")
 def bark(loaded):
-    """The model. After the cases of a module the good call has the tokens that it had before."""
+    """The model. After all cases of a module a valid call must still give the same tokens."""
     bark, tokens = loaded
     yield bark
     assert bark.generate(**GOOD).fine.tobytes() == tokens

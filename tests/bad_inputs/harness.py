@@ -1,4 +1,4 @@
-"""What holds whenever bad input is refused."""
+"""Checks that every refusal of bad input must pass: error class, message, bounded work and memory."""
 
 import contextlib
 import dataclasses
@@ -18,25 +18,25 @@ from compilations import COMPILED
 
 from bark_jax.errors import BarkError
 
-# How much work a refusal may be, in calls of functions: of Python's, and of C's that Python makes. Seconds would tell
-# how busy the machine is; the calls are the same for the same input, whatever else runs. Each bound is two to five
-# times the most that was counted (Python 3.11), and less than were the work done before the refusal.
+# Bounds of a refusal's work, in calls of Python functions and of C functions called from Python. Seconds would depend
+# on how busy the machine is; the number of calls depends on the input alone. Each bound is two to five times the
+# maximum that was counted (Python 3.11), and less than the refused work itself would take.
 #
-# A bad argument, a bad voice: 530 calls for an argument, 950 for a file. One clip of the toy model, its programs all
-# compiled, takes 12,700.
+# A bad argument or voice: 530 calls for an argument, 950 for a file. A clip of the toy model with compiled programs
+# takes 12,700.
 ARGUMENT_CALLS = 4_000
-# A misspelt setting: 4,400, as all names are compared with it. 12,700 more with a clip before it.
+# A misspelt setting: 4,400, as it is compared with all names; 12,700 more if a clip were generated first.
 MISSPELT_CALLS = 10_000
-# A file of a checkpoint or a config, refused by its reader: 2,900.
+# A checkpoint file or config, refused by its reader: 2,900.
 FILE_CALLS = 10_000
-# A model's folder, refused before any network is read: 14,700 to load, 24,300 to convert. To read the smallest network
-# of the toy takes 65,000 more.
+# A model folder, refused before any network is read: 14,700 to load, 24,300 to convert. Reading the toy's smallest
+# network takes 65,000 more.
 FOLDER_CALLS = 50_000
 # A folder refused for one of its networks: 453,000 for the third, 80,000 and more for the first. All take 810,000.
 NETWORK_CALLS = 700_000
-# A folder refused for its last network, or when it is written: 940,000. This bounds what has no end.
+# A folder refused for its last network, or when it is written: 940,000. This only catches endless loops.
 ALL_NETWORKS_CALLS = 3_000_000
-# Memory that a reader takes beside the size of its file: the rest of what it refuses.
+# Memory that a reader may take beyond the size of its file.
 FILE_BYTES = 2**20
 LONGEST_MESSAGE = 2000
 BUILT_IN_ERRORS = (ValueError, OSError, NotImplementedError)
@@ -45,12 +45,12 @@ _IMPORT = importlib._bootstrap._find_and_load.__code__
 
 
 class TooMuchWorkError(BaseException):
-    """A block did more than it may. No Exception, so that nothing can take it for its own."""
+    """A block exceeded its bound of work. A BaseException, so that no `except Exception` catches it."""
 
 
 @dataclasses.dataclass
 class Work:
-    """What a block did. `peak_bytes` is only known where memory was traced."""
+    """Work that a block did: calls of functions, compiled programs, peak memory (0 unless memory was traced)."""
 
     calls: int = 0
     programs: int = 0
@@ -70,7 +70,7 @@ jax.monitoring.register_event_duration_secs_listener(_count_program)
 
 @contextlib.contextmanager
 def counted(max_calls: int, *, traces_memory: bool = False) -> Iterator[Work]:
-    """Counts what this thread does in the block, and ends the block at once where that is more than it may do.
+    """Counts this thread's function calls in the block, and ends the block as soon as they exceed the bound.
 
     So a block without an end fails too. JAX forgets its programs first, so that one that is compiled counts whichever
     test ran before. Imports are not counted, as they are the first caller's alone, and the garbage collector rests, as
@@ -110,7 +110,7 @@ def counted(max_calls: int, *, traces_memory: bool = False) -> Iterator[Work]:
 
 
 def listing(folder: Path | None) -> list[tuple]:
-    """Everything below a folder, with sizes and times: equal lists mean that nothing was written."""
+    """Lists all files below a folder with sizes and times: equal lists mean that nothing was written."""
     if folder is None:
         return []
     found = []

@@ -1,4 +1,4 @@
-"""PyTorch checkpoints by the front door, `convert`: damage that the readers' own tests make, in a whole folder.
+"""Refused PyTorch checkpoints, through `convert`: damaged files in an otherwise complete folder.
 
 Those have the tables whole; here are rows that a reader notices at different times: as it opens a file, in its
 instructions, or when values are read. None of it needs torch.
@@ -103,7 +103,7 @@ def test_broken_archives_are_refused(pickled, tmp_path, case):
 
 @pytest.mark.parametrize("case", ["empty", "web page"])
 @pytest.mark.parametrize("file", ["pytorch_model.bin", "text.pt", "encodec_24khz-d7cc33bc.th"])
-def test_files_of_another_kind_are_told_as_what_they_are(tmp_path, pickled, file, case):
+def test_errors_say_which_kind_of_file_it_is(tmp_path, pickled, file, case):
     data, message = OTHERS[case]
     path = pickled.with_name(file)
     path.write_bytes(data)

@@ -1,4 +1,4 @@
-"""Model folders of this project's form: configs, manifest, weights, tokenizer and words, each damaged in its way."""
+"""Refused model folders of this project's layout: damaged configs, manifest, weights, tokenizer and word list."""
 
 import json
 import os
@@ -106,7 +106,7 @@ CONFIGS = {
 @pytest.mark.parametrize(("name", "change", "message"), **by_id(CONFIGS))
 def test_a_config_that_cannot_work_is_refused(copy, tmp_path, name, change, message):
     edit(copy, name, change)
-    # What does not fit its weights shows when they are read, network by network.
+    # Configs that do not fit the weights are found when the weights are read, network by network.
     calls = NETWORK_CALLS if "wrong shape" in message or "missing" in message else FOLDER_CALLS
     with refused((ConfigError, CheckpointError), message, folder=tmp_path, calls=calls):
         Bark.from_pretrained(copy)
@@ -204,7 +204,7 @@ WEIGHTS = {
 @pytest.mark.parametrize(("spoil", "message"), **by_id(WEIGHTS))
 def test_weights_that_are_damaged_are_refused(copy, tmp_path, spoil, message):
     spoil(copy)
-    # A file that is missing is noticed before any is read.
+    # A missing file is found before any file is read.
     calls = FOLDER_CALLS if "has no" in message else NETWORK_CALLS
     with refused((CheckpointError, ModelNotFoundError), message, folder=tmp_path, calls=calls):
         Bark.from_pretrained(copy)
@@ -318,7 +318,7 @@ def test_a_tokenizer_with_ids_past_the_models_is_refused_when_it_gives_one(tmp_p
         processor("hello")
 
 
-def test_a_panic_of_the_tokenizers_library_is_told_as_an_error():
+def test_a_panic_of_the_tokenizers_library_becomes_an_error():
     from bark_jax.text.tokenizer import config_errors
 
     class PanicException(BaseException):

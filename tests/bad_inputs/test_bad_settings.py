@@ -1,4 +1,4 @@
-"""Settings and the other arguments of `generate`, `generate_long` and `stream`."""
+"""Refused settings and other arguments of `generate`, `generate_long` and `stream`."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Texts."""
+"""Refused texts."""
 
 import numpy as np
 import pytest

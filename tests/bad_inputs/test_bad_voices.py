@@ -1,4 +1,4 @@
-"""Voices: as arrays, as files, by name, and from the list of a model's folder."""
+"""Refused voices: as arrays, as files, by name, and from a model folder's list."""
 
 import json
 import re
@@ -77,7 +77,7 @@ def test_arrays_that_are_no_voice_are_refused(change, message):
         Voice.from_dict(arrays)
 
 
-# What is no dict of arrays, no integer, of a length that does not fit, and no token of the model.
+# No dict of arrays, no integers, lengths that do not fit, and tokens outside of the vocabulary.
 FRONT_DOOR = ["no keys", "V49", "V23", "V27"]
 
 
@@ -109,7 +109,7 @@ def test_so_do_the_verbs_for_long_text(bark, verb, voice):
         getattr(bark, verb)("hello", voice=voice, seed=0)
 
 
-# What a reader takes: the most that a voice's file may have, 4 MiB. The bombs unpack to 64 MiB, or claim 2 GiB.
+# Memory bound of a reader: the maximum size of a voice file, 4 MiB. The bombs unpack to 64 MiB, or claim 2 GiB.
 LOAD_BYTES = 2**23
 
 
@@ -121,7 +121,7 @@ def test_a_file_that_is_no_voice_is_refused_with_its_path(tmp_path, make, messag
         Voice.load(path)
 
 
-# A pickle, nothing, an archive that is damaged, a member that is none, and tokens that the model has not.
+# A pickle, an empty file, a damaged archive, a member that is no array, and tokens outside of the vocabulary.
 @pytest.mark.parametrize("case", ["V01", "V02", "V09", "flipped", "V10", "V27"])
 def test_generate_refuses_a_file_that_is_no_voice(bark, tmp_path, case):
     make, message = BAD_FILES[case]

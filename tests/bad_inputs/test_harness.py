@@ -1,4 +1,4 @@
-"""What the harness notices: work before a refusal, however fast the machine is that does it."""
+"""The harness detects work that is done before a refusal, however fast the machine is."""
 
 import contextlib
 import sys
@@ -45,7 +45,7 @@ def test_a_refusal_after_one_network_is_read_is_noticed(bark_folder):
         refuse()
 
 
-# The end may come where JAX throws a generator away.
+# The bound may be hit while JAX closes a generator, where Python ignores errors.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_refusal_after_all_networks_are_read_is_noticed(bark_folder):
     with pytest.raises(TooMuchWorkError), refused(InputError, calls=NETWORK_CALLS):

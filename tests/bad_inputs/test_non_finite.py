@@ -1,4 +1,4 @@
-"""Weights that compute no numbers: never silence or noise in place of speech, but an error that names the stage."""
+"""Weights that give NaN or infinity: an error that names the stage, never silence or noise as speech."""
 
 import jax
 import numpy as np

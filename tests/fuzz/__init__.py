@@ -1,4 +1,4 @@
-"""Fuzzing of everything that reads a stranger's file.
+"""Fuzzing of every parser of untrusted files.
 
     python -m tests.fuzz --cases 1000000 --seed 0          all targets alike
     python -m tests.fuzz --cases 5000 --target pickle      one of them

@@ -1,4 +1,4 @@
-"""python -m tests.fuzz: see the package."""
+"""Command line of the fuzzer: python -m tests.fuzz. See the package's docstring."""
 
 import argparse
 import faulthandler
@@ -29,7 +29,7 @@ def main() -> int:
 
 
 def run_target(name: str, n_cases: int, seed: int, keep: Path | None) -> int:
-    """The number of failures, at most one without a folder to keep them in."""
+    """Fuzzes a target. Returns the number of failures; stops at the first without a folder to store them."""
     runner, failures, start = Runner(name), [], time.perf_counter()
     try:
         with guard.limited_memory():

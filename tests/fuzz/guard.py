@@ -1,4 +1,4 @@
-"""What a reader may not do: an audit hook for imports, files, processes and sockets, and limits of time and memory.
+"""Sandbox of a fuzzed reader: an audit hook against imports, files, processes and sockets; time and memory limits.
 
 Source: Python, "Audit events table".
 """
@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy
 
-# What a case may compute, by this process's own time on a processor: what else the machine does is not in it. Reading a
-# good file takes milliseconds. One that waits without computing is not ended by this.
+# Bound of a case's CPU time, which does not depend on other processes. Reading a valid file takes milliseconds. A case
+# that sleeps is not ended by this.
 LIMIT_S = 20.0
 BOUND_BYTES = 64 * 2**20
 # More address space than at the start: threads and libraries take some too, so the precise bound is tracemalloc's.
@@ -44,7 +44,7 @@ ENCODINGS = ("utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-
 
 
 class ForbiddenError(BaseException):
-    """A reader did what its file has no right to. No Exception, so that no reader can take it for damage."""
+    """A reader did something forbidden. A BaseException, so that no reader's `except Exception` catches it."""
 
 
 class SlowError(BaseException):
@@ -81,7 +81,7 @@ def _check_open(path: Any, mode: str | None, flags: int | None) -> None:
 
 
 def install() -> None:
-    """Adds the hook, for as long as the process lives; it sleeps between cases."""
+    """Adds the audit hook, which cannot be removed; it is inactive between cases."""
     for name in ENCODINGS:
         codecs.lookup(name)
     sys.addaudithook(_audit)
@@ -94,7 +94,7 @@ def _too_slow(*_: Any) -> None:
 
 @contextlib.contextmanager
 def watched(folder: Path, *, may_import: bool = False) -> Iterator[None]:
-    """While the block runs only files below `folder` may be opened, to be read, and nothing else may be done."""
+    """Allows the block only to open files below `folder` for reading."""
     global _allowed, _may_import
     signal.setitimer(signal.ITIMER_PROF, LIMIT_S)
     _allowed, _may_import = folder, may_import
@@ -107,7 +107,7 @@ def watched(folder: Path, *, may_import: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def limited_memory() -> Iterator[None]:
-    """While the block runs the process cannot take gigabytes more than it has."""
+    """Limits the process's address space during the block."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + ADDRESS_SPACE_BYTES, hard))
@@ -119,7 +119,7 @@ def limited_memory() -> Iterator[None]:
 
 @contextlib.contextmanager
 def measured_memory(n_bytes: int) -> Iterator[None]:
-    """Fails where the block ever holds more than the bound and the file's own size. Slow: for some cases only."""
+    """Fails if the block's peak memory exceeds the bound plus the file's size. Slow, so used for some cases only."""
     tracemalloc.start()
     try:
         yield

@@ -1,4 +1,4 @@
-"""Cases one by one, and what a failure leaves behind."""
+"""Runs fuzzing cases one by one, and stores failures."""
 
 import dataclasses
 import random
@@ -19,7 +19,7 @@ MEASURED_EVERY = 50  # memory is traced in one case of so many, which makes it s
 
 @dataclasses.dataclass
 class Tally:
-    """What became of a target's cases."""
+    """Counts of a target's cases by outcome, and their times."""
 
     n_read: int = 0
     n_refused: int = 0
@@ -32,7 +32,7 @@ class Tally:
 
 
 class FuzzError(AssertionError):
-    """A case that neither was read nor refused; `case` is its bytes, before they are wrapped."""
+    """A case that was neither read nor refused properly; `case` is its bytes before wrapping."""
 
     def __init__(self, target: str, case: bytes, error: BaseException):
         super().__init__(f"{target}: {type(error).__name__}: {str(error)[:300]}\n  case = {case[:2000]!r}")
@@ -50,14 +50,14 @@ class Runner:
         for beside, data in self.target.beside.items():
             (self.folder / beside).parent.mkdir(exist_ok=True)
             (self.folder / beside).write_bytes(data)
-        for seed in self.target.seeds:  # imports what is imported on first use
+        for seed in self.target.seeds:  # triggers lazy imports, which the guard would forbid
             self._read(self.target.wrap(seed))
 
     def close(self) -> None:
         shutil.rmtree(self.folder)
 
     def _read(self, data: bytes) -> bool:
-        """Whether a file is read; False where it is refused. The last case stays on disk for a crash of Python."""
+        """Reads a case: True if it is read, False if it is refused. It stays on disk, in case Python crashes."""
         self.path.write_bytes(data)
         try:
             with warnings.catch_warnings():
@@ -104,13 +104,13 @@ class Runner:
 
 
 def mutated(target: Target, n_cases: int, seed: str) -> Iterator[bytes]:
-    """Cases that depend on the seed alone."""
+    """Yields mutated cases, determined by the seed."""
     mutator = Mutator(target.seeds, target.words, random.Random(seed))
     return (mutator.make() for _ in range(n_cases))
 
 
 def made_up(name: str, n_cases: int, seed: int, run) -> None:
-    """Runs cases of hypothesis, which makes a failing one small before it is told."""
+    """Runs cases of hypothesis, which shrinks a failing case before it is reported."""
     import hypothesis
 
     from tests.fuzz.strategies import strategy_for

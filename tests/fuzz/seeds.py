@@ -1,4 +1,4 @@
-"""Good files, small: what the mutator changes and what `targets` reads once before it counts."""
+"""Small valid files: seeds of the mutator. `targets` reads each once before it counts cases."""
 
 import io
 import json
@@ -49,7 +49,7 @@ PICKLES = [
 
 
 def old_checkpoints() -> list[bytes]:
-    """What torch wrote before 1.6; where torch is not installed, the beginning of one."""
+    """Checkpoints in the format of torch before 1.6; without torch, only the beginning of one."""
     try:
         import torch
     except ImportError:

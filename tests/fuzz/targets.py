@@ -1,4 +1,4 @@
-"""What is fuzzed: for each kind of file what a good one looks like, how a case is laid out, and what reads it."""
+"""Fuzzing targets: for each kind of file its seeds, how a case is written to disk, and the reader."""
 
 import dataclasses
 import itertools
@@ -35,11 +35,11 @@ def _same(data: bytes) -> bytes:
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """One kind of file.
+    """A kind of file to fuzz.
 
     file: the name under which a case is written, into a folder of its own.
     read: reads it from that folder.
-    wrap: makes a file of what the mutator changes, so that it need not get past checksums and lengths.
+    wrap: wraps mutated bytes into a file with correct checksums and lengths, so that the reader gets past those checks.
     beside: other files in the folder.
     by_library: another library reads the file, and may import parts of itself.
     """

@@ -1,4 +1,4 @@
-"""A few thousand cases of the fuzzer, in a process of its own, and proof that it would notice what it looks for."""
+"""Runs a few thousand fuzzing cases in a subprocess, and checks that the fuzzer detects planted faults."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from deadlines import HANG_S
 ROOT = Path(__file__).parents[2]
 CASES = 2000
 
-# What the guard has to notice, each tried as a reader would.
+# Forbidden actions that the guard must detect, each done inside a reader.
 OFFENCES = {
     "a command": "os.system('true')",
     "a process": "subprocess.run(['true'])",

@@ -1,4 +1,4 @@
-"""A small Bark checkpoint in transformers' layout whose weights numpy draws, so that it is the same without torch.
+"""A small Bark checkpoint in transformers' layout with weights drawn by numpy, so it is reproducible without torch.
 
 The networks have the built-in model's sizes and token spaces. Run as a script, with torch and transformers installed,
 this writes what transformers computes from it, for the tests on machines without torch:
@@ -69,7 +69,7 @@ def write_checkpoint(folder: Path, shapes: dict[str, list[int]], scale: float = 
 
 
 def _compute(folder: Path) -> dict[str, np.ndarray]:
-    """What transformers makes of the checkpoint."""
+    """Outputs of transformers on the checkpoint, by name."""
     import torch
     import transformers
 

@@ -1,1 +1,1 @@
-"""Whole trainings, each one command."""
+"""Training recipes: each runs data preparation, training and evaluation by one command."""

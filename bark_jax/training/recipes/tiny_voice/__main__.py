@@ -1,8 +1,8 @@
-"""The built-in voice, from nothing to what ships, by one command: data, training, sampling, writing, listening.
+"""Trains the built-in voice from scratch by one command: corpus, training, choice of temperatures, evaluation.
 
     python -m bark_jax.training.recipes.tiny_voice WORK
 
-Run again, it goes on where it was stopped.
+Re-running the command resumes.
 """
 
 import json
@@ -19,26 +19,30 @@ from bark_jax.training.recipes.tiny_voice import choose as choosing
 from bark_jax.training.recipes.tiny_voice import measure as measuring
 from bark_jax.training.recipes.tiny_voice import texts
 from bark_jax.training.recipes.tiny_voice.amounts import AMOUNTS
-from bark_jax.training.recipes.tiny_voice.pictures import plot_samples
+from bark_jax.training.recipes.tiny_voice.plots import plot_samples
 from bark_jax.training.recipes.tiny_voice.speech import Flite
 from bark_jax.training.recipes.tiny_voice.train import choose_voices, train, write_model
 
-CHOOSING_TEXTS = 24  # at most, a kind
+CHOOSING_TEXTS = 24  # maximum number of texts of each kind for the choice of temperatures
 
 
 @click.command()
 @click.argument("work", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--amount", type=click.Choice(tuple(AMOUNTS)), default="full", show_default=True, help="Data and steps.")
-@click.option("--start", type=click.Path(exists=True, file_okay=False, path_type=Path), help="A model to go on from.")
-@click.option("--seed", type=click.IntRange(0), default=1, show_default=True)
-@click.option("--texts", "n_texts", type=click.IntRange(1), default=60, show_default=True, help="To listen to, a kind.")
-@click.option("--seeds", "n_seeds", type=click.IntRange(1), default=3, show_default=True, help="To listen with.")
-@click.option("--measure", "only_measure", metavar="MODEL", help="Train nothing; listen to a model that is there.")
+@click.option(
+    "--amount", type=click.Choice(tuple(AMOUNTS)), default="full", show_default=True, help="Amount of data and steps."
+)
+@click.option("--start", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Model to start from.")
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Random seed of data and training.")
+@click.option(
+    "--texts", "n_texts", type=click.IntRange(1), default=60, show_default=True, help="Evaluated texts of each kind."
+)
+@click.option("--seeds", "n_seeds", type=click.IntRange(1), default=3, show_default=True, help="Evaluated seeds.")
+@click.option("--measure", "only_measure", metavar="MODEL", help="Train nothing; evaluate an existing model.")
 @click.option(
     "--choose/--no-choose",
     "is_chosen",
     default=None,
-    help="Choose temperatures by a grid and write them into the model  [default: for one that is trained].",
+    help="Choose temperatures by grid search and write them into the model  [default: after training].",
 )
 def main(
     work: Path,
@@ -50,10 +54,12 @@ def main(
     only_measure: str | None,
     is_chosen: bool | None,
 ) -> None:
-    """Trains the built-in voice in WORK: the model, how well it is understood (report.json), samples (samples.png).
+    """Trains the built-in voice in WORK: the model, word error rates (report.json), spectrograms (samples.png).
 
-    full trains from nothing and wants an accelerator; adapt goes on from a model that speaks; smoke goes all the way in
-    minutes and gives noise.
+    --amount full trains from random weights and needs an accelerator; adapt fine-tunes a trained model on a CPU; smoke
+    runs every part in minutes, and its model makes noise.
+    \f
+    Raises ClickException if a part fails. (Click's help ends at the form feed.)
     """
     started = time.perf_counter()
     work.mkdir(parents=True, exist_ok=True)
@@ -87,7 +93,7 @@ def main(
 
 
 def _draw(bark: Bark, work: Path) -> None:
-    """WORK/samples.png: what flite says on the left, the same of the model on the right."""
+    """Plots WORK/samples.png: spectrograms of flite on the left, of the model with the same texts on the right."""
     flite, rows = Flite(work), []
     for voice in bark.voices():
         for kind in measuring.KINDS:

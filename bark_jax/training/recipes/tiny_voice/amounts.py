@@ -1,4 +1,4 @@
-"""How much of everything the recipe takes: data, steps, and how much is listened to."""
+"""Amounts of data and steps of the recipe: full, adapt and smoke."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,17 +11,22 @@ from bark_jax.training.optimizer import OptimizerSettings
 from bark_jax.training.recipes.tiny_voice.corpus import Share
 from bark_jax.training.stage_training import StageSettings
 
-# A text without a voice is spoken by the first of flite's voices: the second is never learnt without its history.
+# Probability of a voice prompt in training. rms is never trained without one, so a text without a voice comes out in
+# slt's voice and not in a mixture of both.
 HISTORY_SHARE = {"slt": 0.5, "rms": 1.0}
 
 
 class Codec(NamedTuple):
+    """Settings of the codec's training."""
+
     run: RunSettings
     settings: CodecSettings
     optimizer: OptimizerSettings
 
 
 class Stage(NamedTuple):
+    """Settings of a transformer's training."""
+
     run: RunSettings
     settings: StageSettings
     optimizer: OptimizerSettings
@@ -29,11 +34,11 @@ class Stage(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Amount:
-    """Data and steps of a whole training."""
+    """Data and steps of all four networks."""
 
     shares: tuple[Share, ...]
     codec: Codec
-    stages: Mapping[str, Stage]  # by network
+    stages: Mapping[str, Stage]  # by name of the transformer
 
 
 def _codec(n_steps: int, every: int, learning_rate: float, warmup_steps: int, **settings) -> Codec:
@@ -46,7 +51,7 @@ def _stage(n_steps: int, every: int, learning_rate: float, warmup_steps: int, **
     return Stage(RunSettings(n_steps, every, every), settings, OptimizerSettings(learning_rate, warmup_steps, 0.03))
 
 
-# From nothing; for an accelerator. Twice the steps that a model of these sizes needed to be understood.
+# From random weights, on an accelerator. Twice the steps after which a model of these sizes was intelligible.
 FULL = Amount(
     shares=(Share("slt", 4000, 2600), Share("rms", 3000, 2600)),
     codec=_codec(
@@ -66,7 +71,7 @@ FULL = Amount(
     },
 )
 
-# From a model of these sizes that speaks already, on a CPU of two cores.
+# Fine-tunes a trained model of these sizes, on a CPU with two cores.
 ADAPT = Amount(
     shares=(Share("slt", 1000, 2400), Share("rms", 600, 1200)),
     codec=_codec(2600, 400, 8e-4, 100, batch_size=8, n_frames=48, seed=1),
@@ -77,7 +82,7 @@ ADAPT = Amount(
     },
 )
 
-# All of the way in minutes, to see that it can be gone; what comes out is noise.
+# Smoke test: runs every part in minutes. The model makes noise.
 SMOKE = Amount(
     shares=(Share("slt", 4, 8), Share("rms", 4, 8)),
     codec=_codec(3, 2, 2e-3, 1, batch_size=2, n_frames=12, unquantized_steps=1),

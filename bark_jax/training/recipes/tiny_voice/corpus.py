@@ -1,6 +1,6 @@
-"""The corpus of the built-in voice: texts of the grammar, spoken by flite's voices, as a dataset.
+"""The corpus of the built-in voice: texts of a small grammar, spoken by flite's voices, as a dataset with audio.
 
-Its codes are zeros at first, as there is no codec yet: it trains one. `prepare.recode` then makes the codes.
+Its codes are zeros, because the codec is trained on this corpus first. `prepare.recode` then makes the codes.
 """
 
 import dataclasses
@@ -18,17 +18,17 @@ from bark_jax.training.recipes.tiny_voice.speech import Flite, Utterance
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """How much one of flite's voices says."""
+    """Number of texts that one of flite's voices speaks."""
 
     voice: str
-    digits: int  # strings of digits
-    sentences: int
+    digits: int  # number of digit strings
+    sentences: int  # number of sentences
 
 
 def make_corpus(
     flite: Flite, folder: Path, shares: tuple[Share, ...], processor: BarkProcessor, *, seed: int
 ) -> Dataset:
-    """Speaks the texts and writes the dataset, with its audio; opens it where it is there already."""
+    """Speaks the texts and writes the dataset with its audio into `folder`; opens it if the folder exists."""
     if folder.is_dir():
         return Dataset.open(folder, spaces=processor.spaces)
     voices = [share.voice for share in shares]

@@ -1,8 +1,9 @@
-"""How well speech is understood: word error rates by PocketSphinx, a recogniser that brings its own models.
+"""Intelligibility of speech: word error rates by PocketSphinx, a speech recogniser with models of its own.
 
-Digit strings are heard through a grammar of the ten digits in any number and order. Sentences are heard through the
-recogniser's own language model of general English, which knows nothing of what the voice can say. A grammar makes even
-noise look like words, so every figure comes with controls: the same audio scored against another text, and noise.
+Digit strings are recognised with a grammar of the ten digits in any number and order. Sentences are recognised with
+PocketSphinx's language model of general English, which has no knowledge of the recipe's grammar. A digit grammar
+recognises words even in noise, so every figure comes with controls: the same audio scored against another text, and
+noise.
 """
 
 from collections.abc import Sequence
@@ -14,24 +15,27 @@ import soxr
 from bark_jax.errors import UnsupportedError
 from bark_jax.training.recipes.tiny_voice.texts import DIGITS, words
 
-HEARING_RATE = 16_000  # Hz, of the recogniser's models
-SILENCE_S = 0.25  # before and after what is heard
+HEARING_RATE = 16_000  # Hz, sample rate of the recogniser's models
+SILENCE_S = 0.25  # silence padded before and after a clip
 DIGIT_GRAMMAR = f"#JSGF V1.0; grammar digits; public <digits> = ( {' | '.join(DIGITS)} )+ ;"
 
 
 class Hearing(NamedTuple):
-    """Word error rates, 0 for none wrong, 1 for as many as there are words; it can be above 1."""
+    """Result of a recognition. Word error rates are shares: 0 is all correct; insertions can take them above 1."""
 
     word_error: float
-    other_text: float  # control: against the text of another row
-    heard: tuple[str, ...]
+    other_text: float  # control: scored against the text of another row
+    heard: tuple[str, ...]  # recognised text of each row
 
 
 class Listener:
-    """A recogniser for one kind of text.
+    """Speech recogniser for one kind of text.
 
     Args:
       kind: "digits" or "sentences".
+
+    Raises:
+      UnsupportedError: PocketSphinx is not installed.
     """
 
     def __init__(self, kind: str):
@@ -45,7 +49,7 @@ class Listener:
             self._decoder.activate_search("digits")
 
     def hear(self, samples: np.ndarray, sample_rate: int) -> str:
-        """What is understood of audio, float32 [A]; "" for nothing."""
+        """Recognises mono audio, float32 [A] at sample_rate Hz. Returns the words, "" if there are none."""
         resampled = soxr.resample(np.asarray(samples, np.float32), sample_rate, HEARING_RATE)
         pcm = np.round(np.clip(np.pad(resampled, round(SILENCE_S * HEARING_RATE)), -1, 1) * 32767).astype(np.int16)
         self._decoder.start_utt()
@@ -56,20 +60,20 @@ class Listener:
 
 
 def listen(kind: str, texts: Sequence[str], audio: Sequence[np.ndarray], sample_rate: int) -> Hearing:
-    """Word error rates over all rows: wrong words of all, by words of all."""
+    """Recognises rows of audio, float32 [A] each, and scores them: errors of all rows divided by words of all rows."""
     listener = Listener(kind)
     heard = tuple(listener.hear(samples, sample_rate) for samples in audio)
     return Hearing(word_error(texts, heard), word_error([*texts[1:], texts[0]], heard), heard)
 
 
 def word_error(texts: Sequence[str], heard: Sequence[str]) -> float:
-    """Words inserted, dropped and changed, by the words of the texts."""
+    """Word error rate: words inserted, deleted and substituted, divided by the number of words of the texts."""
     pairs = [(words(text), each.split()) for text, each in zip(texts, heard, strict=True)]
     return sum(edit_distance(*pair) for pair in pairs) / sum(len(said) for said, _ in pairs)
 
 
 def edit_distance(said: Sequence[str], heard: Sequence[str]) -> int:
-    """Fewest words to insert, drop and change to get from one to the other."""
+    """Levenshtein distance of two word lists: minimum number of insertions, deletions and substitutions."""
     row = list(range(len(heard) + 1))
     for i, word in enumerate(said, 1):
         diagonal, row[0] = row[0], i

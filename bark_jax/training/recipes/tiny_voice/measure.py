@@ -1,8 +1,8 @@
-"""How well the voice is understood, on texts that it was not trained on, beside controls.
+"""Evaluates the voice: word error rates on held-out texts, with controls.
 
 Figures are word error rates (see `listen`) of speech with the model's own settings, a median over seeds. The controls
-are the same audio scored against other texts, and noise as loud and as long as the speech: they say what a recogniser
-makes of sound that says nothing.
+are the same audio scored against other texts, and noise as loud and as long as the speech: they show the error rate of
+a recogniser that hears no speech.
 """
 
 import statistics
@@ -18,8 +18,8 @@ from bark_jax.training.recipes.tiny_voice import texts
 from bark_jax.training.recipes.tiny_voice.listen import Hearing, listen
 
 KINDS = ("digits", "sentences")
-TEXTS_SEED = 7_000  # of the texts to listen to; training draws from others, see `texts.is_held_out`
-ROWS = 16  # spoken at once
+TEXTS_SEED = 7_000  # of the draw of evaluation texts; training draws from other texts, see `texts.is_held_out`
+ROWS = 16  # batch size of generation
 
 
 class Measure(NamedTuple):
@@ -34,13 +34,14 @@ class Measure(NamedTuple):
 
     @property
     def median(self) -> float:
+        """Median word error rate over the seeds."""
         return statistics.median(self.by_seed)
 
 
 def measure(
     bark: Bark, kind: str, *, n_texts: int, seeds: Sequence[int], voice: str | None = None, **settings: Any
 ) -> Measure:
-    """Speaks `n_texts` held-out texts once a seed, and listens."""
+    """Speaks n_texts held-out texts once with each seed, and measures word error rates."""
     chosen = texts.draw(kind, n_texts, seed=TEXTS_SEED, held_out=True)
     hearings, clips = [], []
     for seed in seeds:
@@ -60,16 +61,16 @@ def measure(
 def hear(
     bark: Bark, kind: str, chosen: Sequence[str], *, seed: int, voice: str | None, **settings: Any
 ) -> tuple[list[Clip], Hearing]:
-    """Speaks texts, and listens."""
+    """Speaks texts with one seed, and recognises them."""
     clips = speak(bark, chosen, seed=seed, voice=voice, **settings)
     return clips, listen(kind, chosen, [clip.samples for clip in clips], bark.sample_rate)
 
 
 def speak(bark: Bark, chosen: Sequence[str], *, seed: int, voice: str | None = None, **settings: Any) -> list[Clip]:
-    """Each text with a seed of its own."""
+    """Speaks texts in batches of ROWS. Each text has a seed of its own, so its audio does not depend on the batch."""
     clips: list[Clip] = []
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # a held-out text has no unknown words
+        warnings.simplefilter("error")  # a warning of unknown words would mean that a text is not of the grammar
         for first in range(0, len(chosen), ROWS):
             rows = list(chosen[first : first + ROWS])
             row_seeds = [seed * 1_000_000 + first + row for row in range(len(rows))]
@@ -78,13 +79,13 @@ def speak(bark: Bark, chosen: Sequence[str], *, seed: int, voice: str | None = N
 
 
 def noise_like(samples: np.ndarray) -> np.ndarray:
-    """White noise, as long and as loud."""
+    """White noise of the shape and loudness (root mean square) of `samples`, float32 [A]."""
     loudness = float(np.sqrt(np.mean(np.square(samples)))) if samples.size else 0.0
     return np.random.default_rng(0).normal(0, loudness, samples.shape).astype(np.float32)
 
 
 def table(measures: Sequence[Measure]) -> str:
-    """In Markdown."""
+    """Formats measures as a Markdown table of word error rates in percent."""
     lines = [
         "| texts | voice | word error % | of each seed | against other texts | noise |",
         "|---|---|---|---|---|---|",

@@ -1,8 +1,8 @@
-"""The built-in model's sizes, settings and tokenizer: Bark's architecture, every number of it smaller.
+"""Sizes, generation config and tokenizer of the built-in model: Bark's architecture at a small size.
 
 semantic   characters -> phone states (123) at 50 a second      1.35 M parameters
 coarse     phone states -> codes of two codebooks               1.50 M
-fine       codes of two codebooks -> of all eight               0.90 M
+fine       codes of two codebooks -> codes of all eight         0.90 M
 codec      75 frames a second, eight codebooks of 256 codes     2.26 M
 """
 
@@ -23,15 +23,15 @@ from bark_jax.training.recipes.tiny_voice.speech import N_TOKENS, TOKEN_RATE
 from bark_jax.training.recipes.tiny_voice.texts import DIGITS
 
 CHARACTERS = " abcdefghijklmnopqrstuvwxyz.,?!'"
-N_TEXT = 96  # characters of a prompt
-MAX_SEMANTIC = 254  # 5 s
+N_TEXT = 96  # maximum number of characters of a prompt
+MAX_SEMANTIC = 254  # semantic tokens, 5 s
 N_CODES = 256
-N_STREAM = 2 * N_CODES  # ids of the coarse stream
+N_STREAM = 2 * N_CODES  # number of ids in the coarse stream: two codebooks
 SEMANTIC_WINDOW, STREAM_WINDOW = 128, 60
-STREAM_HISTORY = 252  # 1.7 s
-FRAMES = 384  # 5.1 s
+STREAM_HISTORY = 252  # codes of two codebooks: 126 frames, 1.7 s
+FRAMES = 384  # of a fine window, 5.1 s
 
-# Past the semantic tokens: their end, text, text pad and infer.
+# Ids of the semantic model, in order: semantic tokens, their end token, text characters, text pad, infer.
 END = N_TOKENS
 TEXT_OFFSET = END + 1
 SEMANTIC_IDS = 192
@@ -63,7 +63,7 @@ CONFIG = BarkConfig(
 GENERATION_CONFIG = BarkGenerationConfig(
     semantic_config=BarkSemanticGenerationConfig(
         do_sample=True,
-        temperature=0.1,  # the temperatures are those that `choose` found
+        temperature=0.1,  # this and the temperatures below were found by `choose`
         eos_token_id=END,
         max_new_tokens=MAX_SEMANTIC,
         text_encoding_offset=TEXT_OFFSET,
@@ -86,12 +86,12 @@ GENERATION_CONFIG = BarkGenerationConfig(
         temperature=0.5, max_fine_history_length=FRAMES // 3, max_fine_input_length=FRAMES
     ),
     codebook_size=N_CODES,
-    sentences_per_prompt=1,  # each example of the training is one
+    sentences_per_prompt=1,  # every training example is one sentence
 )
 
 
 def make_tokenizer() -> Tokenizer:
-    """One id a character, in lower case; figures are read digit by digit, other signs as a space."""
+    """A character tokenizer: lower-cases, spells out digits ("7" -> "seven"), replaces other characters by spaces."""
     ids = {name: index for index, name in enumerate(["[PAD]", "[UNK]", *CHARACTERS])}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
     figures = [normalizers.Replace(str(value), f" {digit} ") for value, digit in enumerate(DIGITS)]

@@ -1,6 +1,6 @@
-"""Speech to learn from: flite, a small synthesiser with a free licence, which also tells when each phone is spoken.
+"""Synthetic training speech: flite, a small speech synthesiser with a free licence, with the time of each phone.
 
-A semantic token is a phone and how much of it has passed: three states a phone, at 50 tokens a second.
+The timed phones make the semantic tokens: three states a phone (its first, middle and last third), 50 tokens a second.
 """
 
 import os
@@ -25,12 +25,12 @@ STATES = 3
 N_TOKENS = STATES * len(PHONES)
 TOKEN_RATE = 50
 SAMPLE_RATE = 24_000
-GAIN = 1.2  # flite is quiet
+GAIN = 1.2  # flite's output is quiet; samples are clipped to 0.99 after it
 DEBIAN_PACKAGES = ("flite", "libflite1")
 
 
 class Utterance(NamedTuple):
-    """A text as flite speaks it."""
+    """A text spoken by flite."""
 
     text: str
     voice: str
@@ -39,13 +39,13 @@ class Utterance(NamedTuple):
 
 
 class Flite:
-    """The synthesiser's program, found on PATH or fetched from Debian's archive into a folder.
+    """The synthesiser's program, found on PATH or downloaded from Debian's archive by apt-get.
 
     Args:
-      folder: where a fetched one is kept.
+      folder: where a downloaded program is kept.
 
     Raises:
-      UnsupportedError: it is not here and cannot be fetched.
+      UnsupportedError: flite is not on PATH and cannot be downloaded.
     """
 
     def __init__(self, folder: Path):
@@ -59,7 +59,11 @@ class Flite:
         self._program = program
 
     def speak(self, text: str, voice: str = "slt") -> Utterance:
-        """Speaks a text. Voices: slt (a woman), rms and awb (men)."""
+        """Speaks a text. Voices: slt (a woman), rms and awb (men).
+
+        Raises:
+          InputError: flite fails, for instance on an unknown voice.
+        """
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "speech.wav")
             command = [self._program, "-voice", voice, "-psdur", "-t", text, "-o", str(path)]
@@ -74,15 +78,16 @@ class Flite:
         return Utterance(text, voice, semantic, audio.astype(np.float32))
 
     def speak_all(self, texts: Iterable[str], voice: str = "slt") -> Iterator[Utterance]:
-        """Speaks texts on all cores, in their order."""
+        """Speaks texts in parallel on all cores; yields utterances in the order of the texts."""
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             yield from pool.map(lambda text: self.speak(text, voice), texts)
 
 
 def phone_states(ends: Sequence[str]) -> np.ndarray:
-    """Semantic tokens of phones with the time at which each ends: ["pau:0.2", "hh:0.26", ...] -> int32 [S].
+    """Semantic tokens of phones and the times at which they end: ["pau:0.2", "hh:0.26", ...] -> int32 [S].
 
-    Phones that PHONES lacks count as silence. The number of tokens is made even, so that it is whole in frames.
+    Phones that PHONES lacks count as silence. S is padded to an even number: 2 tokens last exactly 3 frames, so an even
+    number ends on a frame.
     """
     tokens: list[int] = []
     start = 0
@@ -97,7 +102,11 @@ def phone_states(ends: Sequence[str]) -> np.ndarray:
 
 
 def _fetch(folder: Path) -> Path:
-    """Unpacks flite's Debian packages, unless they are there; nothing is installed."""
+    """Downloads flite's Debian packages and unpacks them into `folder`, unless done already; installs nothing.
+
+    Raises:
+      UnsupportedError: this is no Debian, or the download fails.
+    """
     root = folder / "flite"
     if (root / "usr/bin/flite").is_file():
         return root

@@ -1,7 +1,7 @@
-"""What the built-in voice learns to say: digit strings and the sentences of a small grammar.
+"""Texts of the built-in voice: digit strings, and the sentences of a small grammar.
 
-A sentence is a template with slots; a slot is filled with a word or phrase of its class. What is held out for listening
-is chosen by a hash of the sentence, so that it never depends on how many sentences are drawn.
+A sentence is a template whose slots are filled with words or phrases of a class. A hash of the text decides whether it
+is held out for evaluation, so the held-out set does not depend on how many texts are drawn.
 """
 
 import hashlib
@@ -12,8 +12,8 @@ import numpy as np
 from bark_jax.errors import InputError
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-HELD_OUT_IN = 16  # one sentence in so many is never trained on
-MAX_IDLE = 500  # draws on end that make nothing new, before the grammar counts as exhausted
+HELD_OUT_IN = 16  # one text in so many is held out of training
+MAX_IDLE = 500  # consecutive draws without a new text after which the grammar counts as exhausted
 
 CLASSES = {
     "number": "three five six seven nine ten eleven twelve thirty fifty",
@@ -79,7 +79,7 @@ def _choices(slot: str) -> tuple[str, ...]:
 
 
 def fill(template: str, rng: np.random.Generator) -> str:
-    """Fills the slots of a template, and those of what fills them."""
+    """Fills the slots of a template at random, also the slots of phrases that were filled in."""
     while match := _SLOT.search(template):
         choices = _choices(match[1])
         template = template[: match.start()] + choices[rng.integers(len(choices))] + template[match.end() :]
@@ -92,15 +92,24 @@ def digit_string(rng: np.random.Generator) -> str:
 
 
 def sentence(rng: np.random.Generator) -> str:
+    """A random sentence of the grammar."""
     return fill(TEMPLATES[rng.integers(len(TEMPLATES))], rng)
 
 
 def is_held_out(text: str) -> bool:
+    """Whether a text is held out of training, by its hash."""
     return hashlib.sha256(text.encode()).digest()[0] % HELD_OUT_IN == 0
 
 
 def draw(kind: str, count: int, *, seed: int, held_out: bool = False) -> list[str]:
-    """`count` different texts, "digits" or "sentences", from the part to train on or the part to listen to."""
+    """Draws `count` different texts, from the training or from the held-out part.
+
+    Args:
+      kind: "digits" or "sentences".
+
+    Raises:
+      InputError: the grammar does not make so many different texts.
+    """
     rng = np.random.default_rng([seed, len(kind), held_out])
     make = {"digits": digit_string, "sentences": sentence}[kind]
     found: dict[str, None] = {}

@@ -1,4 +1,4 @@
-"""The training of the built-in voice, network by network. What is done already in the work folder is not done again."""
+"""Trains the networks of the built-in voice one after the other. Resumes: work that is done in the folder is kept."""
 
 from pathlib import Path
 
@@ -26,15 +26,15 @@ from bark_jax.voices.library import VoiceLibrary
 from bark_jax.voices.voice import Voice
 
 STAGES = ("semantic", "coarse_acoustics", "fine_acoustics")
-STORED_DTYPE = jnp.float16  # halves the package; the next best is 8-bit integers with scales, which nothing reads
+STORED_DTYPE = jnp.float16  # halves the size of the package's model files
 
 
 def train(work: Path, amount: Amount, *, seed: int, start: Path | None = None) -> BarkModel:
-    """Makes the corpus and trains all networks.
+    """Makes the corpus, trains the codec, encodes the corpus with it, and trains the three transformers.
 
     Args:
-      work: folder of the corpus, the codes and the runs.
-      start: a model of these sizes to go on from; a random one if None.
+      work: folder for the corpus, the codes and the runs.
+      start: folder of a model of these sizes to start from; random weights if None.
     """
     model = random_model(seed) if start is None else BarkModel.from_pretrained(str(start), dtype="float32")
     speech = make_corpus(Flite(work), work / "speech", amount.shares, make_processor(), seed=seed)
@@ -58,7 +58,7 @@ def train(work: Path, amount: Amount, *, seed: int, start: Path | None = None) -
 
 
 def random_model(seed: int) -> BarkModel:
-    """The model before training, float32."""
+    """The model with random weights, float32."""
     rngs = nnx.Rngs(seed)
     networks = {
         name: NETWORK_CLASSES[name](getattr(CONFIG, field), dtype=jnp.float32, rngs=rngs)
@@ -68,6 +68,7 @@ def random_model(seed: int) -> BarkModel:
 
 
 def make_processor(voices: tuple[Voice, ...] = ()) -> BarkProcessor:
+    """The processor of the built-in model, with its tokenizer, vocabulary and voices."""
     spaces = TokenSpaces.from_config(GENERATION_CONFIG)
     return BarkProcessor(
         make_tokenizer(),
@@ -79,7 +80,7 @@ def make_processor(voices: tuple[Voice, ...] = ()) -> BarkProcessor:
 
 
 def choose_voices(data: Dataset) -> tuple[Voice, ...]:
-    """Of each voice the utterance that fills the history of all stages best: the longest, of these the first."""
+    """Picks a voice prompt for each voice: its longest utterance, which fills most of every stage's history."""
     voices = []
     for index, name in enumerate(data.voices):
         spoken = (data.voice_indices == index).nonzero()[0]
@@ -90,14 +91,14 @@ def choose_voices(data: Dataset) -> tuple[Voice, ...]:
 
 
 def write_model(model: BarkModel, voices: tuple[Voice, ...], folder: Path) -> None:
-    """Writes what ships: networks in half precision, to compute in float32; tokenizer, words and voices."""
+    """Writes the model folder that ships: float16 networks that load as float32, tokenizer, vocabulary and voices."""
     halves = {name: jax.tree.map(lambda array: array.astype(STORED_DTYPE), getattr(model, name)) for name in NETWORKS}
     save_networks(folder, CONFIG, GENERATION_CONFIG, halves, source=tiny.NAME, dtype="float32", overwrite=True)
     make_processor(voices).save_pretrained(folder)
 
 
 def _with_codes(speech: Dataset, folder: Path, model: BarkModel) -> Dataset:
-    """The corpus with the codes of the model's codec, made anew where those that are there are of another."""
+    """The corpus with the codes of the model's codec. Encodes again if the codes in `folder` are of another codec."""
     if folder.is_dir():
         data = Dataset.open(folder, spaces=model.spaces)
         if data.codec == codec_fingerprint(model.codec_model):

@@ -1,4 +1,4 @@
-"""What the voice looks like: mel spectrograms of samples beside the synthesiser that it learnt from."""
+"""Mel spectrograms of the voice beside those of flite, the synthesiser that it learnt from."""
 
 import itertools
 import os
@@ -10,7 +10,13 @@ from bark_jax.audio.plots import N_MELS, NotebookFigure, mel_spectrogram, save_f
 
 
 def plot_samples(rows: Sequence[Sequence[tuple[str, np.ndarray]]], sample_rate: int, path: str | os.PathLike) -> None:
-    """Draws a grid of spectrograms, each with its title, over the same seconds."""
+    """Plots a grid of mel spectrograms on a common time axis.
+
+    Args:
+      rows: of (title, mono samples, float32 [A]); all rows have the same number of columns.
+      sample_rate: in Hz.
+      path: the image file to write.
+    """
     longest_s = max(len(samples) for row in rows for _, samples in row) / sample_rate
     figure = NotebookFigure(figsize=(4.5 * len(rows[0]), 1.7 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), len(rows[0]))
