@@ -299,6 +299,22 @@ def memory(counts):
         click.echo(line)
 
 
+@main.command("wait")
+@click.option("--size", type=click.Choice(SIZES), default="small", show_default=True, help="Model size.")
+@click.option("--dtype", default="float32", show_default=True, help="Dtype of the networks.")
+@click.option(
+    "--slots", multiple=True, type=click.IntRange(1), default=(1, 4), show_default=True, help="Slots of the engine."
+)
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Runs of each measure.")
+def wait(size, dtype, slots, repeats):
+    """Measures the time to a stream's first part, and the time of one chunk of the engine's semantic steps."""
+    from benchmarks.waiting import measure
+
+    _echo_run()
+    for line in measure(make_model(size, dtype), slots, repeats):
+        click.echo(line)
+
+
 def _echo_run() -> None:
     """Prints command, device and versions."""
     about = describe_run()

@@ -60,7 +60,8 @@ _ARRAY = re.compile(r"(?:jax\.Array|np\.ndarray|Array\b|ndarray)")
 _SHAPE = re.compile(r"\[[A-Za-z_0-9,.* +/()-]*\]|_[A-Z]{1,4}\b|shape|scalar")
 _SUFFIX = re.compile(r"_[A-Z0-9]{1,4}$")
 _CHECKS = re.compile(r"_?check_\w+|require|refuse")
-_MAX_UNDOCUMENTED = 20
+# Strings of these files are data, not prose: the grammar that the built-in voice learns.
+DATA = ("bark_jax/training/recipes/tiny_voice/texts.py",)
 
 
 class Fault(NamedTuple):
@@ -89,7 +90,7 @@ def code_faults(path: Path) -> Iterator[Fault]:
             text = ast.get_docstring(node) or ""
             if _first_word(text) in FRAGMENTS_OF_DOCSTRINGS:
                 yield Fault(f"{where}:{getattr(node, 'lineno', 1)}", "fragment", text.splitlines()[0][:70])
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and where not in DATA:
             for phrase, instead in _vague(node.value):
                 yield Fault(f"{where}:{node.lineno}", "phrase", f"{phrase!r}: {instead}")
     for node, name in _public(tree.body):
