@@ -94,7 +94,7 @@ def load_networks(
     changes = {} if lora is None else load_lora(lora, base=base_of(folder))
     for name in NETWORKS:  # before the first of them is read, which takes a while
         find_weights(folder, weight_file(name), check_sha256=False, manifest=manifest)
-    prepare = functools.partial(with_working_attention, is_cudnn_asked=attn_implementation == "cudnn")
+    prepare = functools.partial(with_working_attention, requires_cudnn=attn_implementation == "cudnn")
     networks = {}
     for name, (_, field) in NETWORKS.items():
         size = getattr(config, field)

@@ -30,8 +30,8 @@ from bark_jax.generation.windows import (
     CoarseWindow,
     coarse_window,
     count_coarse_windows,
+    extends_previous,
     frames_per_coarse_window,
-    goes_on,
     n_prompt_slots,
 )
 from bark_jax.networks.attention import KVCache
@@ -221,7 +221,7 @@ def _generate_window(
     done_B = _windows(prompt, state, spaces).n_done
     tokens_BT, length_B = _window_prompt(prompt, state, spaces)
     # The loop reads the prompt's last token, so that all of its steps are alike.
-    is_new_B = is_active_B & ~_goes_on(prompt, state, spaces)
+    is_new_B = is_active_B & ~_extends_previous(prompt, state, spaces)
     cache = _read_prompts(model, state.cache, tokens_BT, length_B - 1, is_new_B, spaces)
     # A row that has ended starts over each time, so that it never runs out of the cache.
     cache = dataclasses.replace(cache, length_B=jnp.where(is_active_B, length_B - 1, 0))
@@ -270,9 +270,9 @@ def _windows(prompt: CoarsePrompt, state: WindowsDone, spaces: TokenSpaces) -> C
     return coarse_window(state.window_B, prompt.n_history_B, prompt.n_stream_B, _room(prompt, spaces), spaces)
 
 
-def _goes_on(prompt: CoarsePrompt, state: WindowsDone, spaces: TokenSpaces) -> jax.Array:
+def _extends_previous(prompt: CoarsePrompt, state: WindowsDone, spaces: TokenSpaces) -> jax.Array:
     """Whether the window's prompt is the last one's with the tokens generated since."""
-    return goes_on(state.window_B, prompt.n_history_B, prompt.n_stream_B, _room(prompt, spaces), spaces)
+    return extends_previous(state.window_B, prompt.n_history_B, prompt.n_stream_B, _room(prompt, spaces), spaces)
 
 
 def _read_prompts(

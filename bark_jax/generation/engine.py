@@ -192,8 +192,8 @@ class _Run:
                 yield Finished(job.request.tag, None, error)
             else:
                 self._semantic.add(job)
-        self._semantic.place()
-        self._coarse.place()
+        self._semantic.insert()
+        self._coarse.insert()
 
     def _take(self) -> _Job | None:
         if self._again:
@@ -252,7 +252,7 @@ class _Programs:
 
         self.semantic_model, self.coarse_model = put(model.semantic), put(model.coarse_acoustics)
         self.fine_model, self.codec = put(model.fine_acoustics), put(model.codec_model)
-        self.place = jax.jit(_place, donate_argnums=0)
+        self.insert = jax.jit(_insert, donate_argnums=0)
         steps = functools.partial(semantic.run_steps, n_steps=STEPS_PER_CHUNK)
         self.start_semantic = self._divided(semantic.start, 1)
         self.run_semantic = self._divided(steps, 3, donate=(3,))
@@ -322,14 +322,14 @@ class _Slots:
         self._jobs[slot] = job
         self._added.append(slot)
 
-    def place(self) -> None:
+    def insert(self) -> None:
         """Reads the prompts of the rows that were added and puts them into their slots, a group at a time."""
         if not self._added:
             return
         with device_errors(self.stage, self.network, self.n_slots):
-            self._place_added()
+            self._insert_added()
 
-    def _place_added(self) -> None:
+    def _insert_added(self) -> None:
         if self._state is None:
             self._state = self.programs.rows(self._read([], self.n_slots))
         while self._added:
@@ -339,7 +339,7 @@ class _Slots:
             # Slots past the end are dropped: they are those of the rows that only fill the group.
             to = np.full(n_group, self.n_slots, np.int32)
             to[: len(slots)] = slots
-            self._state = self.programs.place(self._state, self.programs.rows(group), to)
+            self._state = self.programs.insert(self._state, self.programs.rows(group), to)
 
     def run(self) -> list[tuple[_Job, BarkError | None]]:
         """Runs on, and gives the rows that ended with what they made, or with an error."""
@@ -415,7 +415,7 @@ class _CoarseSlots(_Slots):
             yield self._take_out(slot, result[1])
 
 
-def _place(all_rows: Any, some_rows: Any, slot_R: jax.Array) -> Any:
+def _insert(all_rows: Any, some_rows: Any, slot_R: jax.Array) -> Any:
     return put_rows(all_rows, some_rows, slot_R, n_slots=len(jax.tree.leaves(all_rows)[0]))
 
 

@@ -71,8 +71,8 @@ def check_codes(codes_BQT: np.ndarray, lengths: Any, pad: int, config: EncodecCo
         )
     lengths_B = _lengths(codes_BQT, pad) if lengths is None else np.asarray(lengths)
     n_frames = codes_BQT.shape[2]
-    is_whole = lengths_B.shape == codes_BQT.shape[:1] and lengths_B.dtype.kind in "iu"
-    if not is_whole or not ((lengths_B >= 0) & (lengths_B <= n_frames)).all():
+    is_one_per_row = lengths_B.shape == codes_BQT.shape[:1] and lengths_B.dtype.kind in "iu"
+    if not is_one_per_row or not ((lengths_B >= 0) & (lengths_B <= n_frames)).all():
         raise InputError(f"output_lengths is {quoted(lengths)}, expected frames of each row, 0 to {n_frames}")
     rows = [codes_QT[:, :length] for codes_QT, length in zip(codes_BQT, lengths_B.tolist(), strict=True)]
     for index, codes_QT in enumerate(rows):

@@ -62,16 +62,16 @@ def run_rows(
     networks: Networks, rows: Sequence[Row], on_stage: OnStage, on_progress: OnProgress | None = None
 ) -> list[Utterance]:
     """All four stages, one after the other; see `BarkModel.generate_rows`."""
-    spaces, place = networks.spaces, networks.on_accelerator
+    spaces, to_device = networks.spaces, networks.on_accelerator
     on_stage("semantic")
-    spoken = run_semantic(networks.semantic, rows, spaces, place, on_progress)
+    spoken = run_semantic(networks.semantic, rows, spaces, to_device, on_progress)
     on_stage("coarse")
     tokens = [tokens for tokens, _ in spoken]
-    coded = run_coarse(networks.coarse_acoustics, rows, tokens, spaces, place, on_progress)
+    coded = run_coarse(networks.coarse_acoustics, rows, tokens, spaces, to_device, on_progress)
     on_stage("fine")
-    filled = run_fine(networks.fine_acoustics, rows, [codes for codes, _ in coded], spaces, place)
+    filled = run_fine(networks.fine_acoustics, rows, [codes for codes, _ in coded], spaces, to_device)
     on_stage("codec")
-    audio = run_codec(networks.codec_model, filled, place)
+    audio = run_codec(networks.codec_model, filled, to_device)
     return [
         Utterance(tokens, codes, all_codes, samples, semantic_logprob, coarse_logprob)
         for (tokens, semantic_logprob), (codes, coarse_logprob), all_codes, samples in zip(
@@ -84,7 +84,7 @@ def run_semantic(
     network: SemanticNetwork,
     rows: Sequence[Row],
     spaces: TokenSpaces,
-    place: ToDevice = on_its_platform,
+    to_device: ToDevice = on_its_platform,
     on_progress: OnProgress | None = None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """The semantic stage of each row: tokens and their log-probabilities. Errors as for `BarkModel.generate_rows`."""
@@ -93,9 +93,9 @@ def run_semantic(
     with device_errors("semantic", network, len(rows)):
         generate: Callable[..., semantic.SemanticTokens] = semantic.generate_semantic
         if on_progress is not None:
-            most = max(row.settings.max_semantic_tokens for row in rows)
-            generate = _in_parts(semantic.generate_in_parts, on_progress, "semantic", most)
-        laid_out = for_decoding(place(network), len(prompt.max_tokens_B))
+            maximum = max(row.settings.max_semantic_tokens for row in rows)
+            generate = _in_parts(semantic.generate_in_parts, on_progress, "semantic", maximum)
+        laid_out = for_decoding(to_device(network), len(prompt.max_tokens_B))
         out = jax.device_get(generate(laid_out, prompt, sampling, spaces=spaces))
     require_finite(out.logprob_BT, "semantic")
     return [semantic_result(out, b) for b in range(len(rows))]
@@ -106,7 +106,7 @@ def run_coarse(
     rows: Sequence[Row],
     tokens: list[np.ndarray],
     spaces: TokenSpaces,
-    place: ToDevice = on_its_platform,
+    to_device: ToDevice = on_its_platform,
     on_progress: OnProgress | None = None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """The coarse stage of each row's semantic tokens: codes [n_coarse, T] and their log-probabilities."""
@@ -118,15 +118,15 @@ def run_coarse(
         if on_progress is not None:
             n_windows = int(np.max(count_coarse_windows(prompt.n_frames_B, spaces)))
             generate = _in_parts(coarse.generate_in_parts, on_progress, "coarse", n_windows)
-        laid_out = for_decoding(place(network), len(prompt.n_frames_B))
+        laid_out = for_decoding(to_device(network), len(prompt.n_frames_B))
         out = jax.device_get(generate(laid_out, prompt, sampling, spaces=spaces))
     require_finite(out.logprob_BQT, "coarse")
     return [coarse_result(out, b) for b in range(len(rows))]
 
 
-def _in_parts(generate_in_parts: Callable, on_progress: OnProgress, stage: str, most: int) -> Callable:
+def _in_parts(generate_in_parts: Callable, on_progress: OnProgress, stage: str, maximum: int) -> Callable:
     """A stage's `generate_in_parts` that tells `on_progress` of each part."""
-    return functools.partial(generate_in_parts, on_part=lambda n_done: on_progress(stage, n_done, most))
+    return functools.partial(generate_in_parts, on_part=lambda n_done: on_progress(stage, n_done, maximum))
 
 
 def run_fine(
@@ -134,7 +134,7 @@ def run_fine(
     rows: Sequence[Row],
     codes: list[np.ndarray],
     spaces: TokenSpaces,
-    place: ToDevice = on_its_platform,
+    to_device: ToDevice = on_its_platform,
     histories: Sequence[np.ndarray | None] | None = None,
 ) -> list[np.ndarray]:
     """The fine stage of each row's coarse codes: all codes [n_fine, T].
@@ -145,19 +145,19 @@ def run_fine(
     prompt, sampling = fine_prompt(rows, codes, spaces, histories=histories), sampling_of(rows, "fine")
     check_sharding(network)
     with device_errors("fine", network, len(rows)):
-        codes_BQT = np.asarray(fine.generate_fine(place(network), prompt, sampling, spaces=spaces))
+        codes_BQT = np.asarray(fine.generate_fine(to_device(network), prompt, sampling, spaces=spaces))
     filled = [fine_result(codes_BQT, b, coarse_QT) for b, coarse_QT in enumerate(codes)]
     for codes_QT in filled:
         require_finite(codes_QT, "fine")
     return filled
 
 
-def run_codec(network: Codec, codes: list[np.ndarray], place: ToDevice = on_its_platform) -> list[np.ndarray]:
+def run_codec(network: Codec, codes: list[np.ndarray], to_device: ToDevice = on_its_platform) -> list[np.ndarray]:
     """Audio samples of each row's codes [n_fine, T]."""
     idle = np.zeros((len(codes[0]), 0), np.int32)
     check_sharding(network)
     with device_errors("codec", network, len(codes)):
-        audio = decode_codes(place(network), _fill(codes, idle))[: len(codes)]
+        audio = decode_codes(to_device(network), _fill(codes, idle))[: len(codes)]
     for samples in audio:
         require_finite(samples, "codec")
     return audio

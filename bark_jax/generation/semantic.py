@@ -19,9 +19,9 @@ from bark_jax.networks.decoder import make_decoder
 
 # Steps between two looks at whether all rows have ended. A look makes a GPU wait for the host; a row that has ended
 # costs up to so many steps more.
-STEPS_PER_LOOK = 8
+STEPS_PER_POLL = 8
 # Steps of a part, where somebody watches: 0.64 s of Bark's audio.
-PART_STEPS = 4 * STEPS_PER_LOOK
+PART_STEPS = 4 * STEPS_PER_POLL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +150,7 @@ def run_steps(
     *,
     spaces: TokenSpaces,
 ) -> Decoding:
-    """Generates n_steps tokens a row, to the next multiple of STEPS_PER_LOOK, or until every row has ended.
+    """Generates n_steps tokens a row, to the next multiple of STEPS_PER_POLL, or until every row has ended.
 
     One program for every n_steps: stopping on the way and going on gives, bit for bit, what one run gives. The rows
     need not have started together.
@@ -165,7 +165,7 @@ def run_steps(
 
     def steps(carry: tuple[jax.Array, Decoding]) -> tuple[jax.Array, Decoding]:
         n_done, state = carry
-        return n_done + STEPS_PER_LOOK, jax.lax.fori_loop(0, STEPS_PER_LOOK, step, state)
+        return n_done + STEPS_PER_POLL, jax.lax.fori_loop(0, STEPS_PER_POLL, step, state)
 
     _, state = jax.lax.while_loop(
         lambda carry: (carry[0] < n_steps) & ~jnp.all(carry[1].done_B), steps, (jnp.int32(0), state)

@@ -26,7 +26,7 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-3, 1e3
 # Of rows, candidates, windows: beyond any machine, and far below what would fill its memory before the first is done.
 MAX_COUNT = 1_000_000
 
-LEAST_POSITIVE = math.ulp(0.0)
+SMALLEST_POSITIVE = math.ulp(0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Setting:
     kind: type  # bool, int or float
     help: str  # what it does, a sentence
     expected: str  # the values that are taken, as errors and the documentation say it
-    least: float = -math.inf
-    most: float = math.inf
+    minimum: float = -math.inf
+    maximum: float = math.inf
     takes_none: bool = False
     off: float | None = None  # what None stands for; draws are as if without the setting
     in_file: bool = False  # left out, it is the stage's field of this name in generation_config.json
@@ -59,7 +59,7 @@ class Setting:
         if value is None and self.takes_none:
             return self.off
         is_kind = {bool: _is_flag, int: _is_integer, float: _is_number}[self.kind]
-        if not is_kind(value) or not self.least <= value <= self.most:
+        if not is_kind(value) or not self.minimum <= value <= self.maximum:
             raise InputError(f"{name} is {quoted(value)}, expected {self.expected}")
         return self.kind(value)
 
@@ -80,8 +80,8 @@ SETTINGS: tuple[Setting, ...] = (
         float,
         "Sampling temperature: below 1 is safer, above 1 more varied.",
         f"{MIN_TEMPERATURE} to {MAX_TEMPERATURE:g}; for the most likely token use do_sample=False",
-        least=MIN_TEMPERATURE,
-        most=MAX_TEMPERATURE,
+        minimum=MIN_TEMPERATURE,
+        maximum=MAX_TEMPERATURE,
         takes_none=True,
         off=1.0,
         in_file=True,
@@ -96,8 +96,8 @@ SETTINGS: tuple[Setting, ...] = (
         int,
         "Draw from the k most likely tokens.",
         "a count of tokens from 1 up, or None for all",
-        least=1,
-        most=2**31 - 1,
+        minimum=1,
+        maximum=2**31 - 1,
         takes_none=True,
         off=0,
         in_file=True,
@@ -109,8 +109,8 @@ SETTINGS: tuple[Setting, ...] = (
         float,
         "Draw from the most likely tokens that hold this probability together.",
         "a probability above 0 and up to 1, or None",
-        least=LEAST_POSITIVE,
-        most=1,
+        minimum=SMALLEST_POSITIVE,
+        maximum=1,
         takes_none=True,
         off=1.0,
         in_file=True,
@@ -141,8 +141,8 @@ SETTINGS: tuple[Setting, ...] = (
         float,
         "End a row once the end token is this likely; Suno's own code takes 0.2.",
         "a probability above 0 and up to 1, or None",
-        least=LEAST_POSITIVE,
-        most=1,
+        minimum=SMALLEST_POSITIVE,
+        maximum=1,
         takes_none=True,
         off=2.0,  # which no probability reaches
         in_file=True,
@@ -324,14 +324,14 @@ def _drawn_stage(given: Mapping[str, Any], stage: str, config: Any) -> StageSamp
 
 def _fine_stage(given: Mapping[str, Any], config: Any) -> StageSampling:
     temperature = _value(given, "fine", "temperature", config)
-    is_most_likely = temperature == 1.0
+    is_greedy = temperature == 1.0
     if "fine_do_sample" in given:
-        is_most_likely = not check_flag("fine_do_sample", given["fine_do_sample"])
+        is_greedy = not check_flag("fine_do_sample", given["fine_do_sample"])
     elif not check_flag("do_sample", given.get("do_sample", True)):
-        is_most_likely = True
-    if is_most_likely and _key(given, "fine", "do_sample") in given:
+        is_greedy = True
+    if is_greedy and _key(given, "fine", "do_sample") in given:
         _refuse_without_effect(given, "fine", "temperature")
-    return StageSampling(0.0 if is_most_likely else temperature)
+    return StageSampling(0.0 if is_greedy else temperature)
 
 
 def _value(given: Mapping[str, Any], stage: str, name: str, config: Any) -> Any:
@@ -412,10 +412,10 @@ def _coarse_windows(given: Mapping[str, Any], spaces: TokenSpaces) -> tuple[int,
     return int(history), int(window)
 
 
-def check_count(name: str, value: Any, least: int = 1, most: int = MAX_COUNT) -> int:
-    """The value as an int. Raises InputError, naming it, where it is no integer from `least` to `most`."""
-    if not _is_integer(value) or not least <= value <= most:
-        raise InputError(f"{name} is {quoted(value)}, expected an integer from {least} up to {most}")
+def check_count(name: str, value: Any, minimum: int = 1, maximum: int = MAX_COUNT) -> int:
+    """The value as an int. Raises InputError, naming it, where it is no integer from `minimum` to `maximum`."""
+    if not _is_integer(value) or not minimum <= value <= maximum:
+        raise InputError(f"{name} is {quoted(value)}, expected an integer from {minimum} up to {maximum}")
     return int(value)
 
 

@@ -29,8 +29,8 @@ def semantic_tokens(
 ) -> list[np.ndarray]:
     """Semantic tokens, int32 [S], of each row."""
 
-    def run(place: ToDevice, batch: slice) -> list[np.ndarray]:
-        found = run_semantic(networks.semantic, rows[batch], networks.spaces, place)
+    def run(to_device: ToDevice, batch: slice) -> list[np.ndarray]:
+        found = run_semantic(networks.semantic, rows[batch], networks.spaces, to_device)
         return [tokens for tokens, _ in found]
 
     return _in_batches(networks, len(rows), run, max_rows, devices)
@@ -45,10 +45,10 @@ def all_codes(
 ) -> list[np.ndarray]:
     """Codes, int32 [n_fine, T], of each row's semantic tokens."""
 
-    def run(place: ToDevice, batch: slice) -> list[np.ndarray]:
-        coded = run_coarse(networks.coarse_acoustics, rows[batch], list(tokens[batch]), networks.spaces, place)
+    def run(to_device: ToDevice, batch: slice) -> list[np.ndarray]:
+        coded = run_coarse(networks.coarse_acoustics, rows[batch], list(tokens[batch]), networks.spaces, to_device)
         codes = [codes for codes, _ in coded]
-        return run_fine(networks.fine_acoustics, rows[batch], codes, networks.spaces, place)
+        return run_fine(networks.fine_acoustics, rows[batch], codes, networks.spaces, to_device)
 
     return _in_batches(networks, len(rows), run, max_rows, devices)
 
@@ -58,8 +58,8 @@ def audio_samples(
 ) -> list[np.ndarray]:
     """Audio samples, float32 [A] or [A, channels], of each row's codes."""
 
-    def run(place: ToDevice, batch: slice) -> list[np.ndarray]:
-        return run_codec(networks.codec_model, list(codes[batch]), place)
+    def run(to_device: ToDevice, batch: slice) -> list[np.ndarray]:
+        return run_codec(networks.codec_model, list(codes[batch]), to_device)
 
     return _in_batches(networks, len(codes), run, max_rows, devices)
 
@@ -72,21 +72,21 @@ def _in_batches(
         return [row for batch in batches for row in run(networks.on_accelerator, batch)]
     if networks.is_offloaded:
         raise UnsupportedError("the networks of this model are offloaded to one device; give devices=None")
-    places = {device: _Copies(device) for device in check_devices(devices)}
-    free = list(places.values())
+    copies = {device: _Copies(device) for device in check_devices(devices)}
+    free = list(copies.values())
 
     precision = jax.config.jax_default_matmul_precision  # the caller's; other threads start without it
 
     @under_own_config
     def run_on_a_free_device(batch: slice) -> list[Any]:
-        place = free.pop()
+        to_device = free.pop()
         try:
             with jax.default_matmul_precision(precision):
-                return run(place, batch)
+                return run(to_device, batch)
         finally:
-            free.append(place)
+            free.append(to_device)
 
-    with concurrent.futures.ThreadPoolExecutor(len(places)) as threads:
+    with concurrent.futures.ThreadPoolExecutor(len(copies)) as threads:
         return [row for rows in threads.map(run_on_a_free_device, batches) for row in rows]
 
 

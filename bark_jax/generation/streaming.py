@@ -89,7 +89,7 @@ def stream_row(
       UnsupportedError: the codec looks ahead, so no audio could come before the end; use `generate_rows`.
       BarkError: while iterating: a stage computed something that is not finite.
     """
-    first_windows, n_held = check_count("first_windows", first_windows), check_count("n_held", n_held, least=0)
+    first_windows, n_held = check_count("first_windows", first_windows), check_count("n_held", n_held, minimum=0)
     return RowStream(model, row, first_windows, n_held, as_on_stage(on_stage))
 
 
@@ -99,9 +99,9 @@ class RowStream(Iterator[StreamedPart]):
     utterance: Utterance | None  # the whole, once the parts have run out
 
     @under_own_config
-    def __init__(self, model: Networks, row: Row, first_windows: int, n_held: int, tell: OnStage):
+    def __init__(self, model: Networks, row: Row, first_windows: int, n_held: int, on_stage: OnStage):
         self.utterance = None
-        self._model, self._row, self._tell = model, row, tell
+        self._model, self._row, self._on_stage = model, row, on_stage
         self._first_windows, self._n_held = first_windows, n_held
         self._sent = np.zeros((model.spaces.n_fine, 0), np.int32)  # codes [n_fine, T] of the parts so far
         check_sharding(model.coarse_acoustics, model.codec_model)  # the other two stages look for themselves
@@ -118,7 +118,7 @@ class RowStream(Iterator[StreamedPart]):
 
     def _generate(self) -> Iterator[StreamedPart]:
         model, spaces = self._model, self._model.spaces
-        self._tell("semantic")
+        self._on_stage("semantic")
         ((tokens, semantic_logprob),) = run_semantic(model.semantic, [self._row], spaces, model.on_accelerator)
         n_frames = spaces.n_frames(len(tokens))
         audio, _ = decode_next(model.codec_model, self._sent, self._codec_state)  # none yet, in the codec's shape
@@ -145,7 +145,7 @@ class RowStream(Iterator[StreamedPart]):
         max_windows = (n_new_fine_frames(spaces) - self._n_held) // n_per_window
         n_done = 0
         for stop in part_stops(count_coarse_windows(n_frames, spaces), self._first_windows, max_windows):
-            self._tell("coarse")
+            self._on_stage("coarse")
             with device_errors("coarse", model.coarse_acoustics, 1):
                 network = for_decoding(model.on_accelerator(model.coarse_acoustics), 1)
                 state = coarse.run_windows(network, prompt, sampling, state, stop - n_done, spaces=spaces)
@@ -163,7 +163,7 @@ class RowStream(Iterator[StreamedPart]):
         n_ready = n_left if n_known == n_left else max(0, n_known - self._n_held) // step * step
         if n_ready == 0:
             return self._sent[:, :0]
-        self._tell("fine")
+        self._on_stage("fine")
         model, row = self._model, dataclasses.replace(self._row, key=self._fine_key())
         (known_QT,) = run_fine(
             model.fine_acoustics, [row], [coarse_QT], model.spaces, model.on_accelerator, [self._fine_history()]
@@ -184,7 +184,7 @@ class RowStream(Iterator[StreamedPart]):
 
     def _run_codec(self, codes_QT: np.ndarray) -> np.ndarray:
         """The audio samples of the next frames."""
-        self._tell("codec")
+        self._on_stage("codec")
         codec = self._model.codec_model
         with device_errors("codec", codec, 1):
             samples, self._codec_state = decode_next(self._model.on_accelerator(codec), codes_QT, self._codec_state)
@@ -192,14 +192,14 @@ class RowStream(Iterator[StreamedPart]):
         return samples
 
 
-def part_stops(n_windows: int, first: int, most: int) -> list[int]:
-    """Windows done after each part: each has twice those of the one before, up to `most`, and the last what is left.
+def part_stops(n_windows: int, first: int, max_windows: int) -> list[int]:
+    """Windows done after each part: sizes double from `first` up to `max_windows`; the last part takes the remainder.
 
     39 windows, first 1, at most 16 -> [1, 3, 7, 15, 31, 39]
     """
     done, size, found = 0, first, []
     while done < n_windows:
         done = min(done + size, n_windows)
-        size = max(size, min(2 * size, most))
+        size = max(size, min(2 * size, max_windows))
         found.append(done)
     return found

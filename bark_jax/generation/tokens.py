@@ -225,8 +225,8 @@ def _check_coarse_vocabulary(config: BarkConfig, generation: BarkGenerationConfi
     for vocabulary in ("input_vocab_size", "output_vocab_size"):
         n_held = getattr(network, vocabulary)
         if stage.n_coarse_codebooks > type(stage).n_coarse_codebooks:
-            most = f"at most {(n_held - n_semantic) // n_codes}, which fit the coarse network's {vocabulary} {n_held}"
-            require(stage, n_ids <= n_held, "n_coarse_codebooks", f"{most}; {parts}")
+            limit = f"at most {(n_held - n_semantic) // n_codes}, which fit the coarse network's {vocabulary} {n_held}"
+            require(stage, n_ids <= n_held, "n_coarse_codebooks", f"{limit}; {parts}")
         require(network, n_ids <= n_held, vocabulary, f"at least {n_ids}: {parts}")
     return n_ids
 
@@ -246,8 +246,8 @@ def check_coarse_fit(config: BarkConfig, generation: BarkGenerationConfig) -> No
     for field in ("max_coarse_input_length", "max_coarse_history", "sliding_window_len"):
         if getattr(stage, field) > getattr(type(stage), field):
             excess = n_prompt + stage.sliding_window_len - 1 - network.block_size
-            most = f"at most {getattr(stage, field) - excess}, with which prompt and window take the"
-            require(stage, excess <= 0, field, f"{most} {network.block_size} positions that there are (block_size)")
+            limit = f"at most {getattr(stage, field) - excess}, with which prompt and window take the"
+            require(stage, excess <= 0, field, f"{limit} {network.block_size} positions that there are (block_size)")
     require(
         network,
         n_prompt + stage.sliding_window_len - 1 <= network.block_size,

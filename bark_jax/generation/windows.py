@@ -63,7 +63,7 @@ def coarse_window(window: Any, n_history: Any, n_stream: Any, n_windows: int, sp
     return CoarseWindow(n_done, first_semantic, array.minimum(n_stream + n_done, spaces.n_coarse_history))
 
 
-def goes_on(window: Any, n_history: Any, n_stream: Any, n_windows: int, spaces: TokenSpaces) -> Any:
+def extends_previous(window: Any, n_history: Any, n_stream: Any, n_windows: int, spaces: TokenSpaces) -> Any:
     """Whether a window reads what the one before it read and added, so that its cache holds already; as above."""
     before = coarse_window(_library(window).maximum(window - 1, 0), n_history, n_stream, n_windows, spaces)
     this = coarse_window(window, n_history, n_stream, n_windows, spaces)

@@ -35,7 +35,7 @@ class AttentionNameWarning(BarkWarning):
 class Implementations(NamedTuple):
     """How a network attends."""
 
-    whole: str  # sequences: "xla" or "cudnn"
+    sequence: str  # sequences: "xla" or "cudnn"
     step: str  # one position a row: "xla", "pallas" or "cudnn"
 
 
@@ -88,18 +88,20 @@ class SelfAttention(nnx.Module):
         self.qkv = Linear(D, 3 * D, **options)
         self.out = Linear(D, D, **options)
 
-    def __call__(self, x_BTD: jax.Array, is_seen_BT: jax.Array | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Attends within `x_BTD`, to the positions that `is_seen_BT` names, or to all.
+    def __call__(
+        self, x_BTD: jax.Array, is_attended_BT: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Attends within `x_BTD`, to the positions that `is_attended_BT` names, or to all.
 
         Returns:
           The output and the keys and values [B, T, N, H] that it made.
         """
         q_BTNH, k_BTNH, v_BTNH = split_heads(self.qkv(x_BTD), self.n_heads)
         qkv = (x.astype(self.qkv.sequence_dtype) for x in (q_BTNH, k_BTNH, v_BTNH))
-        if is_seen_BT is None:
-            y_BTNH = attend(*qkv, self.implementations.whole, self.platform, is_causal=self.is_causal)
+        if is_attended_BT is None:
+            y_BTNH = attend(*qkv, self.implementations.sequence, self.platform, is_causal=self.is_causal)
         else:
-            y_BTNH = attend_masked(*qkv, is_seen_BT, self.platform, is_causal=self.is_causal)
+            y_BTNH = attend_masked(*qkv, is_attended_BT, self.platform, is_causal=self.is_causal)
         return self.out(y_BTNH.reshape(x_BTD.shape).astype(x_BTD.dtype)), k_BTNH, v_BTNH
 
     def empty_cache(self, n_rows: int, n_slots: int) -> jax.Array:
@@ -161,13 +163,19 @@ def attend(
 
 
 def attend_masked(
-    q_BTNH: jax.Array, k_BSNH: jax.Array, v_BSNH: jax.Array, is_seen_BS: jax.Array, platform: str, *, is_causal: bool
+    q_BTNH: jax.Array,
+    k_BSNH: jax.Array,
+    v_BSNH: jax.Array,
+    is_attended_BS: jax.Array,
+    platform: str,
+    *,
+    is_causal: bool,
 ) -> jax.Array:
     """`attend` to some positions only, by XLA everywhere. A position that sees none gives finite numbers."""
     dtype = q_BTNH.dtype
     if dtype == jnp.float16 and platform != "gpu":
         q_BTNH, k_BSNH, v_BSNH = (x.astype(jnp.float32) for x in (q_BTNH, k_BSNH, v_BSNH))
-    mask_B11S = is_seen_BS[:, None, None, :]
+    mask_B11S = is_attended_BS[:, None, None, :]
     y_BTNH = jax.nn.dot_product_attention(
         q_BTNH, k_BSNH, v_BSNH, mask=mask_B11S, is_causal=is_causal, implementation="xla"
     )
@@ -193,8 +201,8 @@ def _attend_in_head(q_TH: jax.Array, k_TH: jax.Array, v_TH: jax.Array, *, is_cau
         stop = min(start + n_together, T)
         logits_TS = multiply(q_TH[start:stop], k_TH[:stop], 1, "cpu", jnp.float32)
         if is_causal:
-            is_seen_TS = jnp.arange(start, stop)[:, None] >= jnp.arange(stop)[None]
-            logits_TS = jnp.where(is_seen_TS, logits_TS, -jnp.inf)
+            is_attended_TS = jnp.arange(start, stop)[:, None] >= jnp.arange(stop)[None]
+            logits_TS = jnp.where(is_attended_TS, logits_TS, -jnp.inf)
         weights_TS = jnp.exp(logits_TS - jnp.max(logits_TS, axis=1, keepdims=True))
         y_TI = multiply(weights_TS.astype(v_TI.dtype), v_TI[:stop], 0, "cpu", jnp.float32)
         # Divided last, where it is H numbers a query and not S.

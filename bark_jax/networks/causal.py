@@ -15,7 +15,7 @@ from bark_jax.networks.platform import check_sharding, resolve_platform
 from bark_jax.networks.transformer import (
     Block,
     Embedding,
-    as_seen,
+    as_mask,
     check_axes,
     check_size,
     choose_embeds,
@@ -109,7 +109,7 @@ class BarkCausalModel(nnx.Module):
         check_axes(input_ids, embeds_BTD, "[B, T]")
         check_sharding(self, input_ids, embeds_BTD)
         embeds_BTD = self.embed(input_ids) if embeds_BTD is None else embeds_BTD
-        hidden, _, _ = self._read(embeds_BTD, as_seen(attention_mask, embeds_BTD))
+        hidden, _, _ = self._read(embeds_BTD, as_mask(attention_mask, embeds_BTD))
         logits_BTV = self.logits(hidden[-1])
         return (logits_BTV, hidden) if output_hidden_states else logits_BTV
 
@@ -174,7 +174,7 @@ class BarkCausalModel(nnx.Module):
         return self.final_norm(x_RD)[:B], KVCache(tuple(keys), tuple(values), cache.length_B + 1)
 
     def _read(
-        self, embeds_BTD: jax.Array, is_seen_BT: jax.Array | None = None
+        self, embeds_BTD: jax.Array, is_attended_BT: jax.Array | None = None
     ) -> tuple[tuple[jax.Array, ...], list[jax.Array], list[jax.Array]]:
         """Runs all layers over whole sequences: the hidden states before, between and after them, keys and values."""
         check_size(embeds_BTD, self.config, "positions")
@@ -182,7 +182,7 @@ class BarkCausalModel(nnx.Module):
         hidden, keys, values = [], [], []
         for block in self.blocks:
             hidden.append(x_BTD)
-            x_BTD, k_BTNH, v_BTNH = block(x_BTD, is_seen_BT)
+            x_BTD, k_BTNH, v_BTNH = block(x_BTD, is_attended_BT)
             keys.append(k_BTNH)
             values.append(v_BTNH)
         return (*hidden, self.final_norm(x_BTD)), keys, values

@@ -15,7 +15,7 @@ from bark_jax.networks.linear import multiply
 from bark_jax.networks.platform import check_sharding, resolve_platform
 from bark_jax.networks.transformer import (
     Block,
-    as_seen,
+    as_mask,
     check_axes,
     check_size,
     choose_embeds,
@@ -102,7 +102,7 @@ class FineNetwork(nnx.Module):
         check_sharding(self, input_ids, embeds_BTD)
         if embeds_BTD is None:
             embeds_BTD = sum(self.token_embeddings[q](input_ids[:, :, q]) for q in range(codebook_idx + 1))
-        hidden = self._read(embeds_BTD, as_seen(attention_mask, embeds_BTD))
+        hidden = self._read(embeds_BTD, as_mask(attention_mask, embeds_BTD))
         table_VD = self.token_embeddings[codebook_idx].embedding[...]
         logits_BTV = multiply(hidden[-1], table_VD, 1, self.platform, jnp.float32)
         return (logits_BTV, hidden) if output_hidden_states else logits_BTV
@@ -115,14 +115,14 @@ class FineNetwork(nnx.Module):
         """Hidden states [B, T, D] of whole windows, from the summed embeddings of the codebooks that are read."""
         return self._read(embeds_BTD)[-1]
 
-    def _read(self, embeds_BTD: jax.Array, is_seen_BT: jax.Array | None = None) -> tuple[jax.Array, ...]:
+    def _read(self, embeds_BTD: jax.Array, is_attended_BT: jax.Array | None = None) -> tuple[jax.Array, ...]:
         """Runs all layers: the hidden states before, between and after them."""
         check_size(embeds_BTD, self.config, "frames")
         x_BTD = embeds_BTD + self.position_embedding(jnp.arange(embeds_BTD.shape[1])[None])
         hidden = []
         for block in self.blocks:
             hidden.append(x_BTD)
-            x_BTD, _, _ = block(x_BTD, is_seen_BT)
+            x_BTD, _, _ = block(x_BTD, is_attended_BT)
         return (*hidden, self.final_norm(x_BTD))
 
 

@@ -96,7 +96,7 @@ def linear(
     result_RN = pl.pallas_call(
         kernel,
         grid=(n_programs,),
-        in_specs=[blocks.get(name, _whole(array, wide)) for name, array in inputs.items()],
+        in_specs=[blocks.get(name, _full_block(array, wide)) for name, array in inputs.items()],
         out_specs=pl.BlockSpec((R, tiling.n_out), lambda i: (0, i)),
         out_shape=jax.ShapeDtypeStruct((R, n_programs * tiling.n_out), out_dtype or weight_NK.dtype),
         compiler_params=plgpu.CompilerParams(num_warps=tiling.n_warps, num_stages=1),
@@ -106,7 +106,7 @@ def linear(
     return result_RN[:, n_before:] if n_before else result_RN
 
 
-def _whole(array: jax.Array, wide: int) -> pl.BlockSpec:
+def _full_block(array: jax.Array, wide: int) -> pl.BlockSpec:
     return pl.BlockSpec((*array.shape[:-1], wide), lambda i: (0,) * array.ndim)
 
 
@@ -156,8 +156,8 @@ def _loaded(ref, is_in: jax.Array) -> jax.Array:
 
 def _joined(parts: Sequence[jax.Array], lse: Sequence[jax.Array]) -> jax.Array:
     """The parts of an attention, each weighted by its share of the softmax."""
-    most = functools.reduce(jnp.maximum, lse)
-    weights = [jnp.exp(value - most) for value in lse]
+    max_lse = functools.reduce(jnp.maximum, lse)
+    weights = [jnp.exp(value - max_lse) for value in lse]
     return sum(weight * part for weight, part in zip(weights, parts, strict=True)) / sum(weights)
 
 
@@ -248,7 +248,7 @@ def _attend_kernel(length_ref, qkv_ref, keys_ref, values_ref, *out_refs, n_heads
 
     # The new position's slot is not read: its part of the sum is the first part's start.
     logit = jnp.sum(query * key.astype(jnp.float32))
-    most = jnp.where(is_first, logit, _NEVER)
+    max_logit = jnp.where(is_first, logit, _NEVER)
     total = jnp.where(is_first, jnp.float32(1), jnp.float32(0))
     output = jnp.where(is_first, value.astype(jnp.float32), jnp.zeros((H,), jnp.float32))
     per_part = (length + n_parts * block - 1) // (n_parts * block) * block
@@ -256,15 +256,15 @@ def _attend_kernel(length_ref, qkv_ref, keys_ref, values_ref, *out_refs, n_heads
     stop = jnp.minimum(start + per_part, length)
 
     def step(i, carry):
-        most, total, output = carry
+        max_logit, total, output = carry
         first = start + i * block
         is_live = first + jnp.arange(block) < stop
         at = pl.ds(first, block)
         keys = plgpu.load(keys_ref.at[row_head, at, :], mask=is_live[:, None], other=0.0).astype(jnp.float32)
         values = plgpu.load(values_ref.at[row_head, at, :], mask=is_live[:, None], other=0.0).astype(jnp.float32)
         logits = jnp.where(is_live, jnp.sum(keys * query[None, :], axis=1), _NEVER)
-        new_max = jnp.maximum(most, jnp.max(logits))
-        weights, shrink = jnp.exp(logits - new_max), jnp.exp(most - new_max)
+        new_max = jnp.maximum(max_logit, jnp.max(logits))
+        weights, shrink = jnp.exp(logits - new_max), jnp.exp(max_logit - new_max)
         return (
             new_max,
             total * shrink + jnp.sum(weights),
@@ -272,11 +272,11 @@ def _attend_kernel(length_ref, qkv_ref, keys_ref, values_ref, *out_refs, n_heads
         )
 
     n_blocks = jnp.maximum(stop - start + block - 1, 0) // block
-    most, total, output = jax.lax.fori_loop(0, n_blocks, step, (most, total, output))
+    max_logit, total, output = jax.lax.fori_loop(0, n_blocks, step, (max_logit, total, output))
     columns = pl.ds(head * H, H)
     output = output / jnp.maximum(total, 1e-30)
     if n_parts > 1:
         out_refs[0][part, row, columns] = output
-        out_refs[1][part, row, columns] = jnp.full((H,), most + jnp.log(jnp.maximum(total, 1e-30)))
+        out_refs[1][part, row, columns] = jnp.full((H,), max_logit + jnp.log(jnp.maximum(total, 1e-30)))
     else:
         out_refs[0][row, columns] = output.astype(out_refs[0].dtype)

@@ -27,13 +27,13 @@ from bark_jax.networks.platform import device_of
 N_SLOTS = 192
 
 
-def with_working_attention(network: nnx.Module, *, is_cudnn_asked: bool = False) -> nnx.Module:
+def with_working_attention(network: nnx.Module, *, requires_cudnn: bool = False) -> nnx.Module:
     """The network, attending only as its platform's device here can; what is no transformer stays as it is.
 
     Where there is no such device, so that the network can only be lowered for one, its constructor's choice stays.
 
     Args:
-      is_cudnn_asked: whether cuDNN was asked for by name.
+      requires_cudnn: whether cuDNN was asked for by name.
 
     Raises:
       UnsupportedError: it was asked for, and its probe failed; the message has the reason.
@@ -45,11 +45,11 @@ def with_working_attention(network: nnx.Module, *, is_cudnn_asked: bool = False)
         return network
     here = network.platform, network.position_embedding.param_dtype, network.config.head_size
     obstacle = find_cudnn_obstacle(*here)
-    if is_cudnn_asked:
+    if requires_cudnn:
         require_cudnn(obstacle)
-    whole = "xla" if obstacle else chosen.whole
-    step = "pallas" if chosen.step == "pallas" and not find_kernel_obstacle(*here) else whole
-    return with_implementations(network, Implementations(whole, step))
+    sequence = "xla" if obstacle else chosen.sequence
+    step = "pallas" if chosen.step == "pallas" and not find_kernel_obstacle(*here) else sequence
+    return with_implementations(network, Implementations(sequence, step))
 
 
 def find_cudnn_obstacle(platform: str, dtype: jnp.dtype, head_size: int) -> str | None:

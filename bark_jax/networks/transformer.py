@@ -41,7 +41,7 @@ def choose_embeds(input_embeds: jax.Array | None, inputs_embeds: jax.Array | Non
     return inputs_embeds if input_embeds is None else input_embeds
 
 
-def as_seen(attention_mask: jax.Array | None, x_BTD: jax.Array) -> jax.Array | None:
+def as_mask(attention_mask: jax.Array | None, x_BTD: jax.Array) -> jax.Array | None:
     """transformers' attention_mask as bool [B, T]; None stays None. Raises InputError for another shape."""
     if attention_mask is None:
         return None
@@ -123,9 +123,11 @@ class Block(nnx.Module):
         self.mlp_norm = make_norm(config, has_bias=norm_has_bias, dtype=dtype, rngs=rngs)
         self.mlp = MLP(config, dtype=dtype, platform=platform, rngs=rngs)
 
-    def __call__(self, x_BTD: jax.Array, is_seen_BT: jax.Array | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def __call__(
+        self, x_BTD: jax.Array, is_attended_BT: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns the output [B, T, D] and the layer's keys and values [B, T, N, H]; see `SelfAttention`."""
-        y_BTD, k_BTNH, v_BTNH = self.attention(self.attention_norm(x_BTD), is_seen_BT)
+        y_BTD, k_BTNH, v_BTNH = self.attention(self.attention_norm(x_BTD), is_attended_BT)
         x_BTD = x_BTD + y_BTD
         return x_BTD + self.mlp(self.mlp_norm(x_BTD)), k_BTNH, v_BTNH
 

@@ -118,7 +118,7 @@ class Reference:
                 history_prompt=self._history(voice),
             )
         n_history = 0 if voice is None else min(voice.fine.shape[1], self.spaces.n_fine_history)
-        return out[0].numpy(), self._place_margins(margins, n_history, coarse_QT.shape[1])
+        return out[0].numpy(), self._align_margins(margins, n_history, coarse_QT.shape[1])
 
     def decode(self, codes_QT: np.ndarray) -> np.ndarray:
         """Audio samples of all codes."""
@@ -171,15 +171,15 @@ class Reference:
             for handle in handles:
                 handle.remove()
 
-    def _place_margins(self, margins: dict[int, list[np.ndarray]], n_history: int, n_frames: int) -> np.ndarray:
+    def _align_margins(self, margins: dict[int, list[np.ndarray]], n_history: int, n_frames: int) -> np.ndarray:
         spaces = self.spaces
-        placed_QT = np.full((spaces.n_fine, padded_frames(n_frames, n_history, spaces)), np.inf)
+        aligned_QT = np.full((spaces.n_fine, padded_frames(n_frames, n_history, spaces)), np.inf)
         for codebook, windows in margins.items():
             for window, margin_T in enumerate(windows):
                 start = fine_window(window, n_frames, n_history, spaces).start
-                part_T = placed_QT[codebook, start : start + spaces.fine_window]
+                part_T = aligned_QT[codebook, start : start + spaces.fine_window]
                 np.minimum(part_T, margin_T, out=part_T)
-        return placed_QT[:, n_history : n_history + n_frames]
+        return aligned_QT[:, n_history : n_history + n_frames]
 
 
 def _fields(config: JsonConfig) -> dict[str, Any]:

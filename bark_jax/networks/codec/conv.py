@@ -148,8 +148,8 @@ class Conv(Layer):
         return jnp.zeros((batch, self.left, kernel.shape[1]), kernel.dtype)
 
     def step(self, x_BTC: jax.Array, state: jax.Array, started: bool) -> tuple[jax.Array, jax.Array]:
-        seen_BTC = state if started else pad_time(x_BTC, self.left, 0, self.pad_mode)[:, : self.left]
-        window_BTC = jnp.concatenate([seen_BTC, x_BTC], axis=1)
+        left_BTC = state if started else pad_time(x_BTC, self.left, 0, self.pad_mode)[:, : self.left]
+        window_BTC = jnp.concatenate([left_BTC, x_BTC], axis=1)
         return self._convolve(window_BTC), window_BTC[:, x_BTC.shape[1] :]
 
     def _convolve(self, padded_BTC: jax.Array) -> jax.Array:

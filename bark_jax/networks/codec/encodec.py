@@ -136,9 +136,9 @@ class Codec(nnx.Module):
         """
         check_process()
         audio_BAC, n_codebooks = self._as_BAC(audio), self._count_codebooks(n_codebooks, bandwidth)
-        whole = audio_BAC.shape[1]
-        length = self.config.chunk_length or whole
-        starts = range(0, whole, self.config.chunk_stride or whole)
+        n_samples = audio_BAC.shape[1]
+        length = self.config.chunk_length or n_samples
+        starts = range(0, n_samples, self.config.chunk_stride or n_samples)
         return tuple(self._encode_chunk(audio_BAC[:, start : start + length], n_codebooks) for start in starts)
 
     def decode_chunks(self, chunks: Sequence[Chunk]) -> jax.Array:

@@ -19,8 +19,8 @@ def embed_codes(codes_BQT: jax.Array, tables: Sequence[jax.Array]) -> jax.Array:
     """
     x_BTC = jnp.zeros((), jnp.float32)
     for q in range(codes_BQT.shape[1]):
-        found_BTC = tables[q].at[codes_BQT[:, q]].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
-        x_BTC = x_BTC + found_BTC.astype(jnp.float32)
+        vectors_BTC = tables[q].at[codes_BQT[:, q]].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+        x_BTC = x_BTC + vectors_BTC.astype(jnp.float32)
     return x_BTC.astype(tables[0].dtype)
 
 

@@ -22,16 +22,16 @@ class ResidualBlock(Layer):
     def __init__(self, config: EncodecConfig, channels: int, dilation: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         narrow = channels // config.compress
         kernel_size = config.residual_kernel_size
-        made = {"dtype": dtype, "rngs": rngs}
+        options = {"dtype": dtype, "rngs": rngs}
         self.block = nnx.List(
             [
                 Elu(),
-                Conv(config, channels, narrow, kernel_size, dilation=dilation, **made),
+                Conv(config, channels, narrow, kernel_size, dilation=dilation, **options),
                 Elu(),
-                Conv(config, narrow, channels, 1, **made),
+                Conv(config, narrow, channels, 1, **options),
             ]
         )
-        self.shortcut = Conv(config, channels, channels, 1, **made) if config.use_conv_shortcut else None
+        self.shortcut = Conv(config, channels, channels, 1, **options) if config.use_conv_shortcut else None
         self.min_start = max(layer.min_start for layer in self.block)
         self.is_causal = all(layer.is_causal for layer in self.block)
 
@@ -39,16 +39,16 @@ class ResidualBlock(Layer):
         y_BTC = x_BTC
         for layer in self.block:
             y_BTC = layer(y_BTC, lengths_B)
-        return self._shorten(x_BTC) + y_BTC
+        return self._skip(x_BTC) + y_BTC
 
     def init_state(self, batch: int) -> tuple[Any, ...]:
         return tuple(layer.init_state(batch) for layer in self.block)
 
     def step(self, x_BTC: jax.Array, state: tuple[Any, ...], started: bool) -> tuple[jax.Array, tuple[Any, ...]]:
         y_BTC, state = step_through(self.block, x_BTC, state, started)
-        return self._shorten(x_BTC) + y_BTC, state
+        return self._skip(x_BTC) + y_BTC, state
 
-    def _shorten(self, x_BTC: jax.Array) -> jax.Array:
+    def _skip(self, x_BTC: jax.Array) -> jax.Array:
         return x_BTC if self.shortcut is None else self.shortcut(x_BTC)
 
 
@@ -56,15 +56,15 @@ class Encoder(nnx.Module):
     """Audio to one vector a frame: channels double at each stride."""
 
     def __init__(self, config: EncodecConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-        made = {"dtype": dtype, "rngs": rngs}
+        options = {"dtype": dtype, "rngs": rngs}
         width = config.num_filters
-        layers = [Conv(config, config.audio_channels, width, config.kernel_size, **made)]
+        layers = [Conv(config, config.audio_channels, width, config.kernel_size, **options)]
         for ratio in reversed(config.upsampling_ratios):
-            layers += _residual_blocks(config, width, **made)
-            layers += [Elu(), Conv(config, width, 2 * width, 2 * ratio, stride=ratio, **made)]
+            layers += _residual_blocks(config, width, **options)
+            layers += [Elu(), Conv(config, width, 2 * width, 2 * ratio, stride=ratio, **options)]
             width *= 2
-        layers += [SkipLstm(config, width, **made), Elu()]
-        layers += [Conv(config, width, config.hidden_size, config.last_kernel_size, **made)]
+        layers += [SkipLstm(config, width, **options), Elu()]
+        layers += [Conv(config, width, config.hidden_size, config.last_kernel_size, **options)]
         self.layers = nnx.List(layers)
 
     def __call__(self, audio_BAC: jax.Array) -> jax.Array:
@@ -79,14 +79,17 @@ class Decoder(nnx.Module):
     """One vector a frame to audio: channels halve at each stride."""
 
     def __init__(self, config: EncodecConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-        made = {"dtype": dtype, "rngs": rngs}
+        options = {"dtype": dtype, "rngs": rngs}
         width = config.num_filters * 2 ** len(config.upsampling_ratios)
-        layers = [Conv(config, config.hidden_size, width, config.kernel_size, **made), SkipLstm(config, width, **made)]
+        layers = [
+            Conv(config, config.hidden_size, width, config.kernel_size, **options),
+            SkipLstm(config, width, **options),
+        ]
         for ratio in config.upsampling_ratios:
-            layers += [Elu(), TransposedConv(config, width, width // 2, 2 * ratio, stride=ratio, **made)]
+            layers += [Elu(), TransposedConv(config, width, width // 2, 2 * ratio, stride=ratio, **options)]
             width //= 2
-            layers += _residual_blocks(config, width, **made)
-        layers += [Elu(), Conv(config, width, config.audio_channels, config.last_kernel_size, **made)]
+            layers += _residual_blocks(config, width, **options)
+        layers += [Elu(), Conv(config, width, config.audio_channels, config.last_kernel_size, **options)]
         self.layers = nnx.List(layers)
 
     def __call__(self, x_BTC: jax.Array, lengths_B: jax.Array | None = None) -> jax.Array:
