@@ -37,7 +37,7 @@ class AnyLinear(Protocol):
         """Output features `start` to `start + size` of x [..., in], float32 [..., size]; for a layer without bias."""
 
     def features(self, start: int = 0, size: int | None = None) -> Callable[[jax.Array], jax.Array]:
-        """Returns a function that computes `part`, its weights sliced already; see `BarkCausalModel.head_of`."""
+        """Returns the function x [..., in] -> [..., size] of `part`, weights sliced; see `BarkCausalModel.head_of`."""
 
 
 class TransposedWeight(nnx.Variable):

@@ -72,7 +72,7 @@ def linear(
       weight_NK: weights in the layout [out, in].
       norm_K: scale of a LayerNorm without bias that is applied to x.
       lse_PRK: log-sum-exp of each part, from `attend`, repeated over the features of a head; float32.
-      residual_RN: added to the result, which is rounded to the weights' dtype first, as in the plain step.
+      residual_RN: added to the result after that is rounded to the weights' dtype, as in the plain step.
       gelu: whether to apply the exact GELU to the result.
       out_dtype: dtype of the result; the weights' if None.
       tiling: division into programs; measured ones if None.
@@ -135,7 +135,7 @@ def _tiling(K: int, N: int) -> Tiling:
 
 
 def _linear_kernel(*refs, names: tuple[str, ...], n_features: int, K: int, first: int, tiling: Tiling, gelu: bool):
-    """Computes n_out features of all rows: weights stay in registers, products are summed across the lanes of a warp."""
+    """Computes n_out features of all rows; weights stay in registers, products are summed across a warp's lanes."""
     ref, out_ref = dict(zip(names, refs, strict=False)), refs[-1]
     dtype = ref["weight"].dtype
     R, parts = ref["x"].shape[-2], range(ref["x"].shape[0])
