@@ -1,4 +1,4 @@
-"""Rows of unequal length as one array, and back: what stages that are called on arrays take and give."""
+"""Ragged rows as one padded array, and back: the form in which stages that are called on arrays take and give rows."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from bark_jax.errors import InputError, quoted
 
 
 def pad_rows(rows: Sequence[np.ndarray], pad: int, width: int | None = None) -> np.ndarray:
-    """Rows [..., T] of integers as one array, int32 [B, ..., width], with `pad` past each row's end.
+    """Pads rows [..., T] of integers to one array, int32 [B, ..., width], with `pad` past each row's end.
 
     pad_rows([[1, 2], [3]], pad=9)   ->   [[1, 2],
                                            [3, 9]]
@@ -23,7 +23,7 @@ def pad_rows(rows: Sequence[np.ndarray], pad: int, width: int | None = None) -> 
 
 
 def pad_audio(rows: Sequence[np.ndarray], n_samples: int) -> np.ndarray:
-    """Rows of audio samples [A] or [A, channels] as one array, float32 [B, n_samples, ...]; zeros past their ends."""
+    """Pads rows of audio samples [A] or [A, channels] with zeros to one array, float32 [B, n_samples, ...]."""
     array = np.zeros((len(rows), n_samples, *rows[0].shape[1:]), np.float32)
     for padded, row in zip(array, rows, strict=True):
         padded[: len(row)] = row
@@ -34,11 +34,11 @@ def split_rows(name: str, tokens_BT: np.ndarray, limit: int, pads: Sequence[int]
     """Undoes `pad_rows` for tokens: each row up to its first pad.
 
     Args:
-      name: of the array, for messages.
-      tokens_BT: integers, in [0, limit) up to a row's end and one of `pads` past it.
+      name: the array's name in messages.
+      tokens_BT: integers, in [0, limit) up to a row's end and one of `pads` from there on.
 
     Raises:
-      InputError: the shape is another, or a row holds anything else.
+      InputError: the shape is not [B, T], a token is out of range, or a token follows a pad.
     """
     if tokens_BT.ndim != 2 or not len(tokens_BT):
         raise InputError(f"{name} has shape {tokens_BT.shape}, expected [rows, tokens] with at least one row")
@@ -54,14 +54,15 @@ def split_rows(name: str, tokens_BT: np.ndarray, limit: int, pads: Sequence[int]
 
 
 def check_codes(codes_BQT: np.ndarray, lengths: Any, pad: int, config: EncodecConfig) -> list[np.ndarray]:
-    """The codes [Q, T] of each row, checked for a codec of this config.
+    """Checks codes for a codec of this config and returns each row's own, integers [Q, T].
 
     Args:
       codes_BQT: integers, `pad` past each row's end.
-      lengths: frames of each row, or None for those before the first pad.
+      lengths: frames of each row, integers [B]; None takes the frames before the first pad.
+      pad: the id that pads; codes are below it.
 
     Raises:
-      InputError: a shape, a length or a code that cannot be.
+      InputError: the shape is wrong, a length is not in [0, T], or a code is out of range.
     """
     n_held = config.num_quantizers
     if codes_BQT.ndim != 3 or not len(codes_BQT) or not 1 <= codes_BQT.shape[1] <= n_held:
