@@ -135,7 +135,7 @@ class Engine:
         fewer = self.n_slots // 2 // n_devices * n_devices
         if fewer == 0:
             raise BarkError(
-                f"the devices have no memory for {self.n_slots} slots, and fewer there cannot be: {error}. Take a "
+                f"the devices are out of memory with {self.n_slots} slots, the minimum: {error}. Take a "
                 "smaller model, or dtype='bfloat16'."
             ) from error
         self.n_slots = fewer

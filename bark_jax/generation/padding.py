@@ -47,7 +47,7 @@ def split_rows(name: str, tokens_BT: np.ndarray, limit: int, pads: Sequence[int]
         is_pad_T = np.isin(tokens_T, pads)
         length = int(is_pad_T.argmax()) if is_pad_T.any() else len(tokens_T)
         if not is_pad_T[length:].all():
-            raise InputError(f"{name}[{index}] goes on after its end, which is at {length}")
+            raise InputError(f"{name}[{index}] has tokens after its end, which is at {length}")
         check_range(f"{name}[{index}]", tokens_T[:length], limit)
         rows.append(tokens_T[:length])
     return rows

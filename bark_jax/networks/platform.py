@@ -122,10 +122,10 @@ def device_errors(stage: str, network: Any, n_rows: int) -> Iterator[None]:
         what = " ".join(str(error).split())[:300]
         if "RESOURCE_EXHAUSTED" in what:
             raise DeviceMemoryError(
-                f"the device has no memory for the {sizes}: {what}. Give fewer rows at once, load the model with "
+                f"the device is out of memory in the {sizes}: {what}. Give fewer rows at once, load the model with "
                 "dtype='bfloat16' or decoding_copy=False, or keep one network at a time there: "
                 "model.enable_cpu_offload()"
             ) from error
         raise DeviceError(
-            f"the device failed in the {sizes}: {what}. Try again in a new process; `bark-jax doctor` looks at devices"
+            f"the device failed in the {sizes}: {what}. Try again in a new process; `bark-jax doctor` checks devices"
         ) from error

@@ -23,9 +23,7 @@ class Row:
     is_within: bool  # whether it passes
     difference: float | None = None  # largest absolute difference
     bound: float | None = None
-    n_equal: int | None = (
-        None  # equal tokens before the first difference; equal codes up to the first codebook with one
-    )
+    n_equal: int | None = None  # equal tokens before the first difference; for codes see `compare_codes`
     n_total: int | None = None
     note: str = ""  # where the two sides differ, and why that is excused
 
@@ -90,7 +88,8 @@ def compare_codes(
 ) -> Row:
     """Compares codes [Q, T] codebook by codebook, as the fine stage fills them, up to the first that differs.
 
-    Within a codebook all frames are chosen in one pass, so the difference at the largest margin decides.
+    Within a codebook all frames are chosen in one pass, so the difference at the largest margin decides, and n_equal
+    counts the equal codes of that codebook and of those before it.
     """
     for q in range(first_codebook, len(reference_QT)):
         differs = np.flatnonzero(ours_QT[q] != reference_QT[q])
