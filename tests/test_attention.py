@@ -108,7 +108,7 @@ def test_a_probe_that_computes_something_else_is_an_obstacle(probes_run, monkeyp
     network = probes.with_working_attention(for_gpu())
     assert {block.attention.implementations for block in network.blocks} == {("xla", "pallas")}
     with pytest.raises(UnsupportedError, match="'cudnn' cannot work here: a small probe failed with ZeroDivisionError"):
-        probes.with_working_attention(for_gpu("cudnn"), is_cudnn_asked=True)
+        probes.with_working_attention(for_gpu("cudnn"), requires_cudnn=True)
 
 
 def test_a_probe_runs_once_a_process_on_the_platforms_device(probes_run, monkeypatch):
@@ -116,14 +116,14 @@ def test_a_probe_runs_once_a_process_on_the_platforms_device(probes_run, monkeyp
     monkeypatch.setattr(probes, "probe_cudnn", lambda *what: seen.append((*what, jax.config.jax_default_device)))
     for _ in range(2):
         network = for_gpu("cudnn")
-        assert probes.with_working_attention(network, is_cudnn_asked=True) is network
+        assert probes.with_working_attention(network, requires_cudnn=True) is network
     assert seen == [(jnp.dtype("bfloat16"), 64, jax.devices()[0])]
 
 
 def test_what_can_only_be_lowered_here_is_taken_as_able(monkeypatch):
     monkeypatch.setattr(probes, "_failure", lambda *_: pytest.fail("a probe ran"))
     network = for_gpu("cudnn")
-    assert probes.with_working_attention(network, is_cudnn_asked=True) is network
+    assert probes.with_working_attention(network, requires_cudnn=True) is network
 
 
 @pytest.fixture

@@ -187,7 +187,7 @@ def test_no_memory_for_a_slot_is_an_error_that_says_so(bark, requests, monkeypat
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
     monkeypatch.setattr(speaker._programs, "start_semantic", start)
-    with pytest.raises(BarkError, match=r"no memory for 1 slots.*smaller model"):
+    with pytest.raises(BarkError, match=r"out of memory with 1 slots.*smaller model"):
         run(speaker, requests)
 
 

@@ -393,7 +393,7 @@ def begin_semantic(n_rows, change=None):
 
 
 N_WINDOWS = 39
-goes_on = functools.partial(jit, static_argnames="spaces")(coarse._goes_on)
+extends_previous = functools.partial(jit, static_argnames="spaces")(coarse._extends_previous)
 
 
 @pytest.mark.parametrize(("n_history", "n_stream", "going"), [(0, 0, range(1, 11)), (209, 628, ())])
@@ -402,5 +402,5 @@ def test_windows_go_on_while_nothing_has_left_the_prompt(n_history, n_stream, go
     prompt = coarse.make_prompt([np.zeros(768, np.int32)] * N_WINDOWS, [None] * N_WINDOWS, spaces)
     lengths = {"n_history_B": n_history, "n_stream_B": n_stream}
     prompt = dataclasses.replace(prompt, **{name: np.full(N_WINDOWS, n) for name, n in lengths.items()})
-    found_B = goes_on(prompt, coarse.WindowsDone(window_B, None, None, None), spaces)
+    found_B = extends_previous(prompt, coarse.WindowsDone(window_B, None, None, None), spaces)
     assert list(window_B[found_B]) == list(going)

@@ -37,7 +37,7 @@ def test_out_of_memory_is_reported_with_stage_and_sizes(stage, bark, monkeypatch
     fail.text = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 123456 bytes."
     with monkeypatch.context() as patch:
         patch.setattr(*STAGES[stage], fail)
-        with pytest.raises(DeviceError, match=f"no memory for the {stage} stage of 3 rows, with ") as caught:
+        with pytest.raises(DeviceError, match=f"out of memory in the {stage} stage of 3 rows, with ") as caught:
             bark.generate(["one", "two", "three"], seed=0, max_new_tokens=4)
     message = str(caught.value)
     assert "123456 bytes" in message and "fewer rows" in message and "enable_cpu_offload" in message
@@ -62,7 +62,7 @@ def test_streams_tell_it_too(stage, bark, monkeypatch):
     fail.text = "RESOURCE_EXHAUSTED: Out of memory"
     where, name = STREAMED[stage]
     monkeypatch.setattr(where or streaming, name, fail if where else fail_after_first(streaming.decode_next))
-    with pytest.raises(DeviceError, match=f"no memory for the {stage} stage of 1 row, "):
+    with pytest.raises(DeviceError, match=f"out of memory in the {stage} stage of 1 row, "):
         list(bark.stream("one", seed=0, max_new_tokens=40, allow_early_stop=False))
 
 

@@ -170,7 +170,7 @@ def fine(model, stream, **others):
         (semantic, dict(history_prompt="v2/en_speaker_6"), "expected a Voice or a dict"),
         (semantic, dict(seed=[1, 2, 3]), "seed has 3 values for 2 rows"),
         (coarse, dict(tokens=[[1, 2]], config=None), "coarse_generation_config is None.*coarse_acoustics_config"),
-        (coarse, dict(tokens=[[1, END, 2]]), r"semantic_output\[0\] goes on after its end, which is at 1"),
+        (coarse, dict(tokens=[[1, END, 2]]), r"semantic_output\[0\] has tokens after its end, which is at 1"),
         (coarse, dict(tokens=[[1, 2], [3, 124]]), r"semantic_output\[1\] holds 124, expected 0 to 122"),
         (coarse, dict(tokens=[[0.5]]), "semantic_output has dtype float64"),
         (coarse, dict(tokens=[1, 2]), r"semantic_output has shape \(2,\)"),

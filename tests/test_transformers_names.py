@@ -466,7 +466,7 @@ def test_settings_at_values_that_do_nothing_are_taken(toy_model, asked):
         ({"cache_implementation": "offloaded"}, "the cache is always static"),
         ({"pad_token_id": 0}, "no setting 'pad_token_id'"),
         ({"return_dict_in_generate": True}, "Bark.generate gives the tokens"),
-        ({"logits_processor": [len]}, "compiled as a whole"),
+        ({"logits_processor": [len]}, "one compiled program"),
     ],
 )
 def test_settings_that_are_not_here_are_refused_by_name(setting, reason, toy_model):

@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 
 from bark_jax.generation.tokens import TokenSpaces
-from bark_jax.generation.windows import coarse_window, count_coarse_windows, count_fine_windows, fine_window, goes_on
+from bark_jax.generation.windows import (
+    coarse_window,
+    count_coarse_windows,
+    count_fine_windows,
+    extends_previous,
+    fine_window,
+)
 
 BARK = TokenSpaces()
 NO_VOICE, FULL_VOICE = (0, 0), (209, 628)  # (semantic tokens, codes of the stream)
@@ -67,7 +73,7 @@ def test_arrays_have_the_windows_of_each_of_their_integers(rng):
     def found(window, n_history, n_stream, n_frames):
         return (
             *coarse_window(window, n_history, n_stream, LAST, BARK),
-            goes_on(window, n_history, n_stream, LAST, BARK),
+            extends_previous(window, n_history, n_stream, LAST, BARK),
             count_coarse_windows(n_frames, BARK),
             *fine_window(window % 3, n_frames, n_history, BARK),
             count_fine_windows(n_frames, n_history, BARK),

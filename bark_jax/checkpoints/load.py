@@ -110,7 +110,7 @@ def load_networks(
     changes = {} if lora is None else load_lora(lora, base=base_of(folder))
     for name in NETWORKS:  # a missing file is reported before the first is read, which takes seconds
         find_weights(folder, weight_file(name), check_sha256=False, manifest=manifest)
-    prepare = functools.partial(with_working_attention, is_cudnn_asked=attn_implementation == "cudnn")
+    prepare = functools.partial(with_working_attention, requires_cudnn=attn_implementation == "cudnn")
     networks = {}
     for name, (_, field) in NETWORKS.items():
         size = getattr(config, field)

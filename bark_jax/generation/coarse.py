@@ -1,16 +1,20 @@
 """The coarse stage: semantic tokens to the codes of the first codebooks.
 
-The codes of all coarse codebooks form one stream, frame by frame. It is generated in windows of coarse_window tokens.
-Each window has a prompt: the semantic tokens around the present, the infer token, and the stream so far.
+The codes of all coarse codebooks form one stream, frame by frame. It is generated in windows of coarse_window (60)
+tokens. Each window has a prompt: the semantic tokens around the present, the infer token, and the stream so far.
 
-    semantic   h h h s s s s s s s s s s . .   n_coarse_semantic tokens, from max_semantic_history before the present
-                         ^ present             on, padded with coarse_pad
-    stream     h h h h h h c c c c c c         the last n_coarse_history tokens of the voice's stream and what has been
-                                      ^        generated so far
+    semantic   h h h s s s s s s s s s s . .   n_coarse_semantic (256) tokens, from max_semantic_history (209) before
+                         ^ present             the present on, padded with coarse_pad
+    stream     h h h h h h c c c c c c         the last n_coarse_history (630) tokens of the voice's stream and of the
+                                      ^ next   codes generated so far
 
-While nothing has left the prompt at its front, a window's prompt is the last one's and the tokens generated since, and
-its cache goes on: in Bark without a voice up to the eleventh window, 4.4 s. After that, and mostly with a voice, every
-token moves to other positions, and the window reads its whole prompt afresh.
+A prompt has at most 256 + 1 + 630 = 887 tokens, and the window adds 60, of which the last is not read: 946 of the
+network's 1,024 positions.
+
+While nothing has left the prompt at its front, a window's prompt is the previous one's plus the tokens generated since,
+and its KV cache continues: in Bark without a voice up to the eleventh window, 4.4 s. After that, and mostly with a
+voice, every token moves to another position. Keys and values depend on positions, which are learned embeddings, so the
+window reads its entire prompt again (`windows.extends_previous`).
 
 Source: suno-ai/bark, bark/generation.py, `generate_coarse`.
 """
@@ -30,8 +34,8 @@ from bark_jax.generation.windows import (
     CoarseWindow,
     coarse_window,
     count_coarse_windows,
+    extends_previous,
     frames_per_coarse_window,
-    goes_on,
     n_prompt_slots,
 )
 from bark_jax.networks.attention import KVCache
@@ -42,23 +46,23 @@ from bark_jax.networks.decoder import KernelDecoder, make_decoder
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class CoarsePrompt:
-    """What the rows of a batch ask for; numpy arrays from the host, as making others there compiles."""
+    """Input of a batch. `make_prompt` makes numpy arrays: each jnp operation on the host would compile a program."""
 
-    semantic_BT: jax.Array  # a voice's semantic history, then the row's tokens; coarse_pad past both
-    n_history_B: jax.Array  # int32, how many of them are history
-    stream_BT: jax.Array  # [B, n_coarse_history] a voice's stream, right-aligned
-    n_stream_B: jax.Array  # int32, its length
+    semantic_BT: jax.Array  # int32, a voice's semantic history, then the row's tokens; coarse_pad past both
+    n_history_B: jax.Array  # int32, tokens of semantic_BT that are history
+    stream_BT: jax.Array  # int32 [B, n_coarse_history], a voice's stream, right-aligned, coarse_pad before it
+    n_stream_B: jax.Array  # int32, length of the voice's stream
     n_frames_B: jax.Array  # int32, frames to generate
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class CoarseCodes:
-    """What the stage gives back, on the host. Past a row's frames its codes are those of a continuation unasked for."""
+    """Output of the stage, on the host. Codes at and past length_B are garbage: the rest of the row's last window."""
 
     codes_BQT: np.ndarray  # int32 [B, n_coarse, T] in [0, codebook_size)
     length_B: np.ndarray  # int32, frames
-    logprob_BQT: np.ndarray  # float32, of each code within its codebook at temperature 1
+    logprob_BQT: np.ndarray  # float32, log-probability of each code within its codebook at temperature 1
 
 
 @jax.tree_util.register_dataclass
@@ -67,16 +71,22 @@ class WindowsDone:
     """Everything that changes from window to window."""
 
     window_B: jax.Array  # int32, windows generated so far
-    stream_BT: jax.Array  # history, right-aligned to n_coarse_history, then the tokens generated so far
-    logprob_BT: jax.Array  # of the generated tokens
-    cache: KVCache  # the last window's prompt and tokens, less the very last
+    stream_BT: jax.Array  # int32, history, right-aligned to n_coarse_history, then the tokens generated so far
+    logprob_BT: jax.Array  # float32, of the generated tokens; index 0 is index n_coarse_history of stream_BT
+    cache: KVCache  # the previous window's prompt and tokens, without the last token, which has not been read
 
 
 def trim_history(semantic_T: np.ndarray, coarse_QT: np.ndarray, spaces: TokenSpaces) -> tuple[np.ndarray, np.ndarray]:
-    """The part of a voice that conditions the coarse stage: its last semantic tokens, the stream that goes with them.
+    """Cuts a voice to the part that conditions the coarse stage.
 
     The stream loses its last n_coarse tokens, which suno found to sound better, and may start in the middle of a frame.
-    A voice too short for one semantic token gives two empty arrays; suno's code would take all of it instead.
+    A voice too short for one semantic token gives two empty arrays; suno's code, by way of [-0:], takes all of it.
+
+    In Bark a voice of 400 semantic tokens and 601 frames, 1,202 tokens of stream, gives n_semantic = min(209, 400, 399)
+    = 209, round(209 * 1500 / 499) = 628 tokens of stream, of which the first 626 are kept.
+
+    Returns:
+      The last semantic tokens [n_semantic], and the stream [n_stream] that goes with them.
     """
     stream_T = interleave(coarse_QT, spaces)
     n_semantic = min(
@@ -96,13 +106,13 @@ def make_prompt(
     """Lays rows out for the stage.
 
     Args:
-      semantic: a row's semantic tokens.
-      voices: a row's voice as (semantic_T, coarse_QT), or None.
+      semantic: each row's semantic tokens [S]; empty for an idle row.
+      voices: each row's voice as (semantic_T, coarse_QT), or None.
     """
     B = len(semantic)
     nothing = (np.zeros(0, np.int32), np.zeros(0, np.int32))
     histories = [nothing if voice is None else trim_history(*voice, spaces) for voice in voices]
-    # Whole multiples of max_semantic, so that different texts run one program.
+    # Padded to a multiple of max_semantic, so that texts of all lengths run one program.
     n_tokens = spaces.max_semantic * max(1, max(-(-len(tokens) // spaces.max_semantic) for tokens in semantic))
     width = spaces.max_semantic_history + n_tokens + spaces.n_coarse_semantic
     semantic_BT = np.full((B, width), spaces.coarse_pad, np.int32)
@@ -122,7 +132,7 @@ def make_prompt(
 def generate_coarse(
     model: CoarseNetwork, prompt: CoarsePrompt, sampling: Sampling, *, spaces: TokenSpaces
 ) -> CoarseCodes:
-    """Generates the windows that the longest row needs."""
+    """Generates all windows of all rows, in one program besides `start`."""
     state = start(model, prompt, spaces=spaces)
     state = run_windows(model, prompt, sampling, state, _room(prompt, spaces), spaces=spaces)
     return read_codes(prompt, state, spaces=spaces)
@@ -136,7 +146,7 @@ def generate_in_parts(
     *,
     spaces: TokenSpaces,
 ) -> CoarseCodes:
-    """What `generate_coarse` gives, bit for bit; `on_part` is called after each window with how many are done."""
+    """`generate_coarse`, bit for bit, window by window; `on_part` is called after each with the number done."""
     state = start(model, prompt, spaces=spaces)
     for n_done in range(1, int(np.max(count_coarse_windows(prompt.n_frames_B, spaces))) + 1):
         state = run_windows(model, prompt, sampling, state, 1, spaces=spaces)
@@ -149,7 +159,8 @@ def generate_in_parts(
 def start(model: CoarseNetwork, prompt: CoarsePrompt, *, spaces: TokenSpaces) -> WindowsDone:
     """The state before the first window."""
     B, n_tokens = len(prompt.stream_BT), _room(prompt, spaces) * spaces.coarse_window
-    # Past the last window there is room for a whole slice, so that slicing the last tokens never clamps.
+    # n_coarse_history columns more than tokens: dynamic_slice clamps a start so that the slice fits, which would shift
+    # the last windows' prompts without an error.
     n_room = n_tokens + spaces.n_coarse_history
     return WindowsDone(
         jnp.zeros(B, jnp.int32),
@@ -169,10 +180,10 @@ def run_windows(
     *,
     spaces: TokenSpaces,
 ) -> WindowsDone:
-    """Generates n_windows windows more a row, or as many as the row needs.
+    """Generates n_windows more windows of each row, or as many as the row needs.
 
-    One program for every n_windows: stopping on the way and going on gives, bit for bit, what one run gives. The rows
-    need not have started together.
+    n_windows is traced, so one program serves every number: several calls give, bit for bit, what one call gives. The
+    rows need not have started together (continuous batching). `state` is donated: the KV cache is updated in place.
     """
     sampling = dataclasses.replace(sampling, key_B=fold(sampling.key_B, COARSE_STAGE))
     needed_B = count_coarse_windows(prompt.n_frames_B, spaces)
@@ -190,7 +201,7 @@ def run_windows(
 
 
 def read_codes(prompt: CoarsePrompt, state: WindowsDone, *, spaces: TokenSpaces) -> CoarseCodes:
-    """The codes of the windows done. What lies beyond them means nothing."""
+    """Fetches the codes of the windows done to the host. Codes past those windows are garbage."""
     stream_BT, logprob_BT, n_frames_B = jax.device_get((state.stream_BT, state.logprob_BT, prompt.n_frames_B))
     stream_BT = stream_BT[:, spaces.n_coarse_history :][:, : logprob_BT.shape[1]]
     offset_Q1 = spaces.semantic_vocab + spaces.codebook_size * np.arange(spaces.n_coarse, dtype=np.int32)[:, None]
@@ -198,13 +209,13 @@ def read_codes(prompt: CoarsePrompt, state: WindowsDone, *, spaces: TokenSpaces)
 
 
 def _room(prompt: CoarsePrompt, spaces: TokenSpaces) -> int:
-    """Windows that the longest row a prompt of this width can hold would take."""
+    """Windows of the longest row that a prompt of this width holds; static, so it fixes the state's shapes."""
     n_tokens = prompt.semantic_BT.shape[1] - spaces.max_semantic_history - spaces.n_coarse_semantic
     return count_coarse_windows(spaces.n_frames(n_tokens), spaces)
 
 
 def _by_codebook(stream_BT: np.ndarray, spaces: TokenSpaces) -> np.ndarray:
-    """[B, T * Q] frame by frame -> [B, Q, T]."""
+    """Rearranges a stream [B, T * Q], frame by frame, to [B, Q, T]."""
     return stream_BT.reshape(stream_BT.shape[0], -1, spaces.n_coarse).transpose(0, 2, 1)
 
 
@@ -217,20 +228,21 @@ def _generate_window(
     is_active_B: jax.Array,
     spaces: TokenSpaces,
 ) -> WindowsDone:
-    """Reads the window's prompt and appends coarse_window tokens to each active row."""
+    """Reads each active row's prompt and appends coarse_window tokens to its stream; other rows keep their stream."""
     done_B = _windows(prompt, state, spaces).n_done
     tokens_BT, length_B = _window_prompt(prompt, state, spaces)
-    # The loop reads the prompt's last token, so that all of its steps are alike.
-    is_new_B = is_active_B & ~_goes_on(prompt, state, spaces)
+    # The prompt's last token is left to the loop below, so that every step decodes a token and then chooses one. A row
+    # whose cache continues reads the previous window's last token there.
+    is_new_B = is_active_B & ~_extends_previous(prompt, state, spaces)
     cache = _read_prompts(model, state.cache, tokens_BT, length_B - 1, is_new_B, spaces)
-    # A row that has ended starts over each time, so that it never runs out of the cache.
+    # A row that has ended decodes from slot 0 in each window, so that it never leaves the cache.
     cache = dataclasses.replace(cache, length_B=jnp.where(is_active_B, length_B - 1, 0))
     last_B = jnp.take_along_axis(tokens_BT, (length_B - 1)[:, None], axis=1)[:, 0]
     starts = [spaces.semantic_vocab + codebook * spaces.codebook_size for codebook in range(spaces.n_coarse)]
     heads = [decoder.head_of(start, spaces.codebook_size) for start in starts]
 
     def body(frame: jax.Array, carry: tuple) -> tuple:
-        """One frame. The codebooks are unrolled, so that each reads its own part of the head."""
+        """Generates a frame. Codebooks are unrolled in Python: each multiplies only its own 1,024 ids of the head."""
         last_B, cache, tokens_BT, logprob_BT = carry
         for codebook, (start, head) in enumerate(zip(starts, heads, strict=True)):
             index = frame * spaces.n_coarse + codebook
@@ -255,7 +267,7 @@ def _generate_window(
 
 
 def _window_prompt(prompt: CoarsePrompt, state: WindowsDone, spaces: TokenSpaces) -> tuple[jax.Array, jax.Array]:
-    """The window's prompts, left-aligned, and their lengths."""
+    """The windows' prompts, left-aligned, int32 [B, 887] in Bark, and their lengths, int32 [B]."""
     B, windows = len(state.window_B), _windows(prompt, state, spaces)
     semantic_BT = _slice_rows(prompt.semantic_BT, windows.first_semantic, spaces.n_coarse_semantic)
     infer_B1 = jnp.full((B, 1), spaces.coarse_infer, jnp.int32)
@@ -266,13 +278,13 @@ def _window_prompt(prompt: CoarsePrompt, state: WindowsDone, spaces: TokenSpaces
 
 
 def _windows(prompt: CoarsePrompt, state: WindowsDone, spaces: TokenSpaces) -> CoarseWindow:
-    """Each row's next window."""
+    """The next window of each row, int32 [B] each field."""
     return coarse_window(state.window_B, prompt.n_history_B, prompt.n_stream_B, _room(prompt, spaces), spaces)
 
 
-def _goes_on(prompt: CoarsePrompt, state: WindowsDone, spaces: TokenSpaces) -> jax.Array:
-    """Whether the window's prompt is the last one's with the tokens generated since."""
-    return goes_on(state.window_B, prompt.n_history_B, prompt.n_stream_B, _room(prompt, spaces), spaces)
+def _extends_previous(prompt: CoarsePrompt, state: WindowsDone, spaces: TokenSpaces) -> jax.Array:
+    """Whether each row's KV cache continues from the previous window, bool [B]; see `windows.extends_previous`."""
+    return extends_previous(state.window_B, prompt.n_history_B, prompt.n_stream_B, _room(prompt, spaces), spaces)
 
 
 def _read_prompts(
@@ -283,10 +295,14 @@ def _read_prompts(
     is_new_B: jax.Array,
     spaces: TokenSpaces,
 ) -> KVCache:
-    """The cache with the prompts of the rows that are new, less their last token; the other rows stay as they are.
+    """Returns the cache with the prompts of rows where is_new_B holds; other rows are unchanged.
 
-    A prompt without a stream is read in a pass of its own, a third as long in Bark. Which pass reads a row is never a
-    matter of its neighbours.
+    Args:
+      tokens_BT: prompts, left-aligned.
+      length_B: tokens to read of each: the prompt without its last token.
+
+    A prompt without a stream, the first window's without a voice, is read in a pass of its own: 256 positions instead
+    of 886 in Bark. The pass depends on the row's own prompt, never on other rows, so the batch leaves its bits alone.
     """
     n_short = spaces.n_coarse_semantic
     is_short_B = length_B <= n_short
@@ -297,11 +313,12 @@ def _read_prompts(
 def _read_rows(
     model: CoarseNetwork, cache: KVCache, tokens_BT: jax.Array, length_B: jax.Array, is_read_B: jax.Array
 ) -> KVCache:
-    """The cache with some rows read anew, a few at a time until none is left."""
+    """Returns the cache with the prompts of rows where is_read_B holds, read in groups of `rows_at_once` until done."""
     B = len(length_B)
     n_at_once = rows_at_once(B, model.platform)
     if n_at_once == B:
-        # Not the loop below: of a single row XLA would move its body out of it, and read the prompt in any case.
+        # A cond, not the loop below: with a single row the loop's body does not depend on its carry, so XLA hoists it
+        # and reads the prompt even where no row needs it.
 
         def read(cache: KVCache) -> KVCache:
             return cache.replaced(is_read_B, model.prefill(model.embed(tokens_BT), length_B, cache.n_slots))
@@ -319,12 +336,12 @@ def _read_rows(
 
 
 def _slice_rows(x_BT: jax.Array, start_B: jax.Array, size: int) -> jax.Array:
-    """`size` columns of each row, from its own start on."""
+    """Slices `size` columns of each row of x [B, T] from its own start: [B, size]."""
     return jax.vmap(lambda x_T, start: jax.lax.dynamic_slice(x_T, (start,), (size,)))(x_BT, start_B)
 
 
 def _write_rows(x_BT: jax.Array, new_BT: jax.Array, start_B: jax.Array, is_written_B: jax.Array) -> jax.Array:
-    """Each row with `new_BT` from its own start on, or as it was."""
+    """Writes new_BT into each row of x [B, T] from its own start, where is_written_B holds."""
     written_BT = jax.vmap(lambda x_T, new_T, start: jax.lax.dynamic_update_slice(x_T, new_T, (start,)))(
         x_BT, new_BT, start_B
     )

@@ -7,21 +7,22 @@ import numpy as np
 
 from bark_jax.networks.codec.encodec import Codec
 
-# Frames are padded to a multiple of this, so that clips of any length run few programs. 256 frames are 3.4 s of Bark's.
+# Frames are padded to a multiple of this, so that clips of all lengths run few programs: 256 frames are 3.4 s of Bark's
+# audio, and its longest clip, 1,154 frames, takes five.
 FRAMES_STEP = 256
 
 
 def decode_codes(
     model: Codec, codes: Sequence[np.ndarray], decode: Callable[..., jax.Array] | None = None
 ) -> list[np.ndarray]:
-    """Decodes rows of unequal length, each as if it were alone.
+    """Decodes rows of unequal length to audio samples. A row's audio does not depend on the others.
 
     Args:
-      codes: a row's codes [Q, T]; T may be 0.
-      decode: `decode_padded` as the caller has compiled it.
+      codes: each row's codes [Q, T]; T may be 0.
+      decode: `decode_padded` as compiled by the caller, for several devices for instance; None takes it as it is.
 
     Returns:
-      A row's audio samples, float32 [T * hop_length] for a mono codec, [T * hop_length, channels] for a stereo one.
+      Each row's audio, float32 [T * hop_length] for a mono codec, [T * hop_length, channels] for a stereo one.
     """
     config = model.config
     n_frames = [codes_QT.shape[1] for codes_QT in codes]
@@ -29,7 +30,7 @@ def decode_codes(
         audio = [np.zeros((0, config.audio_channels), np.float32) for _ in codes]
     elif config.use_causal_conv and config.norm_type == "weight_norm":
         audio = _decode_together(model, codes, decode or decode_padded)
-    else:  # the codec looks ahead, so padding would change a row's end
+    else:  # the codec looks ahead (is not causal), so padding would change a row's end: row by row, a program a length
         audio = [np.asarray(decode_padded(model, codes_QT[None]))[0] for codes_QT in codes]
     audio = [samples[: n * config.hop_length].astype(np.float32) for samples, n in zip(audio, n_frames, strict=True)]
     return [samples[:, 0] for samples in audio] if config.audio_channels == 1 else audio
@@ -46,5 +47,5 @@ def _decode_together(model: Codec, codes: Sequence[np.ndarray], decode: Callable
 
 @jax.jit
 def decode_padded(model: Codec, codes_BQT: jax.Array, lengths_B: jax.Array | None = None) -> jax.Array:
-    """Audio samples [B, T * hop_length, channels] of codes, zeros past a row's length in frames."""
+    """Decodes codes [B, Q, T] to audio [B, T * hop_length, channels], zeros past lengths_B frames of a row."""
     return model.decode(codes_BQT, lengths_B)

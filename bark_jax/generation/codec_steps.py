@@ -1,4 +1,4 @@
-"""The codec stage for codes that are still coming: the next frames to audio samples."""
+"""The codec stage for streaming: the next frames of a clip to audio samples, with a state between calls."""
 
 import jax
 import numpy as np
@@ -6,29 +6,31 @@ import numpy as np
 from bark_jax.generation.codec import decode_codes
 from bark_jax.networks.codec.encodec import Codec, DecodeState
 
-# Frames of one call, so that a clip runs two programs: the first call's and the later ones'. 0.2 s of Bark's.
+# Frames of one call of the codec, 0.2 s of Bark's audio. A fixed number makes a clip run two programs, the first
+# call's and the later ones'.
 FRAMES_PER_STEP = 15
 
 
 def frames_per_step(model: Codec) -> int:
-    """FRAMES_PER_STEP, or the least multiple of it that the codec can start with."""
+    """Frames of one call: FRAMES_PER_STEP, or the smallest multiple of it with which the codec can start."""
     return FRAMES_PER_STEP * -(-model.min_first_frames // FRAMES_PER_STEP)
 
 
 def decode_next(model: Codec, codes_QT: np.ndarray, state: DecodeState) -> tuple[np.ndarray, DecodeState]:
-    """Decodes the next frames of one clip, as `decode_codes` would within the whole.
+    """Decodes the next frames of a clip: the samples that `decode_codes` of all its codes has there, to rounding.
 
     Args:
       codes_QT: a multiple of `frames_per_step` frames; in the clip's last call any number.
       state: from `model.init_decode_state(1)`, which refuses a codec that looks ahead, or from the previous call.
 
     Returns:
-      (audio samples as `decode_codes` gives them, state for the next call); after the last call the state is of no use.
+      (audio float32 [A] or [A, channels], state for the next call). After the last call the state is useless: it has
+      read padding.
     """
     n_frames, size = codes_QT.shape[1], frames_per_step(model)
     if n_frames == 0 or (not state.started and n_frames < model.min_first_frames):
-        return decode_codes(model, [codes_QT])[0], state  # too short as a whole to start with
-    # What pads the end comes after all that is kept, and the codec does not look ahead.
+        return decode_codes(model, [codes_QT])[0], state  # a clip shorter than the first step needs
+    # Padding comes after every sample that is kept, and a causal codec does not let it change them.
     padded_QT = np.pad(codes_QT, ((0, 0), (0, -n_frames % size)))
     pieces = []
     for first in range(0, n_frames, size):

@@ -1,16 +1,17 @@
-"""Continuous batching: slots of the accelerator that are filled again as soon as their row is done.
+"""Continuous batching: slots of the accelerator that are refilled as soon as their row is done.
 
     requests -> semantic slots -> coarse slots -> groups of the fine stage and the codec -> finished
 
-A batch of fixed rows runs until its longest ends. Here a row that ends leaves its slot, between chunks of steps in the
-semantic stage and between windows in the coarse stage, and another takes it. The coarse stage, which takes longest,
+A batch of fixed rows runs until its longest row ends. Here a row that ends leaves its slot, between chunks of steps in
+the semantic stage and between windows in the coarse stage, and another takes it. The coarse stage, which takes longest,
 runs whenever its slots are full or nothing else is left to do.
 
-Every program has one shape, whatever the rows: prompts are read in groups of a fixed size, slots are always as many.
-So a row's tokens depend on the row and on the number of slots alone, never on its neighbours, its slot or the order in
-which rows end.
+Every program has one shape, whatever the rows: prompts are read in groups of a fixed size, and the number of slots is
+constant. So a row's tokens depend on the row and on the number of slots alone, never on other rows, its slot or the
+order in which rows end.
 
-On several devices the slots are divided among them. No device waits for another within a chunk.
+On several devices the slots are divided among them, by `jax.shard_map` without collectives: within a chunk no device
+waits for another.
 """
 
 import collections
@@ -52,19 +53,19 @@ from bark_jax.networks.layout import for_decoding
 from bark_jax.networks.platform import check_devices, device_errors, platform_of
 
 N_SLOTS = 16
-# Steps of the semantic stage between two looks for rows that have ended. A row that ends costs half of them.
+# Steps of the semantic stage between two polls for rows that have ended. A slot idles for half of them on average.
 STEPS_PER_CHUNK = 32
 
 
 class Request(NamedTuple):
-    """A row to speak, and what the caller knows it by."""
+    """A row to speak, with a tag by which the caller recognises its result."""
 
     tag: Any
     row: Row
 
 
 class Finished(NamedTuple):
-    """What a request became: an utterance, or the error of this row alone."""
+    """The result of a request: an utterance, or the error of this row alone."""
 
     tag: Any
     utterance: Utterance | None
@@ -73,11 +74,11 @@ class Finished(NamedTuple):
 
 @dataclasses.dataclass(eq=False)
 class _Job:
-    """A request on its way."""
+    """A request in progress, with the results of the stages it has passed."""
 
     request: Request
-    semantic: tuple[np.ndarray, np.ndarray] | None = None  # tokens, log-probabilities
-    coarse: tuple[np.ndarray, np.ndarray] | None = None  # codes, log-probabilities
+    semantic: tuple[np.ndarray, np.ndarray] | None = None  # tokens [S], log-probabilities [S]
+    coarse: tuple[np.ndarray, np.ndarray] | None = None  # codes, log-probabilities, [n_coarse, T] each
 
     @property
     def row(self) -> Row:
@@ -85,13 +86,17 @@ class _Job:
 
 
 class Engine:
-    """Speaks rows of any mix of lengths.
+    """Generates rows of any mix of lengths by continuous batching.
 
     Args:
-      model: on whose networks; they are copied to the devices.
+      model: its networks are copied to the devices.
       n_slots: rows in the semantic stage at once, and as many in the coarse stage; rounded up to a multiple of the
-        devices. More of them are faster until the device's arithmetic or memory is full.
-      devices: of this process; the model's own alone if None.
+        number of devices. Throughput grows with it until the device's arithmetic or memory is full.
+      devices: devices of this process; None takes the model's.
+
+    Raises:
+      InputError: n_slots or devices is invalid.
+      UnsupportedError: the model's networks are offloaded, or this process was forked after JAX had run.
     """
 
     @under_own_config
@@ -105,14 +110,14 @@ class Engine:
 
     @under_own_config
     def run(self, requests: Iterable[Request]) -> Iterator[Finished]:
-        """Speaks rows and gives each as it is done, in any order.
+        """Generates rows and yields each as it is done, in any order.
 
-        Requests are taken as slots come free, up to about three times n_slots ahead of what has been given. Where a
-        device has no memory for its slots, they are halved, and the rows in them start over.
+        Requests are taken as slots come free, up to about three times n_slots ahead of the results. Where a device is
+        out of memory the number of slots is halved, and unfinished rows start over.
 
         Raises:
-          BarkError: not even one slot fits; or, a DeviceError, a device fails. Rows that fail for their own reasons are
-            `Finished` with an error.
+          BarkError: not even one slot for each device fits; or, as DeviceError, a device fails. Rows that fail for
+            their own reasons are `Finished` with an error.
         """
         check_process()
         requests, again = iter(requests), collections.deque()
@@ -130,14 +135,14 @@ class Engine:
         fewer = self.n_slots // 2 // n_devices * n_devices
         if fewer == 0:
             raise BarkError(
-                f"the devices have no memory for {self.n_slots} slots, and fewer there cannot be: {error}. Take a "
+                f"the devices are out of memory with {self.n_slots} slots, the minimum: {error}. Take a "
                 "smaller model, or dtype='bfloat16'."
             ) from error
         self.n_slots = fewer
 
 
 class _Run:
-    """One pass over the requests."""
+    """A pass over the requests with a fixed number of slots; out of memory ends it, and another one resumes."""
 
     def __init__(
         self,
@@ -151,19 +156,24 @@ class _Run:
         self._is_exhausted = False
         self._semantic = _SemanticSlots(programs, programs.semantic_model, n_slots)
         self._coarse = _CoarseSlots(programs, programs.coarse_model, n_slots)
-        self._spoken: collections.deque[_Job] = collections.deque()  # wait for a coarse slot
-        self._groups: dict[tuple, list[_Job]] = {}  # wait for company in the fine stage, by shape
-        self._in_group: list[_Job] = []  # in the fine stage and the codec
-        self._windows: tuple[int, int] | None = None  # the coarse windows that all rows share
+        self._spoken: collections.deque[_Job] = collections.deque()  # have semantic tokens, wait for a coarse slot
+        self._groups: dict[tuple, list[_Job]] = {}  # have coarse codes, wait for others of the same shape, by shape
+        self._in_group: list[_Job] = []  # in the fine stage and the codec now
+        self._windows: tuple[int, int] | None = None  # (max_coarse_history, sliding_window_len) of all rows
 
     @property
     def unfinished(self) -> "collections.deque[_Job]":
-        """What has been taken and not given."""
+        """Jobs whose requests have been taken and not yielded, the most advanced first; results so far are dropped."""
         waiting = [job for jobs in self._groups.values() for job in jobs]
         held = [*self._in_group, *waiting, *self._coarse.jobs, *self._spoken, *self._semantic.jobs, *self._again]
         return collections.deque(_Job(job.request) for job in held)
 
     def finished(self) -> Iterator[Finished]:
+        """Runs chunks of the stages until no request is left; yields each result.
+
+        Coarse slots run when full, so that no step decodes empty slots while rows could fill them, or when no semantic
+        row is left to fill them.
+        """
         while True:
             yield from self._fill()
             if self._coarse.is_full or (self._coarse.jobs and not self._semantic.jobs):
@@ -184,7 +194,7 @@ class _Run:
                     yield from self._group(job)
 
     def _fill(self) -> Iterator[Finished]:
-        """Gives free slots new rows."""
+        """Fills free slots with waiting rows. Yields rows that are refused."""
         while self._spoken and not self._coarse.is_full:
             self._coarse.add(self._spoken.popleft())
         while not self._semantic.is_full and (job := self._take()) is not None:
@@ -192,8 +202,8 @@ class _Run:
                 yield Finished(job.request.tag, None, error)
             else:
                 self._semantic.add(job)
-        self._semantic.place()
-        self._coarse.place()
+        self._semantic.insert()
+        self._coarse.insert()
 
     def _take(self) -> _Job | None:
         if self._again:
@@ -205,7 +215,7 @@ class _Run:
         return None if request is None else _Job(request)
 
     def _objection(self, row: Row) -> BarkError | None:
-        """Why a row cannot share a run with the first."""
+        """The error of a row whose coarse windows differ from the first row's: they are static in the programs."""
         windows = row.settings.n_coarse_history, row.settings.coarse_window
         if self._windows is None:
             self._windows = windows
@@ -218,7 +228,10 @@ class _Run:
         )
 
     def _group(self, job: _Job) -> Iterator[Finished]:
-        """Finishes a row with others of its shape, as soon as they are a group."""
+        """Adds a row to the group of its shape (fine windows, steps of codec frames), and finishes a full group.
+
+        Rows of one shape waste no fine window and no codec frames on each other.
+        """
         spaces, n_frames = self._programs.model.spaces, job.coarse[0].shape[1]
         n_history = 0 if job.row.voice is None else min(job.row.voice.fine.shape[1], spaces.n_fine_history)
         shape = int(count_fine_windows(n_frames, n_history, spaces)), -(-n_frames // FRAMES_STEP)
@@ -238,7 +251,7 @@ class _Run:
 
 
 class _Programs:
-    """The compiled functions, each of one shape, on one device or divided among several."""
+    """The compiled functions of all stages, each with one shape, on one device or sharded among several."""
 
     def __init__(self, model: Networks, devices: list[jax.Device]):
         self.model, self.n_devices = model, len(devices)
@@ -252,7 +265,7 @@ class _Programs:
 
         self.semantic_model, self.coarse_model = put(model.semantic), put(model.coarse_acoustics)
         self.fine_model, self.codec = put(model.fine_acoustics), put(model.codec_model)
-        self.place = jax.jit(_place, donate_argnums=0)
+        self.insert = jax.jit(_insert, donate_argnums=0)
         steps = functools.partial(semantic.run_steps, n_steps=STEPS_PER_CHUNK)
         self.start_semantic = self._divided(semantic.start, 1)
         self.run_semantic = self._divided(steps, 3, donate=(3,))
@@ -263,7 +276,11 @@ class _Programs:
         self._decode = self._divided(lambda *rows, spaces: decode_padded(*rows), 2)
 
     def _divided(self, function: Callable, n_trees: int, donate: tuple[int, ...] = ()) -> Callable:
-        """A function of a network and of trees of arrays with rows in front, each device for its own rows."""
+        """Compiles function(network, *trees): the network replicated, trees of arrays [B, ...] sharded by rows.
+
+        Each device runs the function on its own rows. check_vma is off, since loops of the stages start from constants,
+        whose type would not vary over devices as their results do.
+        """
 
         def divided(network: Any, *rows: Any, spaces: TokenSpaces | None = None) -> Any:
             return jax.shard_map(
@@ -277,11 +294,11 @@ class _Programs:
         return jax.jit(divided, static_argnames="spaces", donate_argnums=donate)
 
     def rows(self, tree: Any) -> Any:
-        """Arrays with rows in front, divided among the devices."""
+        """Puts arrays [B, ...] onto the devices, rows divided among them."""
         return jax.device_put(tree, NamedSharding(self._mesh, P("data")))
 
     def finish(self, jobs: list[_Job]) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """All codes and the audio of a group of rows."""
+        """Runs the fine stage and the codec for a group of rows: all codes [n_fine, T] and audio samples of each."""
         spaces = self.model.spaces
         rows, known = [job.row for job in jobs], [job.coarse[0] for job in jobs]
         with device_errors("fine", self.fine_model, len(jobs)):
@@ -295,7 +312,7 @@ class _Programs:
 
 
 class _Slots:
-    """Rows of one stage, each in a slot, and the compiled functions that read, place and run them."""
+    """Slots of one stage: their rows, and the state that the compiled functions read, insert into and advance."""
 
     stage: str
 
@@ -305,44 +322,48 @@ class _Slots:
             self.network = for_decoding(network, n_slots // programs.n_devices)
         self.n_slots, self.spaces = n_slots, programs.model.spaces
         self._jobs: list[_Job | None] = [None] * n_slots
-        self._added: collections.deque[int] = collections.deque()  # slots of rows that have yet to be placed
-        self._state: Any = None  # (prompt, sampling, what changes), rows in front
+        self._added: collections.deque[int] = collections.deque()  # slots of rows that have yet to be inserted
+        self._state: Any = None  # (prompt, sampling, state of the loop), trees of arrays [n_slots, ...]
+        # Whether a row so far had top-k or top-p. It is static, so it only ever turns on: two programs at most.
         self._may_cut = False
 
     @property
     def jobs(self) -> list[_Job]:
+        """Jobs in slots."""
         return [job for job in self._jobs if job is not None]
 
     @property
     def is_full(self) -> bool:
+        """Whether no slot is free."""
         return None not in self._jobs
 
     def add(self, job: _Job) -> None:
+        """Gives a free slot to a job; `insert` reads its prompt later, together with others'."""
         slot = self._jobs.index(None)
         self._jobs[slot] = job
         self._added.append(slot)
 
-    def place(self) -> None:
-        """Reads the prompts of the rows that were added and puts them into their slots, a group at a time."""
+    def insert(self) -> None:
+        """Reads the prompts of added rows and scatters their states into their slots, a group at a time."""
         if not self._added:
             return
         with device_errors(self.stage, self.network, self.n_slots):
-            self._place_added()
+            self._insert_added()
 
-    def _place_added(self) -> None:
+    def _insert_added(self) -> None:
         if self._state is None:
             self._state = self.programs.rows(self._read([], self.n_slots))
         while self._added:
             n_group = self.programs.n_group
             slots = [self._added.popleft() for _ in range(min(n_group, len(self._added)))]
             group = self._read([self._jobs[slot] for slot in slots], n_group)
-            # Slots past the end are dropped: they are those of the rows that only fill the group.
+            # Rows that only fill the group get a slot past the end, which the scatter drops.
             to = np.full(n_group, self.n_slots, np.int32)
             to[: len(slots)] = slots
-            self._state = self.programs.place(self._state, self.programs.rows(group), to)
+            self._state = self.programs.insert(self._state, self.programs.rows(group), to)
 
     def run(self) -> list[tuple[_Job, BarkError | None]]:
-        """Runs on, and gives the rows that ended with what they made, or with an error."""
+        """Runs one chunk of steps, or one window, and returns the jobs that ended, each with its error or None."""
         prompt, sampling, state = self._state
         with device_errors(self.stage, self.network, self.n_slots):
             state = self._advance(prompt, dataclasses.replace(sampling, may_cut=self._may_cut), state)
@@ -350,7 +371,7 @@ class _Slots:
             return list(self._collect(state))
 
     def _ended(self, is_done_B: np.ndarray) -> list[int]:
-        """Slots whose rows are done; empty slots are not among them."""
+        """Occupied slots where bool is_done_B holds."""
         return [slot for slot, job in enumerate(self._jobs) if job is not None and is_done_B[slot]]
 
     def _take_out(self, slot: int, logprob: np.ndarray) -> tuple[_Job, BarkError | None]:
@@ -363,7 +384,7 @@ class _Slots:
         return dataclasses.replace(sampling, may_cut=False)
 
     def _read(self, jobs: list[_Job], n_rows: int) -> Any:
-        """(prompt, sampling, state) of rows that start; those beyond the jobs are idle."""
+        """Returns (prompt, sampling, state), arrays [n_rows, ...], of rows that start; rows past the jobs are idle."""
         raise NotImplementedError
 
     def _advance(self, prompt: Any, sampling: Sampling, state: Any) -> Any:
@@ -415,12 +436,12 @@ class _CoarseSlots(_Slots):
             yield self._take_out(slot, result[1])
 
 
-def _place(all_rows: Any, some_rows: Any, slot_R: jax.Array) -> Any:
+def _insert(all_rows: Any, some_rows: Any, slot_R: jax.Array) -> Any:
     return put_rows(all_rows, some_rows, slot_R, n_slots=len(jax.tree.leaves(all_rows)[0]))
 
 
 def _copied(arrays: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Arrays of their own, so that one row does not keep those of all."""
+    """Copies the arrays: a view would keep the arrays of all slots alive as long as one row's result."""
     return arrays[0].copy(), arrays[1].copy()
 
 

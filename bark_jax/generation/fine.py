@@ -1,9 +1,14 @@
 """The fine stage: the codes of the first codebooks to the codes of all.
 
-The network reads fine_window frames at once and fills one codebook after the other. More frames take several windows,
-which advance by n_fine_history frames and overwrite what overlaps. All frames of a window see each other, so the number
-of frames a row has, and what pads it to a whole window, is part of its result: every row gets the windows that it would
-have alone. Rows of one window are not read again while others have their second.
+The network reads fine_window (1,024) frames at once and fills codebooks 2 to 7 in turn, one pass each: in Bark 6
+passes a window. More frames take several windows, which advance by n_fine_history (512) frames and overwrite what
+overlaps.
+
+    1,154 frames, no voice    window 0 reads 0 .. 1,023 and fills all of them
+                              window 1 reads 130 .. 1,153 and fills 512 .. 1,153
+
+Attention is bidirectional and unmasked, so a row's length and the padding of its last window influence its codes: every
+row gets the windows that it would have alone. Rows of one window are not read again while others have their second.
 
 Source: suno-ai/bark, bark/generation.py, `generate_fine`.
 """
@@ -25,9 +30,9 @@ from bark_jax.networks.fine import FineNetwork
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class FinePrompt:
-    """What the rows of a batch ask for; numpy arrays from the host, as making others there compiles."""
+    """Input of a batch. `make_prompt` makes numpy arrays: each jnp operation on the host would compile a program."""
 
-    codes_BTQ: jax.Array  # a voice's history, then the coarse codes; codebook_size where a code is not known
+    codes_BTQ: jax.Array  # int32, a voice's history, then the coarse codes; codebook_size where a code is not known
     n_history_B: jax.Array  # int32, frames of history
     n_frames_B: jax.Array  # int32, frames to fill
 
@@ -36,10 +41,10 @@ def make_prompt(coarse: list[np.ndarray], histories: list[np.ndarray | None], sp
     """Lays rows out for the stage.
 
     Args:
-      coarse: a row's coarse codes [n_coarse, T].
-      histories: all codes [n_fine, T] of a row's voice, of which the last n_fine_history frames are read, or None.
+      coarse: each row's coarse codes [n_coarse, T].
+      histories: codes [n_fine, T] of each row's voice, of which the last n_fine_history frames are read, or None.
     """
-    # Whole windows, so that different lengths run one program.
+    # Padded to a number of full windows, so that all lengths up to one window run one program.
     n_frames = max(codes_QT.shape[1] for codes_QT in coarse)
     width = spaces.n_fine_history + spaces.fine_window * max(1, -(-n_frames // spaces.fine_window))
     codes_BTQ = np.full((len(coarse), width, spaces.n_fine), spaces.codebook_size, np.int32)
@@ -58,20 +63,21 @@ def make_prompt(coarse: list[np.ndarray], histories: list[np.ndarray | None], sp
 
 @functools.partial(jax.jit, static_argnames="spaces")
 def generate_fine(model: FineNetwork, prompt: FinePrompt, sampling: Sampling, *, spaces: TokenSpaces) -> jax.Array:
-    """Fills all codebooks.
+    """Fills all codebooks of all rows.
 
-    Sampling takes temperature and key; top-k and top-p are not used by this stage, in either reference.
+    Of `sampling` temperature and key are used; neither suno's nor transformers' fine stage has top-k or top-p.
 
     Returns:
-      codes_BQT, int32 [B, n_fine, T] without the history; T is the prompt's width less n_fine_history. Past a row's
-      frames the codes mean nothing. Where the network's logits are not finite, the code is -1.
+      codes_BQT, int32 [B, n_fine, T] without the history; T is the prompt's width less n_fine_history. Codes past a
+      row's frames are garbage. Where the network's logits are not finite the code is -1, as codes, unlike
+      log-probabilities, have no NaN.
     """
     B = len(prompt.n_frames_B)
     sampling = dataclasses.replace(sampling, key_B=fold(sampling.key_B, FINE_STAGE))
     n_windows_B = count_fine_windows(prompt.n_frames_B, prompt.n_history_B, spaces)
 
     def body(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        """A window of the first rows that need one."""
+        """Fills the next window of the first rows that need one; the others wait for a later iteration."""
         window_B, codes_BTQ = carry
         all_rows = dataclasses.replace(prompt, codes_BTQ=codes_BTQ), sampling, window_B
         rows, row_R = take_rows(all_rows, window_B < n_windows_B, rows_at_once(B, model.platform))
@@ -90,12 +96,16 @@ def generate_fine(model: FineNetwork, prompt: FinePrompt, sampling: Sampling, *,
 def _fill_window(
     model: FineNetwork, prompt: FinePrompt, sampling: Sampling, window_B: jax.Array, spaces: TokenSpaces
 ) -> jax.Array:
-    """`codes_BTQ` with one window of each row: its codes from the first frame on that is not context."""
+    """Fills one window of each row and returns all of its codes, int32 [B, T, Q].
+
+    Codes before `fill` are context and keep their values. The keys of draws derive from row, window and codebook.
+    """
     start_B, fill_B = fine_window(window_B, prompt.n_frames_B, prompt.n_history_B, spaces)
     is_filled_BT = jnp.arange(spaces.fine_window)[None] >= (fill_B - start_B)[:, None]
     window_BTQ = _slice_rows(prompt.codes_BTQ, start_B, spaces.fine_window)
     key_B = fold(sampling.key_B, window_B)
     for codebook in range(spaces.n_coarse, spaces.n_fine):
+        # The network's ids past codebook_size are the pad and padding of the vocabulary: never a code.
         logits_BTV = model(codebook, window_BTQ)[:, :, : spaces.codebook_size]
         code_BT = _choose_codes(logits_BTV, sampling.temperature_B, fold(key_B, codebook))
         window_BTQ = window_BTQ.at[:, :, codebook].set(jnp.where(is_filled_BT, code_BT, window_BTQ[:, :, codebook]))
@@ -105,7 +115,7 @@ def _fill_window(
 
 
 def _choose_codes(logits_BTV: jax.Array, temperature_B: jax.Array, key_B: jax.Array) -> jax.Array:
-    """One code a frame: the most likely at temperature 0, else a draw; -1 where that means nothing."""
+    """Chooses each frame's code, int32 [B, T]: the most likely at temperature 0, else a draw; -1 for NaN logits."""
     scaled_BTV = logits_BTV / jnp.where(temperature_B > 0, temperature_B, 1.0)[:, None, None]
     drawn_BT = jax.vmap(jax.random.categorical)(key_B, scaled_BTV)
     likeliest_BT = jnp.argmax(logits_BTV, axis=-1)
@@ -114,5 +124,5 @@ def _choose_codes(logits_BTV: jax.Array, temperature_B: jax.Array, key_B: jax.Ar
 
 
 def _slice_rows(x_BTQ: jax.Array, start_B: jax.Array, size: int) -> jax.Array:
-    """`size` frames of each row, from its own start on."""
+    """Slices `size` frames of each row of x [B, T, Q] from its own start: [B, size, Q]."""
     return jax.vmap(lambda x_TQ, start: jax.lax.dynamic_slice(x_TQ, (start, 0), (size, x_TQ.shape[1])))(x_BTQ, start_B)

@@ -1,4 +1,4 @@
-"""Rows: what is generated and what it becomes, and the arrays of callers that rows are made of."""
+"""Rows: one utterance to generate, the utterance it becomes, and checks of the arrays that callers give."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,35 +11,38 @@ from bark_jax.errors import InputError, quoted
 from bark_jax.generation.settings import RowSettings
 from bark_jax.generation.tokens import TokenSpaces
 
-MAX_ROWS = 1024  # of one call of `BarkModel.generate`; their caches alone are 100 GB of a large Bark
+MAX_ROWS = 1024  # rows of one call of `BarkModel.generate`; of the large Bark their KV caches alone take 100 GB
 
 
 class Conditioning(Protocol):
     """Tokens of every stage that rows are conditioned on; `voices.voice.Voice` is one."""
 
     @property
-    def semantic(self) -> np.ndarray: ...  # [S]
+    def semantic(self) -> np.ndarray:
+        """Semantic tokens [S], in [0, semantic_vocab)."""
 
     @property
-    def coarse(self) -> np.ndarray: ...  # [n_coarse, T]
+    def coarse(self) -> np.ndarray:
+        """Codes [n_coarse, T] of the first codebooks, in [0, codebook_size)."""
 
     @property
-    def fine(self) -> np.ndarray: ...  # [n_fine, T]
+    def fine(self) -> np.ndarray:
+        """Codes [n_fine, T] of all codebooks, in [0, codebook_size)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One utterance to generate."""
+    """An utterance to generate: text, voice, key and settings."""
 
-    text: np.ndarray  # text tokens in the semantic network's vocabulary (`tokens.text_tokens`), at most n_text
+    text: np.ndarray  # [T] text tokens in the semantic network's vocabulary (`tokens.text_tokens`), T <= n_text
     voice: Conditioning | None
-    key: np.ndarray  # uint32 [2], what every draw of the row derives from (`sampling.key_data`)
+    key: np.ndarray  # uint32 [2], from which every draw of the row derives (`sampling.key_data`)
     settings: RowSettings
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Utterance(ByValue):
-    """What one row became. T frames; no frames at all where the semantic stage ended at once."""
+    """The generated utterance of a row, with T frames; T is 0 where the semantic stage chose its end token at once."""
 
     semantic: np.ndarray  # int32 [S] semantic tokens
     coarse: np.ndarray  # int32 [n_coarse, T] codes
@@ -50,7 +53,7 @@ class Utterance(ByValue):
 
 
 def check_rows(n_rows: int) -> None:
-    """Raises InputError for more rows than a call takes."""
+    """Raises InputError for more than MAX_ROWS rows."""
     if n_rows > MAX_ROWS:
         raise InputError(
             f"that is {n_rows:,} rows at once, and a call takes {MAX_ROWS:,}; make several calls, or hand texts by "
@@ -61,7 +64,16 @@ def check_rows(n_rows: int) -> None:
 def check_ids(
     input_ids: Any, attention_mask: Any, spaces: TokenSpaces, input_vocab_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Tokenizer ids and their mask, integers [B, T]. Raises InputError where they are no texts for such a model."""
+    """Checks a processor's output and returns ids and mask, int64 [B, T].
+
+    Args:
+      input_ids: tokenizer ids in [0, input_vocab_size - text_offset).
+      attention_mask: 0 and 1, or None for all 1.
+
+    Raises:
+      InputError: a wrong shape, dtype, id or mask; a text of more than n_text tokens, or of none; padding (id 0)
+        without a mask.
+    """
     ids_BT = as_integers("input_ids", input_ids)
     if ids_BT.ndim != 2 or 0 in ids_BT.shape:
         raise InputError(f"input_ids has shape {ids_BT.shape}, expected [rows, tokens] with at least one of each")
@@ -93,7 +105,7 @@ def check_ids(
 
 
 def spread_prompts(voice: Any, n_rows: int, name: str = "history_prompt") -> Sequence[Any]:
-    """One voice a row from one for all or a list. Raises InputError for a list of another length."""
+    """Returns one voice for each row, given one for all or a list. Raises InputError for a list of another length."""
     if not isinstance(voice, (list, tuple)):
         return [voice] * n_rows
     if len(voice) != n_rows:
@@ -102,14 +114,24 @@ def spread_prompts(voice: Any, n_rows: int, name: str = "history_prompt") -> Seq
 
 
 def as_array(name: str, values: Any, what: str = "") -> np.ndarray:
+    """Converts values to a numpy array of any shape.
+
+    Raises:
+      InputError: they are no array: ragged rows, deleted JAX arrays, tracers. The message starts with `name`, and
+        `what` continues "is no array".
+    """
     try:
         return np.asarray(values)
-    except Exception as error:  # rows of unequal length; arrays that were deleted, or are traced by jax.jit
+    except Exception as error:  # each of these raises another type
         raise InputError(f"{name} is no array{what}: {quoted(str(error), 200)}") from error
 
 
 def as_integers(name: str, values: Any, axes: str = "[rows, tokens]") -> np.ndarray:
-    """The values as int64. Raises InputError, naming them, where they are no array of integers; `axes` says of what."""
+    """Converts values to an int64 array of any shape; `axes` is the expected one, for messages.
+
+    Raises:
+      InputError: values is None or no array of integers; the message starts with `name`.
+    """
     if values is None:
         raise InputError(f"{name} is None, expected integers {axes}")
     array = as_array(name, values, f" of integers {axes}, all rows of one length")

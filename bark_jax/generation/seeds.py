@@ -1,8 +1,9 @@
-"""Seeds from a seed: one for each candidate of a text, one for each sentence of a long text.
+"""Seeds derived from a seed: one for each candidate of a text, one for each sentence of a long text.
 
     number 0 is the seed itself; number i > 0 is fold_in(fold_in(key(seed), purpose), i)
 
-A key is a seed written as two halves (`seed_of`), so what a derived key gave can be had again by an integer.
+So the first candidate is what the seed gives without candidates. A threefry key is a seed written as two halves of 32
+bits (`seed_of`), so what a derived key gave can be generated again from an integer seed.
 """
 
 import secrets
@@ -17,16 +18,16 @@ from bark_jax.errors import InputError, quoted
 from bark_jax.generation.rows import as_array
 from bark_jax.generation.sampling import KEY_IMPLEMENTATION, key_data
 
-# Keys that one call derives, needed or not, so that any number of them is one program.
+# Keys that one call derives, needed or not, so that one compiled program serves any number of them.
 _KEYS_PER_CALL = 16
 
-# Folded in first. The stages fold small numbers into a row's key; these are none of them.
+# Purposes, folded in first. They are large, as stages fold small numbers (0 to 2) into a row's key: no two keys meet.
 CANDIDATE = 0x63616E64  # "cand"
 SENTENCE = 0x73656E74  # "sent"
 
 
 def derive_keys(key: np.ndarray, purpose: int, n: int) -> list[np.ndarray]:
-    """The keys of numbers 0 to n - 1, each uint32 [2], from such a key."""
+    """Derives the keys of numbers 0 to n - 1, uint32 [2] each, from a key uint32 [2]; number 0 is the key itself."""
     found = [key]
     while len(found) < n:
         found += list(_derive(key, purpose, first=len(found)))
@@ -34,13 +35,13 @@ def derive_keys(key: np.ndarray, purpose: int, n: int) -> list[np.ndarray]:
 
 
 def derive_key(key: np.ndarray, purpose: int, number: int) -> np.ndarray:
-    """The key of one number."""
+    """Derives the key of one number, uint32 [2], from a key uint32 [2]."""
     return key if number == 0 else _derive(key, purpose, first=number)[0]
 
 
 @under_own_config
 def _derive(key: np.ndarray, purpose: int, first: int) -> np.ndarray:
-    """The keys of _KEYS_PER_CALL numbers."""
+    """The keys of _KEYS_PER_CALL numbers from `first` on, uint32 [_KEYS_PER_CALL, 2]."""
     numbers_N = np.arange(first, first + _KEYS_PER_CALL, dtype=np.uint32)
     return np.asarray(_fold_twice(key, np.uint32(purpose), numbers_N))
 
@@ -52,14 +53,22 @@ def _fold_twice(key: jax.Array, purpose: jax.Array, number_N: jax.Array) -> jax.
 
 
 def seed_of(key: np.ndarray) -> int:
-    """The seed, below 2**64, whose key this is: the other way round of `key_data`."""
+    """The seed, in [0, 2**64), of a key uint32 [2]: the inverse of `key_data`."""
     high, low = key.tolist()
     return high << 32 | low
 
 
 @under_own_config
 def row_keys(seed: int | Sequence[int] | None, key: jax.Array | None, n_rows: int) -> list[np.ndarray]:
-    """One key a row, uint32 [2], from what a caller gave; see `BarkModel.generate`."""
+    """The keys of n_rows rows, uint32 [2] each, from the arguments `seed` and `key` of `BarkModel.generate`.
+
+    Args:
+      seed: an integer for all rows, or one for each; None, without key, draws 32 random bits for each row.
+      key: a typed JAX key or its data, uint32 [2] for all rows or [n_rows, 2].
+
+    Raises:
+      InputError: both are given; a wrong number, shape or dtype; a key of another generator than threefry.
+    """
     check_process()
     if seed is not None and key is not None:
         raise InputError("give seed or key, not both")

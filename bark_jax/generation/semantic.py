@@ -1,4 +1,12 @@
-"""The semantic stage: text tokens to semantic tokens.
+"""The semantic stage: text tokens to semantic tokens, by autoregressive decoding with a KV cache.
+
+    positions   0 .. 255                         256     257 ..
+    read        text + history, summed (prompt)  infer   the tokens chosen so far
+    predicts                                     the first token, the second ..., the end token
+
+`start` prefills the 256 prompt positions, `run_steps` decodes. The cache has 256 + 768 = 1,024 slots in Bark, all
+allocated at once: shapes are static, so a row that ends early pays for memory and, with XLA's attention, for slots that
+it does not use.
 
 Source: suno-ai/bark, bark/generation.py, `generate_text_semantic`.
 """
@@ -17,28 +25,28 @@ from bark_jax.networks.attention import KVCache
 from bark_jax.networks.causal import SemanticNetwork
 from bark_jax.networks.decoder import make_decoder
 
-# Steps between two looks at whether all rows have ended. A look makes a GPU wait for the host; a row that has ended
-# costs up to so many steps more.
-STEPS_PER_LOOK = 8
-# Steps of a part, where somebody watches: 0.64 s of Bark's audio.
-PART_STEPS = 4 * STEPS_PER_LOOK
+# Steps between two polls of whether all rows have ended. On a GPU the condition of a while_loop is read by the host, so
+# each poll stalls the device; on the other hand up to 7 steps run after the last row has ended.
+STEPS_PER_POLL = 8
+# Steps of a part of `generate_in_parts`, between two reports of progress: 32 tokens, 0.64 s of Bark's audio.
+PART_STEPS = 4 * STEPS_PER_POLL
 
 
 @dataclasses.dataclass(frozen=True)
 class SemanticRow:
-    """What one row asks for."""
+    """Input of one row."""
 
-    text: np.ndarray  # text tokens in the network's vocabulary, at most n_text
-    history: np.ndarray  # a voice's semantic tokens, of which the last n_text are read; empty for no voice
+    text: np.ndarray  # [T] text tokens in the network's vocabulary, T <= n_text
+    history: np.ndarray  # [S] a voice's semantic tokens, of which the last n_text are read; empty for no voice
     max_tokens: int
-    min_end_probability: float = 2.0
-    may_end: bool = True
+    min_end_probability: float = 2.0  # see `SemanticPrompt`; above 1 for never
+    may_end: bool = True  # False makes the end token illegal
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SemanticPrompt:
-    """The rows of a batch; numpy arrays from the host, as making others there compiles."""
+    """Input of a batch. `make_prompt` makes numpy arrays: each jnp operation on the host would compile a program."""
 
     text_BT: jax.Array  # text tokens in the network's vocabulary, padded with text_pad to n_text
     history_BT: jax.Array  # a voice's last semantic tokens, padded with semantic_end to n_text
@@ -50,12 +58,13 @@ class SemanticPrompt:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SemanticTokens:
-    """What the stage gives back."""
+    """Output of the stage."""
 
     tokens_BT: jax.Array  # int32 [B, max_semantic], semantic_end past each row's length
     length_B: jax.Array  # int32, tokens before the end
-    logprob_BT: jax.Array  # float32, of each token among the legal ones at temperature 1; 0 past the length, unless
-    # the end was chosen among logits that are not finite
+    # float32, log-probability of each token among the legal ones at temperature 1. 0 past the length; NaN or infinite
+    # at index length_B where the row ended because its logits were not finite, which `runner.require_finite` finds.
+    logprob_BT: jax.Array
 
 
 @jax.tree_util.register_dataclass
@@ -63,10 +72,10 @@ class SemanticTokens:
 class Decoding:
     """Everything that changes while semantic tokens are generated."""
 
-    output: SemanticTokens  # what has been chosen so far; a row's next draw is number length_B
-    last_B: jax.Array  # what the network reads next: the infer token, then the token chosen last
-    cache: KVCache  # holds everything before last_B
-    done_B: jax.Array  # the row has ended; it is read on with the others, and nothing comes of it
+    output: SemanticTokens  # tokens chosen so far; a row's next draw is number length_B
+    last_B: jax.Array  # int32, the token that the network reads next: the infer token, then the last one chosen
+    cache: KVCache  # holds the prompt and every token before last_B
+    done_B: jax.Array  # bool, the row has ended; it is decoded on with the others, and its results are dropped
 
 
 def make_prompt(rows: Sequence[SemanticRow], spaces: TokenSpaces) -> SemanticPrompt:
@@ -84,7 +93,7 @@ def make_prompt(rows: Sequence[SemanticRow], spaces: TokenSpaces) -> SemanticPro
 def pad_prompt(
     texts: Sequence[np.ndarray], histories: Sequence[np.ndarray], spaces: TokenSpaces
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The two halves of the prompt, int32 [B, n_text] each: text tokens, and a voice's last semantic tokens."""
+    """Pads the two halves of the prompt, int32 [B, n_text] each: text tokens, and a voice's last semantic tokens."""
     text_BT = np.full((len(texts), spaces.n_text), spaces.text_pad, np.int32)
     history_BT = np.full((len(texts), spaces.n_text), spaces.semantic_end, np.int32)
     for b, (text, history) in enumerate(zip(texts, histories, strict=True)):
@@ -98,10 +107,11 @@ def pad_prompt(
 def generate_semantic(
     model: SemanticNetwork, prompt: SemanticPrompt, sampling: Sampling, *, spaces: TokenSpaces
 ) -> SemanticTokens:
-    """Generates until every row has ended.
+    """Generates until every row has ended, in one program.
 
     A row ends when it chooses the end token, when the end token's probability in the distribution that it draws from
-    reaches min_end_probability (suno's rule; transformers looks before the temperature), or at max_tokens.
+    reaches min_end_probability, or at max_tokens. That probability is taken after temperature and cuts, as in suno's
+    code; transformers takes it before the temperature.
     """
     state = start(model, prompt, spaces=spaces)
     return run_steps(model, prompt, sampling, state, spaces.max_semantic, spaces=spaces).output
@@ -115,10 +125,10 @@ def generate_in_parts(
     *,
     spaces: TokenSpaces,
 ) -> SemanticTokens:
-    """What `generate_semantic` gives, bit for bit, in programs of PART_STEPS tokens a row.
+    """`generate_semantic`, bit for bit, as several calls of PART_STEPS tokens, with a report after each.
 
     Args:
-      on_part: called after each part with how many tokens the longest row has.
+      on_part: called after each part with the number of tokens of the longest row.
     """
     state = start(model, prompt, spaces=spaces)
     while not jax.device_get(state.done_B).all():
@@ -129,7 +139,7 @@ def generate_in_parts(
 
 @functools.partial(jax.jit, static_argnames="spaces")
 def start(model: SemanticNetwork, prompt: SemanticPrompt, *, spaces: TokenSpaces) -> Decoding:
-    """Reads the prompts."""
+    """Prefills the prompts: the state before the first token. Rows with max_tokens 0 (idle) are done from the start."""
     B, n_prompt = prompt.text_BT.shape
     embeds_BTD = model.embed_prompt(prompt.text_BT, prompt.history_BT)
     return Decoding(
@@ -150,13 +160,15 @@ def run_steps(
     *,
     spaces: TokenSpaces,
 ) -> Decoding:
-    """Generates n_steps tokens a row, to the next multiple of STEPS_PER_LOOK, or until every row has ended.
+    """Decodes n_steps tokens of each row, rounded up to STEPS_PER_POLL, or until every row has ended.
 
-    One program for every n_steps: stopping on the way and going on gives, bit for bit, what one run gives. The rows
-    need not have started together.
+    n_steps is traced, so one program serves every number: several calls give, bit for bit, what one call gives. The
+    rows need not have started together (continuous batching): a row's step is its own length. `state` is donated, so
+    the KV cache is updated in place across calls; the caller's reference to it is dead afterwards.
     """
     sampling = dataclasses.replace(sampling, key_B=fold(sampling.key_B, SEMANTIC_STAGE))
     decoder = make_decoder(model)
+    # 10,001 of the head's 10,048 outputs: the rest are padding of the vocabulary.
     head = decoder.head_of(0, spaces.semantic_end + 1)
 
     def step(_: jax.Array, state: Decoding) -> Decoding:
@@ -165,7 +177,7 @@ def run_steps(
 
     def steps(carry: tuple[jax.Array, Decoding]) -> tuple[jax.Array, Decoding]:
         n_done, state = carry
-        return n_done + STEPS_PER_LOOK, jax.lax.fori_loop(0, STEPS_PER_LOOK, step, state)
+        return n_done + STEPS_PER_POLL, jax.lax.fori_loop(0, STEPS_PER_POLL, step, state)
 
     _, state = jax.lax.while_loop(
         lambda carry: (carry[0] < n_steps) & ~jnp.all(carry[1].done_B), steps, (jnp.int32(0), state)
@@ -182,7 +194,7 @@ def _no_tokens(B: int, spaces: TokenSpaces) -> SemanticTokens:
 
 
 def _mask(logits_BV: jax.Array, prompt: SemanticPrompt, spaces: TokenSpaces) -> jax.Array:
-    """Leaves the semantic tokens and, where it is legal, the end token; whatever lies between them never is."""
+    """Masks logits [B, V] to semantic tokens and, where may_end holds, the end token; ids between them are illegal."""
     id_1V = jnp.arange(logits_BV.shape[1])[None]
     is_legal_BV = (id_1V < spaces.semantic_vocab) | ((id_1V == spaces.semantic_end) & prompt.may_end_B[:, None])
     return jnp.where(is_legal_BV, logits_BV, -jnp.inf)
@@ -196,17 +208,18 @@ def _choose_token(
     sampling: Sampling,
     spaces: TokenSpaces,
 ) -> Decoding:
-    """`cache` holds last_B too."""
+    """Chooses a token for each row and ends rows. `cache` holds last_B, which `state.cache` does not yet."""
     output, done_B = state.output, state.done_B
     drawn_from_BV = draw_logits(logits_BV, sampling)
     token_B = choose(drawn_from_BV, sampling, output.length_B)
     end_probability_B = jnp.exp(log_probability(drawn_from_BV, jnp.full_like(token_B, spaces.semantic_end)))
     ends_B = (token_B == spaces.semantic_end) | (end_probability_B >= prompt.min_end_probability_B)
     keeps_B = ~(done_B | ends_B)
-    # A row that has ended writes past the end of the array, which JAX drops.
+    # A row that has ended writes past the end of the array, which mode="drop" ignores.
     slots = jnp.arange(len(done_B)), jnp.where(done_B, output.tokens_BT.shape[1], output.length_B)
     logprob_B = log_probability(logits_BV, token_B)
-    # An end that comes of numbers which are not finite is left to be seen past the row's length.
+    # NaN logits choose some id, possibly the end token. The log-probability then stays in the output, past the row's
+    # length, as the one trace of it; see SemanticTokens.
     is_reported_B = keeps_B | (~done_B & ~jnp.isfinite(logprob_B))
     logprob_B = jnp.where(is_reported_B, logprob_B, 0.0)
     output = SemanticTokens(
@@ -215,6 +228,6 @@ def _choose_token(
         output.logprob_BT.at[slots].set(logprob_B, mode="drop"),
     )
     done_B = ~keeps_B | (output.length_B >= prompt.max_tokens_B)
-    # An ended row stays where it is, so that it never runs out of the cache.
+    # An ended row keeps its cache length and overwrites one slot again and again, so that it never leaves the cache.
     length_B = jnp.where(done_B, state.cache.length_B, cache.length_B)
     return Decoding(output, token_B, dataclasses.replace(cache, length_B=length_B), done_B)

@@ -1,7 +1,8 @@
-"""Generation settings: one value for all rows or one a row, for all stages or for one.
+"""Generation settings: one value for all rows or one for each row, for all stages or for one.
 
-A name without a prefix goes to every stage that has it; `semantic_`, `coarse_` and `fine_` go to one and win. What is
-not given comes from the checkpoint's generation_config.json. Everything is checked here, before a network runs.
+A name without a prefix applies to every stage that has the setting; the prefixes `semantic_`, `coarse_` and `fine_`
+apply to one stage and take precedence. Defaults come from the checkpoint's generation_config.json. Everything is
+checked here, before a network runs.
 
 SETTINGS is the one table of them. The checks, the command line's options and docs/settings.md follow from it;
 GenerateSettings repeats it for type checkers, which read source alone, and a test compares the two.
@@ -20,46 +21,48 @@ from bark_jax.errors import InputError, quoted
 from bark_jax.generation.tokens import STAGES, TokenSpaces
 from bark_jax.generation.transformers_settings import is_idle, why_refused
 
-# Below this a float32 logit difference of one bit decides like the most likely token; far above, all draws are even.
+# At 1e-3 a difference of 0.01 between logits is a factor of e^10: draws are practically greedy, and lower values only
+# risk overflow. At 1e3 draws are practically uniform.
 MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-3, 1e3
 
-# Of rows, candidates, windows: beyond any machine, and far below what would fill its memory before the first is done.
+# Upper bound of counts (rows, candidates, windows): more than any machine can run, and few enough that lists of that
+# length do not exhaust memory before the first row is done.
 MAX_COUNT = 1_000_000
 
-LEAST_POSITIVE = math.ulp(0.0)
+SMALLEST_POSITIVE = math.ulp(0.0)  # 5e-324, for bounds that read "above 0"
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """A row of SETTINGS."""
+    """A generation setting: an entry of SETTINGS."""
 
     name: str
-    stages: tuple[str, ...]  # that have it
+    stages: tuple[str, ...]  # stages that have it
     kind: type  # bool, int or float
-    help: str  # what it does, a sentence
-    expected: str  # the values that are taken, as errors and the documentation say it
-    least: float = -math.inf
-    most: float = math.inf
+    help: str  # its effect, a sentence
+    expected: str  # the valid values, as errors and the documentation say them
+    minimum: float = -math.inf
+    maximum: float = math.inf
     takes_none: bool = False
-    off: float | None = None  # what None stands for; draws are as if without the setting
-    in_file: bool = False  # left out, it is the stage's field of this name in generation_config.json
-    default: Any = None  # left out, where it is in no file
+    off: float | None = None  # value that None stands for; draws are as if without the setting
+    in_file: bool = False  # its default is the stage's field of this name in generation_config.json
+    default: Any = None  # its default, where in_file is False
     note: str = ""  # more for the documentation
-    is_shared: bool = False  # one value for all rows of a call, as each compiles a program of its own
-    is_option: bool = False  # of the command line
-    has_stage_options: bool = False  # there, also one option a stage
+    is_shared: bool = False  # one value for all rows of a call, as each value compiles a program
+    is_option: bool = False  # an option of the command line
+    has_stage_options: bool = False  # the command line also has one option for each stage
 
     @property
     def names(self) -> tuple[str, ...]:
-        """As `generate` takes it: for all stages, and for each."""
+        """Its keywords of `generate`: the name for all stages, then one with a prefix for each stage."""
         return (self.name, *(f"{stage}_{self.name}" for stage in self.stages))
 
     def check(self, name: str, value: Any) -> Any:
-        """The value as its kind, or what None stands for. Raises InputError, which calls the setting `name`."""
+        """Returns the value as `kind`, `off` for None. Raises InputError, which calls the setting `name`."""
         if value is None and self.takes_none:
             return self.off
         is_kind = {bool: _is_flag, int: _is_integer, float: _is_number}[self.kind]
-        if not is_kind(value) or not self.least <= value <= self.most:
+        if not is_kind(value) or not self.minimum <= value <= self.maximum:
             raise InputError(f"{name} is {quoted(value)}, expected {self.expected}")
         return self.kind(value)
 
@@ -80,8 +83,8 @@ SETTINGS: tuple[Setting, ...] = (
         float,
         "Sampling temperature: below 1 is safer, above 1 more varied.",
         f"{MIN_TEMPERATURE} to {MAX_TEMPERATURE:g}; for the most likely token use do_sample=False",
-        least=MIN_TEMPERATURE,
-        most=MAX_TEMPERATURE,
+        minimum=MIN_TEMPERATURE,
+        maximum=MAX_TEMPERATURE,
         takes_none=True,
         off=1.0,
         in_file=True,
@@ -96,8 +99,8 @@ SETTINGS: tuple[Setting, ...] = (
         int,
         "Draw from the k most likely tokens.",
         "a count of tokens from 1 up, or None for all",
-        least=1,
-        most=2**31 - 1,
+        minimum=1,
+        maximum=2**31 - 1,
         takes_none=True,
         off=0,
         in_file=True,
@@ -109,8 +112,8 @@ SETTINGS: tuple[Setting, ...] = (
         float,
         "Draw from the most likely tokens that hold this probability together.",
         "a probability above 0 and up to 1, or None",
-        least=LEAST_POSITIVE,
-        most=1,
+        minimum=SMALLEST_POSITIVE,
+        maximum=1,
         takes_none=True,
         off=1.0,
         in_file=True,
@@ -120,7 +123,7 @@ SETTINGS: tuple[Setting, ...] = (
         "max_new_tokens",
         ("semantic",),
         int,
-        "Most semantic tokens of a row.",
+        "Maximum number of semantic tokens of a row.",
         "1 to max_new_tokens of generation_config.json, 768 in Bark",
         takes_none=True,
         in_file=True,
@@ -129,7 +132,7 @@ SETTINGS: tuple[Setting, ...] = (
         "max_seconds",
         ("semantic",),
         float,
-        "Longest audio in seconds.",
+        "Maximum length of the audio in seconds.",
         "a positive number of seconds, up to 15.39 in Bark",
         takes_none=True,
         note="The same limit as max_new_tokens; give one of the two.",
@@ -141,8 +144,8 @@ SETTINGS: tuple[Setting, ...] = (
         float,
         "End a row once the end token is this likely; Suno's own code takes 0.2.",
         "a probability above 0 and up to 1, or None",
-        least=LEAST_POSITIVE,
-        most=1,
+        minimum=SMALLEST_POSITIVE,
+        maximum=1,
         takes_none=True,
         off=2.0,  # which no probability reaches
         in_file=True,
@@ -153,7 +156,7 @@ SETTINGS: tuple[Setting, ...] = (
         "allow_early_stop",
         ("semantic",),
         bool,
-        "True ends a row at its end token, False goes on to max_new_tokens whatever the end token says.",
+        "True ends a row at its end token, False generates max_new_tokens tokens without an end token.",
         "True or False",
         default=True,
     ),
@@ -161,7 +164,7 @@ SETTINGS: tuple[Setting, ...] = (
         "max_coarse_history",
         ("coarse",),
         int,
-        "Coarse tokens that each coarse window looks back at.",
+        "Number of earlier coarse tokens that each coarse window reads.",
         "a count of tokens up to max_coarse_history of generation_config.json, 630 in Bark",
         in_file=True,
         is_shared=True,
@@ -178,11 +181,11 @@ SETTINGS: tuple[Setting, ...] = (
 )
 
 T = TypeVar("T")
-PerRow: TypeAlias = T | Sequence[T] | np.ndarray  # for all rows, or one a row
+PerRow: TypeAlias = T | Sequence[T] | np.ndarray  # one value for all rows, or one for each
 
 
 class GenerateSettings(TypedDict, total=False):
-    """The settings of `generate`: for all stages, or with a prefix for one; one value for all rows, or one a row."""
+    """Settings of `generate`: for all stages, or with a prefix for one; one value for all rows, or one for each."""
 
     do_sample: PerRow[bool]
     semantic_do_sample: PerRow[bool]
@@ -227,11 +230,11 @@ SHARED_NAMES: frozenset[str] = frozenset(name for setting in SETTINGS if setting
 
 @dataclasses.dataclass(frozen=True)
 class StageSampling:
-    """How one row chooses its tokens in one stage. Its fields are the settings of draws, by their names there."""
+    """Sampling settings of one row in one stage. Fields have the names of their entries in SETTINGS."""
 
-    temperature: float  # 0 takes the most likely token
-    top_k: int = 0  # 0 for all
-    top_p: float = 1.0
+    temperature: float  # 0 takes the most likely token (greedy)
+    top_k: int = 0  # 0 for all tokens
+    top_p: float = 1.0  # 1 for all the probability mass
 
 
 DRAW_SETTINGS: tuple[str, ...] = tuple(field.name for field in dataclasses.fields(StageSampling))
@@ -239,29 +242,30 @@ DRAW_SETTINGS: tuple[str, ...] = tuple(field.name for field in dataclasses.field
 
 @dataclasses.dataclass(frozen=True)
 class RowSettings:
-    """Everything one row is generated with, but for its text, voice and key."""
+    """All settings of one row, resolved and checked; its text, voice and key are in `rows.Row`."""
 
     semantic: StageSampling
     coarse: StageSampling
     fine: StageSampling
     max_semantic_tokens: int
-    min_end_probability: float  # above 1 where the end token has to be chosen
+    min_end_probability: float  # probability of the end token that ends the row; above 1, only choosing it does
     n_coarse_history: int  # tokens of the stream that a coarse window's prompt holds
-    coarse_window: int  # tokens of the stream between two prompts
-    may_end_early: bool = True
+    coarse_window: int  # tokens of the stream that a coarse window generates
+    may_end_early: bool = True  # False makes the end token illegal: the row has max_semantic_tokens
 
 
 def resolve_settings(
     given: Mapping[str, Any], n_rows: int, config: BarkGenerationConfig, spaces: TokenSpaces
 ) -> list[RowSettings]:
-    """One RowSettings a row from keyword arguments.
+    """Resolves keyword arguments and the checkpoint's defaults to the settings of each row.
 
     Args:
-      given: settings by the names in SETTINGS, each one value or a list of one value a row. Settings of transformers
-        that do nothing at the value given, such as num_beams=1, are taken and do nothing.
+      given: settings by their names in SETTINGS, each one value or a list with a value for each row. Settings of
+        transformers at a value without effect, such as num_beams=1, are accepted and ignored.
 
     Raises:
-      InputError: names the setting, its value and what is expected; for an unknown name the nearest ones.
+      InputError: a name is unknown, with the nearest known ones; or a value is invalid, with its name and what is
+        expected; or a setting would have no effect.
     """
     given = {name: value for name, value in given.items() if not is_idle(name, value, config)}
     for name in given:
@@ -279,12 +283,13 @@ def resolve_settings(
 def resolve_stage(
     stage: str, given: Mapping[str, Any], n_rows: int, config: BarkGenerationConfig, spaces: TokenSpaces
 ) -> list[RowSettings]:
-    """`resolve_settings` for one of STAGES, whose settings have no prefix here.
+    """Resolves settings of one of STAGES, given without prefix, as a network's own `generate` takes them.
 
-    With do_sample=False the temperature and what cuts the distribution are left out, as transformers' networks do.
+    With do_sample=False temperature, top_k and top_p are ignored, as transformers' networks do; `resolve_settings`
+    refuses them.
 
     Raises:
-      InputError: also for a setting of another stage.
+      InputError: as `resolve_settings`, and for a setting of another stage.
     """
     given = {name: value for name, value in given.items() if not is_idle(name, value, config)}
     names = [setting.name for setting in SETTINGS if stage in setting.stages]
@@ -312,7 +317,7 @@ def _row_settings(given: Mapping[str, Any], config: BarkGenerationConfig, spaces
 
 
 def _drawn_stage(given: Mapping[str, Any], stage: str, config: Any) -> StageSampling:
-    """Settings of the semantic or the coarse stage; `config` is that of the stage."""
+    """Sampling settings of the semantic or the coarse stage; `config` is that of the stage."""
     is_drawn = _value(given, stage, "do_sample", config)
     values = {name: _value(given, stage, name, config) for name in DRAW_SETTINGS}
     if is_drawn:
@@ -323,35 +328,40 @@ def _drawn_stage(given: Mapping[str, Any], stage: str, config: Any) -> StageSamp
 
 
 def _fine_stage(given: Mapping[str, Any], config: Any) -> StageSampling:
+    """Sampling settings of the fine stage.
+
+    Its default temperature of 1.0 means greedy, as in transformers, where only another temperature draws. The keyword
+    fine_do_sample overrides that in both directions; do_sample=False makes it greedy as well.
+    """
     temperature = _value(given, "fine", "temperature", config)
-    is_most_likely = temperature == 1.0
+    is_greedy = temperature == 1.0
     if "fine_do_sample" in given:
-        is_most_likely = not check_flag("fine_do_sample", given["fine_do_sample"])
+        is_greedy = not check_flag("fine_do_sample", given["fine_do_sample"])
     elif not check_flag("do_sample", given.get("do_sample", True)):
-        is_most_likely = True
-    if is_most_likely and _key(given, "fine", "do_sample") in given:
+        is_greedy = True
+    if is_greedy and _key(given, "fine", "do_sample") in given:
         _refuse_without_effect(given, "fine", "temperature")
-    return StageSampling(0.0 if is_most_likely else temperature)
+    return StageSampling(0.0 if is_greedy else temperature)
 
 
 def _value(given: Mapping[str, Any], stage: str, name: str, config: Any) -> Any:
-    """A stage's setting, checked: as it is given, else the checkpoint's; `config` is that of the stage."""
+    """A stage's setting, checked: the given value, else the checkpoint's; `config` is that of the stage."""
     setting, key = _BY_NAME[name], _key(given, stage, name)
     if key in given:
         return setting.check(key, given[key])
     value = getattr(config, name) if setting.in_file else setting.default
     if setting.kind is int and value == 0:
-        value = None  # files write 0 for "all"
+        value = None  # generation_config.json files write 0 for "all"
     return setting.check(f"{key} of generation_config.json", value)
 
 
 def _refuse_without_effect(given: Mapping[str, Any], stage: str, name: str) -> None:
-    """Refuses a setting of draws where the most likely token is taken."""
+    """Raises InputError for a sampling setting of a stage that is greedy, where it would have no effect."""
     value = _pick(given, stage, name, None)
     if value is None or value == _BY_NAME[name].off:
-        return  # what it is without the setting: to give it along with do_sample=False claims nothing that is not so
+        return  # the value of no setting: beside do_sample=False it contradicts nothing
     if f"{stage}_{name}" not in given and f"{stage}_do_sample" in given:
-        return  # the setting is for the other stages, this one has been told apart
+        return  # the setting is meant for the other stages: this one has a do_sample of its own
     what = f"{stage} {name}={quoted(value)} would have no effect: "
     if _key(given, stage, "do_sample") in given:
         raise InputError(what + "do_sample=False takes the most likely token. Leave one of the two out.")
@@ -359,7 +369,10 @@ def _refuse_without_effect(given: Mapping[str, Any], stage: str, name: str) -> N
 
 
 def without_draws(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns defaults for `given` in their place: without those that its do_sample=False leaves no effect."""
+    """Returns `settings`, the caller's defaults, without sampling settings of the stages that `given` makes greedy.
+
+    `given` overrides defaults; a default temperature beside its do_sample=False would be refused.
+    """
     greedy = [stage for stage in STAGES if _pick(given, stage, "do_sample", True) is False]
     if len(greedy) == len(STAGES):
         greedy.append("")
@@ -368,6 +381,7 @@ def without_draws(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict
 
 
 def _max_tokens(given: Mapping[str, Any], spaces: TokenSpaces) -> int:
+    """The row's limit of semantic tokens, from max_new_tokens or max_seconds: 4 s are int(4 * 49.9) = 199."""
     tokens = _pick(given, "semantic", "max_new_tokens", None)
     seconds = _pick(given, "semantic", "max_seconds", None)
     if tokens is not None and seconds is not None:
@@ -376,7 +390,7 @@ def _max_tokens(given: Mapping[str, Any], spaces: TokenSpaces) -> int:
         name = _key(given, "semantic", "max_seconds")
         if not (_is_number(seconds) and 0 < seconds < math.inf):
             raise InputError(f"{name} is {quoted(seconds)}, expected a positive number of seconds")
-        n_tokens = seconds * spaces.semantic_rate  # of which 1e308 are no integer
+        n_tokens = seconds * spaces.semantic_rate  # compared before int(), which fails where it is infinite
         if n_tokens >= spaces.max_semantic + 1:
             longest_s = math.floor(100 * spaces.max_semantic / spaces.semantic_rate) / 100
             raise InputError(
@@ -396,7 +410,7 @@ def _max_tokens(given: Mapping[str, Any], spaces: TokenSpaces) -> int:
 
 
 def _coarse_windows(given: Mapping[str, Any], spaces: TokenSpaces) -> tuple[int, int]:
-    """Tokens that a coarse window looks back at and generates; together at most what the checkpoint's own take."""
+    """Tokens of history and of generation of a coarse window; together at most the checkpoint's, 690 in Bark."""
     history = _pick(given, "coarse", "max_coarse_history", spaces.n_coarse_history)
     window = _pick(given, "coarse", "sliding_window_len", spaces.coarse_window)
     room = spaces.n_coarse_history + spaces.coarse_window
@@ -412,15 +426,15 @@ def _coarse_windows(given: Mapping[str, Any], spaces: TokenSpaces) -> tuple[int,
     return int(history), int(window)
 
 
-def check_count(name: str, value: Any, least: int = 1, most: int = MAX_COUNT) -> int:
-    """The value as an int. Raises InputError, naming it, where it is no integer from `least` to `most`."""
-    if not _is_integer(value) or not least <= value <= most:
-        raise InputError(f"{name} is {quoted(value)}, expected an integer from {least} up to {most}")
+def check_count(name: str, value: Any, minimum: int = 1, maximum: int = MAX_COUNT) -> int:
+    """Returns the value as an int. Raises InputError, with `name`, unless it is an integer in [minimum, maximum]."""
+    if not _is_integer(value) or not minimum <= value <= maximum:
+        raise InputError(f"{name} is {quoted(value)}, expected an integer from {minimum} up to {maximum}")
     return int(value)
 
 
 def check_flag(name: str, value: Any) -> bool:
-    """The value as a bool. Raises InputError, naming it, where it is none."""
+    """Returns the value as a bool. Raises InputError, with `name`, unless it is True or False."""
     if not _is_flag(value):
         raise InputError(f"{name} is {quoted(value)}, expected True or False")
     return bool(value)
@@ -439,7 +453,7 @@ def _is_integer(value: Any) -> bool:
 
 
 def _key(given: Mapping[str, Any], stage: str, name: str) -> str:
-    """The name that a stage's setting is given by, and with its prefix where it is not given."""
+    """The keyword in `given` that sets a stage's setting; with the stage's prefix where none does."""
     return name if name in given and f"{stage}_{name}" not in given else f"{stage}_{name}"
 
 
@@ -448,7 +462,7 @@ def _pick(given: Mapping[str, Any], stage: str, name: str, default: Any) -> Any:
 
 
 def _spread(name: str, value: Any, n_rows: int) -> Sequence[Any]:
-    """One value a row: a list or array as it is, anything else repeated."""
+    """Returns one value for each row: a list or array of that length, anything else repeated."""
     if isinstance(value, np.ndarray) and value.ndim:
         value = value.tolist()
     if not isinstance(value, (list, tuple)):

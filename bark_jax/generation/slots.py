@@ -1,33 +1,52 @@
-"""Some rows of a batch: how many are worth reading together, and how they get back to their places."""
+"""Some rows of a batch: how many to read together, gathered from the batch and scattered back into it."""
 
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 
-# Whole sequences, such as a coarse prompt or a fine window, are long: so many rows of them fill an accelerator's
-# arithmetic, and more at once would only read rows that need it not. On a CPU one does.
+# Rows whose whole sequences (a coarse prompt, a fine window) are read together. They are long, up to 887 or 1,024
+# positions: 8 of them fill an accelerator's arithmetic. Larger groups would gain nothing and carry more rows that are
+# not due. One row fills a CPU.
 ROWS_AT_ONCE = 8
 
 Tree = TypeVar("Tree", bound=Any)
 
 
 def rows_at_once(n_rows: int, platform: str) -> int:
-    """Rows of a batch of n_rows whose whole sequences are read together."""
+    """Rows of a batch of n_rows whose whole sequences are read together: 1 on a CPU, else at most ROWS_AT_ONCE."""
     return min(n_rows, 1 if platform == "cpu" else ROWS_AT_ONCE)
 
 
 def take_rows(tree: Tree, is_taken_B: jax.Array, n_taken: int) -> tuple[Tree, jax.Array]:
-    """The first n_taken rows that are to be taken, and where they were, which is past the end where there are fewer."""
+    """Gathers the first n_taken rows for which bool is_taken_B holds.
+
+    The count is static. Where fewer rows qualify, the rest repeat the batch's last row with an index past the end,
+    which a scatter with mode="drop" ignores: [F, T, F, T] and n_taken = 3 give rows 1, 3, 3 and row_R = [1, 3, 4].
+
+    Args:
+      tree: arrays with the batch as leading axis, [B, ...].
+
+    Returns:
+      The tree with arrays [R, ...], R = n_taken, and the row indices row_R, integers [R].
+    """
     B = len(is_taken_B)
     (row_R,) = jnp.nonzero(is_taken_B, size=n_taken, fill_value=B)
     return jax.tree.map(lambda array: array.at[row_R].get(mode="clip"), tree), row_R
 
 
 def put_rows(all_rows: Tree, some_rows: Tree, slot_R: jax.Array, n_slots: int) -> Tree:
-    """Rows put into slots, those of a slot past the last one dropped; numbers without rows stay.
+    """Scatters some rows into the slots of a batch.
 
-    An array with several entries a row, such as a cache's heads, has them one after the other.
+    Args:
+      all_rows: arrays [n_slots * m, ...]. Those with m > 1 entries a row, such as a KV cache [B * N, S, H], have a
+        row's entries contiguous. Scalars are kept.
+      some_rows: the same tree with arrays [R * m, ...].
+      slot_R: integers [R]; rows with a slot of n_slots or more are dropped.
+      n_slots: rows of the batch.
+
+    Returns:
+      all_rows with these rows replaced.
     """
     n_rows = len(slot_R)
 

@@ -1,7 +1,7 @@
-"""One stage at a time, for rows of any number: batch after batch, on one device or side by side on several.
+"""Driver of single stages for any number of rows: batch after batch, on one device or in parallel on several.
 
 Each device has a copy of the network and takes the next batch when it is done with one; no device waits for another.
-A batch is the same program wherever it runs, so a row's result does not depend on how many devices there are.
+A batch is the same program wherever it runs, so a row's result does not depend on the number of devices.
 """
 
 import concurrent.futures
@@ -20,17 +20,22 @@ from bark_jax.generation.tokens import TokenSpaces
 from bark_jax.networks.attention import for_platform
 from bark_jax.networks.platform import check_devices, platform_of
 
-# A network where its batch runs, and a batch of its inputs -> the batch's results.
+# (to_device, slice of the rows) -> the results of these rows.
 RunBatch = Callable[[ToDevice, slice], list[Any]]
 
 
 def semantic_tokens(
     networks: Networks, rows: Sequence[Row], max_rows: int, devices: Sequence[jax.Device] | None
 ) -> list[np.ndarray]:
-    """Semantic tokens, int32 [S], of each row."""
+    """Runs the semantic stage in batches of max_rows: semantic tokens, int32 [S], of each row, in order.
 
-    def run(place: ToDevice, batch: slice) -> list[np.ndarray]:
-        found = run_semantic(networks.semantic, rows[batch], networks.spaces, place)
+    Raises:
+      InputError, UnsupportedError: devices are not of this process, or the networks are offloaded.
+      BarkError: as `runner.run_semantic`.
+    """
+
+    def run(to_device: ToDevice, batch: slice) -> list[np.ndarray]:
+        found = run_semantic(networks.semantic, rows[batch], networks.spaces, to_device)
         return [tokens for tokens, _ in found]
 
     return _in_batches(networks, len(rows), run, max_rows, devices)
@@ -43,12 +48,15 @@ def all_codes(
     max_rows: int,
     devices: Sequence[jax.Device] | None,
 ) -> list[np.ndarray]:
-    """Codes, int32 [n_fine, T], of each row's semantic tokens."""
+    """Runs the coarse and fine stages on semantic tokens [S]: codes, int32 [n_fine, T], of each row.
 
-    def run(place: ToDevice, batch: slice) -> list[np.ndarray]:
-        coded = run_coarse(networks.coarse_acoustics, rows[batch], list(tokens[batch]), networks.spaces, place)
+    Raises as `semantic_tokens`.
+    """
+
+    def run(to_device: ToDevice, batch: slice) -> list[np.ndarray]:
+        coded = run_coarse(networks.coarse_acoustics, rows[batch], list(tokens[batch]), networks.spaces, to_device)
         codes = [codes for codes, _ in coded]
-        return run_fine(networks.fine_acoustics, rows[batch], codes, networks.spaces, place)
+        return run_fine(networks.fine_acoustics, rows[batch], codes, networks.spaces, to_device)
 
     return _in_batches(networks, len(rows), run, max_rows, devices)
 
@@ -56,10 +64,13 @@ def all_codes(
 def audio_samples(
     networks: Networks, codes: Sequence[np.ndarray], max_rows: int, devices: Sequence[jax.Device] | None
 ) -> list[np.ndarray]:
-    """Audio samples, float32 [A] or [A, channels], of each row's codes."""
+    """Runs the codec on codes [n_fine, T]: audio, float32 [A] or [A, channels], of each row.
 
-    def run(place: ToDevice, batch: slice) -> list[np.ndarray]:
-        return run_codec(networks.codec_model, list(codes[batch]), place)
+    Raises as `semantic_tokens`.
+    """
+
+    def run(to_device: ToDevice, batch: slice) -> list[np.ndarray]:
+        return run_codec(networks.codec_model, list(codes[batch]), to_device)
 
     return _in_batches(networks, len(codes), run, max_rows, devices)
 
@@ -72,26 +83,27 @@ def _in_batches(
         return [row for batch in batches for row in run(networks.on_accelerator, batch)]
     if networks.is_offloaded:
         raise UnsupportedError("the networks of this model are offloaded to one device; give devices=None")
-    places = {device: _Copies(device) for device in check_devices(devices)}
-    free = list(places.values())
+    copies = {device: _Copies(device) for device in check_devices(devices)}
+    free = list(copies.values())
 
-    precision = jax.config.jax_default_matmul_precision  # the caller's; other threads start without it
+    # The caller's may be set by a context manager, which is local to its thread: workers would start without it.
+    precision = jax.config.jax_default_matmul_precision
 
     @under_own_config
     def run_on_a_free_device(batch: slice) -> list[Any]:
-        place = free.pop()
+        to_device = free.pop()
         try:
             with jax.default_matmul_precision(precision):
-                return run(place, batch)
+                return run(to_device, batch)
         finally:
-            free.append(place)
+            free.append(to_device)
 
-    with concurrent.futures.ThreadPoolExecutor(len(places)) as threads:
+    with concurrent.futures.ThreadPoolExecutor(len(copies)) as threads:
         return [row for rows in threads.map(run_on_a_free_device, batches) for row in rows]
 
 
 class _Copies:
-    """Puts networks onto a device, each once."""
+    """Copies networks to a device, each of them once."""
 
     def __init__(self, device: jax.Device):
         self._device, self._copies = device, {}
@@ -104,7 +116,14 @@ class _Copies:
 
 
 def check_tokens(tokens: Any, spaces: TokenSpaces) -> tuple[list[np.ndarray], bool]:
-    """Rows of semantic tokens, and whether it was one row alone. Raises InputError for anything else."""
+    """Checks semantic tokens: one row [S], an array [B, S] or a list of rows [S].
+
+    Returns:
+      The rows, int64 [S] each, and whether a single row was given.
+
+    Raises:
+      InputError: a wrong shape or dtype, a token out of [0, semantic_vocab), or a row longer than max_semantic.
+    """
     rows, is_one = _as_rows("tokens", tokens, 1, "semantic tokens [S]")
     for index, row_S in enumerate(rows):
         check_range(f"tokens[{index}]", row_S, spaces.semantic_vocab)
@@ -114,7 +133,14 @@ def check_tokens(tokens: Any, spaces: TokenSpaces) -> tuple[list[np.ndarray], bo
 
 
 def check_codes(codes: Any, spaces: TokenSpaces) -> tuple[list[np.ndarray], bool]:
-    """Rows of codes [n_fine, T], and whether it was one row alone. Raises InputError for anything else."""
+    """Checks codes: one row [n_fine, T], an array [B, n_fine, T] or a list of rows.
+
+    Returns:
+      The rows, int64 [n_fine, T] each, and whether a single row was given.
+
+    Raises:
+      InputError: a wrong shape or dtype, or a code out of [0, codebook_size).
+    """
     rows, is_one = _as_rows("codes", codes, 2, f"codes [{spaces.n_fine}, T]")
     for index, row_QT in enumerate(rows):
         if len(row_QT) != spaces.n_fine:
@@ -124,7 +150,7 @@ def check_codes(codes: Any, spaces: TokenSpaces) -> tuple[list[np.ndarray], bool
 
 
 def _as_rows(name: str, values: Any, n_axes: int, what: str) -> tuple[list[np.ndarray], bool]:
-    """The rows of what may be one row, an array of rows or a list of them, and whether it was one."""
+    """Returns the rows of one row, an array of rows or a list of rows, and whether it was one row."""
     if isinstance(values, (list, tuple)):
         is_one = bool(values) and not hasattr(values[0], "ndim") and _depth(values) == n_axes
     else:
@@ -136,7 +162,7 @@ def _as_rows(name: str, values: Any, n_axes: int, what: str) -> tuple[list[np.nd
 
 
 def _depth(values: Any) -> int:
-    """How many lists lie in each other."""
+    """Depth of nested lists: 2 for [[1, 2], [3]]."""
     return 1 + _depth(values[0]) if isinstance(values, (list, tuple)) and values else 0
 
 

@@ -1,25 +1,25 @@
-"""One utterance as it comes: audio while the coarse stage is still at work on the rest.
+"""Streaming: the audio of one utterance in parts, while the coarse stage still generates the rest.
 
-The semantic stage runs first and whole; the other three run in turns, each turn over a few coarse windows more:
+The semantic stage runs first, to its end; the other three run in turns, each turn over a few more coarse windows:
 
     semantic   ssssssssssss
     coarse                 c  cc   cccc     ....     windows of the part
-    fine                    f   f      f             the part's frames, less those held back for the next
+    fine                    f   f      f             the part's frames, without those held back for the next
     codec                    a   a      a            the part's audio
 
 The first audio comes after the semantic stage, first_windows coarse windows (0.4 s of Bark's audio each), one fine
 window and one step of the codec. Each part has twice the windows of the one before, up to what one fine window holds:
-in Bark 1, 2, 4, 8, 16, 16 ... So the longest utterance takes 6 fine windows in all, where `generate_rows` takes 2, or 3
-with a voice. Playback does not run dry where the second part takes no longer than the first lasts: 2 coarse windows and
-a fine one against 0.2 s of Bark's audio.
+in Bark 1, 2, 4, 8, 16, 8 for the longest utterance of 39 windows. So it takes 6 fine windows in all, where
+`generate_rows` takes 2, or 3 with a voice. Playback does not run dry where the second part takes no longer than the
+first lasts: 2 coarse windows and a fine one against 0.2 s of Bark's audio.
 
-What is equal to `generate_rows([row])`, and what is not:
+Equality with `generate_rows([row])`:
 
     semantic, coarse   equal bit for bit: the same compiled programs
-    fine               not equal. Its windows see the frames before and after; here they see the codes already sent, as
-                       if they were a voice's, and n_held frames ahead, and each part draws from a key of its own. An
-                       utterance of one part is equal
-    audio              what the codec makes of the codes sent, to float32 rounding
+    fine               not equal. There a window reads the frames before and after; here it reads the codes already
+                       sent, as if they were a voice's, and n_held frames ahead, and each part draws from a key of its
+                       own. An utterance of one part is equal
+    audio              the codec's output for the codes sent, to float32 rounding
 """
 
 import dataclasses
@@ -51,60 +51,60 @@ from bark_jax.generation.windows import count_coarse_windows, frames_per_coarse_
 from bark_jax.networks.layout import for_decoding
 from bark_jax.networks.platform import check_sharding, device_errors
 
-# Frames that the fine stage looks ahead before a frame is sent: 0.2 s of Bark's.
+# Frames that the fine stage reads ahead of the last frame sent: 0.2 s of Bark's audio.
 N_HELD = 15
 
-# Folded into a row's key, as the stages fold small numbers; this is none of them.
+# Purpose folded into a row's key for the fine draws of later parts; large, as the stages fold 0 to 2 (see `seeds`).
 _LATER_PART = 0x70617274  # "part"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StreamedPart(ByValue):
-    """Some frames of an utterance, and their audio."""
+    """A part of an utterance: consecutive frames and their audio."""
 
     samples: np.ndarray  # float32 [A] audio samples, or [A, channels] of a stereo codec
     codes: np.ndarray  # int32 [n_fine, T] codes, the coarse ones first
-    first_frame: int  # frames before the part
+    first_frame: int  # number of frames before the part
 
 
 def stream_row(
     model: Networks, row: Row, *, first_windows: int = 1, n_held: int = N_HELD, on_stage: OnStage | None = None
 ) -> "RowStream":
-    """Generates one utterance part by part.
+    """Generates one utterance part by part (streaming).
 
-    Nothing runs ahead of the caller: a part is generated when it is asked for, and `close` ends the work, as does
-    dropping the stream. A row whose semantic stage ends at once has no parts.
+    Nothing runs ahead of the caller: a part is generated when the iterator is asked for it; `close`, or dropping the
+    stream, ends the work. A row whose semantic stage ends at once has no parts.
 
     Args:
       first_windows: coarse windows of the first part. More of them start later and give a slow machine a lead.
-      n_held: frames that the fine stage looks ahead. With 0 audio comes soonest, and parts end without a view of what
-        follows; as many as n_fine_history or more leave a fine window room for little else.
+      n_held: frames that the fine stage reads ahead. With 0 latency is lowest, and parts end without context of what
+        follows; n_fine_history or more leave a fine window room for little else.
       on_stage: called with "semantic", and then with "coarse", "fine" and "codec" as each starts on a part.
 
     Returns:
-      An iterator of parts, whose `utterance` is the whole once they have run out.
+      An iterator of parts; its `utterance` is the complete utterance once they have run out.
 
     Raises:
-      InputError: first_windows or n_held is no such count.
-      UnsupportedError: the codec looks ahead, so no audio could come before the end; use `generate_rows`.
-      BarkError: while iterating: a stage computed something that is not finite.
+      InputError: first_windows is no positive count, n_held no count, or on_stage no function.
+      UnsupportedError: the codec looks ahead (is not causal), so it cannot stream; use `generate_rows`.
+      BarkError: while iterating, a stage computed values that are not finite, or a device fails.
     """
-    first_windows, n_held = check_count("first_windows", first_windows), check_count("n_held", n_held, least=0)
+    first_windows, n_held = check_count("first_windows", first_windows), check_count("n_held", n_held, minimum=0)
     return RowStream(model, row, first_windows, n_held, as_on_stage(on_stage))
 
 
 class RowStream(Iterator[StreamedPart]):
     """The parts of one utterance; see `stream_row`."""
 
-    utterance: Utterance | None  # the whole, once the parts have run out
+    utterance: Utterance | None  # the complete utterance, once the parts have run out
 
     @under_own_config
-    def __init__(self, model: Networks, row: Row, first_windows: int, n_held: int, tell: OnStage):
+    def __init__(self, model: Networks, row: Row, first_windows: int, n_held: int, on_stage: OnStage):
         self.utterance = None
-        self._model, self._row, self._tell = model, row, tell
+        self._model, self._row, self._on_stage = model, row, on_stage
         self._first_windows, self._n_held = first_windows, n_held
         self._sent = np.zeros((model.spaces.n_fine, 0), np.int32)  # codes [n_fine, T] of the parts so far
-        check_sharding(model.coarse_acoustics, model.codec_model)  # the other two stages look for themselves
+        check_sharding(model.coarse_acoustics, model.codec_model)  # the other two stages check their own
         self._codec_state = model.codec_model.init_decode_state(1)
         self._parts = self._generate()
 
@@ -118,10 +118,10 @@ class RowStream(Iterator[StreamedPart]):
 
     def _generate(self) -> Iterator[StreamedPart]:
         model, spaces = self._model, self._model.spaces
-        self._tell("semantic")
+        self._on_stage("semantic")
         ((tokens, semantic_logprob),) = run_semantic(model.semantic, [self._row], spaces, model.on_accelerator)
         n_frames = spaces.n_frames(len(tokens))
-        audio, _ = decode_next(model.codec_model, self._sent, self._codec_state)  # none yet, in the codec's shape
+        audio, _ = decode_next(model.codec_model, self._sent, self._codec_state)  # no samples yet: [0] or [0, channels]
         known = np.zeros((spaces.n_coarse, 0), np.int32), np.zeros((spaces.n_coarse, 0), np.float32)
         for known in self._run_coarse(tokens):
             n_sent = self._sent.shape[1]
@@ -133,7 +133,7 @@ class RowStream(Iterator[StreamedPart]):
         self.utterance = Utterance(tokens, known[0], self._sent, audio, semantic_logprob, known[1])
 
     def _run_coarse(self, tokens: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Codes [n_coarse, T] and their log-probabilities from the utterance's start on, with more frames each time."""
+        """Yields codes and log-probabilities [n_coarse, T] from the utterance's start, with more frames each time."""
         model = self._model
         spaces = coarse_spaces([self._row], model.spaces)
         prompt = coarse_prompt([self._row], [tokens], spaces)
@@ -145,7 +145,7 @@ class RowStream(Iterator[StreamedPart]):
         max_windows = (n_new_fine_frames(spaces) - self._n_held) // n_per_window
         n_done = 0
         for stop in part_stops(count_coarse_windows(n_frames, spaces), self._first_windows, max_windows):
-            self._tell("coarse")
+            self._on_stage("coarse")
             with device_errors("coarse", model.coarse_acoustics, 1):
                 network = for_decoding(model.on_accelerator(model.coarse_acoustics), 1)
                 state = coarse.run_windows(network, prompt, sampling, state, stop - n_done, spaces=spaces)
@@ -157,13 +157,19 @@ class RowStream(Iterator[StreamedPart]):
             yield codes_QT, logprob_QT
 
     def _run_fine(self, coarse_QT: np.ndarray, n_left: int) -> np.ndarray:
-        """All codes of the next frames to send, given the coarse codes known of the `n_left` frames that are left."""
+        """Fills the codes of the next frames to send, int32 [n_fine, T]; T is 0 where too few are known.
+
+        Args:
+          coarse_QT: coarse codes known of the frames that have not been sent.
+          n_left: frames of the utterance that have not been sent. Where all of them are known, all are sent; else
+            n_held are held back, and the rest is rounded down to whole steps of the codec: of 30 known 15 are sent.
+        """
         n_known = coarse_QT.shape[1]
         step = frames_per_step(self._model.codec_model)
         n_ready = n_left if n_known == n_left else max(0, n_known - self._n_held) // step * step
         if n_ready == 0:
             return self._sent[:, :0]
-        self._tell("fine")
+        self._on_stage("fine")
         model, row = self._model, dataclasses.replace(self._row, key=self._fine_key())
         (known_QT,) = run_fine(
             model.fine_acoustics, [row], [coarse_QT], model.spaces, model.on_accelerator, [self._fine_history()]
@@ -173,18 +179,18 @@ class RowStream(Iterator[StreamedPart]):
         return codes_QT
 
     def _fine_history(self) -> np.ndarray:
-        """The codes [n_fine, T] that the fine stage reads before it: the voice's, then those sent."""
+        """The codes [n_fine, T] that the fine stage reads as history: the voice's, then those sent."""
         voice = self._row.voice
         return self._sent if voice is None else np.concatenate([voice.fine, self._sent], axis=1)
 
     def _fine_key(self) -> np.ndarray:
-        """The row's key for the first part, for others one of their own: the draws of no part repeat in another."""
+        """The row's key for the first part; for others one derived by first frame, so that no draws repeat."""
         first_frame = self._sent.shape[1]
         return derive_key(self._row.key, _LATER_PART, first_frame)
 
     def _run_codec(self, codes_QT: np.ndarray) -> np.ndarray:
-        """The audio samples of the next frames."""
-        self._tell("codec")
+        """Decodes the next frames: float32 [A], or [A, channels] of a stereo codec."""
+        self._on_stage("codec")
         codec = self._model.codec_model
         with device_errors("codec", codec, 1):
             samples, self._codec_state = decode_next(self._model.on_accelerator(codec), codes_QT, self._codec_state)
@@ -192,14 +198,14 @@ class RowStream(Iterator[StreamedPart]):
         return samples
 
 
-def part_stops(n_windows: int, first: int, most: int) -> list[int]:
-    """Windows done after each part: each has twice those of the one before, up to `most`, and the last what is left.
+def part_stops(n_windows: int, first: int, max_windows: int) -> list[int]:
+    """Windows done after each part: sizes double from `first` up to `max_windows`; the last part takes the remainder.
 
     39 windows, first 1, at most 16 -> [1, 3, 7, 15, 31, 39]
     """
     done, size, found = 0, first, []
     while done < n_windows:
         done = min(done + size, n_windows)
-        size = max(size, min(2 * size, most))
+        size = max(size, min(2 * size, max_windows))
         found.append(done)
     return found

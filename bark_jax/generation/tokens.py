@@ -1,4 +1,4 @@
-"""Bark's token spaces: which id means what in each network, and how many tokens of one stage make one of the next.
+"""Bark's token spaces: the meaning of ids in each network, and the exact rates between the tokens of stages.
 
 The semantic network reads semantic tokens, their end, and text tokens in one vocabulary; the coarse network reads
 semantic tokens and the codes of the first codebooks in another:
@@ -6,9 +6,9 @@ semantic tokens and the codes of the first codebooks in another:
     semantic  0 .. 9,999 semantic | 10,000 end | 10,048 .. text (BERT id + 10,048) | 129,595 text pad | 129,599 infer
     coarse    0 .. 9,999 semantic | 10,000 .. 11,023 codebook 0 | .. 12,047 codebook 1 | 12,048 pad | 12,050 infer
 
-Everything that runs at a rate is counted in exact integers. 75 frames a second against 49.9 semantic tokens a second is
-750 to 499, so n semantic tokens make n * 750 // 499 frames. (Both torch references multiply floats; the results are
-equal for every length that fits.)
+Tokens and frames are counted in exact fractions. 75 frames a second to 49.9 semantic tokens a second is 750 to 499, so
+n semantic tokens make n * 750 // 499 frames: 100 make 150, and 768, Bark's limit, make 1,154, or 15.4 s. (Both torch
+references multiply floats; the results are equal for every length that fits.)
 """
 
 import dataclasses
@@ -32,20 +32,20 @@ class TokenSpaces:
     n_text: int = 256  # text tokens, and history tokens, that the semantic prompt has room for
     semantic_infer: int = 129_599  # SEMANTIC_INFER_TOKEN
     semantic_vocab: int = 10_000  # SEMANTIC_VOCAB_SIZE
-    semantic_end: int = 10_000  # SEMANTIC_PAD_TOKEN
-    max_semantic: int = 768  # n_tot_steps
+    semantic_end: int = 10_000  # SEMANTIC_PAD_TOKEN; ends a row, and pads the history of the prompt
+    max_semantic: int = 768  # n_tot_steps; 256 of prompt, the infer token and 767 tokens read back are 1,024 positions
 
     coarse_pad: int = 12_048  # COARSE_SEMANTIC_PAD_TOKEN
     coarse_infer: int = 12_050  # COARSE_INFER_TOKEN
     n_coarse_semantic: int = 256  # semantic tokens that the coarse prompt has room for
     n_coarse_history: int = 630  # max_coarse_history
-    coarse_window: int = 60  # sliding_window_len: tokens generated between two prompts
+    coarse_window: int = 60  # sliding_window_len: tokens generated between two prompts, 30 frames
     n_coarse: int = 2  # N_COARSE_CODEBOOKS
 
     n_fine: int = 8  # N_FINE_CODEBOOKS
     codebook_size: int = 1024  # CODEBOOK_SIZE; also the id of a code that is not known yet
-    n_fine_history: int = 512
-    fine_window: int = 1024
+    n_fine_history: int = 512  # frames; also the step between two windows
+    fine_window: int = 1024  # frames of a window
 
     semantic_rate: Fraction = Fraction("49.9")  # SEMANTIC_RATE_HZ
     frame_rate: Fraction = Fraction(75)  # COARSE_RATE_HZ
@@ -53,6 +53,7 @@ class TokenSpaces:
 
     @classmethod
     def from_config(cls, config: BarkGenerationConfig) -> Self:
+        """The token spaces of a generation_config.json. Rates become exact fractions: 49.9 is 499/10."""
         semantic, coarse, fine = config.semantic_config, config.coarse_acoustics_config, config.fine_acoustics_config
         return cls(
             text_offset=semantic.text_encoding_offset,
@@ -72,6 +73,7 @@ class TokenSpaces:
             codebook_size=config.codebook_size,
             n_fine_history=fine.max_fine_history_length,
             fine_window=fine.max_fine_input_length,
+            # By way of str: Fraction(49.9) is the binary float's value, 7022800668930867/140737488355328.
             semantic_rate=Fraction(str(semantic.semantic_rate_hz)),
             frame_rate=Fraction(str(coarse.coarse_rate_hz)),
             sample_rate=config.sample_rate,
@@ -79,30 +81,33 @@ class TokenSpaces:
 
     @property
     def stream_per_semantic(self) -> Fraction:
-        """Tokens of the coarse stream for one semantic token: 1500/499 in Bark."""
+        """Tokens of the coarse stream to one semantic token: 1500/499 in Bark, about 3.006."""
         return self.frame_rate * self.n_coarse / self.semantic_rate
 
     @property
     def max_semantic_history(self) -> int:
-        """Semantic tokens that go with a full coarse history: 209 in Bark."""
+        """Semantic tokens that cover a full coarse history, rounded down: 630 / (1500/499) = 209.58, 209 in Bark."""
         return int(self.n_coarse_history / self.stream_per_semantic)
 
     def n_frames(self, n_semantic: Any) -> Any:
-        """Frames that `n_semantic` tokens become, rounded down; an integer or an array of them."""
+        """Frames of `n_semantic` semantic tokens, rounded down; an integer or an integer array."""
         frames_per_semantic = self.frame_rate / self.semantic_rate
         return n_semantic * frames_per_semantic.numerator // frames_per_semantic.denominator
 
     def n_stream_history(self, n_semantic: int) -> int:
-        """Tokens of the coarse stream that go with `n_semantic` history tokens, half to even. It can be odd."""
+        """Tokens of the coarse stream that cover `n_semantic` history tokens, rounded half to even; it can be odd."""
         return round(n_semantic * self.stream_per_semantic)
 
     def n_semantic_done(self, n_stream: int) -> int:
-        """Semantic tokens that the first `n_stream` tokens of the coarse stream account for, half to even."""
+        """Semantic tokens that the first `n_stream` tokens of the coarse stream cover, rounded half to even."""
         return round(n_stream / self.stream_per_semantic)
 
 
 def text_tokens(ids_T: np.ndarray, mask_T: np.ndarray, spaces: TokenSpaces) -> np.ndarray:
-    """Tokenizer ids in the semantic network's vocabulary, with text_pad where the mask is 0: [101] -> [10149]."""
+    """Maps tokenizer ids [T] to the semantic network's vocabulary, int32 [T]; text_pad where the mask [T] is 0.
+
+    BERT's id 101 becomes 101 + 10,048 = 10,149.
+    """
     return np.where(mask_T == 1, ids_T + spaces.text_offset, spaces.text_pad).astype(np.int32)
 
 
@@ -133,9 +138,13 @@ def deinterleave(stream_T: np.ndarray, spaces: TokenSpaces) -> np.ndarray:
     return (codes_TQ - spaces.codebook_size * np.arange(spaces.n_coarse)[None]).T
 
 
-@functools.lru_cache(maxsize=16)  # asked when a model is found, and when it is made
+@functools.lru_cache(maxsize=16)  # called when a model is found, and again when it is made
 def check_fit(config: BarkConfig, generation: BarkGenerationConfig) -> None:
-    """Raises ConfigError, naming the field, where the networks cannot hold the tokens of the stages."""
+    """Raises ConfigError, naming the field, where the networks' vocabularies or positions cannot hold the stages.
+
+    Each limit is checked once against the field that is more likely wrong: the stage's where its value is above Bark's
+    default, else the network's.
+    """
     _check_vocabularies(config, generation)
     check_semantic_fit(config, generation)
     check_coarse_fit(config, generation)
@@ -144,7 +153,7 @@ def check_fit(config: BarkConfig, generation: BarkGenerationConfig) -> None:
 
 
 def _check_vocabularies(config: BarkConfig, generation: BarkGenerationConfig) -> None:
-    """Before what is added up of them, so that a message names the one that is wrong and not the sum."""
+    """Checks vocabularies before sums of them, so that a message names the field that is wrong and not the sum."""
     n_codes, fine, codec = generation.codebook_size, config.fine_acoustics_config, config.codec_config
     _check_semantic_vocabulary(config, generation)
     require(
@@ -174,7 +183,7 @@ def _check_semantic_vocabulary(config: BarkConfig, generation: BarkGenerationCon
 
 
 def check_semantic_fit(config: BarkConfig, generation: BarkGenerationConfig) -> None:
-    """`check_fit` of the semantic network alone."""
+    """Raises ConfigError as `check_fit` does, for the semantic network alone."""
     _check_semantic_vocabulary(config, generation)
     network, stage = config.semantic_config, generation.semantic_config
     n_prompt = stage.max_input_semantic_length + 1
@@ -214,7 +223,7 @@ def check_semantic_fit(config: BarkConfig, generation: BarkGenerationConfig) -> 
 
 
 def _check_coarse_vocabulary(config: BarkConfig, generation: BarkGenerationConfig) -> int:
-    """The ids of semantic tokens and codes, once they are known to fit the coarse network."""
+    """Returns the number of ids of semantic tokens and codes, after checking that the coarse network holds them."""
     network, stage = config.coarse_acoustics_config, generation.coarse_acoustics_config
     n_semantic, n_codes = generation.semantic_config.semantic_vocab_size, generation.codebook_size
     n_ids = n_semantic + stage.n_coarse_codebooks * n_codes
@@ -225,14 +234,14 @@ def _check_coarse_vocabulary(config: BarkConfig, generation: BarkGenerationConfi
     for vocabulary in ("input_vocab_size", "output_vocab_size"):
         n_held = getattr(network, vocabulary)
         if stage.n_coarse_codebooks > type(stage).n_coarse_codebooks:
-            most = f"at most {(n_held - n_semantic) // n_codes}, which fit the coarse network's {vocabulary} {n_held}"
-            require(stage, n_ids <= n_held, "n_coarse_codebooks", f"{most}; {parts}")
+            limit = f"at most {(n_held - n_semantic) // n_codes}, which fit the coarse network's {vocabulary} {n_held}"
+            require(stage, n_ids <= n_held, "n_coarse_codebooks", f"{limit}; {parts}")
         require(network, n_ids <= n_held, vocabulary, f"at least {n_ids}: {parts}")
     return n_ids
 
 
 def check_coarse_fit(config: BarkConfig, generation: BarkGenerationConfig) -> None:
-    """`check_fit` of the coarse network alone."""
+    """Raises ConfigError as `check_fit` does, for the coarse network alone."""
     network, stage = config.coarse_acoustics_config, generation.coarse_acoustics_config
     n_ids = _check_coarse_vocabulary(config, generation)
     for field in ("coarse_semantic_pad_token", "coarse_infer_token"):
@@ -246,8 +255,8 @@ def check_coarse_fit(config: BarkConfig, generation: BarkGenerationConfig) -> No
     for field in ("max_coarse_input_length", "max_coarse_history", "sliding_window_len"):
         if getattr(stage, field) > getattr(type(stage), field):
             excess = n_prompt + stage.sliding_window_len - 1 - network.block_size
-            most = f"at most {getattr(stage, field) - excess}, with which prompt and window take the"
-            require(stage, excess <= 0, field, f"{most} {network.block_size} positions that there are (block_size)")
+            limit = f"at most {getattr(stage, field) - excess}, with which prompt and window take the"
+            require(stage, excess <= 0, field, f"{limit} {network.block_size} positions that there are (block_size)")
     require(
         network,
         n_prompt + stage.sliding_window_len - 1 <= network.block_size,
@@ -272,7 +281,7 @@ def check_coarse_fit(config: BarkConfig, generation: BarkGenerationConfig) -> No
 
 
 def check_fine_fit(config: BarkConfig, generation: BarkGenerationConfig) -> None:
-    """`check_fit` of the fine network alone."""
+    """Raises ConfigError as `check_fit` does, for the fine network alone."""
     network, stage = config.fine_acoustics_config, generation.fine_acoustics_config
     n_coarse = generation.coarse_acoustics_config.n_coarse_codebooks
     if network.n_codes_total == type(network).n_codes_total:

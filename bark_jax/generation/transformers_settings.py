@@ -1,4 +1,4 @@
-"""Settings of transformers' `generate` that Bark has no use for: which are taken, and why the others are not."""
+"""Settings of transformers' `generate` that Bark has no use for: those accepted, and the reason for refusing others."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ _BEAMS = "beam search is not part of Bark"
 _OUTPUTS = "Bark.generate gives the tokens of every stage and their log-probabilities"
 _HIDDEN = "a network gives its hidden states where it is called with output_hidden_states=True"
 
-# Those that people try, and why they are not here.
+# Settings that scripts for transformers use, with the reason that the error gives.
 _REFUSED: Mapping[str, str] = {
     "num_beams": _BEAMS,
     "num_beam_groups": _BEAMS,
@@ -21,15 +21,15 @@ _REFUSED: Mapping[str, str] = {
     "use_cache": "the cache is always on",
     "max_length": "use max_new_tokens or max_seconds",
     "generation_config": "give its settings by name",
-    "logits_processor": "the stages are compiled as a whole; change the tokens between them instead",
-    "stopping_criteria": "the stages are compiled as a whole; max_new_tokens and min_eos_p say when a row ends",
+    "logits_processor": "each stage is one compiled program; change the tokens between stages instead",
+    "stopping_criteria": "each stage is one compiled program; max_new_tokens and min_eos_p decide when a row ends",
     "return_dict_in_generate": _OUTPUTS,
     "output_attentions": _HIDDEN,
     "output_hidden_states": _HIDDEN,
     "output_logits": _OUTPUTS,
     "output_scores": _OUTPUTS,
 }
-# The values, beside None, at which some of them do nothing. They are taken, as many scripts give them.
+# Values, beside None, at which they have no effect. They are accepted, as many scripts pass them.
 _IDLE: Mapping[str, tuple[Any, ...]] = {
     "num_beams": (1,),
     "num_beam_groups": (1,),
@@ -47,7 +47,7 @@ _IDLE: Mapping[str, tuple[Any, ...]] = {
 
 
 def is_idle(name: str, value: Any, config: BarkGenerationConfig) -> bool:
-    """Whether it is a setting of transformers at a value that does nothing, such as the end token that pads anyway."""
+    """Whether it is a setting of transformers at a value without effect, such as pad_token_id at the end token's id."""
     end = config.semantic_config.eos_token_id
     values = (_IDLE | {"pad_token_id": (end,), "eos_token_id": (end,)}).get(_without_prefix(name))
     if values is None or not (value is None or isinstance(value, (bool, int, float, str))):
@@ -56,11 +56,11 @@ def is_idle(name: str, value: Any, config: BarkGenerationConfig) -> bool:
 
 
 def why_refused(name: str) -> str | None:
-    """The reason why a setting of transformers is not here; None for any other name."""
+    """The reason for refusing a setting of transformers; None for any other name."""
     return _REFUSED.get(_without_prefix(name))
 
 
 def _without_prefix(name: str) -> str:
-    """The name without that of a stage, unless the two are one of _REFUSED together."""
+    """Strips a stage's prefix from the name, unless the full name is itself in _REFUSED."""
     prefix, _, short = name.partition("_")
     return short if prefix in STAGES and name not in _REFUSED else name

@@ -1,13 +1,20 @@
 """Multi-head self-attention, the KV cache, and the choice between XLA's attention and cuDNN's.
 
-Whole sequences go through `jax.nn.dot_product_attention`, on a CPU through products of our own. It never falls back by
-itself: an unsupported call to cuDNN raises when it is compiled. A network is made with what its platform, dtype and
-head size allow; whether that works on a machine `probes` finds out where a model is loaded.
+Whole sequences (prompts, fine windows) go through `jax.nn.dot_product_attention`, and on a CPU through
+`_attend_by_head`. `dot_product_attention` never falls back by itself: an unsupported call to cuDNN raises at
+compilation. A constructor therefore picks what platform, dtype and head size allow, and `probes` checks on the machine,
+when a model is loaded, whether that works.
 
-A decoding step attends in one of three ways. "xla" is two products over all slots of a cache that lies head by head,
-[B * N, S, H]: a single batch axis, which XLA writes in place; of a cache with B and N apart it makes a copy at every
-step, on CPU twice. "pallas" reads the live slots of the same cache with the kernel of `pallas_decode.py`. "cudnn"
-reads the live slots of a cache [B, S, N, H].
+A decoding step attends in one of three ways, each with its KV-cache layout:
+
+    "xla"      [B * N, S, H]   two products over all S slots, masked past the row's length. One merged batch axis lets
+                               XLA update the cache in place inside a loop; with B and N apart it copies the cache at
+                               every step, on a CPU twice. On a CPU the cache is float32 whatever the network's dtype
+    "pallas"   [B * N, S, H]   the kernel of `pallas_decode.py`, which reads the live slots only
+    "cudnn"    [B, S, N, H]    cuDNN with a length for each row, live slots only
+
+Bytes of the whole cache: 2 (keys, values) * layers * B * S * D * itemsize. One row of the large semantic network in
+bfloat16, 24 layers of width 1,024 with S = 256 + 768 = 1,024 slots, takes 2 * 24 * 1,024 * 1,024 * 2 = 101 MB.
 """
 
 import dataclasses
@@ -25,7 +32,7 @@ from bark_jax.networks.linear import Linear, multiply
 IMPLEMENTATIONS = ("auto", "xla", "cudnn")
 TRANSFORMERS_IMPLEMENTATIONS = ("eager", "sdpa", "flash_attention_2")  # taken as "auto"
 FUSED_DTYPES = (jnp.bfloat16, jnp.float16)
-CAUSAL_QUERIES = 256  # of a whole sequence on a CPU that attend together
+CAUSAL_QUERIES = 256  # queries of a sequence that attend together on a CPU; see `_attend_in_head`
 
 
 class AttentionNameWarning(BarkWarning):
@@ -33,10 +40,10 @@ class AttentionNameWarning(BarkWarning):
 
 
 class Implementations(NamedTuple):
-    """How a network attends."""
+    """Attention implementations of a network: one for whole sequences, one for decoding steps."""
 
-    whole: str  # sequences: "xla" or "cudnn"
-    step: str  # one position a row: "xla", "pallas" or "cudnn"
+    sequence: str  # whole sequences: "xla" or "cudnn"
+    step: str  # decoding steps, one position a row: "xla", "pallas" or "cudnn"
 
 
 XLA = Implementations("xla", "xla")
@@ -45,20 +52,30 @@ XLA = Implementations("xla", "xla")
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class KVCache:
-    """Keys and values of every position read so far. Slots from `length_B` on hold garbage that nobody attends to."""
+    """Keys and values of every position read so far, in a fixed number of slots S.
 
-    keys: tuple[jax.Array, ...]  # one entry a layer, [B * N, S, H], or [B, S, N, H] for cuDNN
-    values: tuple[jax.Array, ...]  # the same
+    Slots at and past `length_B` hold garbage, which the attention masks: a row can be cut back to a shorter length by
+    its `length_B` alone, without a write to the cache.
+    """
+
+    keys: tuple[jax.Array, ...]  # one array a layer, [B * N, S, H], or [B, S, N, H] for cuDNN
+    values: tuple[jax.Array, ...]  # same shapes and dtypes as keys
     length_B: jax.Array  # int32, slots filled in each row
 
     @property
     def n_slots(self) -> int:
+        """Slots S of each row; axis 1 in both layouts."""
         return self.keys[0].shape[1]
 
     def replaced(self, is_replaced_B: jax.Array, other: "KVCache") -> "KVCache":
-        """Some rows of another cache of the same shape, and the others of this one."""
+        """Returns a cache with the rows of `other` where bool `is_replaced_B` holds, and of this one elsewhere.
+
+        Both caches have the same shapes. The select writes the whole cache, so it is for batches of few rows, and for
+        once a prompt rather than once a step; `slots.put_rows` writes some rows only.
+        """
 
         def choose(mine: jax.Array, theirs: jax.Array) -> jax.Array:
+            # The leading axis is B * N or B: rows are repeated N times or once.
             is_replaced = jnp.repeat(is_replaced_B, len(mine) // len(is_replaced_B))
             return jnp.where(jnp.expand_dims(is_replaced, range(1, mine.ndim)), theirs, mine)
 
@@ -66,7 +83,7 @@ class KVCache:
 
 
 class SelfAttention(nnx.Module):
-    """Attention of every position to itself and its predecessors (is_causal) or to all positions."""
+    """Multi-head self-attention: causal (`is_causal`, semantic and coarse networks) or bidirectional (fine network)."""
 
     def __init__(
         self,
@@ -88,29 +105,37 @@ class SelfAttention(nnx.Module):
         self.qkv = Linear(D, 3 * D, **options)
         self.out = Linear(D, D, **options)
 
-    def __call__(self, x_BTD: jax.Array, is_seen_BT: jax.Array | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Attends within `x_BTD`, to the positions that `is_seen_BT` names, or to all.
+    def __call__(
+        self, x_BTD: jax.Array, is_attended_BT: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Attends within `x_BTD`.
+
+        Args:
+          x_BTD: hidden states after the LayerNorm, in the network's dtype.
+          is_attended_BT: bool, False for positions that no query attends to; None attends to all.
 
         Returns:
-          The output and the keys and values [B, T, N, H] that it made.
+          The output [B, T, D] in x's dtype, and the keys and values [B, T, N, H] for a KV cache.
         """
         q_BTNH, k_BTNH, v_BTNH = split_heads(self.qkv(x_BTD), self.n_heads)
+        # bfloat16 where an int8 network multiplies sequences so on a CPU; elsewhere the network's dtype, no cast.
         qkv = (x.astype(self.qkv.sequence_dtype) for x in (q_BTNH, k_BTNH, v_BTNH))
-        if is_seen_BT is None:
-            y_BTNH = attend(*qkv, self.implementations.whole, self.platform, is_causal=self.is_causal)
+        if is_attended_BT is None:
+            y_BTNH = attend(*qkv, self.implementations.sequence, self.platform, is_causal=self.is_causal)
         else:
-            y_BTNH = attend_masked(*qkv, is_seen_BT, self.platform, is_causal=self.is_causal)
+            y_BTNH = attend_masked(*qkv, is_attended_BT, self.platform, is_causal=self.is_causal)
         return self.out(y_BTNH.reshape(x_BTD.shape).astype(x_BTD.dtype)), k_BTNH, v_BTNH
 
     def empty_cache(self, n_rows: int, n_slots: int) -> jax.Array:
-        """Keys or values of no position."""
+        """Keys, or values, of an empty cache: zeros in the layout of `cached`, [B * N, S, H] or [B, S, N, H]."""
         H, dtype = self.out.in_features // self.n_heads, self.out.param_dtype
         return self.cached(jnp.zeros((n_rows, 0, self.n_heads, H), dtype), n_slots)
 
     def cached(self, x_BTNH: jax.Array, n_slots: int) -> jax.Array:
-        """Keys or values of a prompt as a cache of n_slots slots: their numbers, on a CPU in float32.
+        """Lays keys or values [B, T, N, H] of a prompt out as a cache of S = n_slots slots, zeros past T.
 
-        XLA would there make a whole cache of half precision float32 at every step, and half precision again.
+        Returns [B, S, N, H] for cuDNN, else [B * N, S, H]. On a CPU the cache is float32, holding the same numbers: of
+        a half-precision cache XLA:CPU would convert all slots to float32 and back at every step.
         """
         B, T, N, H = x_BTNH.shape
         if self.implementations.step == "cudnn":
@@ -125,7 +150,9 @@ class SelfAttention(nnx.Module):
         """Attends from one new position a row to the cache and itself.
 
         Args:
-          x_RD: of at least as many rows as `length_B` has; those beyond are there for the matrix products alone.
+          x_RD: hidden states after the LayerNorm; R >= B, and rows past B only pad the matrix products.
+          keys, values: this layer's cache, [B * N, S, H], or [B, S, N, H] for cuDNN.
+          length_B: int32, slots filled in each row; below S, which nothing checks.
 
         Returns:
           The output [R, D], and keys and values with the new position written into slot `length_B` of each row.
@@ -138,7 +165,7 @@ class SelfAttention(nnx.Module):
 
 
 def split_heads(qkv: jax.Array, n_heads: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Queries, keys and values [..., N, H] that lie side by side in [..., 3 * N * H]."""
+    """Splits a projection [..., 3 * N * H] into queries, keys and values [..., N, H], contiguous in this order."""
     qkv = qkv.reshape(*qkv.shape[:-1], 3, n_heads, -1)
     return qkv[..., 0, :, :], qkv[..., 1, :, :], qkv[..., 2, :, :]
 
@@ -146,9 +173,13 @@ def split_heads(qkv: jax.Array, n_heads: int) -> tuple[jax.Array, jax.Array, jax
 def attend(
     q_BTNH: jax.Array, k_BSNH: jax.Array, v_BSNH: jax.Array, implementation: str, platform: str, **options: Any
 ) -> jax.Array:
-    """`jax.nn.dot_product_attention`, head by head on a CPU, and in float16 also on a TPU.
+    """Attention of queries [B, T, N, H] to keys and values [B, S, N, H]: [B, T, N, H] in the queries' dtype.
 
-    It asks for float16 products with float32 sums, which XLA has on GPUs alone: elsewhere they are made in float32.
+    It is `jax.nn.dot_product_attention`, and `_attend_by_head` for "xla" on a CPU. `options` go to either: is_causal,
+    and for cuDNN key_value_seq_lengths.
+
+    float16 is computed in float32 off GPUs: `dot_product_attention` asks for float16 products with float32 sums, which
+    XLA has for GPUs alone.
     """
     dtype = q_BTNH.dtype
     by_head = implementation == "xla" and platform == "cpu"
@@ -161,13 +192,23 @@ def attend(
 
 
 def attend_masked(
-    q_BTNH: jax.Array, k_BSNH: jax.Array, v_BSNH: jax.Array, is_seen_BS: jax.Array, platform: str, *, is_causal: bool
+    q_BTNH: jax.Array,
+    k_BSNH: jax.Array,
+    v_BSNH: jax.Array,
+    is_attended_BS: jax.Array,
+    platform: str,
+    *,
+    is_causal: bool,
 ) -> jax.Array:
-    """`attend` to some positions only, by XLA everywhere. A position that sees none gives finite numbers."""
+    """`attend` [B, T, N, H] to the positions where bool `is_attended_BS` holds, by XLA on every platform.
+
+    cuDNN takes no arbitrary mask here, and masks come only from callers of a network, never from the stages. A query
+    whose positions are all masked gives finite numbers, which mean nothing.
+    """
     dtype = q_BTNH.dtype
     if dtype == jnp.float16 and platform != "gpu":
         q_BTNH, k_BSNH, v_BSNH = (x.astype(jnp.float32) for x in (q_BTNH, k_BSNH, v_BSNH))
-    mask_B11S = is_seen_BS[:, None, None, :]
+    mask_B11S = is_attended_BS[:, None, None, :]
     y_BTNH = jax.nn.dot_product_attention(
         q_BTNH, k_BSNH, v_BSNH, mask=mask_B11S, is_causal=is_causal, implementation="xla"
     )
@@ -175,7 +216,11 @@ def attend_masked(
 
 
 def _attend_by_head(q_BTNH: jax.Array, k_BTNH: jax.Array, v_BTNH: jax.Array, *, is_causal: bool) -> jax.Array:
-    """One head after the other, whose logits stay in a CPU's cache. The softmax is float32, and so is the result."""
+    """Attends head after head, so that one head's logits [T, T] stay in a CPU's cache. Returns float32 [B, T, N, H].
+
+    All heads at once would write B * N * T * T float32 logits to memory: 64 MiB for 16 heads of 1,024 positions,
+    against 4 MiB for one head.
+    """
     B, T, N, H = q_BTNH.shape
     qkv_MTH = [x.swapaxes(1, 2).reshape(B * N, T, H) for x in (q_BTNH * H**-0.5, k_BTNH, v_BTNH)]
     y_MTH = jax.lax.map(lambda qkv_TH: _attend_in_head(*qkv_TH, is_causal=is_causal), qkv_MTH)
@@ -183,9 +228,14 @@ def _attend_by_head(q_BTNH: jax.Array, k_BTNH: jax.Array, v_BTNH: jax.Array, *, 
 
 
 def _attend_in_head(q_TH: jax.Array, k_TH: jax.Array, v_TH: jax.Array, *, is_causal: bool) -> jax.Array:
-    """Causal queries attend some after others, each with the keys that it may see: half of the logits are not made."""
+    """Attention of one head, queries, keys and values [T, H] to float32 [T, H]; queries come scaled by H**-0.5.
+
+    Causal queries run in blocks of CAUSAL_QUERIES, each against the keys up to its own end, so that nearly half of the
+    logits are never computed: T = 1,024 takes 256 * (256 + 512 + 768 + 1,024) = 655,360 instead of 1,048,576.
+    """
     T, H = q_TH.shape
-    # A column of ones gives the sum of the weights, for which XLA would make each of them a second time.
+    # A column of ones gives the softmax's denominator in the same product; as a separate reduction XLA would compute
+    # every exponential twice.
     v_TI = jnp.concatenate([v_TH, jnp.ones_like(v_TH[:, :1])], axis=1)
     pieces = []
     n_together = CAUSAL_QUERIES if is_causal else T
@@ -193,11 +243,11 @@ def _attend_in_head(q_TH: jax.Array, k_TH: jax.Array, v_TH: jax.Array, *, is_cau
         stop = min(start + n_together, T)
         logits_TS = multiply(q_TH[start:stop], k_TH[:stop], 1, "cpu", jnp.float32)
         if is_causal:
-            is_seen_TS = jnp.arange(start, stop)[:, None] >= jnp.arange(stop)[None]
-            logits_TS = jnp.where(is_seen_TS, logits_TS, -jnp.inf)
+            is_attended_TS = jnp.arange(start, stop)[:, None] >= jnp.arange(stop)[None]
+            logits_TS = jnp.where(is_attended_TS, logits_TS, -jnp.inf)
         weights_TS = jnp.exp(logits_TS - jnp.max(logits_TS, axis=1, keepdims=True))
         y_TI = multiply(weights_TS.astype(v_TI.dtype), v_TI[:stop], 0, "cpu", jnp.float32)
-        # Divided last, where it is H numbers a query and not S.
+        # Normalised after the product: H divisions a query instead of S.
         pieces.append(y_TI[:, :H] / y_TI[:, H:])
     return jnp.concatenate(pieces)
 
@@ -205,7 +255,16 @@ def _attend_in_head(q_TH: jax.Array, k_TH: jax.Array, v_TH: jax.Array, *, is_cau
 def step_xla(
     qkv_BF: jax.Array, keys: jax.Array, values: jax.Array, length_B: jax.Array, n_heads: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Writes one position a row and attends from it: the output [B, N, H], keys and values."""
+    """Writes one position a row into the cache and attends from it.
+
+    Args:
+      qkv_BF: projection [B, 3 * N * H] of the new position.
+      keys, values: [B * N, S, H]; float32 on a CPU, see `SelfAttention.cached`.
+      length_B: int32, slots filled so far; the new position goes into slot `length_B`.
+
+    Returns:
+      The output [B, N, H], and keys and values with the position in them.
+    """
     q_BNH, k_BNH, v_BNH = split_heads(qkv_BF, n_heads)
     keys = write_slot_by_head(keys, k_BNH.astype(keys.dtype), length_B)
     values = write_slot_by_head(values, v_BNH.astype(values.dtype), length_B)
@@ -226,10 +285,13 @@ def _step_cudnn(qkv_BF, keys, values, length_B, n_heads):
 
 
 def attend_to_slots(q_BNH: jax.Array, keys_MSH: jax.Array, values_MSH: jax.Array, length_B: jax.Array) -> jax.Array:
-    """Attention of one position a row to the first `length_B` slots of a cache that lies head by head.
+    """Attention of one position a row to the first `length_B` slots of a cache [B * N, S, H].
+
+    All S slots are multiplied and those past the length masked, since shapes are static: time is proportional to S,
+    not to the length. "pallas" and "cudnn" read live slots only.
 
     Returns:
-      [B, N, H]. The softmax is float32.
+      [B, N, H] in the queries' dtype. The softmax is float32.
     """
     B, N, H = q_BNH.shape
     batched = (((2,), (2,)), ((0,), (0,)))
@@ -245,16 +307,19 @@ def attend_to_slots(q_BNH: jax.Array, keys_MSH: jax.Array, values_MSH: jax.Array
 
 
 def write_slot(cache_BSNH: jax.Array, new_B1NH: jax.Array, slot_B: jax.Array) -> jax.Array:
-    """Writes one position into slot `slot_B` of each row. A slot past the end would overwrite the last: never ask."""
+    """Writes one position into slot `slot_B` of each row of a cuDNN cache: [B, S, N, H].
+
+    A slot past the end overwrites the last one, as `dynamic_update_slice` clamps; callers keep slot_B below S.
+    """
     return jax.vmap(lambda cache_SNH, new_1NH, slot: jax.lax.dynamic_update_slice(cache_SNH, new_1NH, (slot, 0, 0)))(
         cache_BSNH, new_B1NH, slot_B
     )
 
 
 def write_slot_by_head(cache_MSH: jax.Array, new_BNH: jax.Array, slot_B: jax.Array) -> jax.Array:
-    """`write_slot` for a cache that lies head by head."""
+    """`write_slot` for a cache [B * N, S, H]; callers keep slot_B below S, which "promise_in_bounds" relies on."""
     B, N, H = new_BNH.shape
-    if B == 1:  # a plain slice update; the batched form is a scatter
+    if B == 1:  # all heads share one slot, so a slice update does; the general form below is a scatter
         return jax.lax.dynamic_update_slice(cache_MSH, new_BNH.reshape(N, 1, H), (0, slot_B[0], 0))
     return cache_MSH.at[jnp.arange(B * N), jnp.repeat(slot_B, N)].set(
         new_BNH.reshape(B * N, H), mode="promise_in_bounds", unique_indices=True
@@ -262,7 +327,7 @@ def write_slot_by_head(cache_MSH: jax.Array, new_BNH: jax.Array, slot_B: jax.Arr
 
 
 def known_implementation(name: Any) -> Any:
-    """The name of one of IMPLEMENTATIONS for one of transformers', with an AttentionNameWarning; others as they are."""
+    """Maps transformers' names to "auto", with an AttentionNameWarning; returns anything else unchanged, unchecked."""
     if not isinstance(name, str) or name not in TRANSFORMERS_IMPLEMENTATIONS:
         return name
     message = f"attn_implementation {name!r} is transformers' and is taken as 'auto'; here there are 'xla' and 'cudnn'"
@@ -271,13 +336,18 @@ def known_implementation(name: Any) -> Any:
 
 
 def resolve(name: str, platform: str, dtype: jnp.dtype, head_size: int) -> Implementations:
-    """Turns attn_implementation "auto", "xla", "cudnn" or a name of transformers' into how a network attends.
+    """Chooses Implementations for attn_implementation "auto", "xla", "cudnn" or one of transformers' names.
 
-    Nothing runs: what the platform should be able to do is taken as able; see `probes.with_working_attention`.
+    Nothing is compiled or run: the choice follows from platform, dtype and head size alone. Whether it works on this
+    machine is checked by `probes.with_working_attention`.
+
+        "auto", bfloat16 on a GPU, heads of 64    sequences cudnn, steps pallas
+        "auto", float32, or no GPU                sequences xla, steps xla
+        "cudnn", bfloat16 on a GPU                sequences cudnn, steps cudnn
 
     Raises:
-      InputError: the name is none of the three.
-      UnsupportedError: "cudnn" was asked for by name and cannot serve this; the message has the reason.
+      InputError: the name is unknown.
+      UnsupportedError: "cudnn" was requested by name and cannot serve this platform or dtype; the message says why.
     """
     name = known_implementation(name)
     if name not in IMPLEMENTATIONS:
@@ -292,13 +362,13 @@ def resolve(name: str, platform: str, dtype: jnp.dtype, head_size: int) -> Imple
 
 
 def require_cudnn(obstacle: str | None) -> None:
-    """Raises UnsupportedError where there is an obstacle to cuDNN, which was asked for by name."""
+    """Raises UnsupportedError, with the obstacle as the reason, where "cudnn" was requested by name and cannot work."""
     if obstacle is not None:
         raise UnsupportedError(f"attn_implementation 'cudnn' cannot work here: {obstacle}. Use 'auto' or 'xla'.")
 
 
 def cudnn_obstacle(platform: str, dtype: jnp.dtype) -> str | None:
-    """Why cuDNN attention cannot serve this dtype on this platform; None where it should."""
+    """Reason why cuDNN attention cannot serve this dtype on this platform; None where it should work."""
     if jnp.dtype(dtype) not in FUSED_DTYPES:
         return f"it takes float16 or bfloat16, not {jnp.dtype(dtype).name}"
     if platform != "gpu":
@@ -307,7 +377,10 @@ def cudnn_obstacle(platform: str, dtype: jnp.dtype) -> str | None:
 
 
 def kernel_obstacle(platform: str, dtype: jnp.dtype, head_size: int) -> str | None:
-    """Why the decoding kernels cannot serve this dtype and head size on this platform; None where they should."""
+    """Reason why the decoding kernels cannot serve this platform, dtype and head size; None where they should work.
+
+    The kernels load a head as one block, and Triton's blocks have powers of two as sizes. Bark's heads of 64 qualify.
+    """
     if (obstacle := cudnn_obstacle(platform, dtype)) is not None:
         return obstacle
     if head_size < 16 or head_size & (head_size - 1):
@@ -316,7 +389,7 @@ def kernel_obstacle(platform: str, dtype: jnp.dtype, head_size: int) -> str | No
 
 
 def with_implementations(network: nnx.Module, implementations: Implementations) -> nnx.Module:
-    """The transformer with another way to attend; itself where it is the same."""
+    """Returns a transformer that attends by `implementations` and shares its arrays; itself where nothing changes."""
     if network.blocks[0].attention.implementations == implementations:
         return network
     network = nnx.clone(network)
@@ -326,7 +399,10 @@ def with_implementations(network: nnx.Module, implementations: Implementations) 
 
 
 def for_platform(network: nnx.Module, platform: str) -> nnx.Module:
-    """The network with the programs of another platform, where XLA attends; itself where it is of that platform."""
+    """Returns the network for another platform, with XLA attention, sharing its arrays; itself where nothing changes.
+
+    No array moves: callers put the result onto a device of that platform.
+    """
     if network.platform == platform:
         return network
     network = nnx.clone(network)

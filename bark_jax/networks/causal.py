@@ -15,7 +15,7 @@ from bark_jax.networks.platform import check_sharding, resolve_platform
 from bark_jax.networks.transformer import (
     Block,
     Embedding,
-    as_seen,
+    as_mask,
     check_axes,
     check_size,
     choose_embeds,
@@ -25,17 +25,21 @@ from bark_jax.networks.transformer import (
 
 
 class BarkCausalModel(nnx.Module):
-    """Tokens in, logits of the token that follows each of them out.
+    """A causal language model: tokens [B, T] to logits [B, T, V] of the token that follows each.
 
-    `prefill` reads a prompt and `decode` one token more; both run the same layers as a plain call.
+    `prefill` reads a prompt into a KV cache and `decode` reads one token more; both run the same layers as a plain
+    call. Input and output vocabularies differ: the semantic network reads 129,600 ids and predicts 10,048.
 
     Args:
       config: the network's size.
-      dtype: of parameters and activations. LayerNorm statistics, softmax and logits are float32 whatever it is.
+      dtype: dtype of parameters and activations. LayerNorm statistics, softmax, GELU and logits are always float32.
       attn_implementation: "xla", "cudnn" or "auto"; see `attention.resolve`.
-      platform: "cpu", "gpu" or "tpu", whose programs the network makes wherever it is traced; the default device's if
-        None.
+      platform: "cpu", "gpu" or "tpu", for which the network is traced; None takes the default device's. It is fixed at
+        construction, since under `jax.jit` a network cannot see where its program will run.
       rngs: draws the parameters, normal with `initializer_range`; nnx.Rngs(0) if None.
+
+    Raises:
+      InputError, UnsupportedError: attn_implementation or platform, as `attention.resolve` and `resolve_platform` do.
     """
 
     config_class: type[BarkSubModelConfig] = BarkSubModelConfig
@@ -52,7 +56,7 @@ class BarkCausalModel(nnx.Module):
         rngs = nnx.Rngs(0) if rngs is None else rngs
         self.config = config
         self.platform = resolve_platform(platform)
-        self.keeps_copy = True  # whether `layout.for_decoding` may keep one of its weights
+        self.keeps_copy = True  # whether `layout.for_decoding` may keep a transposed copy of its weights
         self.token_embedding = make_embedding(config, config.input_vocab_size, dtype, rngs)
         self.position_embedding = make_embedding(config, config.block_size, dtype, rngs)
         implementations = resolve(attn_implementation, self.platform, dtype, config.head_size)
@@ -88,19 +92,25 @@ class BarkCausalModel(nnx.Module):
         attention_mask: jax.Array | None = None,
         output_hidden_states: bool = False,
     ) -> jax.Array | tuple[jax.Array, tuple[jax.Array, ...]]:
-        """Logits of every position.
+        """Logits of every position, without a KV cache.
 
         Args:
-          input_ids: tokens [B, T] in [0, input_vocab_size); JAX does not check the range, an id outside it gives NaN.
+          input_ids: tokens [B, T] in [0, input_vocab_size). The range is not checked, as values are traced under
+            `jax.jit`; an id outside it gives NaN.
           input_embeds: instead of ids, their embeddings [B, T, D] without positions, as the semantic prompt needs.
-          inputs_embeds: the same, under the name that transformers 5 has for it.
-          attention_mask: [B, T], 0 where no position attends to; None attends to all. Positions count from 0 whatever
-            it is, as in transformers. What the logits of a position are that sees none means nothing.
-          output_hidden_states: also return what entered each layer, and the last after its norm: num_layers + 1
-            arrays [B, T, D].
+          inputs_embeds: the same, under transformers 5's name.
+          attention_mask: [B, T], 0 for positions that no other attends to; None attends to all. Position embeddings
+            count from 0 whatever the mask, as in transformers, so left padding shifts them. Logits of a position that
+            attends to none are meaningless.
+          output_hidden_states: also return the hidden states: num_layers + 1 arrays [B, T, D], the input of each layer
+            and the output of the final LayerNorm.
 
         Returns:
-          logits_BTV in float32; with `output_hidden_states` a pair.
+          logits_BTV, float32 [B, T, output_vocab_size]; with `output_hidden_states` (logits, hidden states).
+
+        Raises:
+          InputError: neither ids nor embeddings, or both; a wrong rank or mask; more positions than block_size.
+          UnsupportedError: an array is sharded along an explicit mesh axis; see `platform.check_sharding`.
         """
         check_process()
         embeds_BTD = choose_embeds(input_embeds, inputs_embeds)
@@ -109,12 +119,12 @@ class BarkCausalModel(nnx.Module):
         check_axes(input_ids, embeds_BTD, "[B, T]")
         check_sharding(self, input_ids, embeds_BTD)
         embeds_BTD = self.embed(input_ids) if embeds_BTD is None else embeds_BTD
-        hidden, _, _ = self._read(embeds_BTD, as_seen(attention_mask, embeds_BTD))
+        hidden, _, _ = self._read(embeds_BTD, as_mask(attention_mask, embeds_BTD))
         logits_BTV = self.logits(hidden[-1])
         return (logits_BTV, hidden) if output_hidden_states else logits_BTV
 
     def get_input_embeddings(self) -> Embedding:
-        """transformers' name of the table that `embed` reads."""
+        """The token embedding table, under transformers' name."""
         return self.token_embedding
 
     def embed(self, tokens_BT: jax.Array) -> jax.Array:
@@ -122,27 +132,34 @@ class BarkCausalModel(nnx.Module):
         return self.token_embedding(tokens_BT)
 
     def hidden(self, embeds_BTD: jax.Array) -> jax.Array:
-        """Hidden states [B, T, D] of whole sequences, as `logits` takes them."""
+        """Hidden states [B, T, D] after the final LayerNorm, as `logits` takes them, of whole sequences."""
         return self._read(embeds_BTD)[0][-1]
 
     def logits(self, hidden: jax.Array, start: int = 0, size: int | None = None) -> jax.Array:
-        """float32 logits of `size` ids from `start` on (all of them by default), for hidden states [..., D]."""
+        """Logits, float32 [..., size], of ids `start` to `start + size` (default all), for hidden states [..., D]."""
         return self.head.part(hidden, start, size)
 
     def head_of(self, start: int = 0, size: int | None = None) -> Callable[[jax.Array], jax.Array]:
-        """`logits` of these ids as a function of the hidden states.
+        """Returns a function from hidden states [..., D] to float32 logits [..., size] of ids from `start` on.
 
-        A loop takes it before it starts: XLA would cut the weights out of the head again at every step.
+        Call it before a loop and the result within: cutting the weights [D, size] out of the head inside the body
+        makes XLA repeat the slice, a copy, at every step.
         """
         return self.head.features(start, size)
 
     def prefill(self, embeds_BTD: jax.Array, length_B: jax.Array, n_slots: int) -> KVCache:
-        """Reads prompts that are left-aligned and padded to one length.
+        """Reads left-aligned prompts, right-padded to one length T, into a new KV cache.
+
+        No mask is needed: causal attention keeps the padding out of the prompt's keys and values, and the padding's own
+        lie at and past length_B, where `decode` overwrites them one by one.
 
         Args:
-          embeds_BTD: token embeddings of the prompts; what follows a row's prompt is not attended to.
+          embeds_BTD: token embeddings of the prompts, without positions.
           length_B: int32, each row's prompt length, 1 to T.
-          n_slots: slots of the cache, at least T: the prompt and every token that `decode` will read.
+          n_slots: slots S of the cache, at least T: the prompt and every token that `decode` will read.
+
+        Raises:
+          InputError: n_slots is below T, or T above block_size.
         """
         T = embeds_BTD.shape[1]
         if n_slots < T:
@@ -152,16 +169,21 @@ class BarkCausalModel(nnx.Module):
         return KVCache(tuple(cached(k, n_slots) for k in keys), tuple(cached(v, n_slots) for v in values), length_B)
 
     def empty_cache(self, n_rows: int, n_slots: int) -> KVCache:
-        """A cache of no position, with room for n_slots."""
+        """A KV cache of n_rows rows and n_slots slots with nothing in it: length 0 everywhere."""
+        # One array stands for keys and values. Traced under jit, as the stages do, it becomes two buffers to donate.
         layers = [block.attention.empty_cache(n_rows, n_slots) for block in self.blocks]
         return KVCache(tuple(layers), tuple(layers), jnp.zeros(n_rows, jnp.int32))
 
     def decode(self, tokens_B: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
-        """Reads one token a row. Returns its hidden state [B, D] (see `logits`) and the cache with it.
+        """Runs a decoding step: reads one token a row, at position `cache.length_B` of each.
 
         Args:
-          tokens_B: in [0, input_vocab_size); an id outside it gives NaN.
-          cache: with room for the token in every row, which nothing checks: a full row's last slot is overwritten.
+          tokens_B: integers in [0, input_vocab_size); an id outside it gives NaN.
+          cache: KV cache with a free slot in every row. Nothing checks that: a full row would overwrite its last slot
+            or, in the scatter form, is undefined.
+
+        Returns:
+          The hidden state [B, D] after the final LayerNorm (for `logits`), and the cache, one position longer.
         """
         B = len(tokens_B)
         x_BD = self.embed(tokens_B) + self.position_embedding(cache.length_B)
@@ -174,38 +196,47 @@ class BarkCausalModel(nnx.Module):
         return self.final_norm(x_RD)[:B], KVCache(tuple(keys), tuple(values), cache.length_B + 1)
 
     def _read(
-        self, embeds_BTD: jax.Array, is_seen_BT: jax.Array | None = None
+        self, embeds_BTD: jax.Array, is_attended_BT: jax.Array | None = None
     ) -> tuple[tuple[jax.Array, ...], list[jax.Array], list[jax.Array]]:
-        """Runs all layers over whole sequences: the hidden states before, between and after them, keys and values."""
+        """Runs all layers over whole sequences.
+
+        Returns:
+          Hidden states, num_layers + 1 arrays [B, T, D]: the input of each layer, then the final LayerNorm's output;
+          keys and values, one [B, T, N, H] a layer.
+        """
         check_size(embeds_BTD, self.config, "positions")
         x_BTD = embeds_BTD + self.position_embedding(jnp.arange(embeds_BTD.shape[1])[None])
         hidden, keys, values = [], [], []
         for block in self.blocks:
             hidden.append(x_BTD)
-            x_BTD, k_BTNH, v_BTNH = block(x_BTD, is_seen_BT)
+            x_BTD, k_BTNH, v_BTNH = block(x_BTD, is_attended_BT)
             keys.append(k_BTNH)
             values.append(v_BTNH)
         return (*hidden, self.final_norm(x_BTD)), keys, values
 
     def _matmul_rows(self, n_rows: int) -> int:
-        """Rows that a decoding step carries: with fewer than 8 XLA makes slow loops of matrix products on a GPU."""
+        """Rows R of a decoding step's matrix products: at least 8 on a GPU, where XLA lowers fewer to slow loops."""
         return max(8, n_rows) if self.platform == "gpu" else n_rows
 
 
 class SemanticNetwork(BarkCausalModel):
-    """Text tokens, summed with a voice's semantic tokens, in; semantic tokens out."""
+    """Semantic network: reads text tokens summed with a voice's semantic tokens, predicts semantic tokens.
+
+    Suno's checkpoints call it `text`.
+    """
 
     config_class = BarkSemanticConfig
 
     def embed_prompt(self, text_BT: jax.Array, history_BT: jax.Array) -> jax.Array:
-        """The prompt's embeddings [B, T, D]: text and history, padded to the same T, summed position by position.
+        """The prompt's embeddings [B, T, D]: text and history tokens [B, T], summed position by position.
 
-        The network attends to the pads: they are part of the prompt.
+        T is 256 in Bark, padded with text_pad and semantic_end. The network was trained to attend to the pads, so they
+        are part of the prompt and are not masked.
         """
         return self.embed(text_BT) + self.embed(history_BT)
 
 
 class CoarseNetwork(BarkCausalModel):
-    """Semantic tokens and the coarse codes so far in; the next coarse code out."""
+    """Coarse network: reads semantic tokens and the coarse codes so far, predicts the next coarse code."""
 
     config_class = BarkCoarseConfig

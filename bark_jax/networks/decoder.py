@@ -1,4 +1,7 @@
-"""A causal network's decoding step through the kernels of `pallas_decode.py`, for few rows on a GPU."""
+"""A causal network's decoding step through the kernels of `pallas_decode.py`, for one or two rows on a GPU.
+
+The plain step (`BarkCausalModel.decode`) defines the result; this one equals it to rounding.
+"""
 
 import dataclasses
 import functools
@@ -12,9 +15,10 @@ from bark_jax.networks.causal import BarkCausalModel
 
 
 def make_decoder(model: BarkCausalModel) -> "BarkCausalModel | KernelDecoder":
-    """What a loop reads the network through: `decode` and `head_of`, equal to rounding.
+    """Returns the object whose `decode` and `head_of` a decoding loop calls: a KernelDecoder, or the model itself.
 
-    The kernels read a network that `layout.for_decoding` has laid out for them; any other is its own decoder.
+    The kernels need weights as [out, in], from `layout.for_decoding`, and "pallas" steps. Without both the model is its
+    own decoder. It may be called under `jax.jit`: the choice depends on the model's structure, not on its values.
     """
     is_laid_out = getattr(model.head, "transposed", None) is not None
     has_kernels = model.blocks[0].attention.implementations.step == "pallas"
@@ -24,12 +28,20 @@ def make_decoder(model: BarkCausalModel) -> "BarkCausalModel | KernelDecoder":
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class KernelDecoder:
-    """A network with weights [out, in], which the kernels read."""
+    """A causal network whose decoding steps run in the Pallas kernels, from weights [out, in].
+
+    Its hidden states are those before the final LayerNorm, which the head's kernel applies; so `head_of` of one decoder
+    takes hidden states of the same decoder only.
+    """
 
     model: BarkCausalModel
 
     def decode(self, tokens_B: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
-        """Reads one token a row. Returns what `head_of` takes, and the cache with the token."""
+        """Reads one token a row: tokens [B], each in [0, input_vocab_size), at position `cache.length_B`.
+
+        Returns:
+          The hidden state [B, D] before the final LayerNorm, as `head_of` takes it, and the cache with the token.
+        """
         from bark_jax.networks.pallas_decode import attend, linear
 
         x_BD = self.model.embed(tokens_B) + self.model.position_embedding(cache.length_B)
@@ -46,11 +58,11 @@ class KernelDecoder:
         return x_BD, KVCache(tuple(keys), tuple(values), cache.length_B + 1)
 
     def logits(self, hidden_BD: jax.Array, start: int = 0, size: int | None = None) -> jax.Array:
-        """float32 logits of `size` ids from `start` on, for what `decode` gave."""
+        """Logits, float32 [B, size], of ids `start` to `start + size`, for the hidden state [B, D] from `decode`."""
         return self.head_of(start, size)(hidden_BD)
 
     def head_of(self, start: int = 0, size: int | None = None) -> Callable[[jax.Array], jax.Array]:
-        """`BarkCausalModel.head_of`, to rounding."""
+        """Returns a function from hidden states [B, D] to float32 logits [B, size]; see `BarkCausalModel.head_of`."""
         size = self.model.head.out_features - start if size is None else size
         return functools.partial(self._logits, start=start, size=size)
 
@@ -59,4 +71,4 @@ class KernelDecoder:
 
         norm_D, weight_VD = self.model.final_norm.scale[...], self.model.head.transposed[...]
         logits_BV = linear(hidden_BD, weight_VD, norm_K=norm_D, start=start, size=size, out_dtype=jnp.float32)
-        return logits_BV[:, :size]  # `linear` rounds up
+        return logits_BV[:, :size]  # `linear` computes whole programs of features, so it may return a few more

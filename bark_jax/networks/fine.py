@@ -1,4 +1,4 @@
-"""The bidirectional transformer of the fine stage: the codes of the lower codebooks in, those of the next one out."""
+"""The bidirectional transformer of the fine stage: codes of codebooks 0 to q in, logits of codebook q's codes out."""
 
 import operator
 from typing import Any
@@ -15,7 +15,7 @@ from bark_jax.networks.linear import multiply
 from bark_jax.networks.platform import check_sharding, resolve_platform
 from bark_jax.networks.transformer import (
     Block,
-    as_seen,
+    as_mask,
     check_axes,
     check_size,
     choose_embeds,
@@ -25,9 +25,14 @@ from bark_jax.networks.transformer import (
 
 
 class FineNetwork(nnx.Module):
-    """One embedding table a codebook; the head of codebook q is table q itself, so there is no separate weight.
+    """Fine network: predicts one codebook's codes of a window from those of the codebooks below it.
 
-    Arguments as for `BarkCausalModel`.
+    It has one embedding table [V, D] a codebook, and the head of codebook q is table q itself. Suno's checkpoints hold
+    heads and tables as tied parameters; here is one array, so that nothing is stored, trained or sharded twice.
+
+    Arguments and errors are those of `BarkCausalModel`.
+
+    Source: suno-ai/bark, bark/model_fine.py, `FineGPT`.
     """
 
     config_class = BarkFineConfig
@@ -76,17 +81,24 @@ class FineNetwork(nnx.Module):
         """Logits of every frame's code in one codebook.
 
         Args:
-          codebook_idx: the codebook to predict, 1 to n_codes_total - 1; a Python int, as each has a program of its own.
-            Codebook 0 has no head: it comes from the coarse stage.
-          input_ids: codes [B, T, n_codes_total]. Codebooks 0 to codebook_idx are read: the predicted one's own
-            present content as well, which is the pad id where nothing is known yet. Higher ones are not looked at.
-          input_embeds: instead of ids, the sum of the embeddings that are read [B, T, D], without positions.
-          inputs_embeds: the same, under the name that transformers 5 has for it.
-          attention_mask: [B, T], 0 where no frame attends to; None attends to all.
-          output_hidden_states: also return what entered each layer, and the last after its norm.
+          codebook_idx: the codebook to predict, 1 to n_codes_total - 1; a Python int, static under `jax.jit`, as each
+            compiles a program of its own. Codebook 0 has no head: it comes from the coarse stage.
+          input_ids: codes [B, T, n_codes_total] in [0, input_vocab_size). Codebooks 0 to codebook_idx are read, the
+            predicted one's present content included: the pad id (1,024) where nothing is known yet, codes of a voice
+            or of an earlier window elsewhere. Higher codebooks are not read.
+          input_embeds: instead of ids, the summed embeddings [B, T, D] of those codebooks, without positions.
+          inputs_embeds: the same, under transformers 5's name.
+          attention_mask: [B, T], 0 for frames that no other attends to; None attends to all.
+          output_hidden_states: also return the hidden states: num_layers + 1 arrays [B, T, D].
 
         Returns:
-          logits_BTV in float32; with `output_hidden_states` a pair.
+          logits_BTV, float32 [B, T, input_vocab_size]; with `output_hidden_states` (logits, hidden states). The last
+          ids, past codebook_size, are the pad's and mean nothing; the fine stage cuts them off.
+
+        Raises:
+          InputError: codebook_idx is out of range or traced; neither ids nor embeddings, or both; a wrong rank or mask;
+            more frames than block_size.
+          UnsupportedError: an array is sharded along an explicit mesh axis; see `platform.check_sharding`.
         """
         check_process()
         codebook_idx = _as_index(codebook_idx)
@@ -102,35 +114,35 @@ class FineNetwork(nnx.Module):
         check_sharding(self, input_ids, embeds_BTD)
         if embeds_BTD is None:
             embeds_BTD = sum(self.token_embeddings[q](input_ids[:, :, q]) for q in range(codebook_idx + 1))
-        hidden = self._read(embeds_BTD, as_seen(attention_mask, embeds_BTD))
+        hidden = self._read(embeds_BTD, as_mask(attention_mask, embeds_BTD))
         table_VD = self.token_embeddings[codebook_idx].embedding[...]
         logits_BTV = multiply(hidden[-1], table_VD, 1, self.platform, jnp.float32)
         return (logits_BTV, hidden) if output_hidden_states else logits_BTV
 
     def get_input_embeddings(self) -> nnx.List:
-        """transformers' name of the tables, one a codebook."""
+        """The embedding tables, one a codebook, under transformers' name."""
         return self.token_embeddings
 
     def hidden(self, embeds_BTD: jax.Array) -> jax.Array:
-        """Hidden states [B, T, D] of whole windows, from the summed embeddings of the codebooks that are read."""
+        """Hidden states [B, T, D] after the final LayerNorm, of windows given as summed embeddings [B, T, D]."""
         return self._read(embeds_BTD)[-1]
 
-    def _read(self, embeds_BTD: jax.Array, is_seen_BT: jax.Array | None = None) -> tuple[jax.Array, ...]:
-        """Runs all layers: the hidden states before, between and after them."""
+    def _read(self, embeds_BTD: jax.Array, is_attended_BT: jax.Array | None = None) -> tuple[jax.Array, ...]:
+        """Runs all layers: num_layers + 1 hidden states [B, T, D], each layer's input and the final norm's output."""
         check_size(embeds_BTD, self.config, "frames")
         x_BTD = embeds_BTD + self.position_embedding(jnp.arange(embeds_BTD.shape[1])[None])
         hidden = []
         for block in self.blocks:
             hidden.append(x_BTD)
-            x_BTD, _, _ = block(x_BTD, is_seen_BT)
+            x_BTD, _, _ = block(x_BTD, is_attended_BT)
         return (*hidden, self.final_norm(x_BTD))
 
 
 def _as_index(codebook_idx: Any) -> int:
-    """A codebook's number as Python has it. Raises InputError for one that jax.jit traces, or what is no integer."""
+    """The codebook's number as a Python int. Raises InputError for a value traced by jax.jit, or no integer."""
     try:
         return operator.index(codebook_idx)
-    except TypeError as error:  # which JAX's error for what is traced is too
+    except TypeError as error:  # JAX's error for a traced value is a TypeError too
         raise InputError(
             f"codebook_idx is {quoted(codebook_idx)}, expected a Python int: each codebook has a program of its "
             "own, so give it to jax.jit as a static argument"

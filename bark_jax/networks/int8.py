@@ -1,13 +1,21 @@
-"""Linear layers with weights of eight bits.
+"""Linear layers with int8 weights: weight-only quantisation, symmetric, one scale for each output feature.
 
-Each output feature has a scale, and its weights are whole multiples of it, -127 to 127. That is a quarter of float32's
-bytes, which is what a decoding step on a CPU waits for, and CPUs multiply such numbers several times as fast.
+A weight is scale * q with q an integer in [-127, 127]; embeddings, norms and biases keep their dtype. int8 is a quarter
+of float32's bytes, and memory bandwidth is what limits a decoding step on a CPU; CPUs also multiply int8 several times
+as fast.
 
-In a step an activation keeps about 15 bits: it is cut into a coarse and a fine part of eight bits each, which pass the
-same weights side by side. Sums of such products are exact whatever their order.
+Decoding steps on a CPU multiply int8 by int8 with int32 sums. One int8 activation would lose too much, so each is split
+into a coarse and a fine int8 part, about 15 bits together, which pass the same weights in one product:
 
-Whole sequences are bound by arithmetic instead, and no product is faster there than one in bfloat16 where the CPU has
-instructions for it: the weights are exact in it, and activations keep eight bits. Other CPUs make the weights float32.
+    x = step * (coarse + fine / 254)    step = max|x| / 127 of the row, coarse in [-127, 127], fine in [-127, 127]
+
+    x / step = 42.4   ->   coarse 42, fine round(0.4 * 254) = 102, read back as 42.4016
+
+Integer sums are exact whatever their order, so a row's result does not depend on the batch.
+
+Whole sequences are limited by arithmetic instead. Where the CPU has bfloat16 instructions no product is faster than one
+in bfloat16, which holds every int8 weight exactly and 8 significant bits of an activation. Other CPUs convert the
+weights to float32, accelerators to the dtype of the activations, in steps too.
 """
 
 import functools
@@ -19,13 +27,16 @@ from flax import nnx
 
 from bark_jax.networks.linear import Linear, multiplies_bfloat16, multiply
 
-MAX_INT8 = 127
-MAX_ROWS_WEIGHTS_FIRST = 16  # up to which XLA's product is faster with the weights first
-PARTS = 2 * MAX_INT8  # a fine part's unit is this fraction of a coarse one's
+MAX_INT8 = 127  # not 128: the range is symmetric
+MAX_ROWS_WEIGHTS_FIRST = 16  # up to so many rows XLA's int8 product is faster with the weights as its left operand
+PARTS = 2 * MAX_INT8  # fine units in one coarse unit: the rounding error, -0.5 to 0.5, becomes -127 to 127
 
 
 class Int8Linear(nnx.Module):
-    """What takes the place of a `Linear`: int8 weights [out, in], and a float32 scale [out]."""
+    """A quantised `Linear`: weight int8 [out, in], scale float32 [out], and the Linear's bias [out] or None.
+
+    The layout is [out, in], as one output's weights are read together; there is no second copy.
+    """
 
     def __init__(self, linear: Linear):
         self.in_features, self.out_features = linear.in_features, linear.out_features
@@ -35,19 +46,19 @@ class Int8Linear(nnx.Module):
 
     @property
     def sequence_dtype(self) -> jnp.dtype:
-        """That whole sequences are multiplied in, its results too."""
+        """Dtype in which whole sequences are multiplied, by this layer and by the attention that reads its results."""
         return sequence_dtype(self.param_dtype, self.platform)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, in] or [B, T, in] -> the same with out, in the dtype of x."""
+        """Maps x [B, in] or [B, T, in] to [B, out] or [B, T, out], in the dtype of x."""
         return self._features(0, None)(x).astype(x.dtype)
 
     def features(self, start: int = 0, size: int | None = None) -> Callable[[jax.Array], jax.Array]:
-        """What computes `size` output features from `start` on, in float32."""
+        """Returns the function x [..., in] -> float32 [..., size] of `part`, its weights sliced already."""
         return self._features(start, size)
 
     def part(self, x: jax.Array, start: int = 0, size: int | None = None) -> jax.Array:
-        """These features of x."""
+        """Output features `start` to `start + size` of x [..., in], with bias: float32 [..., size]."""
         return self._features(start, size)(x)
 
     def _features(self, start: int, size: int | None) -> Callable[[jax.Array], jax.Array]:
@@ -58,7 +69,7 @@ class Int8Linear(nnx.Module):
 
 
 def quantize(network: nnx.Module) -> None:
-    """Puts an `Int8Linear` in the place of each Linear of a transformer. Embeddings, norms and tied heads stay."""
+    """Replaces each Linear of a transformer, in place, by an `Int8Linear`. Embeddings, norms and tied heads stay."""
     for block in network.blocks:
         for module, names in ((block.attention, ("qkv", "out")), (block.mlp, ("up", "down"))):
             for name in names:
@@ -68,24 +79,34 @@ def quantize(network: nnx.Module) -> None:
 
 
 def is_quantized(network: nnx.Module) -> bool:
+    """Whether it is a transformer with int8 weights; False for a codec."""
     return hasattr(network, "blocks") and isinstance(network.blocks[0].mlp.up, Int8Linear)
 
 
 @jax.jit
 def rounded(kernel_KN: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """A kernel as int8 weights [N, K], and the scale [N] to multiply what comes of them with."""
+    """Quantises a kernel [K, N]: int8 weights [N, K] and the float32 scale [N] of each output feature.
+
+        [[0.5, 3.0],         [[ 32, 127],
+         [2.0, 1.0]]   ->     [127,  42]], [2 / 127, 3 / 127]
+
+    The second output feature has the weights 3 and 1: 3 is 127 steps of 3 / 127, and 1 is 42.3, rounded to 42.
+    """
     weight_NK = kernel_KN.T.astype(jnp.float32)
     scale_N1 = _scale(weight_NK)
     return jnp.round(weight_NK / scale_N1).astype(jnp.int8), scale_N1[:, 0]
 
 
 def _scale(x_MK: jax.Array) -> jax.Array:
-    """[M, 1], what is 1 in the multiples of each row; of a row of zeros any number."""
+    """Quantisation step of each row of x [M, K], float32 [M, 1]: its largest magnitude / 127.
+
+    A row of zeros gets the smallest normal number, so that dividing by the step gives 0 and not NaN.
+    """
     return jnp.maximum(jnp.max(jnp.abs(x_MK), axis=1, keepdims=True) / MAX_INT8, jnp.finfo(jnp.float32).tiny)
 
 
 def sequence_dtype(dtype: jnp.dtype, platform: str) -> jnp.dtype:
-    """Of what whole sequences are multiplied in, where activations have this dtype."""
+    """Dtype in which whole sequences are multiplied, given the activations' dtype; see the module's docstring."""
     return jnp.dtype(jnp.bfloat16 if platform == "cpu" and multiplies_bfloat16() else dtype)
 
 
@@ -93,7 +114,8 @@ def _linear(
     x: jax.Array, weight_NK: jax.Array, scale_N: jax.Array, bias_N: jax.Array | None, platform: str
 ) -> jax.Array:
     x_MK = x.reshape(-1, x.shape[-1])
-    is_step = x.ndim == 2 or x.shape[1] == 1  # not by the number of rows: a row reads alike in any company
+    # By the axes, never by the number of rows: the batch must not choose the arithmetic that a row gets.
+    is_step = x.ndim == 2 or x.shape[1] == 1
     if is_step and platform == "cpu":
         y_MN = _multiply_in_parts(x_MK, weight_NK)
     else:
@@ -114,7 +136,8 @@ def _multiply_in_parts(x_MK: jax.Array, weight_NK: jax.Array) -> jax.Array:
     scale_M1 = _scale(x_MK)
     coarse_MK = jnp.round(x_MK / scale_M1)
     fine_MK = jnp.round((x_MK / scale_M1 - coarse_MK) * PARTS)
-    # Also why there are two parts: with one row XLA makes a loop that is thirty times as slow.
+    # One product of 2 * M rows. That also avoids a product of a single row, for which XLA:CPU emits a loop that is
+    # thirty times as slow.
     parts = jnp.concatenate([coarse_MK, fine_MK]).astype(jnp.int8)
     if len(x_MK) <= MAX_ROWS_WEIGHTS_FIRST:
         y_MN = _joined(_sums(weight_NK, parts), axis=1).T

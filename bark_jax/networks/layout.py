@@ -1,7 +1,12 @@
 """The second layout of a causal network's weights, [out, in], from which some decoding steps read faster.
 
-Parameters lie as [in, out]: so they are loaded, trained, merged, sharded and saved, and so whole sequences are read.
-The copy is no part of the network. It is made at first need, between compiled calls, and kept as long as the network.
+Parameters have the layout [in, out]: checkpoints, training, LoRA merges, sharding and whole sequences use it. A
+decoding step is a matrix-vector product, limited by memory bandwidth, and reads one output's weights at a time, which
+[out, in] makes contiguous.
+
+The copy is not part of the network's state. `for_decoding` makes it at first need, between compiled calls, since a copy
+made inside a stage's program would be made again at every call, and keeps it as long as the network lives. It doubles
+the memory of the Linear layers; `decoding_copy=False` of `from_pretrained` does without.
 """
 
 import threading
@@ -16,25 +21,26 @@ from flax import nnx
 from bark_jax.networks.causal import BarkCausalModel
 from bark_jax.networks.linear import Linear, TransposedWeight
 
-MAX_KERNEL_ROWS = 2  # that the GPU kernels multiply faster than XLA does
+MAX_KERNEL_ROWS = 2  # rows up to which the GPU kernels multiply faster than XLA; see benchmarks/RESULTS.md
 
 
 class _Kept(NamedTuple):
-    """A network with its copy, and the arrays that it was made of."""
+    """A network with its copy, and the arrays that the copy was made from."""
 
     arrays: list[jax.Array]
     network: BarkCausalModel
 
 
+# Weak keys: a copy is freed with its network. The values hold a clone of the network, never the key itself.
 _kept: "weakref.WeakKeyDictionary[BarkCausalModel, _Kept]" = weakref.WeakKeyDictionary()
 _lock = threading.Lock()  # of two threads that need a copy, one makes it
 
 
 def for_decoding(network: BarkCausalModel, n_rows: int) -> BarkCausalModel:
-    """The network as a loop over `n_rows` rows should read it: with a copy of its weights where that is faster.
+    """Returns the network in the layout that decoding `n_rows` rows reads fastest: itself, or with transposed weights.
 
-    It is for drivers of compiled calls, not for what is traced. Where parameters have been replaced since, the copy is
-    made anew.
+    Drivers call it between compiled calls; it must not be traced. The copy is made again where parameters have been
+    replaced since, which their identity reveals: JAX arrays are immutable.
     """
     if not network.keeps_copy or not is_faster_transposed(network, n_rows):
         return network
@@ -47,25 +53,26 @@ def for_decoding(network: BarkCausalModel, n_rows: int) -> BarkCausalModel:
 
 
 def copy_bytes(network: nnx.Module) -> int:
-    """Bytes that a network's copy takes; 0 where it has none yet, or none at all."""
+    """Bytes of a network's transposed copy; 0 where there is none, or none yet."""
     kept = _kept.get(network)
     return 0 if kept is None else sum(linear.transposed[...].nbytes for linear in _linears(kept.network))
 
 
 def is_faster_transposed(network: BarkCausalModel, n_rows: int) -> bool:
-    """Whether decoding steps of n_rows rows read weights faster that lie as [out, in]."""
-    if not isinstance(network.head, Linear):  # int8 lies as it should
+    """Whether decoding steps of n_rows rows are faster with weights in the layout [out, in]."""
+    if not isinstance(network.head, Linear):  # Int8Linear stores [out, in] already
         return False
     if network.platform == "cpu":
-        # Two to eight rows of float32 take a third longer so: XLA hands them to a library that wants [in, out].
+        # With [out, in] two to eight float32 rows take a third longer: XLA passes them to a library made for [in, out].
         return n_rows == 1 or network.head.param_dtype == jnp.bfloat16
     has_kernels = network.blocks[0].attention.implementations.step == "pallas"
+    # `pallas_decode.linear` adds no bias, and rounds D up to whole programs of up to 8 output features.
     fits = not network.config.bias and network.config.hidden_size % 8 == 0
     return has_kernels and fits and n_rows <= MAX_KERNEL_ROWS
 
 
 def with_transposed_weights(network: BarkCausalModel) -> BarkCausalModel:
-    """The network with a copy of every Linear's weights, all made by one program; it shares its other arrays."""
+    """Returns a clone with a copy [out, in] of every Linear's weights, made by one program; other arrays are shared."""
     network = nnx.clone(network)
     linears = list(_linears(network))
     copies = _transposed([linear.kernel[...] for linear in linears])

@@ -1,7 +1,7 @@
 """The Linear layers of Bark's transformers, and the form of their products that a CPU computes fast in bfloat16.
 
-XLA on a CPU makes float32 copies of both sides of a bfloat16 product, unless the result is asked for in float32 and
-there are at least two rows; then it multiplies the numbers as they lie.
+XLA:CPU converts both operands of a bfloat16 product to float32 copies first, unless the result is requested in float32
+and there are at least two rows; then it multiplies the bfloat16 numbers directly. `multiply` asks for that form.
 """
 
 import functools
@@ -13,44 +13,48 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-MIN_BFLOAT16_ROWS = 4  # of a bfloat16 product on a CPU; two do, but made a step of one row 8 % slower on an AMD EPYC
+# Rows that a bfloat16 product on a CPU is padded to. Two are enough for XLA's fast form, but with two a decoding step
+# of one row took 8 % longer than with four on an AMD EPYC.
+MIN_BFLOAT16_ROWS = 4
 
 
 class AnyLinear(Protocol):
-    """What networks need of a Linear, however its weights lie: `Linear` and `int8.Int8Linear`."""
+    """The interface of a Linear that networks use: `Linear`, and `int8.Int8Linear` with int8 weights."""
 
     in_features: int
     out_features: int
-    param_dtype: jnp.dtype  # of activations
+    param_dtype: jnp.dtype  # dtype of activations; int8 weights have their own
     platform: str
 
     @property
     def sequence_dtype(self) -> jnp.dtype:
-        """That whole sequences of its results are multiplied in."""
+        """Dtype in which the attention of whole sequences multiplies this layer's results."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, in], which is a decoding step, or [B, T, in] -> the same with out."""
+        """Maps x [B, in], a decoding step, or [B, T, in] to [B, out] or [B, T, out]."""
 
     def part(self, x: jax.Array, start: int = 0, size: int | None = None) -> jax.Array:
-        """`size` output features from `start` on, in float32; of a layer without bias."""
+        """Output features `start` to `start + size` of x [..., in], float32 [..., size]; for a layer without bias."""
 
     def features(self, start: int = 0, size: int | None = None) -> Callable[[jax.Array], jax.Array]:
-        """What computes `size` output features from `start` on, in float32; of a layer without bias."""
+        """Returns the function x [..., in] -> [..., size] of `part`, weights sliced; see `BarkCausalModel.head_of`."""
 
 
 class TransposedWeight(nnx.Variable):
-    """A copy of a kernel [in, out] as [out, in]: what makes one output lies side by side. See `networks.layout`."""
+    """A copy of a kernel [in, out] in the layout [out, in]: one output's weights are contiguous. See `layout`."""
 
 
 class Linear(nnx.Module):
-    """A Linear of one of Bark's transformers, with weights [in, out] and, where it was laid out so, a copy [out, in].
+    """A Linear layer with weights [in, out] and, where `layout` added it, a copy in the layout [out, in].
 
-    Decoding steps read the copy, whole sequences do not.
+    Decoding steps (x of two axes) read the copy, whole sequences (three axes) the weights.
 
     Args:
-      deviation: of the normal distribution that the weights are drawn from.
-      dtype: of parameters and result.
-      platform: whose products it makes.
+      n_in, n_out: input and output features.
+      use_bias: whether it adds a bias [out], zeros at first.
+      deviation: standard deviation of the normal distribution that the weights are drawn from.
+      dtype: dtype of parameters and result.
+      platform: platform for which its products are traced; see `multiply`.
     """
 
     def __init__(
@@ -72,9 +76,11 @@ class Linear(nnx.Module):
 
     @property
     def sequence_dtype(self) -> jnp.dtype:
+        """Dtype in which attention multiplies this layer's results: that of the parameters."""
         return self.param_dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps x [B, in] or [B, T, in] to [B, out] or [B, T, out], in param_dtype."""
         if self.transposed is not None and x.ndim == 2:
             y = multiply(x, self.transposed[...], 1, self.platform)
         else:
@@ -82,9 +88,11 @@ class Linear(nnx.Module):
         return y if self.bias is None else y + self.bias[...].astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
 
     def part(self, x: jax.Array, start: int = 0, size: int | None = None) -> jax.Array:
+        """Output features `start` to `start + size` of x [..., in], without the bias: float32 [..., size]."""
         return self._features(start, size)(x)
 
     def features(self, start: int = 0, size: int | None = None) -> Callable[[jax.Array], jax.Array]:
+        """Returns the function x [..., in] -> float32 [..., size] of `part`, its weights sliced already."""
         return self._features(start, size)
 
     def _features(self, start: int, size: int | None) -> Callable[[jax.Array], jax.Array]:
@@ -97,11 +105,15 @@ class Linear(nnx.Module):
 
 
 def multiply(x: jax.Array, weight: jax.Array, axis: int, platform: str, dtype: jnp.dtype | None = None) -> jax.Array:
-    """Sums over the last axis of x and `axis` of a weight [in, out] or [out, in]: [..., out].
+    """Matrix product of x [..., in] with a weight: [..., out].
 
     Args:
-      platform: that the product is made on.
-      dtype: of the result; that of x if None.
+      weight: [in, out] with axis 0, or [out, in] with axis 1.
+      axis: the weight's input axis, which is summed over.
+      platform: platform for which the product is traced.
+      dtype: dtype of the result, also of the sums on accelerators; x's if None.
+
+    On a CPU a bfloat16 product is computed in float32 from at least MIN_BFLOAT16_ROWS rows and cast afterwards.
     """
     dtype = dtype or x.dtype
     if platform != "cpu" or not x.dtype == weight.dtype == jnp.bfloat16:
@@ -115,7 +127,7 @@ def multiply(x: jax.Array, weight: jax.Array, axis: int, platform: str, dtype: j
 
 @functools.cache
 def multiplies_bfloat16() -> bool:
-    """Whether this CPU has instructions for bfloat16, as Linux tells; other systems are taken to have none."""
+    """Whether this CPU has bfloat16 instructions (avx512_bf16 in /proc/cpuinfo); False on systems other than Linux."""
     try:
         return "avx512_bf16" in Path("/proc/cpuinfo").read_text().split()
     except OSError:

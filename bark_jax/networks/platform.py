@@ -1,4 +1,8 @@
-"""The platform that a network's programs are for, its device, and errors of a device that has too little memory."""
+"""The platform for which a network is traced, its device, and errors of devices: out of memory, or failing.
+
+A network holds the name of its platform, since XLA's best form of a product or an attention differs by platform and a
+function under `jax.jit` cannot see where it will run.
+"""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -11,11 +15,11 @@ from bark_jax._system.forks import check_process
 from bark_jax.errors import DeviceError, DeviceMemoryError, InputError, UnsupportedError, quoted
 
 PLATFORMS = ("cpu", "gpu", "tpu")
-_GPU_PLUGINS = ("cuda", "rocm")  # which JAX lists as "gpu"
+_GPU_PLUGINS = ("cuda", "rocm")  # names that a device's `platform` may have for "gpu"
 
 
 def default_device() -> jax.Device:
-    """What `jax.default_device` has chosen, else this process's first device."""
+    """The device that `jax.default_device` names, else this process's first device."""
     chosen = jax.config.jax_default_device
     if chosen is None or isinstance(chosen, str):
         return jax.local_devices(backend=chosen)[0]
@@ -23,24 +27,24 @@ def default_device() -> jax.Device:
 
 
 def platform_of(device: jax.Device) -> str:
-    """One of PLATFORMS; of a device of another maker the name that its plugin has, which counts as an accelerator."""
+    """The device's platform: one of PLATFORMS, or another plugin's own name, which counts as an accelerator."""
     return "gpu" if device.platform in _GPU_PLUGINS else device.platform
 
 
 def check_platform(platform: Any) -> str | None:
-    """The platform, or None for None. Raises InputError for any but PLATFORMS."""
+    """Returns the platform, or None for None. Raises InputError for anything not in PLATFORMS."""
     if platform is not None and (not isinstance(platform, str) or platform not in PLATFORMS):
         raise InputError(f"platform is {quoted(platform)}, expected one of {', '.join(PLATFORMS)}, or None")
     return platform
 
 
 def resolve_platform(platform: Any = None) -> str:
-    """The platform, or that of the default device for None. Raises InputError for any but PLATFORMS."""
+    """Returns the platform; for None the default device's. Raises InputError for anything not in PLATFORMS."""
     return check_platform(platform) or platform_of(default_device())
 
 
 def device_of(platform: str) -> jax.Device | None:
-    """The default device if it is of this platform, else this process's first that is; None where there is none."""
+    """The default device if it has this platform, else this process's first device that has; None without one."""
     if platform_of(default_device()) == platform:
         return default_device()
     try:
@@ -50,15 +54,16 @@ def device_of(platform: str) -> jax.Device | None:
 
 
 def pinned_device(platform: str) -> jax.Device | None:
-    """The device to which arrays for this platform have to be pinned, as JAX would run them on another platform's.
+    """The device to which arrays for this platform must be committed, where the default device has another platform.
 
-    None where the default device is of this platform, or none is.
+    JAX runs a program of uncommitted arrays on the default device: a network traced for a CPU would run on the GPU.
+    None where the default device has this platform, or no device has.
     """
     return None if platform_of(default_device()) == platform else device_of(platform)
 
 
 def on_its_platform(network: Any) -> Any:
-    """The network where its programs run: pinned to devices of its platform unless the default one is such."""
+    """Returns the network on a device of its platform: itself where JAX would run it there, else committed to one."""
     device = pinned_device(network.platform)
     if device is None or all(_is_pinned(leaf, network.platform) for leaf in jax.tree.leaves(network)):
         return network
@@ -70,7 +75,7 @@ def _is_pinned(array: jax.Array, platform: str) -> bool:
 
 
 def check_devices(devices: Sequence[jax.Device] | None) -> list[jax.Device]:
-    """The devices, or the default one for None. Raises InputError for what are none of this process."""
+    """Returns the devices as a list; for None the default one. Raises InputError unless all are of this process."""
     if devices is None:
         return [default_device()]
     if not isinstance(devices, (list, tuple)) or not devices or not all(isinstance(d, jax.Device) for d in devices):
@@ -81,9 +86,10 @@ def check_devices(devices: Sequence[jax.Device] | None) -> list[jax.Device]:
 
 
 def check_sharding(*trees: Any) -> None:
-    """Raises UnsupportedError for arrays that are divided along an axis which a mesh has as an explicit one.
+    """Raises UnsupportedError for arrays that are sharded along an explicit axis of their mesh.
 
-    There the type of every intermediate result has to name its sharding, which these networks leave to the compiler.
+    With explicit axes the type of every intermediate result names its sharding; these networks leave shardings of
+    results to the compiler (AxisType.Auto).
     """
     for leaf in jax.tree.leaves(trees):
         sharding = jax.typeof(leaf).sharding
@@ -98,10 +104,12 @@ def check_sharding(*trees: Any) -> None:
 
 @contextlib.contextmanager
 def device_errors(stage: str, network: Any, n_rows: int) -> Iterator[None]:
-    """Turns what JAX raises in the block into an error that names the stage, its sizes and the remedy.
+    """Turns JAX's runtime errors in the block into errors that name the stage, its sizes and the remedy.
+
+    JAX reports some failures only where a result is read, so the block has to hold the `device_get` as well.
 
     Raises:
-      DeviceMemoryError: the device has no memory for it.
+      DeviceMemoryError: the device is out of memory (XLA's RESOURCE_EXHAUSTED).
       DeviceError: the device fails otherwise.
       UnsupportedError: this process was forked after JAX had run; see `forks`.
     """
@@ -114,10 +122,10 @@ def device_errors(stage: str, network: Any, n_rows: int) -> Iterator[None]:
         what = " ".join(str(error).split())[:300]
         if "RESOURCE_EXHAUSTED" in what:
             raise DeviceMemoryError(
-                f"the device has no memory for the {sizes}: {what}. Give fewer rows at once, load the model with "
+                f"the device is out of memory in the {sizes}: {what}. Give fewer rows at once, load the model with "
                 "dtype='bfloat16' or decoding_copy=False, or keep one network at a time there: "
                 "model.enable_cpu_offload()"
             ) from error
         raise DeviceError(
-            f"the device failed in the {sizes}: {what}. Try again in a new process; `bark-jax doctor` looks at devices"
+            f"the device failed in the {sizes}: {what}. Try again in a new process; `bark-jax doctor` checks devices"
         ) from error

@@ -1,6 +1,8 @@
-"""Whether cuDNN's attention and the decoding kernels work on this machine: small calls of each, compared with XLA's.
+"""Probes of the accelerator: small calls of cuDNN's attention and of the decoding kernels, compared with XLA's.
 
-They compile and run, so they are for where a model is loaded: never for a constructor, nor for what is traced.
+Driver, cuDNN, Triton and chip have to fit together, which no version number reveals. A probe compiles and runs, once a
+process for a platform, dtype and head size, so it belongs where a model is loaded: never in a constructor, nor in
+traced code.
 """
 
 import functools
@@ -24,19 +26,19 @@ from bark_jax.networks.decoder import make_decoder
 from bark_jax.networks.layout import MAX_KERNEL_ROWS, for_decoding
 from bark_jax.networks.platform import device_of
 
-N_SLOTS = 192
+N_SLOTS = 192  # more than one of the kernel's blocks of 128 slots, and no multiple of it
 
 
-def with_working_attention(network: nnx.Module, *, is_cudnn_asked: bool = False) -> nnx.Module:
-    """The network, attending only as its platform's device here can; what is no transformer stays as it is.
+def with_working_attention(network: nnx.Module, *, requires_cudnn: bool = False) -> nnx.Module:
+    """Returns the network with the attention implementations that work on this machine; others fall back to XLA's.
 
-    Where there is no such device, so that the network can only be lowered for one, its constructor's choice stays.
+    A codec is returned unchanged. So is a network whose platform has no device here, which can only be lowered.
 
     Args:
-      is_cudnn_asked: whether cuDNN was asked for by name.
+      requires_cudnn: whether "cudnn" was requested by name, so that it must not fall back.
 
     Raises:
-      UnsupportedError: it was asked for, and its probe failed; the message has the reason.
+      UnsupportedError: requires_cudnn, and its probe failed; the message has the reason.
     """
     if not hasattr(network, "blocks"):
         return network
@@ -45,40 +47,41 @@ def with_working_attention(network: nnx.Module, *, is_cudnn_asked: bool = False)
         return network
     here = network.platform, network.position_embedding.param_dtype, network.config.head_size
     obstacle = find_cudnn_obstacle(*here)
-    if is_cudnn_asked:
+    if requires_cudnn:
         require_cudnn(obstacle)
-    whole = "xla" if obstacle else chosen.whole
-    step = "pallas" if chosen.step == "pallas" and not find_kernel_obstacle(*here) else whole
-    return with_implementations(network, Implementations(whole, step))
+    sequence = "xla" if obstacle else chosen.sequence
+    step = "pallas" if chosen.step == "pallas" and not find_kernel_obstacle(*here) else sequence
+    return with_implementations(network, Implementations(sequence, step))
 
 
 def find_cudnn_obstacle(platform: str, dtype: jnp.dtype, head_size: int) -> str | None:
-    """Why cuDNN attention cannot serve this dtype and head size here; None where a probe worked."""
+    """Reason why cuDNN attention cannot serve this dtype and head size on this machine; None where a probe worked."""
     return cudnn_obstacle(platform, dtype) or _failure(probe_cudnn, platform, jnp.dtype(dtype).name, head_size)
 
 
 def find_kernel_obstacle(platform: str, dtype: jnp.dtype, head_size: int) -> str | None:
-    """Why the decoding kernels cannot serve this dtype and head size here; None where a probe worked."""
+    """Reason why the decoding kernels cannot serve this dtype and head size here; None where a probe worked."""
     obstacle = kernel_obstacle(platform, dtype, head_size)
     return obstacle or _failure(probe_kernels, platform, jnp.dtype(dtype).name, head_size)
 
 
 @functools.cache
 def _failure(probe: Callable[[jnp.dtype, int], None], platform: str, dtype_name: str, head_size: int) -> str | None:
-    """What a probe fails with on the platform's device; None where it does not. It runs once a process."""
+    """A probe's error on the platform's device, as a sentence; None where it works. Cached: it runs once a process."""
     try:
         with jax.default_device(device_of(platform)):
             probe(jnp.dtype(dtype_name), head_size)
-    except Exception as error:  # drivers, compilers and chips fail in many types
+    except Exception as error:  # drivers, compilers and chips raise errors of many types
         return f"a small probe failed with {type(error).__name__}: {error}"
     return None
 
 
 def probe_cudnn(dtype: jnp.dtype, head_size: int) -> None:
-    """Runs the three calls that the networks make.
+    """Runs the networks' three forms of cuDNN attention: causal, bidirectional, and a decoding step with lengths.
 
     Raises:
-      RuntimeError: they compute something else than XLA's. What else may fail here raises its own.
+      RuntimeError: a result differs from XLA's by 0.05 or more, or is not finite. cuDNN's own failures raise JAX's
+        errors.
     """
     T = 128
     q_BTNH, k_BTNH, v_BTNH = (
@@ -103,15 +106,16 @@ def probe_cudnn(dtype: jnp.dtype, head_size: int) -> None:
         fused = jax.jit(call, static_argnums=0)("cudnn").astype(jnp.float32)
         plain = jax.jit(call, static_argnums=0)("xla").astype(jnp.float32)
         difference = float(jnp.max(jnp.abs(fused - plain)))
-        if not difference < 0.05:  # bfloat16 rounding at these values stays under 0.02
+        if not difference < 0.05:  # bfloat16 rounding at these values stays under 0.02; "not <" refuses NaN too
             raise RuntimeError(f"{name} attention is off by {difference}")
 
 
 def probe_kernels(dtype: jnp.dtype, head_size: int) -> None:
-    """Runs both forms in which networks use the kernels.
+    """Runs a decoding step with all kernels (one row) and with the attention kernel alone (MAX_KERNEL_ROWS + 1 rows).
 
     Raises:
-      RuntimeError: they compute something else than the same step without them. What else may fail raises its own.
+      RuntimeError: logits differ from those of the same step without kernels by a tenth of their deviation or more.
+        Triton's own failures raise JAX's errors.
     """
     for n_rows in (1, MAX_KERNEL_ROWS + 1):
         fused, plain = (_logits(dtype, head_size, n_rows, step) for step in ("pallas", "xla"))
@@ -121,6 +125,7 @@ def probe_kernels(dtype: jnp.dtype, head_size: int) -> None:
 
 
 def _logits(dtype: jnp.dtype, head_size: int, n_rows: int, step: str) -> jax.Array:
+    """Logits [n_rows, 64] of one decoding step of a toy network, after prompts of 184, 183 ... tokens."""
     config = BarkSubModelConfig(
         block_size=N_SLOTS,
         input_vocab_size=64,
@@ -129,7 +134,7 @@ def _logits(dtype: jnp.dtype, head_size: int, n_rows: int, step: str) -> jax.Arr
         num_heads=2,
         hidden_size=2 * head_size,
         bias=False,
-        initializer_range=0.2,  # so that the attention is much of the result
+        initializer_range=0.2,  # large, so that a wrong attention changes the logits far beyond rounding
     )
     model = BarkCausalModel(config, dtype=dtype, attn_implementation="xla", rngs=nnx.Rngs(0))
     model = with_implementations(model, Implementations("xla", step))

@@ -16,17 +16,18 @@ from bark_jax.networks.linear import Linear
 
 
 class Embedding(nnx.Embed):
-    """`nnx.Embed`, whose table of half precision a loop on a CPU does not make float32 as a whole, before it starts."""
+    """nnx.Embed that keeps XLA:CPU from hoisting a float32 copy of a half-precision table out of a decoding loop."""
 
     def __call__(self, ids: jax.Array) -> jax.Array:
-        """[...] -> [..., D]. An id that the table lacks gives NaN."""
-        # Bound to the ids, so that XLA finds nothing to move out of a loop.
+        """Embeds integer ids [...] as vectors [..., D]. An id outside [0, V) gives NaN."""
+        # The barrier ties the table to the ids, which change at every step, so the conversion to float32 is not
+        # loop-invariant and stays behind the gather: D numbers an id instead of V * D.
         table_VD, ids = jax.lax.optimization_barrier((self.embedding[...], ids))
         return jnp.take(table_VD, ids, axis=0)
 
 
 def check_size(x_BTD: jax.Array, config: BarkSubModelConfig, unit: str) -> None:
-    """Raises InputError where the network cannot read so many rows or positions, called `unit`."""
+    """Raises InputError for an empty batch, or for more positions than block_size; `unit` names them in the message."""
     B, T, _ = x_BTD.shape
     if not B or not T:
         raise InputError(f"{B} rows of {T} {unit} were given, expected at least one of each")
@@ -35,14 +36,22 @@ def check_size(x_BTD: jax.Array, config: BarkSubModelConfig, unit: str) -> None:
 
 
 def choose_embeds(input_embeds: jax.Array | None, inputs_embeds: jax.Array | None) -> jax.Array | None:
-    """What was given under either of the names that transformers 4 and 5 have for it; None where nothing was."""
+    """Returns the embeddings [B, T, D] given as input_embeds (transformers 4) or inputs_embeds (5); None for neither.
+
+    Raises:
+      InputError: both are given.
+    """
     if input_embeds is not None and inputs_embeds is not None:
         raise InputError("input_embeds and inputs_embeds are two names of one argument; give one of them")
     return inputs_embeds if input_embeds is None else input_embeds
 
 
-def as_seen(attention_mask: jax.Array | None, x_BTD: jax.Array) -> jax.Array | None:
-    """transformers' attention_mask as bool [B, T]; None stays None. Raises InputError for another shape."""
+def as_mask(attention_mask: jax.Array | None, x_BTD: jax.Array) -> jax.Array | None:
+    """transformers' attention_mask as bool [B, T], True where attended to; None stays None.
+
+    Raises:
+      InputError: the mask's shape is not [B, T] of the hidden states x [B, T, D].
+    """
     if attention_mask is None:
         return None
     mask_BT = jnp.asarray(attention_mask)
@@ -55,6 +64,7 @@ def as_seen(attention_mask: jax.Array | None, x_BTD: jax.Array) -> jax.Array | N
 
 
 def make_embedding(config: BarkSubModelConfig, n_ids: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> Embedding:
+    """An embedding table [n_ids, D], drawn from a normal distribution of deviation initializer_range."""
     return Embedding(
         n_ids,
         config.hidden_size,
@@ -66,7 +76,10 @@ def make_embedding(config: BarkSubModelConfig, n_ids: int, dtype: jnp.dtype, rng
 
 
 def make_norm(config: BarkSubModelConfig, *, has_bias: bool, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """torch's LayerNorm: its epsilon, and the variance in two passes (one pass loses digits at a large mean)."""
+    """LayerNorm over D as torch computes it: epsilon 1e-5, statistics in float32, variance in two passes.
+
+    One pass, E[x^2] - E[x]^2, cancels where the mean is large against the deviation.
+    """
     return nnx.LayerNorm(
         config.hidden_size,
         epsilon=1e-5,
@@ -79,7 +92,7 @@ def make_norm(config: BarkSubModelConfig, *, has_bias: bool, dtype: jnp.dtype, r
 
 
 class MLP(nnx.Module):
-    """Two Linear layers around an exact GELU; four times as wide inside."""
+    """Two Linear layers, D -> F = 4 D -> D, around the exact (erf) GELU."""
 
     def __init__(self, config: BarkSubModelConfig, *, dtype: jnp.dtype, platform: str, rngs: nnx.Rngs):
         D = config.hidden_size
@@ -91,14 +104,17 @@ class MLP(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         wide_BTF = self.up(x_BTD)
-        # In float32 and rounded once, as torch's. In half precision XLA would round each operation of the erf, and on a
-        # GPU write half of the GELU to memory and read it again.
+        # GELU in float32, rounded once, as torch does. In half precision XLA would round after each operation of the
+        # erf, and on a GPU split the GELU into two kernels with a round trip through memory.
         activated_BTF = jax.nn.gelu(wide_BTF.astype(jnp.float32), approximate=False)
         return self.down(activated_BTF.astype(wide_BTF.dtype))
 
 
 class Block(nnx.Module):
-    """One layer. The fine network's LayerNorms have a bias even where its Linear layers have none (norm_has_bias)."""
+    """A pre-LayerNorm transformer layer: attention and MLP, each with a residual.
+
+    norm_has_bias: whether its LayerNorms have a bias. Those of the fine network do even where its Linears have none.
+    """
 
     def __init__(
         self,
@@ -123,23 +139,28 @@ class Block(nnx.Module):
         self.mlp_norm = make_norm(config, has_bias=norm_has_bias, dtype=dtype, rngs=rngs)
         self.mlp = MLP(config, dtype=dtype, platform=platform, rngs=rngs)
 
-    def __call__(self, x_BTD: jax.Array, is_seen_BT: jax.Array | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def __call__(
+        self, x_BTD: jax.Array, is_attended_BT: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns the output [B, T, D] and the layer's keys and values [B, T, N, H]; see `SelfAttention`."""
-        y_BTD, k_BTNH, v_BTNH = self.attention(self.attention_norm(x_BTD), is_seen_BT)
+        y_BTD, k_BTNH, v_BTNH = self.attention(self.attention_norm(x_BTD), is_attended_BT)
         x_BTD = x_BTD + y_BTD
         return x_BTD + self.mlp(self.mlp_norm(x_BTD)), k_BTNH, v_BTNH
 
     def extend(
         self, x_RD: jax.Array, keys: jax.Array, values: jax.Array, length_B: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """The same for one new position a row, which reads the cache; see `SelfAttention.extend`."""
+        """Runs a decoding step: one new position a row, x [R, D] with R >= B, against the layer's KV cache.
+
+        Returns the output [R, D], and keys and values with the position written; see `SelfAttention.extend`.
+        """
         y_RD, keys, values = self.attention.extend(self.attention_norm(x_RD), keys, values, length_B)
         x_RD = x_RD + y_RD
         return x_RD + self.mlp(self.mlp_norm(x_RD)), keys, values
 
 
 def check_axes(input_ids: jax.Array | None, embeds_BTD: jax.Array | None, axes: str) -> None:
-    """Raises InputError for ids without all of `axes`, such as "[B, T]", or embeddings without [B, T, D]."""
+    """Raises InputError unless ids have the rank of `axes`, such as "[B, T]", or embeddings that of [B, T, D]."""
     given, expected = (input_ids, axes) if embeds_BTD is None else (embeds_BTD, "[B, T, D]")
     if jnp.ndim(given) != expected.count(",") + 1:
         name = "input_ids" if embeds_BTD is None else "inputs_embeds"

@@ -1,10 +1,10 @@
-"""Is it the same model? A checkpoint in this package against transformers' torch Bark, stage by stage.
+"""Parity: compares a checkpoint in this package with transformers' torch Bark, stage by stage.
 
     rows = compare("bark-small", max_new_tokens=40)
     print(format_table(rows))
 
-`comparison` runs both sides, `reference` is the torch side, `rows` says what was found. Needs torch and transformers
-(`pip install 'bark-jax[parity]'`); `reference` is the one module of the package that imports them, when it is used.
+`comparison` runs both sides, `reference` is the torch side, `rows` has the results and their bounds. It needs torch and
+transformers (`pip install 'bark-jax[parity]'`); `reference` is the one module of the package that imports them, on use.
 """
 
 import importlib

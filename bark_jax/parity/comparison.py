@@ -1,4 +1,7 @@
-"""Runs both sides on the same inputs, in float32 at full precision of the products."""
+"""Runs both sides on the same inputs, in float32 with matmul precision "highest".
+
+By default JAX multiplies float32 in TF32 or bfloat16 passes on accelerators, whose error of 1e-3 would hide faults.
+"""
 
 import contextlib
 import dataclasses
@@ -30,7 +33,7 @@ from bark_jax.parity import rows
 from bark_jax.parity.reference import Reference, import_torch, silenced
 from bark_jax.voices.voice import Voice, check_voice
 
-N_TEXT_IDS = 12  # of the prompt that is drawn where none is given
+N_TEXT_IDS = 12  # tokenizer ids of the prompt that is drawn where none is given
 
 
 @under_own_config
@@ -47,24 +50,29 @@ def compare(
 ) -> list[rows.Row]:
     """Compares this package's networks and stages with transformers'.
 
-    Logits are compared on contexts of full length; tokens where each side reads what it has generated itself, from
-    equal inputs for every stage; audio from equal codes and from the text on. Both models are in memory in float32,
-    twice 1.7 GB for Bark's small size.
+        logits            of each network, on one random context of full length: 1,024 positions in Bark
+        greedy tokens     of each stage, from equal inputs; within a stage each side reads its own tokens
+        audio             of the codec from equal codes, and of all stages from the text on
+
+    Both models are in memory in float32, twice 1.7 GB for Bark's small size.
 
     Args:
-      model: what `BarkModel.from_pretrained` takes.
-      reference: the transformers folder to compare with. None takes `model` itself where it is one; else what `model`
-        converts back to, which puts that conversion to the test as well but cannot show a fault of the first.
-      revision: of a Hub id.
-      text_ids: tokenizer ids; None draws some.
-      voice: None draws one: valid, though of nobody.
+      model: a name or folder, as for `BarkModel.from_pretrained`.
+      reference: the transformers folder to compare with. None takes `model` itself where it is one; else an export of
+        `model` to transformers' form, which tests that conversion too but cannot reveal a fault of the import.
+      revision: revision of a Hub id.
+      text_ids: tokenizer ids [T]; None draws some.
+      voice: None draws random tokens and codes.
       max_new_tokens: semantic tokens to generate; a second of audio has about 50.
-      seed: of everything that is drawn.
-      on_row: called with each row when it is there.
+      seed: seed of everything that is drawn.
+      on_row: called with each result as soon as it is known.
+
+    Returns:
+      The results, one row for each check.
 
     Raises:
       UnsupportedError: torch or transformers is not installed.
-      InputError: ids or a number of tokens that the model does not have.
+      InputError: text_ids, max_new_tokens or voice does not fit the model; or reference is no transformers folder.
     """
     import_torch()
     folder = find_model(model, revision=revision)
@@ -88,7 +96,11 @@ def compare(
 def _reference_folder(
     model: str | os.PathLike, revision: str | None, folder: Path, reference: str | os.PathLike | None
 ) -> Iterator[Path]:
-    """A folder that transformers loads. `folder` is the model in this project's form."""
+    """Yields a folder that transformers loads: the given one, or a temporary export of `folder`, a converted model.
+
+    Raises:
+      InputError: reference is given and is no transformers folder.
+    """
     given = model if reference is None else reference
     if not os.path.isdir(given):
         given = _snapshot(os.fspath(given), revision)
@@ -107,10 +119,12 @@ def _snapshot(name: str, revision: str | None) -> Path | None:
 
 @dataclasses.dataclass(frozen=True)
 class _Inputs:
-    text_ids: np.ndarray
+    """Inputs of both sides."""
+
+    text_ids: np.ndarray  # int64 [T]
     voice: Voice
     max_tokens: int
-    rng: np.random.Generator
+    rng: np.random.Generator  # draws contexts; checks use it in order, so a seed gives the same ones
 
 
 def _draw_inputs(
@@ -128,7 +142,7 @@ def _draw_inputs(
 
 
 def _draw_voice(rng: np.random.Generator, spaces: TokenSpaces) -> Voice:
-    """A voice somewhat longer than the semantic prompt has room for, so that it is cut."""
+    """A random voice an eighth longer than the semantic prompt has room for, so that cutting it is tested."""
     semantic_T = rng.integers(0, spaces.semantic_vocab, spaces.n_text + spaces.n_text // 8)
     fine_QT = rng.integers(0, spaces.codebook_size, (spaces.n_fine, spaces.n_frames(len(semantic_T))))
     return Voice(semantic=semantic_T, coarse=fine_QT[: spaces.n_coarse], fine=fine_QT)
@@ -177,14 +191,17 @@ def _fine_logits(ours: BarkModel, theirs: Reference, inputs: _Inputs) -> Iterato
 def _generated(
     ours: BarkModel, theirs: Reference, inputs: _Inputs, voice: Voice | None, label: str
 ) -> Iterator[rows.Row]:
-    """Every stage from what the reference's stage before it gave; then all of ours in a row."""
+    """Compares every stage from the output of the reference's previous stage; then all of our stages in sequence.
+
+    Equal inputs keep a near tie in one stage from changing the next one's comparison.
+    """
     spaces, check, row = ours.spaces, f"greedy tokens, {label}", _our_row(ours, inputs, voice)
     semantic_T, margins = theirs.semantic_tokens(inputs.text_ids.tolist(), voice, inputs.max_tokens)
     ((our_semantic_T, _),) = run_semantic(ours.semantic, [row], spaces)
     found = [rows.compare_tokens("semantic", check, our_semantic_T, semantic_T, margins)]
     yield found[0]
     ended_at_once = spaces.n_frames(len(semantic_T)) == 0
-    if ended_at_once:  # random weights may; the other stages are compared all the same
+    if ended_at_once:  # random weights may do so; the other stages are compared on drawn tokens then
         semantic_T = inputs.rng.integers(0, spaces.semantic_vocab, inputs.max_tokens + 1)
 
     coarse_QT, margins = theirs.coarse_codes(semantic_T, voice)
@@ -208,6 +225,7 @@ def _generated(
 
 
 def _end_to_end(utterance: Utterance, fine_QT: np.ndarray, audio: np.ndarray, label: str, is_excused: bool) -> rows.Row:
+    """Compares audio of the text, unless codes differ though every stage passed: then a near tie made other audio."""
     check = f"audio of the text, {label}"
     if is_excused and not np.array_equal(utterance.fine, fine_QT):
         return rows.Row("all", check, True, note="not compared: the tokens part at a near tie")
@@ -219,7 +237,7 @@ def _text(inputs: _Inputs, spaces: TokenSpaces) -> np.ndarray:
 
 
 def _our_row(model: BarkModel, inputs: _Inputs, voice: Voice | None) -> Row:
-    """The inputs as a row that chooses the likeliest token everywhere."""
+    """The inputs as a greedy row: the most likely token in every stage, and no ending by min_eos_p."""
     asked = {"do_sample": False, "max_new_tokens": inputs.max_tokens, "min_eos_p": None}
     (settings,) = resolve_settings(asked, 1, model.generation_config, model.spaces)
     return Row(_text(inputs, model.spaces), voice, key_data(0), settings)

@@ -1,7 +1,10 @@
-"""The torch side: transformers' Bark in float32, choosing the most likely token, with the margin of every choice.
+"""The torch side: transformers' Bark in float32, greedy, with the margin of every choice.
+
+A margin is the logit of the chosen token less that of the runner-up. Where it is tiny, rounding decides, so a different
+token is no fault (`rows.NEAR_TIE`).
 
 One known fault of transformers is undone here: in the second coarse codebook it leaves the ids past the codes legal,
-which Suno's own code cuts away. The logits are masked, so the weights stay as they are.
+which Suno's own code cuts away. The logits are masked by a hook; the weights are unchanged.
 """
 
 import contextlib
@@ -18,12 +21,12 @@ from bark_jax.generation.tokens import TokenSpaces, deinterleave, interleave
 from bark_jax.generation.windows import fine_window, padded_frames
 from bark_jax.voices.voice import Voice
 
-# What greedy generation has no use for; transformers warns about them.
+# Fields of the configs that greedy generation does not use; transformers warns about them.
 _DRAWING = ("model_type", "do_sample", "min_eos_p", *DRAW_SETTINGS)
 
 
 def import_torch() -> tuple[Any, Any]:
-    """torch and transformers. Raises UnsupportedError, with what to install, where one is missing."""
+    """Imports torch and transformers. Raises UnsupportedError, with how to install them, where one is missing."""
     try:
         import torch
         import transformers
@@ -35,7 +38,7 @@ def import_torch() -> tuple[Any, Any]:
 
 
 class Reference:
-    """transformers' model of a folder. Arrays in and out are numpy's, one row and without the batch axis."""
+    """transformers' BarkModel of a folder. Arrays in and out are numpy's, of one row and without the batch axis."""
 
     def __init__(self, folder: str | os.PathLike, config: BarkGenerationConfig):
         self._torch, transformers = import_torch()
@@ -51,7 +54,7 @@ class Reference:
         self._fine = generation.BarkFineGenerationConfig(**_fields(config.fine_acoustics_config), temperature=None)
 
     def semantic_logits(self, text_T: np.ndarray, history_T: np.ndarray, tokens_T: np.ndarray) -> np.ndarray:
-        """Logits after each position: text and history, padded to one length and summed; then the tokens."""
+        """Logits [T + S, V] of every position: of the prompt, text [T] and history [T] summed, and of tokens [S]."""
         network = self._model.semantic
         with self._torch.inference_mode():
             prompt = network.input_embeds_layer(self._tensor(text_T)) + network.input_embeds_layer(
@@ -61,17 +64,19 @@ class Reference:
             return network(inputs_embeds=embeds, use_cache=False).logits[0].numpy()
 
     def coarse_logits(self, tokens_T: np.ndarray) -> np.ndarray:
+        """Logits [T, V] of every position of a coarse prompt [T]."""
         with self._torch.inference_mode():
             return self._model.coarse_acoustics(self._tensor(tokens_T), use_cache=False).logits[0].numpy()
 
     def fine_logits(self, codebook: int, codes_TQ: np.ndarray) -> np.ndarray:
+        """Logits [T, V] of every frame's code in one codebook, from codes [T, Q] of a window."""
         with self._torch.inference_mode():
             return self._model.fine_acoustics(codebook, self._tensor(codes_TQ)).logits[0].numpy()
 
     def semantic_tokens(
         self, text_ids: Sequence[int], voice: Voice | None, max_tokens: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Semantic tokens before the end, and the margins of all choices, that of the end included."""
+        """Generates semantic tokens [S] before the end, and margins: [S], or [S + 1] with that of the end token."""
         spaces = self.spaces
         ids_T, mask_T = np.zeros(spaces.n_text, np.int64), np.zeros(spaces.n_text, np.int64)
         ids_T[: len(text_ids)], mask_T[: len(text_ids)] = text_ids, 1
@@ -90,7 +95,7 @@ class Reference:
         return tokens_T[tokens_T != spaces.semantic_end], np.array(margins)
 
     def coarse_codes(self, semantic_T: np.ndarray, voice: Voice | None) -> tuple[np.ndarray, np.ndarray]:
-        """Coarse codes [n_coarse, T], and the margins in the order of their generation."""
+        """Generates coarse codes [n_coarse, T], and their margins [n_coarse * T] in the order of the stream."""
         spaces = self.spaces
         legal_QV = np.zeros((spaces.n_coarse, self._model.coarse_acoustics.config.output_vocab_size), bool)
         for q in range(spaces.n_coarse):
@@ -107,7 +112,7 @@ class Reference:
         return deinterleave(out[0].numpy(), spaces), np.array(margins)
 
     def fine_codes(self, coarse_QT: np.ndarray, voice: Voice | None) -> tuple[np.ndarray, np.ndarray]:
-        """All codes [n_fine, T], and their margins in the same places; the least where windows overlap."""
+        """Fills all codes [n_fine, T], with margins [n_fine, T] (`_align_margins`), infinite for the coarse codes."""
         with self._watched_heads() as margins, self._torch.inference_mode():
             out = self._model.fine_acoustics.generate(
                 self._tensor(interleave(coarse_QT, self.spaces)),
@@ -118,18 +123,19 @@ class Reference:
                 history_prompt=self._history(voice),
             )
         n_history = 0 if voice is None else min(voice.fine.shape[1], self.spaces.n_fine_history)
-        return out[0].numpy(), self._place_margins(margins, n_history, coarse_QT.shape[1])
+        return out[0].numpy(), self._align_margins(margins, n_history, coarse_QT.shape[1])
 
     def decode(self, codes_QT: np.ndarray) -> np.ndarray:
-        """Audio samples of all codes."""
+        """Decodes codes [n_fine, T] to audio samples, float32 [A]."""
         with self._torch.inference_mode():
             return self._model.codec_decode(self._tensor(codes_QT))[0].numpy()
 
     def _tensor(self, array: np.ndarray) -> Any:
-        """int64, with a batch axis; a copy, as transformers writes into what it is given."""
+        """An int64 tensor with a batch axis, [1, ...]; a copy, as transformers writes into its inputs."""
         return self._torch.tensor(np.asarray(array, np.int64))[None]
 
     def _history(self, voice: Voice | None) -> dict[str, Any] | None:
+        """The voice as transformers' history_prompt: tensors without a batch axis."""
         return None if voice is None else {name: self._tensor(array)[0] for name, array in voice.to_dict().items()}
 
     @contextlib.contextmanager
@@ -171,24 +177,30 @@ class Reference:
             for handle in handles:
                 handle.remove()
 
-    def _place_margins(self, margins: dict[int, list[np.ndarray]], n_history: int, n_frames: int) -> np.ndarray:
+    def _align_margins(self, margins: dict[int, list[np.ndarray]], n_history: int, n_frames: int) -> np.ndarray:
+        """Margins [n_fine, T] by frame, from those of windows; the smallest where windows overlap, infinite if none.
+
+        A code in an overlap is chosen in both windows, and the first choice is context of the second: if either is a
+        near tie, a difference there is rounding.
+        """
         spaces = self.spaces
-        placed_QT = np.full((spaces.n_fine, padded_frames(n_frames, n_history, spaces)), np.inf)
+        aligned_QT = np.full((spaces.n_fine, padded_frames(n_frames, n_history, spaces)), np.inf)
         for codebook, windows in margins.items():
             for window, margin_T in enumerate(windows):
                 start = fine_window(window, n_frames, n_history, spaces).start
-                part_T = placed_QT[codebook, start : start + spaces.fine_window]
+                part_T = aligned_QT[codebook, start : start + spaces.fine_window]
                 np.minimum(part_T, margin_T, out=part_T)
-        return placed_QT[:, n_history : n_history + n_frames]
+        return aligned_QT[:, n_history : n_history + n_frames]
 
 
 def _fields(config: JsonConfig) -> dict[str, Any]:
+    """The config's fields as keywords of transformers' class, without those in _DRAWING."""
     return {name: value for name, value in config.to_dict().items() if name not in _DRAWING}
 
 
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
-    """Keeps transformers from telling what it loads, and from advice that its own Bark does not follow."""
+    """Silences transformers: its loading messages and progress bar, and warnings that its own Bark causes."""
     _, transformers = import_torch()
     log = transformers.utils.logging
     verbosity, had_bar = log.get_verbosity(), log.is_progress_bar_enabled()

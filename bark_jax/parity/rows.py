@@ -1,4 +1,4 @@
-"""What a comparison found, a row a check, and the rules for calling it equal."""
+"""Results of a comparison, one row for each check, and the bounds within which two results count as equal."""
 
 import dataclasses
 import math
@@ -6,34 +6,36 @@ from typing import Any
 
 import numpy as np
 
-# Float32 against float32 differs by 1e-5 of the logits' standard deviation; any real fault is far above.
-LOGIT_BOUND = 1e-4
-WAVEFORM_BOUND = 1e-4
-# Two tokens whose logits are closer than this may change places by rounding alone.
+# Bounds on the largest difference. In float32 logits differ by about 1e-5 of their standard deviation, as sums are
+# ordered differently; a real fault, such as another epsilon or GELU, is far above 1e-4 of it.
+LOGIT_BOUND = 1e-4  # of the standard deviation of the reference's logits
+WAVEFORM_BOUND = 1e-4  # of full scale, 1.0
+# Two tokens whose logits are closer than this may swap ranks by rounding alone.
 NEAR_TIE = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One check. Either a largest difference and its bound, or a number of equal tokens of a total."""
+    """The result of a check: either a largest difference and its bound, or a number of equal tokens of a total."""
 
-    stage: str
-    check: str
-    is_within: bool
-    difference: float | None = None
+    stage: str  # "semantic", "coarse", "fine", "codec" or "all"
+    check: str  # the quantity compared
+    is_within: bool  # whether it passes
+    difference: float | None = None  # largest absolute difference
     bound: float | None = None
-    n_equal: int | None = None
+    n_equal: int | None = None  # equal tokens before the first difference; for codes see `compare_codes`
     n_total: int | None = None
-    note: str = ""
+    note: str = ""  # where the two sides differ, and why that is excused
 
     @property
     def found(self) -> str:
+        """The column "found" of the table: "39 of 40", or the difference as "1.2e-05"."""
         if self.n_total is not None:
             return f"{self.n_equal} of {self.n_total}"
         return "" if self.difference is None else f"{self.difference:.1e}"
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON, which knows no infinity: null stands for what is no number."""
+        """The fields as a dict for JSON, which has no infinity or NaN: such a difference becomes None."""
         values = dataclasses.asdict(self)
         if self.difference is not None and not math.isfinite(self.difference):
             values["difference"] = None
@@ -41,17 +43,19 @@ class Row:
 
     @property
     def expected(self) -> str:
+        """The column "expected" of the table: "all", or the bound as "1.4e-04"."""
         if self.n_total is not None:
             return "all"
         return "" if self.bound is None else f"{self.bound:.1e}"
 
 
 def compare_logits(stage: str, check: str, ours: np.ndarray, reference: np.ndarray) -> Row:
+    """Compares logits [T, V] within LOGIT_BOUND of the reference's standard deviation."""
     return _compare_values(stage, check, ours, reference, LOGIT_BOUND * float(reference.std()))
 
 
 def compare_waveforms(stage: str, check: str, ours: np.ndarray, reference: np.ndarray) -> Row:
-    """The bound is of the full scale; of the peak where random weights make it louder than that."""
+    """Compares audio samples [A] within WAVEFORM_BOUND of full scale, or of the peak where random weights exceed it."""
     return _compare_values(stage, check, ours, reference, WAVEFORM_BOUND * max(1.0, float(np.abs(reference).max())))
 
 
@@ -63,11 +67,11 @@ def _compare_values(stage: str, check: str, ours: np.ndarray, reference: np.ndar
 
 
 def compare_tokens(stage: str, check: str, ours: np.ndarray, reference: np.ndarray, margins: np.ndarray) -> Row:
-    """Tokens in the order of their generation, up to the first difference: what follows it had another past.
+    """Compares tokens [T] in the order of their generation, up to the first difference: later tokens had other context.
 
     Args:
-      margins: the reference's logit of its token less that of the runner-up, one a token and, where the reference ended
-        by itself, one more. A difference where they nearly tie is rounding and excused.
+      margins: the reference's margins [T], and one more where it ended by itself. A difference at a margin below
+        NEAR_TIE is rounding, and excused.
     """
     n_both = min(len(ours), len(reference))
     differs = np.flatnonzero(ours[:n_both] != reference[:n_both])
@@ -82,11 +86,15 @@ def compare_tokens(stage: str, check: str, ours: np.ndarray, reference: np.ndarr
 def compare_codes(
     stage: str, check: str, ours_QT: np.ndarray, reference_QT: np.ndarray, margins_QT: np.ndarray, first_codebook: int
 ) -> Row:
-    """Codes codebook by codebook, as the fine stage fills them, up to the first codebook with a difference."""
+    """Compares codes [Q, T] codebook by codebook, as the fine stage fills them, up to the first that differs.
+
+    Within a codebook all frames are chosen in one pass, so the difference at the largest margin decides, and n_equal
+    counts the equal codes of that codebook and of those before it.
+    """
     for q in range(first_codebook, len(reference_QT)):
         differs = np.flatnonzero(ours_QT[q] != reference_QT[q])
         if differs.size:
-            frame = int(differs[np.argmax(margins_QT[q, differs])])  # the least excusable
+            frame = int(differs[np.argmax(margins_QT[q, differs])])  # the largest margin, least likely to be rounding
             n_equal = (q - first_codebook) * reference_QT.shape[1] + reference_QT.shape[1] - differs.size
             what = f"codebook {q} frame {frame} is {ours_QT[q, frame]}, expected {reference_QT[q, frame]}"
             n_total = (len(reference_QT) - first_codebook) * reference_QT.shape[1]
@@ -107,7 +115,7 @@ def _at(tokens: np.ndarray, index: int) -> str:
 
 
 def format_table(rows: list[Row]) -> str:
-    """The rows for people, a line each; a note stands below its row."""
+    """Formats rows as a text table, a line each, with notes below their rows."""
     header = ("stage", "check", "found", "expected", "")
     cells = [(row.stage, row.check, row.found, row.expected, "ok" if row.is_within else "WRONG") for row in rows]
     widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
@@ -119,6 +127,6 @@ def format_table(rows: list[Row]) -> str:
 
 
 def _line(cells: tuple[str, ...], widths: list[int]) -> str:
-    """Words to the left of their columns, numbers to the right."""
+    """A line of the table: words aligned to the left of their columns, numbers to the right."""
     stage, check, *numbers, verdict = (f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True))
     return "  ".join([stage, check, *(number.strip().rjust(len(number)) for number in numbers), verdict]).rstrip()

@@ -1,7 +1,8 @@
 """Convolutions over time, channels last, with the padding and the normalisation that EnCodec gives them.
 
-The functions take arrays; the modules hold the weights and choose the padding. Weight normalisation is not seen here: a
-kernel is the effective weight.
+The functions take arrays; the modules hold the weights and choose the padding. Weight normalisation is folded into the
+kernels when a checkpoint is converted: a kernel here is the effective weight. torch has [B, C, T] and kernels
+[out, in, k]; here they are [B, T, C] and [k, in, out].
 """
 
 import math
@@ -18,7 +19,7 @@ GROUP_NORM_EPSILON = 1e-5  # torch.nn.GroupNorm's default
 
 
 def convolve(x_BTC: jax.Array, kernel: jax.Array, *, stride: int = 1, dilation: int = 1) -> jax.Array:
-    """Cross-correlates x_BTC with kernel [k, in, out], as torch's Conv1d does, where the kernel fits whole.
+    """Cross-correlates x_BTC with kernel [k, in, out], as torch's Conv1d does, without padding.
 
     Returns [B, (T - (k - 1) * dilation - 1) // stride + 1, out].
     """
@@ -77,7 +78,11 @@ def _pad(x_BTC: jax.Array, left: int, right: int, mode: str = "constant") -> jax
 
 
 def group_norm(x_BTC: jax.Array, scale_C: jax.Array, bias_C: jax.Array) -> jax.Array:
-    """Normalises each row by the mean and variance of all its positions and channels: GroupNorm of one group."""
+    """Normalises each row of x [B, T, C] by the mean and variance over T and C together: GroupNorm of one group.
+
+    Statistics are float32, the result has x's dtype. They depend on all positions, the later ones too, so a codec with
+    this norm is not causal and takes no padding.
+    """
     x = x_BTC.astype(jnp.float32)
     mean = x.mean(axis=(1, 2), keepdims=True)
     variance = jnp.square(x - mean).mean(axis=(1, 2), keepdims=True)
@@ -109,10 +114,13 @@ def _norm(config: EncodecConfig, channels: int, dtype: jnp.dtype) -> TimeGroupNo
 
 
 class Conv(Layer):
-    """A convolution that gives ceil(T / stride) positions for T.
+    """A convolution of T positions to ceil(T / stride).
 
-    All its padding comes before the signal where the codec is causal, else half of it; what the last stride lacks comes
-    after.
+    It pads (k - 1) * dilation + 1 - stride positions: all before the signal where the codec is causal
+    (use_causal_conv), else half before and half after. A last stride that is not full is padded after the signal.
+
+        k = 7, stride 1               6 before: an output reads its own position and the 6 earlier ones
+        k = 16, stride 8, T = 100     8 before, 4 after, as 100 = 12 * 8 + 4: 13 positions
     """
 
     def __init__(
@@ -133,23 +141,28 @@ class Conv(Layer):
         self.right = 0 if config.use_causal_conv else padding // 2
         self.left = padding - self.right
         self.pad_mode = config.pad_mode
-        self.min_start = self.left + 1 if config.pad_mode == "reflect" else 1
+        self.min_start = self.left + 1 if config.pad_mode == "reflect" else 1  # mirroring n positions takes n + 1
         self.conv = ConvWeights((kernel_size, n_in, n_out), dtype=dtype, rngs=rngs)
         self.norm = _norm(config, n_out, dtype)
         self.is_causal = self.right == 0 and self.norm is None
 
     def __call__(self, x_BTC: jax.Array, lengths_B: jax.Array | None = None) -> jax.Array:
+        """x [B, T, in] to [B, ceil(T / stride), out]."""
         lacking = -x_BTC.shape[1] % self.stride
         return self._convolve(pad_time(zero_beyond(x_BTC, lengths_B), self.left, self.right + lacking, self.pad_mode))
 
     def init_state(self, batch: int) -> jax.Array:
-        """The last `left` positions that went in, as x_BTC."""
+        """State [B, left, in]: the last `left` positions of the input. Zeros at first, and not read then."""
         kernel = self.conv.kernel[...]
         return jnp.zeros((batch, self.left, kernel.shape[1]), kernel.dtype)
 
     def step(self, x_BTC: jax.Array, state: jax.Array, started: bool) -> tuple[jax.Array, jax.Array]:
-        seen_BTC = state if started else pad_time(x_BTC, self.left, 0, self.pad_mode)[:, : self.left]
-        window_BTC = jnp.concatenate([seen_BTC, x_BTC], axis=1)
+        """The next piece of a signal: x [B, T, in], T a multiple of stride, to ([B, T / stride, out], state).
+
+        The first piece is padded on the left as the start of the signal; later ones read the state instead.
+        """
+        left_BTC = state if started else pad_time(x_BTC, self.left, 0, self.pad_mode)[:, : self.left]
+        window_BTC = jnp.concatenate([left_BTC, x_BTC], axis=1)
         return self._convolve(window_BTC), window_BTC[:, x_BTC.shape[1] :]
 
     def _convolve(self, padded_BTC: jax.Array) -> jax.Array:
@@ -159,10 +172,12 @@ class Conv(Layer):
 
 
 class TransposedConv(Layer):
-    """A transposed convolution that gives T * stride samples for T positions.
+    """A transposed convolution of T positions to T * stride samples.
 
-    It makes k - stride samples more, of which trim_right_ratio are cut off at the end where the codec is causal, else
-    half, and the rest at the start.
+    The full result has k - stride samples more. They are trimmed: where the codec is causal, trim_right_ratio of them
+    at the end (all, in EnCodec's causal model), else half, and the rest at the start.
+
+        k = 16, stride 8, T = 10, trim_right_ratio 1     88 samples, the last 8 cut off: 80
     """
 
     def __init__(
@@ -186,15 +201,21 @@ class TransposedConv(Layer):
         self.is_causal = self.left == 0 and self.norm is None
 
     def __call__(self, x_BTC: jax.Array, lengths_B: jax.Array | None = None) -> jax.Array:
-        # normalised before it is cut, as the statistics are those of all samples
+        """x [B, T, in] to [B, T * stride, out]."""
+        # Normalised before trimming: the statistics are over all samples, as in torch.
         return self._spread(zero_beyond(x_BTC, lengths_B))[:, self.left :][:, : x_BTC.shape[1] * self.upsampling]
 
     def init_state(self, batch: int) -> jax.Array:
-        """The last positions that went in and whose samples are not complete, as x_BTC."""
+        """State [B, ceil(k / stride) - 1, in]: the last positions of the input, which later samples read too. Zeros."""
         kernel = self.conv.kernel[...]
         return jnp.zeros((batch, self.taps - 1, kernel.shape[1]), kernel.dtype)
 
     def step(self, x_BTC: jax.Array, state: jax.Array, started: bool) -> tuple[jax.Array, jax.Array]:
+        """The next piece of a signal: x [B, T, in] to ([B, T * stride, out], state).
+
+        The earlier positions of the state are spread again, and their first samples, which were given before, cut off.
+        Zeros before the signal add nothing, so the first piece needs no case of its own.
+        """
         window_BTC = jnp.concatenate([state, x_BTC], axis=1)
         first = (self.taps - 1) * self.upsampling
         y_BTC = self._spread(window_BTC)[:, first : first + x_BTC.shape[1] * self.upsampling]

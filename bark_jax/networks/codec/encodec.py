@@ -1,4 +1,4 @@
-"""EnCodec, whole: audio to codes, codes to audio, and codes to audio while they are still coming.
+"""EnCodec: audio to codes (encode), codes to audio (decode), and codes to audio frame by frame (streaming decode).
 
 Source: transformers, models/encodec/modeling_encodec.py (behaviour); Défossez et al., High Fidelity Neural Audio
 Compression, https://arxiv.org/abs/2210.13438.
@@ -21,34 +21,41 @@ from bark_jax.networks.codec.quantizer import Quantizer
 from bark_jax.networks.codec.seanet import Decoder, Encoder
 from bark_jax.networks.platform import resolve_platform
 
-MIN_SCALE = 1e-8  # added to the loudness, so that silence can be divided by it
+MIN_SCALE = 1e-8  # added to a chunk's loudness, so that silence is not divided by zero
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-    """Audio that was coded on its own."""
+    """A piece of audio, encoded independently of the other pieces."""
 
-    codes_BQT: jax.Array  # int32
-    scale_B: (
-        jax.Array | None
-    )  # float32, loudness to multiply the decoded audio by; None where config.normalize is false
+    codes_BQT: jax.Array  # int32, coarse codebook first
+    # float32, loudness (root mean square) that decoded audio is multiplied by; None where config.normalize is false
+    scale_B: jax.Array | None
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DecodeState:
-    """Everything the decoder remembers of the frames it has seen."""
+    """State of the streaming decoder after the frames so far."""
 
-    layers: tuple[Any, ...]  # per layer: the end of its input (convolutions), hidden and cell (LSTM), or nothing
-    started: bool = dataclasses.field(metadata={"static": True})  # static: the first step pads, the others do not
+    layers: tuple[Any, ...]  # for each layer: the end of its input (convolutions), hidden and cell (LSTM), or nothing
+    # Static: the first step, which pads the start of the clip, and later ones are two programs without branches.
+    started: bool = dataclasses.field(metadata={"static": True})
 
 
 class Codec(nnx.Module):
     """The codec. Audio is [B, A, channels], about -1..1; codes are integers [B, Q, T]; A = T * config.hop_length.
 
-    Parameters and activations have `dtype`; the LSTM's state and the quantiser's distances are float32. `platform` is
-    as for `BarkCausalModel`, though a codec's program is the same on all of them.
+    Args:
+      config: the codec's size, rates and padding.
+      dtype: dtype of parameters and activations; the LSTM's state and the quantiser's distances are float32.
+      platform: as for `BarkCausalModel`, though a codec is traced alike for all platforms.
+      rngs: draws the parameters; nnx.Rngs(0) if None.
+
+    Raises:
+      ConfigError: config has chunk_length_s and no overlap.
+      InputError: platform is unknown.
     """
 
     def __init__(
@@ -77,16 +84,16 @@ class Codec(nnx.Module):
         Args:
           codes_BQT: integers in [0, config.codebook_size), coarse codebook first; T >= 1 frames. Q may be less than the
             codebooks held. A code out of range gives NaN.
-          lengths_B: true frames of each row of a right-padded batch. A row then sounds as if it were decoded alone; its
-            codes beyond its end are not read. None: all rows are T frames long.
-          scale_B: from a Chunk, what its audio is multiplied by.
+          lengths_B: true frames of each row of a right-padded batch. A row's audio is then what it gives alone, and
+            codes past its end have no effect. None: all rows are T frames long.
+          scale_B: loudness from a Chunk, which the audio is multiplied by.
 
         Returns:
           audio [B, T * config.hop_length, channels] in the model's dtype, zeros beyond a row's end.
 
         Raises:
-          InputError: the shape is not that of codes; or lengths_B is given for a codec that looks ahead, which mixes a
-            row's end with its padding.
+          InputError: codes have a wrong shape or dtype; or lengths_B is given for a codec that looks ahead (is not
+            causal), which mixes a row's end with its padding.
         """
         check_process()
         if lengths_B is not None:
@@ -97,7 +104,7 @@ class Codec(nnx.Module):
         return audio_BAC
 
     def embed_codes(self, codes_BQT: jax.Array) -> jax.Array:
-        """x_BTC, C = config.hidden_size: what the decoder reads. Raises InputError as `decode` does."""
+        """Embeds codes [B, Q, T] as the decoder's input x [B, T, config.hidden_size]. Raises InputError as `decode`."""
         held = self.config.num_quantizers
         if codes_BQT.ndim != 3 or not 1 <= codes_BQT.shape[1] <= held or codes_BQT.shape[2] < 1:
             raise InputError(
@@ -113,14 +120,15 @@ class Codec(nnx.Module):
 
         Args:
           audio: [B, A, channels], or [B, A] for a mono codec; A >= 1 samples at config.sampling_rate.
-          n_codebooks: how many codebooks to use, coarse first.
-          bandwidth: instead of n_codebooks, one of config.target_bandwidths, in kbit/s. With neither, the lowest.
+          n_codebooks: number of codebooks Q to use, coarse first.
+          bandwidth: instead of n_codebooks, one of config.target_bandwidths, in kbit/s; with neither, the lowest. At 75
+            frames of 10 bits a codebook takes 0.75 kbit/s, so 6 kbit/s are 8 codebooks.
 
         Returns:
           codes_BQT, int32, T = ceil(A / config.hop_length): a last frame that is not full is padded like the ends.
 
         Raises:
-          InputError: a shape, n_codebooks or bandwidth that does not fit; or the codec needs `encode_chunks`.
+          InputError: a wrong shape, n_codebooks or bandwidth; or the codec needs `encode_chunks`.
         """
         check_process()
         if self.config.normalize or self.config.chunk_length is not None:
@@ -132,19 +140,23 @@ class Codec(nnx.Module):
     ) -> tuple[Chunk, ...]:
         """Turns audio into chunks of codes: one every config.chunk_stride samples, or one in all without chunking.
 
-        The last chunk is as short as what is left of the audio. Arguments and errors are those of `encode`.
+        Chunks are config.chunk_length samples long and overlap by chunk_length - chunk_stride; the last may be shorter.
+        The 48 kHz codec has chunks of 48,000 samples every 47,520: 100,000 samples make chunks from 0, 47,520, 95,040.
+
+        Arguments are those of `encode`. Raises InputError for a wrong shape, n_codebooks or bandwidth.
         """
         check_process()
         audio_BAC, n_codebooks = self._as_BAC(audio), self._count_codebooks(n_codebooks, bandwidth)
-        whole = audio_BAC.shape[1]
-        length = self.config.chunk_length or whole
-        starts = range(0, whole, self.config.chunk_stride or whole)
+        n_samples = audio_BAC.shape[1]
+        length = self.config.chunk_length or n_samples
+        starts = range(0, n_samples, self.config.chunk_stride or n_samples)
         return tuple(self._encode_chunk(audio_BAC[:, start : start + length], n_codebooks) for start in starts)
 
     def decode_chunks(self, chunks: Sequence[Chunk]) -> jax.Array:
-        """Turns what `encode_chunks` gave into audio [B, A, channels], blended where chunks overlap.
+        """Turns chunks from `encode_chunks` into audio [B, A, channels], cross-faded where they overlap.
 
-        A chunk is whole frames, so the end may be up to a frame longer than the audio that was encoded.
+        A chunk is a number of full frames, so the result may be up to a frame longer than the audio that was encoded.
+        Raises InputError for no chunks, or for several where the config has no chunk_length_s.
         """
         check_process()
         if not chunks:
@@ -156,7 +168,7 @@ class Codec(nnx.Module):
 
     @property
     def min_first_frames(self) -> int:
-        """Frames that the first `decode_step` needs at least: 7 for the 24 kHz codec, 1 where padding is constant."""
+        """Minimum frames of the first `decode_step`: 7 for the 24 kHz codec, 1 where padding is constant."""
         return self.decoder.min_first_frames
 
     def init_decode_state(self, batch: int) -> DecodeState:
@@ -167,23 +179,26 @@ class Codec(nnx.Module):
                 "is below 1), so it cannot decode frames as they come; use decode"
             )
         shapes = jax.eval_shape(lambda: self.decoder.init_state(batch))
-        # All of it is zeros, and those of numpy compile no program a shape.
+        # numpy's zeros: jnp.zeros would compile one program for each shape.
         layers = jax.tree.map(lambda array: np.zeros(array.shape, array.dtype), shapes)
         return DecodeState(layers=layers, started=False)
 
     def decode_step(self, codes_BQT: jax.Array, state: DecodeState) -> tuple[jax.Array, DecodeState]:
-        """Turns the next frames into audio, as `decode` would within the whole.
+        """Turns the next frames into audio: the samples that `decode` of the complete clip has there, to rounding.
 
         The start of a clip is padded with its own first frames, mirrored. So the first call takes min_first_frames or
-        more, later ones 1 or more; a clip that is shorter as a whole is for `decode`. Under jit the first call and the
-        later ones compile apart.
+        more and later ones 1 or more; a clip shorter than that is for `decode`. Under `jax.jit` the first call and
+        later ones are two programs.
 
         Args:
-          codes_BQT: as for `decode`; T may differ from call to call.
+          codes_BQT: as for `decode`; T may differ from call to call, though each T compiles a program.
           state: from `init_decode_state` or the previous call.
 
         Returns:
           (audio [B, T * config.hop_length, channels], state for the next call)
+
+        Raises:
+          InputError: codes have a wrong shape or dtype, or the first call has fewer than min_first_frames frames.
         """
         check_process()
         if not state.started and codes_BQT.shape[-1] < self.min_first_frames:
@@ -240,10 +255,18 @@ class Codec(nnx.Module):
 
 
 def overlap_add(pieces: Sequence[jax.Array], stride: int) -> jax.Array:
-    """Lays pieces [B, A, C] `stride` samples apart; where they overlap, one fades into the next.
+    """Joins pieces [B, A, C] that start `stride` samples apart; where they overlap, one fades into the next.
 
-    The sum is weighted by a triangle over a piece, which for two pieces is a linear fade. The last pieces may be
-    shorter: they take the first part of the triangle.
+    Each sample is the mean of the pieces there, weighted by a triangle over a piece; for two pieces that is a nearly
+    linear cross-fade. Last pieces may be shorter and take the first part of the triangle. Sums are float32.
+
+        pieces of 4, stride 3: triangle 1/5 2/5 2/5 1/5
+        sample 3 = (1/5 * last of the first + 1/5 * first of the second) / (2/5)
+
+    Returns:
+      [B, total, C] in the pieces' dtype; total is the end of the piece that ends last.
+
+    Source: transformers, models/encodec/modeling_encodec.py, `_linear_overlap_add`.
     """
     longest = pieces[0].shape[1]
     ramp_A = jnp.minimum(jnp.arange(1, longest + 1), jnp.arange(longest, 0, -1)).astype(jnp.float32) / (longest + 1)

@@ -1,4 +1,4 @@
-"""What every layer of EnCodec's encoder and decoder offers, whichever weights it has."""
+"""The interface of EnCodec's layers: a whole signal by a call, or piece by piece by `step` with a state."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,9 +11,9 @@ from flax import nnx
 class Layer(nnx.Module):
     """Maps x_BTC to y_BTC: all of it at once by a call, or piece by piece by `step`.
 
-    upsampling: positions out for one position in, where the layer makes more of them.
-    min_start: positions that the first piece needs, because the layer's padding mirrors them.
-    is_causal: no output depends on a later input, so `step` works.
+    upsampling: output positions for one input position; 1, or the stride of a transposed convolution.
+    min_start: positions that the first piece needs, as the layer's padding mirrors them; 1 with constant padding.
+    is_causal: whether no output depends on a later input, so that `step` equals the call.
     """
 
     upsampling: int = 1
@@ -21,20 +21,31 @@ class Layer(nnx.Module):
     is_causal: bool = True
 
     def __call__(self, x_BTC: jax.Array, lengths_B: jax.Array | None = None) -> jax.Array:
-        """The whole of a signal. lengths_B: how many positions of each row count, the rest is padding; None for all."""
+        """Maps whole signals x [B, T, C] to y [B, T', C'].
+
+        Args:
+          x_BTC: signals, right-padded to one length.
+          lengths_B: integers, true positions of each row. What lies past them is zeroed before a convolution reads it,
+            so that a padded row gives what it gives alone. None: no row is padded.
+        """
         raise NotImplementedError
 
     def init_state(self, batch: int) -> Any:
-        """What `step` remembers before the first piece."""
+        """The state of `step` before the first piece: a pytree of arrays [B, ...], empty for layers without memory."""
         return ()
 
     def step(self, x_BTC: jax.Array, state: Any, started: bool) -> tuple[jax.Array, Any]:
-        """The next piece of a signal, if is_causal: (y_BTC, state). `started` is False for the first piece."""
+        """Maps the next piece x [B, T, C] of a signal to (y [B, T', C'], state), for layers that are causal.
+
+        Args:
+          state: from `init_state` or the previous piece.
+          started: False for a signal's first piece, which alone is padded; static under `jax.jit`.
+        """
         return self(x_BTC), state
 
 
 class Elu(Layer):
-    """ELU, which holds no weights. It has a place among the layers so that they count as in the checkpoints."""
+    """ELU, which holds no weights. It is a layer so that indices into `layers` equal those of the checkpoints."""
 
     def __call__(self, x_BTC: jax.Array, lengths_B: jax.Array | None = None) -> jax.Array:
         return jax.nn.elu(x_BTC)
@@ -43,7 +54,7 @@ class Elu(Layer):
 def step_through(
     layers: Sequence[Layer], x_BTC: jax.Array, states: Sequence[Any], started: bool
 ) -> tuple[jax.Array, tuple[Any, ...]]:
-    """Takes the next piece of a signal through `layers`, one state each."""
+    """Runs `step` of each layer in turn on the next piece x [B, T, C]: the last layer's output and all new states."""
     new_states = []
     for layer, state in zip(layers, states, strict=True):
         x_BTC, state = layer.step(x_BTC, state, started)
@@ -52,7 +63,7 @@ def step_through(
 
 
 def zero_beyond(x_BTC: jax.Array, lengths_B: jax.Array | None) -> jax.Array:
-    """x_BTC with zeros from position lengths_B of each row on; unchanged where lengths_B is None."""
+    """Sets x_BTC to zero at and past position lengths_B of each row; unchanged where lengths_B is None."""
     if lengths_B is None:
         return x_BTC
     is_inside_BT = jnp.arange(x_BTC.shape[1])[None] < lengths_B[:, None]

@@ -1,4 +1,7 @@
-"""The LSTM between EnCodec's convolutions. Its width is that of its input."""
+"""The LSTM between EnCodec's convolutions. Its width is that of its input, 512 in the 24 kHz codec.
+
+It is the one part of the codec that is sequential in time: `lax.scan` over T frames, with the state in float32.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +11,7 @@ from jax import lax
 from bark_jax.config import EncodecConfig
 from bark_jax.networks.codec.layer import Layer
 
-LstmState = tuple[jax.Array, jax.Array]  # what it put out last and its cell, [B, C] each, float32
+LstmState = tuple[jax.Array, jax.Array]  # hidden and cell state, float32 [B, C] each
 
 
 def lstm(
@@ -18,14 +21,14 @@ def lstm(
 
     Args:
       x_BTC: the input.
-      input_kernel, hidden_kernel: [C, 4C], four gates side by side: input, forget, cell, output (torch's i, f, g, o).
-      bias: [4C], the sum of torch's two.
-      state: before the first position.
+      input_kernel, hidden_kernel: [C, 4C], the four gates contiguous: input, forget, cell, output (torch's i, f, g, o).
+      bias: [4C], the sum of torch's two, bias_ih + bias_hh.
+      state: hidden and cell state before the first position.
 
     Returns:
       y_BTC in x_BTC's dtype, and the state after the last position.
     """
-    # what does not wait for the previous position is one product for all of them
+    # The input's share of the gates needs no earlier position: one large product for all T, outside the scan.
     gates_BTC = jnp.matmul(x_BTC, input_kernel, preferred_element_type=jnp.float32) + bias[None, None]
 
     def advance(state: LstmState, gates_BC: jax.Array) -> tuple[LstmState, jax.Array]:
@@ -43,6 +46,7 @@ def lstm(
 
 
 def zero_state(batch: int, channels: int) -> LstmState:
+    """The state before a signal: hidden and cell of zeros, float32 [batch, channels]."""
     return jnp.zeros((batch, channels), jnp.float32), jnp.zeros((batch, channels), jnp.float32)
 
 
@@ -57,22 +61,25 @@ class LstmWeights(nnx.Module):
 
 
 class SkipLstm(Layer):
-    """num_lstm_layers LSTMs, one after the other, whose output is added to their input."""
+    """A stack of num_lstm_layers LSTMs with one skip connection around all of them."""
 
     def __init__(self, config: EncodecConfig, channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.channels = channels
         self.lstm = nnx.List([LstmWeights(channels, dtype=dtype, rngs=rngs) for _ in range(config.num_lstm_layers)])
 
     def __call__(self, x_BTC: jax.Array, lengths_B: jax.Array | None = None) -> jax.Array:
-        # no position reads a later one, so padding at a row's end needs no care
+        """x [B, T, C] to the same shape."""
+        # Right padding needs no zeroing: no position reads a later one.
         return self.step(x_BTC, self.init_state(x_BTC.shape[0]), started=False)[0]
 
     def init_state(self, batch: int) -> tuple[LstmState, ...]:
+        """Zero states, one (hidden, cell) a layer, float32 [B, C] each."""
         return tuple(zero_state(batch, self.channels) for _ in self.lstm)
 
     def step(
         self, x_BTC: jax.Array, state: tuple[LstmState, ...], started: bool
     ) -> tuple[jax.Array, tuple[LstmState, ...]]:
+        """The next piece of a signal: x [B, T, C] to (y [B, T, C], states). First and later pieces are alike."""
         y_BTC, new_states = x_BTC, []
         for weights, layer_state in zip(self.lstm, state, strict=True):
             y_BTC, layer_state = lstm(
