@@ -12,7 +12,7 @@ Written in Pallas for its Triton backend. A model loaded on a GPU uses them wher
 Weights have the layout [out, in], so that a program's output features are one contiguous piece of memory. A step of one
 or two rows is limited by memory bandwidth: each weight is read once into registers and multiplied there, row by row,
 without tensor cores, whose smallest tile has more rows than that. With more rows than `layout.MAX_KERNEL_ROWS`
-arithmetic dominates and XLA's matrix products are faster; then `attend` is the only one of these kernels in use.
+XLA's matrix products are faster; then `attend` is the only one of these kernels in use.
 
 Arrays have the dtype of the weights, bfloat16 or float16; sums, LayerNorms, softmax and parts of attention are float32.
 Axes: R rows, K input and N output features of a Linear; P parts of a row's attention; M = B * n_heads.
