@@ -520,7 +520,8 @@ def test_more_sentences_are_cut_when_asked(one_sentence):
 def test_what_was_split_is_not_counted_again(one_sentence):
     """German counts days with a full stop, English takes it for the end of a sentence."""
     (piece,) = one_sentence.split("Am 3. Mai kommt er.", language="de", max_tokens=90)
-    assert not one_sentence.holds(piece) and one_sentence.holds("One, two.") and one_sentence.holds("")
+    assert not one_sentence.is_within_sentence_limit(piece)
+    assert one_sentence.is_within_sentence_limit("One, two.") and one_sentence.is_within_sentence_limit("")
     assert one_sentence(piece, is_split=True).input_ids.shape == (1, 96)
 
 

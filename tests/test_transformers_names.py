@@ -397,7 +397,7 @@ def folder_with_voices(toy_folder, tmp_path_factory):
     for name in ("anna", "v2/ben"):
         fine = rng.integers(0, 256, (8, 60))
         voices.append(Voice(semantic=rng.integers(0, 123, 40), coarse=fine[:2], fine=fine, name=name))
-    bark.processor.library = VoiceLibrary.of(voices)
+    bark.processor.library = VoiceLibrary.from_voices(voices)
     bark.save_pretrained(folder)
     return folder
 

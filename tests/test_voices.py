@@ -133,7 +133,7 @@ def test_odd_voices_are_taken_with_a_warning(make, message, tmp_path):
     with pytest.warns(OddVoiceWarning, match=rf"^the voice .*odd\.npz may sound odd.*{message}"):
         assert Voice.load(tmp_path / "odd.npz") == voice
     with pytest.warns(OddVoiceWarning, match=r"^the voice 'anna' may"):
-        VoiceLibrary.of([dataclasses.replace(voice, name="anna")]).load("anna")
+        VoiceLibrary.from_voices([dataclasses.replace(voice, name="anna")]).load("anna")
     for key, array in voice.to_dict().items():
         np.testing.assert_array_equal(array, arrays[key])
 
@@ -758,9 +758,9 @@ def test_voices_and_processor_import_neither_jax_nor_torch():
 
 def test_voices_in_memory_make_a_library(voice):
     first, second = (dataclasses.replace(voice, name=name) for name in ("anna", "en_bob"))
-    library = VoiceLibrary.of([first, second])
+    library = VoiceLibrary.from_voices([first, second])
     assert library.names() == ["anna", "en_bob"] and library.names("en") == ["en_bob"]
     assert library.load("anna") == voice
     for nameless in ([voice], [first, first]):
         with pytest.raises(VoiceError, match="names that differ"):
-            VoiceLibrary.of(nameless)
+            VoiceLibrary.from_voices(nameless)

@@ -102,7 +102,7 @@ class _Watched:
         return 0
 
 
-def open_wav(sample_rate: int) -> bytes:
+def wav_stream_header(sample_rate: int) -> bytes:
     """The header of a mono 16-bit WAV of unknown length, for a pipe: what follows is audio until the end.
 
     Players and converters take the sizes' highest value for "to the end", as ffmpeg writes it.
@@ -113,6 +113,6 @@ def open_wav(sample_rate: int) -> bytes:
     return riff + b"fmt " + struct.pack("<I", len(layout)) + layout + b"data" + struct.pack("<I", unknown)
 
 
-def as_pcm(samples: np.ndarray) -> bytes:
+def to_pcm16(samples: np.ndarray) -> bytes:
     """Mono audio samples in -1..1 as what follows such a header; what is louder is clipped."""
     return np.round(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes()

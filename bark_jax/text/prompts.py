@@ -111,7 +111,7 @@ class PromptReader:
             raise InputError(f"max_tokens is {max_tokens}, expected at most the {n_text} that a prompt has room for")
         return split_text(as_nfc(text), self._count_tokens, max_tokens, language, self.max_sentences)
 
-    def holds(self, text: str) -> bool:
+    def is_within_sentence_limit(self, text: str) -> bool:
         """Whether a prompt holds as many sentences as the text has: always, where the model sets no limit."""
         limit = self.max_sentences
         return limit is None or all(number < limit for number, _ in number_sentences(text))

@@ -86,7 +86,7 @@ class VoiceLibrary:
             raise kind(f"the list of voices of {source.name}: {error}") from error
 
     @classmethod
-    def of(cls, voices: Iterable[Voice]) -> Self:
+    def from_voices(cls, voices: Iterable[Voice]) -> Self:
         """Voices in memory, by their own names."""
         library = cls({})
         for voice in voices:
