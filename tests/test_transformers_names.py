@@ -441,7 +441,7 @@ def test_a_voice_goes_by_its_place_as_well(toy_model, toy_voice, asked):
 def test_a_model_without_a_folder_knows_no_names(toy_model):
     networks = {name: getattr(toy_model, name) for name in NETWORK_CLASSES}
     model = bark_jax.BarkModel(toy_model.config, toy_model.generation_config, **networks)
-    with pytest.raises(bark_jax.VoiceNotFoundError, match="made of its networks, without a folder of voices"):
+    with pytest.raises(bark_jax.VoiceNotFoundError, match="built from networks, without a folder of voices"):
         model.generate([[5, 6]], history_prompt="anna")
     with pytest.raises(bark_jax.VoiceNotFoundError, match="this model has no voices of its own"):
         toy_model.generate([[5, 6]], history_prompt="anna")
