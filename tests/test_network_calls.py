@@ -177,7 +177,7 @@ def fine(model, stream, **others):
         (coarse, dict(tokens=[[1, 2]], top_q=3), "did you mean top_p"),
         (coarse, dict(tokens=[[1, 2]], codebook_size=10**4), "codebook_size is 10000"),
         (fine, dict(stream=[[123, 379, 124]]), r"coarse_output\[0\] has 3 tokens, expected 2 a frame"),
-        (fine, dict(stream=[[379, 123]]), "tokens of another codebook than their place says"),
+        (fine, dict(stream=[[379, 123]]), "a token of another codebook than its position is for"),
         (fine, dict(stream=[[123, 637]]), r"coarse_output\[0\] holds 637"),
         (fine, dict(stream=[[123, 379]], top_k=3), "top_k is no setting of the fine stage"),
     ],
