@@ -453,7 +453,7 @@ def test_a_tokenizer_that_cannot_read_is_named():
 
 
 def test_a_tokenizer_too_large_for_the_model_is_refused(vocabulary_folder):
-    with pytest.raises(ConfigError, match="room for 126"):
+    with pytest.raises(ConfigError, match="the model's vocabulary 126"):
         BarkProcessor(vocabulary_folder, spaces=TokenSpaces.from_config(toy.GENERATION_CONFIG))
 
 
