@@ -258,7 +258,7 @@ def test_models_and_processors_are_named_by_transformers_keywords(toy_folder):
     for keyword in ("pretrained_processor_name_or_path", "pretrained_model_name_or_path"):
         processor = PROCESSOR(**{keyword: toy_folder}, speaker_embeddings_dict_path=None)
         assert processor("hush").input_ids.shape == (1, 96)
-    with pytest.raises(InputError, match="give one name"):
+    with pytest.raises(InputError, match="give one of pretrained_processor_name_or_path"):
         PROCESSOR()
 
 
