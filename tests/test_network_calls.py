@@ -167,7 +167,7 @@ def fine(model, stream, **others):
         (semantic, dict(temprature=0.7), "did you mean temperature"),
         (semantic, dict(ids=None), "input_ids is None"),
         (semantic, dict(attention_mask=None), "there is no attention_mask"),
-        (semantic, dict(history_prompt="v2/en_speaker_6"), "expected a Voice or a dict"),
+        (semantic, dict(history_prompt="v2/en_speaker_6"), "the voice is .*, expected a Voice or a dict"),
         (semantic, dict(seed=[1, 2, 3]), "seed has 3 values for 2 rows"),
         (coarse, dict(tokens=[[1, 2]], config=None), "coarse_generation_config is None.*coarse_acoustics_config"),
         (coarse, dict(tokens=[[1, END, 2]]), r"semantic_output\[0\] goes on after its end, which is at 1"),

@@ -347,7 +347,7 @@ SUNO_REFUSES = {
 @pytest.mark.parametrize(("make", "message"), SUNO_REFUSES.values(), ids=SUNO_REFUSES)
 def test_a_voice_that_suno_does_not_take_is_not_saved(make, message, tmp_path):
     voice = Voice(*make(make_arrays()).values())
-    with pytest.raises(VoiceError, match=f"^Suno's code would not take this voice, so it is not saved: .*{message}"):
+    with pytest.raises(VoiceError, match=f"^Suno's code would reject this voice, so it is not saved: .*{message}"):
         voice.save(tmp_path / "a.npz")
     assert os.listdir(tmp_path) == []
     voice.save(tmp_path / "a.npz", spaces=None)
