@@ -55,7 +55,7 @@ class BarkSemanticModel(SemanticNetwork):
     """The network of the semantic stage, `BarkModel.semantic`: text tokens in, semantic tokens out.
 
     A voice's semantic tokens are embedded and added to the text's embeddings, position by position. Called, it gives
-    the logits of every position; `generate` runs the stage.
+    the logits of every position; `generate` runs the stage. Arguments of the class are those of `BarkCausalModel`.
     """
 
     def generate(
@@ -101,7 +101,8 @@ class BarkSemanticModel(SemanticNetwork):
 class BarkCoarseModel(CoarseNetwork):
     """The network of the coarse stage, `BarkModel.coarse_acoustics`: semantic tokens in, coarse codes out.
 
-    Called, it gives the logits of every position of a stream; `generate` runs the stage.
+    Called, it gives the logits of every position of a stream; `generate` runs the stage. Arguments of the class are
+    those of `BarkCausalModel`.
     """
 
     @overload
@@ -189,6 +190,7 @@ class BarkFineModel(FineNetwork):
     """The network of the fine stage, `BarkModel.fine_acoustics`: coarse codes in, codes of all codebooks out.
 
     Called, it gives the logits of one codebook, for every frame of a window at once; `generate` runs the stage.
+    Arguments of the class are those of `BarkCausalModel`.
     """
 
     def generate(
@@ -246,7 +248,7 @@ class EncodecModel(Codec):
 
     Audio is [B, A, channels] in about -1..1. Codes are integers [B, Q, T] in [0, config.codebook_size), one row per
     codebook of the residual vector quantiser. A = T * config.hop_length: 320 samples a frame at 24 kHz in Bark. The
-    number of codebooks sets the bandwidth.
+    number of codebooks sets the bandwidth. `from_pretrained` loads one; EncodecModel(config) has random weights.
     """
 
     @classmethod
