@@ -158,8 +158,8 @@ def _bark_tokenizer(source: Source) -> "Tokenizer":
     tokenizer = None if source.name == BARK_TOKENIZER else _read_source(_hub_source(source))
     if tokenizer is None:
         raise ModelNotFoundError(
-            f"{source.name} has neither {TOKENIZER_FILE} nor {VOCABULARY_FILE}, and those of {BARK_TOKENIZER}, which "
-            f"Bark uses, are not on this machine. With a connection, run: hf download {BARK_TOKENIZER} "
+            f"neither {TOKENIZER_FILE} nor {VOCABULARY_FILE} of {source.name} is found, and those of {BARK_TOKENIZER}, "
+            f"which Bark uses, are not on this machine. With a connection, run: hf download {BARK_TOKENIZER} "
             f"{TOKENIZER_FILE} {TOKENIZER_CONFIG_FILE}. Without one, pass tokenizer= a folder that has them."
         )
     return tokenizer
