@@ -762,5 +762,5 @@ def test_voices_in_memory_make_a_library(voice):
     assert library.names() == ["anna", "en_bob"] and library.names("en") == ["en_bob"]
     assert library.load("anna") == voice
     for nameless in ([voice], [first, first]):
-        with pytest.raises(VoiceError, match="names that differ"):
+        with pytest.raises(VoiceError, match="expected a different name for each"):
             VoiceLibrary.from_voices(nameless)

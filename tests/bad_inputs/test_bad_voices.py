@@ -64,8 +64,8 @@ PATHS = {
     "NUL": ("a\0b.npz", "cannot be read|does not exist"),
     "surrogate": ("\ud800.npz", "cannot be read|does not exist"),
     "too long": ("x" * 5000 + ".npz", "cannot be read|does not exist"),
-    "an address": ("https://example.com/voice.npz", "is an address; download the file"),
-    "a share": ("file:///tmp/voice.npz", "is an address"),
+    "an address": ("https://example.com/voice.npz", "is a URL; download the file"),
+    "a share": ("file:///tmp/voice.npz", "is a URL"),
     "a device": (["/dev/zero"], "is no voice"),
 }
 
