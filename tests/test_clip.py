@@ -199,7 +199,7 @@ def test_a_silence_that_is_no_duration_is_refused(silence_s):
 
 @pytest.mark.parametrize("clips", ["abc", [None], 5, iter([])], ids=["text", "none", "number", "iterator"])
 def test_what_is_no_list_of_clips_is_refused(clips):
-    with pytest.raises(InputError, match=r"the clips to join are .*expected a list of them"):
+    with pytest.raises(InputError, match=r"the clips to join are .*expected a list of clips"):
         join(clips)
 
 

@@ -247,7 +247,7 @@ def test_as_voice_takes_a_voice_or_a_dict():
     voice = Voice.from_dict(make_arrays())
     assert as_voice(voice) is voice
     assert as_voice(make_arrays()) == voice
-    with pytest.raises(VoiceError, match="got 'en_speaker_0'"):
+    with pytest.raises(VoiceError, match="the voice is 'en_speaker_0', expected a Voice or a dict"):
         as_voice("en_speaker_0")
 
 
