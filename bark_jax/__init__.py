@@ -5,12 +5,15 @@
     bark = bark_jax.Bark.from_pretrained("suno/bark-small")
     bark.generate("Hello, my dog is cute [laughs]", voice="v2/en_speaker_6", seed=0).save("hello.wav")
 
-The public names below are imported when they are first used: `import bark_jax` loads neither JAX nor Flax.
+`Bark` is the high-level API. `BarkModel` and `BarkProcessor` have the API of transformers. Settings of generation are
+in `GenerateSettings`; errors derive from `BarkError` and warnings from `BarkWarning`.
+
+Public names are imported when they are first used, so `import bark_jax` alone loads neither JAX nor Flax.
 """
 
 from typing import TYPE_CHECKING
 
-import bark_jax._system.forks  # noqa: F401, watches forks from now on
+import bark_jax._system.forks  # noqa: F401, registers a hook of os.fork, so it cannot be lazy
 from bark_jax._system.lazy import lazy_names
 
 __version__ = "0.1.0"

@@ -1,8 +1,8 @@
-"""python -m bark_jax: the command line."""
+"""Runs the command line: `python -m bark_jax`, the same as `bark-jax`."""
 
 from bark_jax._system import stopping
 
-stopping.install()  # before anything that takes long to import
+stopping.install()  # first, so that Ctrl-C during slow imports ends the process cleanly
 
 from bark_jax.cli import main  # noqa: E402
 

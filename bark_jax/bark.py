@@ -1,4 +1,4 @@
-"""Text in, clips out: the networks, the tokenizer and the voices as one."""
+"""The high-level API: `Bark` has the networks, the tokenizer and the voices of a model. Text in, clips out."""
 
 import dataclasses
 import functools
@@ -32,12 +32,12 @@ from bark_jax.text.sentences import Line, LongClip, Sentence
 from bark_jax.voices.library import resolve_voice
 from bark_jax.voices.voice import Voice
 
-# Rows of one batch. The KV cache of as many rows of the large model takes 6.4 GB in bfloat16.
+# Default batch size, in rows. At 64 rows the KV cache of the large model takes 6.4 GB in bfloat16.
 MAX_ROWS = 64
 
 
 class StageArguments(GenerateSettings, total=False):
-    """The keyword arguments of the stages one by one, as type checkers see them."""
+    """Keyword arguments of `Bark.text_to_semantic` and the other one-stage methods, for type checkers."""
 
     voice: Any
     seed: int | Sequence[int] | None
@@ -47,10 +47,17 @@ class StageArguments(GenerateSettings, total=False):
 
 
 class Bark:
-    """Text to audio.
+    """A text-to-audio model: its four networks, tokenizer and voices.
 
-    bark = Bark.from_pretrained("suno/bark-small")
-    bark.generate("Hello, my dog is cute [laughs]", voice="v2/en_speaker_6", seed=0).save("hello.wav")
+        bark = bark_jax.Bark.from_pretrained("suno/bark-small")
+        bark.generate("Hello, my dog is cute [laughs]", voice="v2/en_speaker_6", seed=0).save("hello.wav")
+
+    `generate` speaks short texts, `generate_long` texts of any length, `stream` gives audio while it is generated.
+    `text_to_semantic`, `semantic_to_codes` and `codes_to_audio` run the stages one by one.
+
+    Args:
+      model: the networks.
+      processor: the tokenizer and the voices; its token spaces must be those of the model.
     """
 
     def __init__(self, model: BarkModel, processor: BarkProcessor):
@@ -74,13 +81,46 @@ class Bark:
         keep_compiled: bool = True,
         decoding_copy: bool = True,
     ) -> Self:
-        """Loads networks, tokenizer and voices; arguments and errors as for `BarkModel.from_pretrained`.
+        """Loads a model with its tokenizer and its voices, from a folder or from the Hugging Face Hub.
+
+            bark = Bark.from_pretrained("suno/bark", dtype="bfloat16")
+            bark = Bark.from_pretrained("tiny")  # built in: needs no download
+
+        A PyTorch checkpoint is converted on first use; the result is cached by repository and revision.
 
         Args:
-          tokenizer: a tokenizer file, folder or `tokenizers.Tokenizer`, for checkpoints that bring none.
+          name_or_folder: a Hub id such as "suno/bark-small", a folder, or "tiny", the built-in model.
+          dtype: "float32", "bfloat16", "float16" or "int8" (weights rounded to eight bits, for speed on a CPU); None
+            keeps the checkpoint's dtype.
+          attn_implementation: "auto" (default), "xla" or "cudnn".
+          platform: "cpu", "gpu" or "tpu" to run on; None is that of JAX's default device.
+          revision: a branch, tag or commit of the Hub repository; None is its default branch.
+          lora: a LoRA file, whose changes are merged into the networks; None for none.
+          tokenizer: a `tokenizers.Tokenizer`, or the path of a tokenizer's file or folder, for a checkpoint that has
+            none; None takes the checkpoint's, or Bark's from the Hub.
+          token: the Hub's access token, True for the one that is saved on this machine, None for huggingface_hub's
+            default.
+          cache_dir: the folder of downloads and converted models; None is HF_HOME.
+          local_files_only: never connects to the Hub; a file that is not in the cache is an error.
+          keep_compiled: caches compiled programs on disk for the next process. BARK_JAX_KEEP_COMPILED=0 also
+            switches it off.
+          decoding_copy: keeps a second copy of the semantic and coarse weights in the layout from which small batches
+            decode faster; False saves its memory. See `BarkModel.from_pretrained`.
+
+        Returns:
+          The model, ready to generate.
+
+        Raises:
+          InputError: an argument has no such value.
+          ModelNotFoundError: the model or its tokenizer is neither on this machine nor on the Hub.
+          CheckpointError: a weight file is damaged, or is not that of a Bark.
+          ConfigError: a config, the tokenizer or the word list is damaged.
+          VoiceError: the list of voices is damaged.
+          UnsupportedError: attn_implementation="cudnn" does not work on this machine.
+          OutputError: the cache of converted models is full or not writable.
         """
         source = dict(revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
-        # The small files first: what is wrong with them is told before gigabytes of weights are read.
+        # The small files first: their faults are reported before gigabytes of weights are read.
         platform = check_platform(platform)
         found = load.FoundModel.read(find.find_model(name_or_folder, **source))
         spaces = TokenSpaces.from_config(found.generation_config)
@@ -98,7 +138,20 @@ class Bark:
         return cls(model, processor)
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Writes networks, tokenizer, words and voices as a folder for `from_pretrained`, whole or not at all."""
+        """Writes the networks, tokenizer, word list and voices atomically, as a folder that `from_pretrained` reads.
+
+        Suno's published voices are not copied; they stay available by name from the Hub.
+
+        Args:
+          folder: the folder to make.
+          overwrite: replaces a model folder that is already there.
+
+        Raises:
+          InputError: the folder is not empty and overwrite is False, or it holds something other than a model.
+          OutputError: the disk is full, or the path is not writable.
+          VoiceError: a voice of the model is damaged, or its name is not usable as a file name.
+          UnsupportedError: the model was loaded with dtype="int8", whose rounded weights are not saved.
+        """
         with atomic_folder(folder, overwrite=overwrite) as partial:
             self.model.save_pretrained(partial)
             self.processor.save_pretrained(partial)
@@ -111,19 +164,26 @@ class Bark:
         voice: Any = None,
         **settings: Unpack[GenerateSettings],
     ) -> None:
-        """Compiles what `generate` will run, by speaking nonsense, so that the first text does not wait for it.
+        """Compiles the programs that `generate` will run, so that the first text does not wait for compilation.
 
-        Each number of rows, rounded up to a power of two, is a program of its own in every stage; each length of audio,
-        rounded up to the fine stage's windows and the codec's step, one in the last two.
+            bark.warm_up(rows=[1, 8], seconds=[5, 14], voice="v2/en_speaker_6")
+
+        It generates and drops clips of the given sizes. JAX compiles one program per shape: each number of rows,
+        rounded up to a power of two, in every stage; each length of audio, rounded up to the fine stage's windows and
+        the codec's step, in the fine stage and the codec.
 
         Args:
-          rows: of one batch, one number or several.
-          seconds: of audio that is spoken for it, one length or several.
-          voice, settings: those that `generate` will be given: a voice makes the fine stage's windows more, and top_k
-            and top_p are programs of their own.
+          rows: batch size (texts times candidates), one number or a list; 1 by default.
+          seconds: length of audio in seconds, one number or a list; 1.0 by default. Every pair of rows and seconds is
+            compiled.
+          voice: the voice that `generate` will get: with one the fine stage has more windows.
+          settings: the settings that `generate` will get: top_k and top_p compile programs of their own.
 
         Raises:
-          InputError, VoiceError, VoiceNotFoundError: before any network runs.
+          InputError: rows, seconds or a setting is out of range; before any network runs.
+          VoiceError: the voice does not fit this model.
+          VoiceNotFoundError: no voice has this name, or the file does not exist.
+          DeviceMemoryError: a stage runs out of memory.
         """
         spaces = self.model.spaces
         voice = resolve_voice(voice, self.processor.library, spaces)
@@ -140,7 +200,7 @@ class Bark:
 
     @property
     def sample_rate(self) -> int:
-        """Audio samples a second."""
+        """Audio samples per second: 24,000 in Bark."""
         return self.model.sample_rate
 
     @overload
@@ -221,31 +281,47 @@ class Bark:
         on_progress: OnProgress | None = None,
         **settings: Unpack[GenerateSettings],
     ) -> Clip | list[Clip] | list[list[Clip]]:
-        """Speaks one text, or several as one batch.
+        """Generates speech for one text, or for several texts as one batch.
 
-        A text whose semantic tokens end at once gives an empty clip, with an EmptyClipWarning.
+            clip = bark.generate("Hello [laughs]", voice="v2/en_speaker_6", seed=0)
+            clips = bark.generate(["Hello.", "Bye."], voice=["v2/en_speaker_6", None], temperature=0.6)
+            best = bark.generate("Hello.", best_of=8)
+
+        Arguments are checked before any network runs. A text whose semantic stage ends at once gives an empty clip and
+        an EmptyClipWarning.
 
         Args:
-          text: a text, or a list of them; each fits one prompt (256 tokens in Bark, one sentence in "tiny") and becomes
-            up to about 15 s.
-          voice: a preset's name, a .npz file, a Voice or None; one for all texts or a list of one a text.
-          seed: an int for all texts or one a text; a clip depends on its own seed alone. None draws one a text.
-          key: instead of seed, one JAX key, or an array of one a text.
-          best_of: generates so many candidates a text and keeps the one of the greatest `Clip.mean_logprob`. Candidate
-            0 has the text's own seed, the others have seeds derived from it (`generation.seeds`); `Clip.seed` tells.
-          num_return_sequences: keeps so many clips a text instead of one: the candidates in their order, or with
-            best_of the best of them, best first.
-          max_rows: most rows (texts times candidates) in one batch; more run as several batches.
-          on_stage: called with "semantic", "coarse", "fine" and "codec" as each starts, in every batch.
-          on_progress: called within a stage with its name, how much is done and the most that it can become: semantic
-            tokens of the longest row, coarse windows.
-          settings: see `bark_jax.GenerateSettings`, such as temperature=0.6 or semantic_max_seconds=5.
+          text: a string, or a list or tuple of strings. Each must fit one prompt: at most 256 text tokens in Bark, one
+            sentence in "tiny". It becomes up to about 15 s of audio. For longer texts use `generate_long`.
+          voice: the name of a preset, the path of a .npz file, a `Voice`, a dict of its three arrays, or None
+            (default), where the seed decides the speaker. One for all texts, or a list with one per text.
+          seed: an integer from 0 to 2**64 - 1, for all texts or one per text. A clip's draws depend on its own seed
+            alone, whatever else is in the batch. None draws a random seed per text; `Clip.seed` reports it.
+          key: a JAX key instead of seed, or an array with one per text.
+          best_of: number of candidates per text, of which the one with the highest `Clip.mean_logprob` is kept.
+            Candidate 0 has the text's own seed, the others have seeds derived from it. None (default) ranks nothing.
+          num_return_sequences: number of clips to keep per text. Without best_of these are the candidates in order;
+            with it, the best ones, best first. None keeps one and returns it without a list.
+          max_rows: batch size limit in rows (texts times candidates), 64 by default; more rows run as several
+            batches. Lower it if the device runs out of memory.
+          on_stage: called as `on_stage(stage)` with "semantic", "coarse", "fine" and "codec" as each starts, in every
+            batch.
+          on_progress: called as `on_progress(stage, n_done, n_max)` within the two long stages, which counts semantic
+            tokens of the longest row ("semantic") and coarse windows ("coarse").
+          settings: the settings of `GenerateSettings`, such as temperature=0.6 or max_seconds=5: one value for all
+            texts, or a list with one per text. Left out, they are those of the checkpoint's generation_config.json.
 
         Returns:
-          One Clip for one text, a list for a list. With num_return_sequences each Clip becomes a list of Clips.
+          A `Clip` for a string, a list of them for a list of texts. With num_return_sequences each Clip becomes a list
+          of Clips.
 
         Raises:
-          InputError, VoiceError, VoiceNotFoundError: before any network runs.
+          InputError: a text is empty, too long or not speakable, or an argument or a setting is out of range.
+          VoiceError: a voice is damaged or belongs to another model.
+          VoiceNotFoundError: no voice has this name, or the file does not exist.
+          DeviceMemoryError: a stage runs out of memory; lower max_rows.
+          DeviceError: the device fails in a stage.
+          BarkError: a stage computed values that are not finite.
         """
         script = self.script(text, voice, seed, key, settings)
         by_text = self.speak(
@@ -269,7 +345,23 @@ class Bark:
         on_stage: OnStage | None = None,
         on_progress: OnProgress | None = None,
     ) -> list[list[Clip]]:
-        """`generate` of what has been checked: the clips that are kept of each text. Arguments as there."""
+        """Generates the clips of a checked `Script`, as `generate` does of texts.
+
+        Args:
+          script: texts and rows, made by `script`.
+          best_of: as for `generate`.
+          num_return_sequences: as for `generate`.
+          max_rows: as for `generate`.
+          on_stage: as for `generate`.
+          on_progress: as for `generate`.
+
+        Returns:
+          A list of the kept clips for each text, also for a single text.
+
+        Raises:
+          InputError: best_of, num_return_sequences, max_rows or a callback is invalid.
+          DeviceMemoryError: a stage runs out of memory; lower max_rows.
+        """
         n_candidates, n_kept = _check_candidates(best_of, num_return_sequences)
         max_rows = check_count("max_rows", max_rows)
         candidates = [
@@ -278,8 +370,8 @@ class Bark:
             for candidate_key in derive_keys(row.key, CANDIDATE, n_candidates)
         ]
         candidate_texts = [text for text in script.texts for _ in range(n_candidates)]
-        listeners = _Listeners(on_stage, on_progress)
-        clips = self._speak(candidate_texts, candidates, max_rows, listeners)
+        callbacks = _Callbacks(on_stage, on_progress)
+        clips = self._speak(candidate_texts, candidates, max_rows, callbacks)
         by_text = [clips[start : start + n_candidates] for start in range(0, len(clips), n_candidates)]
         if best_of is not None:
             by_text = [sorted(takes, key=lambda clip: -clip.mean_logprob) for takes in by_text]
@@ -302,31 +394,50 @@ class Bark:
         on_progress: OnProgress | None = None,
         **settings: Unpack[GenerateSettings],
     ) -> LongClip:
-        """Speaks a text of any length, or a dialogue.
+        """Generates speech for a text of any length, or for a dialogue.
 
-        The text is cut into sentences that make good prompts (see `sentences.split_text`); nothing of it is lost. Each
-        has a seed of its own, derived from `seed` and its number (`generation.seeds`): a sentence is spoken again by
-        `generate` from what the result tells of it.
+            bark.generate_long(open("chapter.txt").read(), voice="v2/en_speaker_6", seed=0).save("chapter.mp3")
+            bark.generate_long([("v2/en_speaker_6", "How are you?"), ("v2/en_speaker_9", "Fine.")])
+
+        The text is split into prompts at the ends of sentences, and a sentence that is too long near a clause's end;
+        nothing of it is lost. Each prompt has a seed derived from `seed` and its number. To speak one again:
+
+            s = long_clip.sentences[3]
+            bark.generate(s.text, voice=s.voice, seed=s.clip.seed)  # and the same settings
+
+        Arguments are checked before any network runs. A sentence whose semantic stage ends at once gives no audio and
+        an EmptyClipWarning.
 
         Args:
-          text: a text, or the lines of a dialogue: (voice, text) pairs, where None means `voice`.
-          voice: as for `generate`. Without one the first sentence finds a voice, which speaks the others too.
-          seed: an int; None draws one.
-          voice_mode: "fixed" speaks all sentences with the voice itself, in batches. "carry" makes each sentence the
-            voice of the speaker's next one, one by one: intonation runs on from sentence to sentence, but takes many
-            times as long, and what a sentence gets wrong the next ones copy, so that after some minutes it may no
-            longer sound like the voice. After an empty sentence a speaker starts again from the voice itself.
-          silence_s: seconds between two sentences, 0 to 60.
-          max_tokens: most text tokens of a sentence, 1 to 256 in Bark; None for what takes 0.85 of the model's longest
-            utterance to say in English: some 40 in Bark, 13 s.
-          language: "en", "de" ...: whose abbreviations do not end sentences; None takes it from a preset's name, else
-            English. Only the cutting depends on it.
-          max_rows: most sentences in one batch.
-          on_stage, on_progress: as for `generate`.
-          settings: as for `generate`, each one value for all sentences.
+          text: a string of up to 1,000,000 characters, or the lines of a dialogue: a list of (voice, text) pairs,
+            where None stands for `voice`.
+          voice: one voice, as for `generate`. With None, the first sentence that has audio becomes the voice of the
+            others.
+          seed: an integer from 0 to 2**64 - 1; None draws a random one. `LongClip.seed` reports it.
+          voice_mode: "fixed" (default) conditions every sentence on the voice itself and runs them in batches. "carry"
+            conditions each sentence on the speaker's previous one: the intonation continues, but sentences run one
+            by one, which takes many times as long, and errors accumulate: after some minutes it may no longer sound
+            like the voice. After an empty sentence the speaker starts again from the voice itself.
+          silence_s: seconds of silence between two sentences, 0 to 60; 0.25 by default.
+          max_tokens: text tokens per prompt at most, 1 to 256 in Bark. None takes what is spoken in 0.85 of the
+            model's longest utterance: about 40 tokens, or 13 s, in Bark.
+          language: a code such as "en" or "de", whose abbreviations do not end a sentence. None takes it from the
+            preset's name, else "en". It affects the splitting alone.
+          max_rows: sentences in one batch at most, 64 by default. Lower it if the device runs out of memory.
+          on_stage: as for `generate`.
+          on_progress: as for `generate`.
+          settings: the settings of `GenerateSettings`, each one value for all sentences.
+
+        Returns:
+          A `LongClip`, the recording of all sentences with each sentence's text, voice, clip and start.
 
         Raises:
-          InputError, VoiceError, VoiceNotFoundError: before any network runs.
+          InputError: a text is empty or not speakable, or an argument or a setting is out of range.
+          VoiceError: a voice is damaged or belongs to another model.
+          VoiceNotFoundError: no voice has this name, or the file does not exist.
+          DeviceMemoryError: a stage runs out of memory; lower max_rows.
+          DeviceError: the device fails in a stage.
+          BarkError: a stage computed values that are not finite.
         """
         (base_key,) = row_keys(seed, None, 1)
         return self.speak_long(
@@ -350,16 +461,33 @@ class Bark:
         on_stage: OnStage | None = None,
         on_progress: OnProgress | None = None,
     ) -> LongClip:
-        """`generate_long` of what has been checked, whose keys derive from `seed`. Arguments as there."""
+        """Generates the recording of a checked `Script`, as `generate_long` does of a text.
+
+        Args:
+          script: sentences and rows, made by `sentences`.
+          seed: the seed that the rows' keys derive from; it is stored in the result.
+          voice_mode: as for `generate_long`.
+          silence_s: as for `generate_long`.
+          max_rows: as for `generate_long`.
+          on_stage: as for `generate`.
+          on_progress: as for `generate`.
+
+        Returns:
+          A `LongClip`.
+
+        Raises:
+          InputError: voice_mode, silence_s, max_rows or a callback is invalid.
+          DeviceMemoryError: a stage runs out of memory; lower max_rows.
+        """
         check_silence(silence_s)
         max_rows = check_count("max_rows", max_rows)
         if not isinstance(voice_mode, str) or voice_mode not in ("fixed", "carry"):
             raise InputError(f"voice_mode is {quoted(voice_mode)}, expected 'fixed' or 'carry'")
-        listeners = _Listeners(on_stage, on_progress)
+        callbacks = _Callbacks(on_stage, on_progress)
         if voice_mode == "carry":
-            spoken = self._speak_carrying(*script, listeners)
+            spoken = self._speak_carrying(*script, callbacks)
         else:
-            spoken = self._speak_alike(*script, max_rows, listeners)
+            spoken = self._speak_fixed(*script, max_rows, callbacks)
         _warn_of_empty([[clip] for _, clip in spoken], stacklevel=4, name="sentence")
         samples, starts_s = join([clip for _, clip in spoken], silence_s)
         sentences = [
@@ -380,22 +508,40 @@ class Bark:
         on_stage: OnStage | None = None,
         **settings: Unpack[GenerateSettings],
     ) -> Iterator[SpokenPart]:
-        """Speaks a text of any length, or a dialogue, and gives the audio while it is generated.
+        """Generates speech for a text of any length, or for a dialogue, and yields the audio while it is generated.
 
-        Sentence by sentence, as `generate_long` cuts them; and within a sentence as its coarse windows are done. The
-        tokens of the first two stages are those of `generate_long`. The fine codes are not: they are chosen with less
-        of a view ahead; see `bark_jax.generation.streaming`, which also says what the first audio waits for.
+            for part in bark.stream("A long story. It has many sentences.", voice="v2/en_speaker_6"):
+                play(part.samples, part.sample_rate)
+
+        It goes sentence by sentence, as `generate_long` splits them, and within a sentence as coarse windows are done.
+        Semantic tokens and coarse codes equal those of `generate_long`; fine codes differ, as they are chosen with a
+        shorter look ahead. `bark_jax.generation.streaming` says what the first audio waits for. Arguments are checked
+        by the call itself, before the first part is asked for.
 
         Args:
-          first_windows: coarse windows of a sentence's first part, 0.4 s of Bark's audio each. More start later and
-            give a slow machine a lead.
-          text, voice, seed, silence_s, max_tokens, language, on_stage, settings: as for `generate_long`.
+          text: as for `generate_long`.
+          voice: as for `generate_long`.
+          seed: as for `generate_long`; None draws a random one.
+          silence_s: seconds of silence between two sentences, 0 to 60; 0.25 by default.
+          max_tokens: as for `generate_long`.
+          language: as for `generate_long`.
+          first_windows: coarse windows in a sentence's first part, at least 1 (default), 0.4 s of Bark's audio each.
+            More delay the first audio and give a slow machine a lead, so that playback does not run dry.
+          on_stage: called as `on_stage(stage)` with "semantic" once per sentence, and with "coarse", "fine" and
+            "codec" for every part.
+          settings: the settings of `GenerateSettings`, each one value for all sentences.
 
         Returns:
-          An iterator of SpokenParts; their samples, one after the other, are the audio. Dropping it ends the work.
+          An iterator of `SpokenPart`s. Their samples, one after the other, are the audio. Nothing runs ahead of the
+          caller, and dropping the iterator ends the work.
 
         Raises:
-          InputError, VoiceError, VoiceNotFoundError, UnsupportedError: at once, before any network runs.
+          InputError: a text is empty or not speakable, or an argument or a setting is out of range.
+          VoiceError: a voice is damaged or belongs to another model.
+          VoiceNotFoundError: no voice has this name, or the file does not exist.
+          UnsupportedError: the model's codec looks ahead, so no audio can come before the end.
+          DeviceError: while iterating: the device fails in a stage, or runs out of memory.
+          BarkError: while iterating: a stage computed values that are not finite.
         """
         (base_key,) = row_keys(seed, None, 1)
         script = self.sentences(text, voice, base_key, max_tokens, language, settings)
@@ -404,7 +550,21 @@ class Bark:
     def stream_script(
         self, script: Script, *, silence_s: float = 0.25, first_windows: int = 1, on_stage: OnStage | None = None
     ) -> Iterator[SpokenPart]:
-        """`stream` of what has been checked. Arguments as there."""
+        """Generates the audio of a checked `Script` part by part, as `stream` does of a text.
+
+        Args:
+          script: sentences and rows, made by `sentences`.
+          silence_s: as for `stream`.
+          first_windows: as for `stream`.
+          on_stage: as for `stream`.
+
+        Returns:
+          An iterator of `SpokenPart`s.
+
+        Raises:
+          InputError: silence_s, first_windows or on_stage is invalid; at once.
+          UnsupportedError: the model's codec looks ahead; at once.
+        """
         check_silence(silence_s)
         start = functools.partial(stream_row, self.model, first_windows=first_windows, on_stage=as_on_stage(on_stage))
         return self._stream_sentences(script, silence_s, start, first=start(script.rows[0]))
@@ -416,8 +576,12 @@ class Bark:
         start: Callable[[Row], RowStream],
         first: RowStream,
     ) -> Iterator[SpokenPart]:
-        """`first` is the stream of the first row, made by the caller so that its arguments are checked at once."""
-        found, n_samples = None, 0
+        """Yields the parts of all sentences, with silence between them.
+
+        `first` is the stream of the first row. The caller makes it, so that its arguments are checked before the first
+        part is asked for: a generator function runs nothing until then.
+        """
+        found, n_samples = None, 0  # found: the first sentence that has audio, as the voice of rows without one
         for index, (text, row) in enumerate(zip(*script, strict=True)):
             if row.voice is None and found is not None:
                 row = dataclasses.replace(row, voice=found)
@@ -452,20 +616,32 @@ class Bark:
         devices: Sequence[jax.Device] | None = None,
         **settings: Unpack[GenerateSettings],
     ) -> NDArray[np.int32] | list[NDArray[np.int32]]:
-        """Runs the semantic stage alone: the tokens that `generate` would have with the same arguments.
+        """Runs the semantic stage alone; the tokens are those that `generate` draws with the same arguments.
+
+            tokens = bark.text_to_semantic("Hello.", voice="v2/en_speaker_6", seed=0)
+            codes = bark.semantic_to_codes(tokens, voice="v2/en_speaker_6", seed=0)
+            bark.codes_to_audio(codes).save("hello.wav")
 
         Args:
-          text: one text, or any number of them.
-          voice, seed, key, max_rows: as for `generate`.
-          devices: of this process, such as jax.local_devices(); each takes batches in turn. None is the model's own.
-          settings: those of `generate` for the semantic stage, with or without the prefix semantic_.
+          text: a string, or a list or tuple of any number of strings; each must fit one prompt, as for `generate`.
+          voice: as for `generate`.
+          seed: as for `generate`; None draws a random one per text.
+          key: as for `generate`.
+          max_rows: batch size limit, 64 by default.
+          devices: devices of this process, such as jax.local_devices(), which take batches in turn, each with its own
+            copy of the network. None runs on the model's own device.
+          settings: the settings of the semantic stage in `GenerateSettings`, with or without the prefix semantic_.
 
         Returns:
-          Semantic tokens, int32 [S] in [0, 10,000) in Bark; for several texts a list of them. [0] where the stage ended
-          at once.
+          Semantic tokens, int32 [S] in [0, 10,000) in Bark, 49.9 per second of audio; for several texts a list of such
+          arrays. S is 0 where the stage ended at once.
 
         Raises:
-          InputError, VoiceError, VoiceNotFoundError: before the network runs.
+          InputError: a text is not speakable, or an argument or a setting is out of range or of another stage.
+          VoiceError: a voice is damaged or belongs to another model.
+          VoiceNotFoundError: no voice has this name, or the file does not exist.
+          UnsupportedError: devices is given for a model with `BarkModel.enable_cpu_offload`.
+          DeviceMemoryError: the stage runs out of memory; lower max_rows.
         """
         _check_stages(settings, ("coarse", "fine"), "text_to_semantic")
         max_rows = check_count("max_rows", max_rows)
@@ -494,20 +670,29 @@ class Bark:
         devices: Sequence[jax.Device] | None = None,
         **settings: Unpack[GenerateSettings],
     ) -> NDArray[np.int32] | list[NDArray[np.int32]]:
-        """Runs the coarse and the fine stage: the codes that `generate` would have with the same voice and seed.
+        """Runs the coarse and the fine stage; the codes are those that `generate` draws with the same voice and seed.
 
         Args:
-          tokens: semantic tokens, integers [S], or a list or an array of such rows; made by `text_to_semantic`, of a
-            clip, or changed by hand.
-          voice, seed, key, max_rows: as for `generate`.
+          tokens: semantic tokens, integers [S] in [0, 10,000) in Bark, or a list or array [B, S] of such rows: from
+            `text_to_semantic`, from `Clip.semantic`, or edited.
+          voice: as for `generate`.
+          seed: as for `generate`; None draws a random one per row.
+          key: as for `generate`.
+          max_rows: batch size limit, 64 by default.
           devices: as for `text_to_semantic`.
-          settings: those of `generate` for the coarse and the fine stage.
+          settings: the settings of the coarse and the fine stage in `GenerateSettings`.
 
         Returns:
-          Codes, int32 [n_fine, T] in [0, 1024) in Bark, coarse codebooks first; for several rows a list of them.
+          Codes, int32 [n_fine, T] in [0, 1024) in Bark, coarse codebooks first, 75 frames per second; for several rows
+          a list of such arrays.
 
         Raises:
-          InputError, VoiceError, VoiceNotFoundError: before a network runs.
+          InputError: tokens are not semantic tokens of this model, or an argument or a setting is out of range or of
+            another stage.
+          VoiceError: a voice is damaged or belongs to another model.
+          VoiceNotFoundError: no voice has this name, or the file does not exist.
+          UnsupportedError: devices is given for a model with `BarkModel.enable_cpu_offload`.
+          DeviceMemoryError: a stage runs out of memory; lower max_rows.
         """
         _check_stages(settings, ("semantic",), "semantic_to_codes")
         max_rows, spaces = check_count("max_rows", max_rows), self.model.spaces
@@ -538,14 +723,21 @@ class Bark:
     def codes_to_audio(
         self, codes: Any, *, max_rows: int = MAX_ROWS, devices: Sequence[jax.Device] | None = None
     ) -> Recording | list[Recording]:
-        """Runs the codec.
+        """Decodes codes to audio with the codec.
 
         Args:
-          codes: integers [n_fine, T], or a list or an array of such rows, as `semantic_to_codes` gives them.
-          max_rows, devices: as for `text_to_semantic`.
+          codes: integers [n_fine, T] in [0, 1024) in Bark, or a list or array [B, n_fine, T] of such rows: from
+            `semantic_to_codes` or from `Clip.fine`.
+          max_rows: batch size limit, 64 by default.
+          devices: as for `text_to_semantic`.
+
+        Returns:
+          A `Recording` of T * 320 samples at 24 kHz in Bark; for several rows a list of them.
 
         Raises:
-          InputError: what is given are no codes of this model.
+          InputError: codes are not codes of this model.
+          UnsupportedError: devices is given for a model with `BarkModel.enable_cpu_offload`.
+          DeviceMemoryError: the codec runs out of memory; lower max_rows.
         """
         max_rows = check_count("max_rows", max_rows)
         rows, is_one = stage_by_stage.check_codes(codes, self.model.spaces)
@@ -572,14 +764,42 @@ class Bark:
         devices: Sequence[jax.Device] | None = None,
         **settings: Unpack[GenerateSettings],
     ) -> Recording | list[Recording]:
-        """`codes_to_audio` of `semantic_to_codes`, whose arguments and errors these are."""
+        """Runs the coarse stage, the fine stage and the codec: `semantic_to_codes`, then `codes_to_audio`.
+
+        Args:
+          tokens: semantic tokens, integers [S] or rows of them, as for `semantic_to_codes`.
+          voice: as for `generate`.
+          seed: as for `generate`; None draws a random one per row.
+          key: as for `generate`.
+          max_rows: batch size limit, 64 by default.
+          devices: as for `text_to_semantic`.
+          settings: the settings of the coarse and the fine stage in `GenerateSettings`.
+
+        Returns:
+          A `Recording`; for several rows a list of them.
+
+        Raises:
+          InputError: as for `semantic_to_codes`.
+          VoiceError: a voice is damaged or belongs to another model.
+          VoiceNotFoundError: no voice has this name, or the file does not exist.
+        """
         codes = self.semantic_to_codes(
             tokens, voice=voice, seed=seed, key=key, max_rows=max_rows, devices=devices, **settings
         )
         return self.codes_to_audio(codes, max_rows=max_rows, devices=devices)
 
     def voices(self, language: str | None = None) -> list[str]:
-        """Names of the voices that this model knows, of one language ("de") or of all."""
+        """Lists the names that `voice` takes, such as "v2/en_speaker_6".
+
+        Args:
+          language: a code or an English name, "de" or "German"; None for all languages.
+
+        Returns:
+          The names; empty for a model without voices.
+
+        Raises:
+          InputError: not one of Bark's 13 languages.
+        """
         return self.processor.voices(language)
 
     def sentences(
@@ -591,13 +811,25 @@ class Bark:
         language: str | None,
         settings: Mapping[str, Any],
     ) -> Script:
-        """A long text or a dialogue as sentences, with a row for each: what `generate_long` speaks.
+        """Checks a long text or a dialogue, splits it into sentences and makes a row for each, for `speak_long`.
 
-        Rows without a voice are still to get that of the first of them that is not empty.
+        A row whose voice is None gets one later: the first such row that has audio.
 
         Args:
+          text: as for `generate_long`.
+          voice: as for `generate_long`.
           base_key: uint32 [2] (`generation.sampling.key_data`), from which the sentences' keys derive.
-          text, voice, max_tokens, language, settings: as for `generate_long`, and its errors.
+          max_tokens: as for `generate_long`.
+          language: as for `generate_long`.
+          settings: settings by their names in `GenerateSettings`.
+
+        Returns:
+          The sentences with their rows.
+
+        Raises:
+          InputError: a text is not speakable, or an argument or a setting is out of range.
+          VoiceError: a voice is damaged or belongs to another model.
+          VoiceNotFoundError: no voice has this name, or the file does not exist.
         """
         prompts = self.processor.sentences(text, voice, max_tokens=max_tokens, language=language)
         return self._script(prompts, derive_keys(base_key, SENTENCE, len(prompts.texts)), settings)
@@ -610,7 +842,23 @@ class Bark:
         key: jax.Array | None,
         settings: Mapping[str, Any],
     ) -> Script:
-        """What `generate` speaks: texts, with a row for each. Arguments and errors are those of `generate`."""
+        """Checks texts and makes a row for each, for `speak`.
+
+        Args:
+          text: as for `generate`.
+          voice: as for `generate`.
+          seed: as for `generate`.
+          key: a JAX key or an array of them, one per text, instead of seed; as for `generate`.
+          settings: settings by their names in `GenerateSettings`.
+
+        Returns:
+          The texts with their rows; a row's text tokens are int32 [n_text].
+
+        Raises:
+          InputError: a text is not speakable, or an argument or a setting is out of range.
+          VoiceError: a voice is damaged or belongs to another model.
+          VoiceNotFoundError: no voice has this name, or the file does not exist.
+        """
         prompts = self.processor.prompts(text, voice)
         return self._script(prompts, row_keys(seed, key, len(prompts.texts)), settings)
 
@@ -623,10 +871,19 @@ class Bark:
         *,
         is_split: bool = False,
     ) -> list[Row]:
-        """The rows of `script`, given a key for each.
+        """Checks texts and makes a row for each, as `script` does, given a key for each.
 
         Args:
-          is_split: the texts are what the processor's `split` makes.
+          text: as for `generate`.
+          voice: as for `generate`.
+          keys: one key per text, uint32 [2] (`generation.sampling.key_data`).
+          settings: settings by their names in `GenerateSettings`.
+          is_split: True for texts that the processor's `split` made, whose sentences need no counting.
+
+        Raises:
+          InputError: a text is not speakable, or a setting is out of range.
+          VoiceError: a voice is damaged or belongs to another model.
+          VoiceNotFoundError: no voice has this name, or the file does not exist.
         """
         return self._script(self.processor.prompts(text, voice, is_split=is_split), keys, settings).rows
 
@@ -634,27 +891,33 @@ class Bark:
         spaces = self.model.spaces
         return prompts.script(keys, resolve_settings(settings, len(keys), self.model.generation_config, spaces), spaces)
 
-    def _speak(self, texts: list[str], rows: list[Row], max_rows: int, listeners: "_Listeners") -> list[Clip]:
-        """The rows' clips, in batches of at most max_rows."""
+    def _speak(self, texts: list[str], rows: list[Row], max_rows: int, callbacks: "_Callbacks") -> list[Clip]:
+        """Generates the rows' clips, in batches of at most max_rows."""
         clips = []
         for start in range(0, len(rows), max_rows):
             batch = slice(start, start + max_rows)
-            timer = StageTimer(listeners.on_stage)
-            utterances = self.model.generate_rows(rows[batch], timer, listeners.on_progress)
+            timer = StageTimer(callbacks.on_stage)
+            utterances = self.model.generate_rows(rows[batch], timer, callbacks.on_progress)
             timer.stop()
             for text, row, utterance in zip(texts[batch], rows[batch], utterances, strict=True):
                 clips.append(self._clip(text, row, utterance, timer.seconds))
         return clips
 
-    def _speak_alike(
-        self, texts: list[str], rows: list[Row], max_rows: int, listeners: "_Listeners"
+    def _speak_fixed(
+        self, texts: list[str], rows: list[Row], max_rows: int, callbacks: "_Callbacks"
     ) -> list[tuple[Row, Clip]]:
-        """Clips in the rows' voices; rows without a voice take that of the first of them that is not empty."""
+        """Generates sentences with their fixed voices, in batches.
+
+        Rows without a voice run one by one until one of them has audio; it becomes the voice of all others.
+
+        Returns:
+          Each row, with the voice that conditioned it, and its clip.
+        """
         spoken: dict[int, tuple[Row, Clip]] = {}
-        found = None
+        found = None  # that voice
         for index, row in enumerate(rows):
             if row.voice is None and found is None:
-                (clip,) = self._speak([texts[index]], [row], max_rows, listeners)
+                (clip,) = self._speak([texts[index]], [row], max_rows, callbacks)
                 spoken[index] = row, clip
                 found = None if clip.is_empty else clip.as_voice()
         rest = {
@@ -662,17 +925,21 @@ class Bark:
             for index, row in enumerate(rows)
             if index not in spoken
         }
-        clips = self._speak([texts[index] for index in rest], list(rest.values()), max_rows, listeners)
+        clips = self._speak([texts[index] for index in rest], list(rest.values()), max_rows, callbacks)
         spoken.update({index: (row, clip) for (index, row), clip in zip(rest.items(), clips, strict=True)})
         return [spoken[index] for index in range(len(rows))]
 
-    def _speak_carrying(self, texts: list[str], rows: list[Row], listeners: "_Listeners") -> list[tuple[Row, Clip]]:
-        """Clips one by one, each the voice of the next with the same voice at first."""
+    def _speak_carrying(self, texts: list[str], rows: list[Row], callbacks: "_Callbacks") -> list[tuple[Row, Clip]]:
+        """Generates sentences one by one, each conditioned on the speaker's previous one.
+
+        Returns:
+          Each row, with the voice that conditioned it, and its clip.
+        """
         spoken = []
-        latest: dict[Voice | None, Voice] = {}
+        latest: dict[Voice | None, Voice] = {}  # by the speaker's own voice: the latest sentence as a voice
         for text, first_row in zip(texts, rows, strict=True):
             row = dataclasses.replace(first_row, voice=latest.get(first_row.voice, first_row.voice))
-            (clip,) = self._speak([text], [row], 1, listeners)
+            (clip,) = self._speak([text], [row], 1, callbacks)
             spoken.append((row, clip))
             if clip.is_empty:
                 latest.pop(first_row.voice, None)
@@ -702,23 +969,24 @@ def _check_stages(settings: Mapping[str, Any], stages: tuple[str, ...], method: 
             raise InputError(f"{method} has no setting {name}: it does not run that stage")
 
 
-class _Listeners(NamedTuple):
-    """Who is told how far the work is."""
+class _Callbacks(NamedTuple):
+    """Callbacks that report which stage runs and how far it is."""
 
     on_stage: OnStage | None
     on_progress: OnProgress | None
 
 
 def _check_candidates(best_of: int | None, num_return_sequences: int | None) -> tuple[int, int]:
-    """How many candidates a text has, and how many of them are kept."""
+    """Returns the number of candidates per text and how many are kept. Raises InputError if more are kept than made."""
     n_kept = 1 if num_return_sequences is None else check_count("num_return_sequences", num_return_sequences)
     n_candidates = n_kept if best_of is None else check_count("best_of", best_of)
     if n_candidates < n_kept:
-        raise InputError(f"best_of is {best_of} and num_return_sequences {n_kept}, of which it cannot be the best")
+        raise InputError(f"best_of ({best_of}) must be at least num_return_sequences ({n_kept})")
     return n_candidates, n_kept
 
 
 def _warn_of_empty(by_text: list[list[Clip]], stacklevel: int, name: str = "text") -> None:
+    """Gives an EmptyClipWarning for each clip without audio, attributed to the caller of `generate`."""
     for index, takes in enumerate(by_text):
         for clip in takes:
             if clip.is_empty:
@@ -730,7 +998,17 @@ def _warn_of_empty(by_text: list[list[Clip]], stacklevel: int, name: str = "text
 
 
 class StageTimer:
-    """An `on_stage` that notes how long each stage takes and passes the call on."""
+    """An `on_stage` callback that measures each stage and calls another callback.
+
+    Args:
+      on_stage: called as each stage starts, or None.
+
+    Raises:
+      InputError: on_stage is not callable.
+
+    Attributes:
+      seconds: wall-clock seconds of each stage that has ended, by its name.
+    """
 
     def __init__(self, on_stage: OnStage | None):
         self.seconds: dict[str, float] = {}
@@ -744,6 +1022,7 @@ class StageTimer:
         self._on_stage(stage)
 
     def stop(self) -> None:
+        """Ends the measurement of the stage that runs, if one does."""
         if self._stage is not None:
             self.seconds[self._stage] = time.perf_counter() - self._started
         self._stage = None

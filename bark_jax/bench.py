@@ -1,8 +1,8 @@
-"""How fast a checkpoint is on JAX's default device, and how much memory it takes.
+"""Benchmark of a checkpoint on JAX's default device: seconds per stage, throughput and peak memory.
 
-Rows of random text become clips of an exact length, again and again. The times are those of `BarkModel.generate_rows`,
-of which every stage waits for its result and brings it to the host; the tokens are drawn with the checkpoint's own
-settings, the same in every call.
+Rows of random text are generated as clips of an exact length, several times. Timed is `BarkModel.generate_rows`, in
+which each stage blocks until its result is on the host, so that no stage is charged for the one before. Tokens are
+drawn with the checkpoint's own settings and with fixed keys: every call draws the same ones.
 """
 
 import dataclasses
@@ -40,30 +40,32 @@ STAGES = ("semantic", "coarse", "fine", "codec")
 PACKAGES = ("jax", "jaxlib", "flax", "numpy")
 DEFAULT_SECONDS = 10.0
 DEFAULT_REPEATS = 5
-N_TEXT_TOKENS = 32  # of a row; the prompt is padded, so more would take no longer
+N_TEXT_TOKENS = 32  # per row; the prompt is padded to a fixed length, so more take no longer
 
-OnCall = Callable[[str], None]
+OnCall = Callable[[str], None]  # a line about what starts
 
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """Seconds of a stage, or of all four, and what all rows together got in one call."""
+    """Wall-clock seconds of one stage, or of all four, and the amount that one call makes for all rows together."""
 
-    first_s: float  # compilation included
-    repeats_s: tuple[float, ...]
+    first_s: float  # of the first call, with compilation
+    repeats_s: tuple[float, ...]  # of each later call
     amount: float
-    unit: str  # "tokens", "frames", or "s of audio" for all stages
+    unit: str  # "tokens" or "frames" of one stage, "s of audio" of all four
 
     @property
     def median_s(self) -> float:
+        """Median seconds of the repeats, without the first call."""
         return statistics.median(self.repeats_s)
 
     @property
     def rate(self) -> float:
-        """Amount a second, by the median; the real-time factor where the amount is seconds of audio."""
+        """Amount per second at the median: throughput, or the real-time factor if the amount is seconds of audio."""
         return self.amount / self.median_s
 
     def to_dict(self) -> dict[str, Any]:
+        """The seconds as JSON values: first, median, minimum and maximum."""
         return {
             "first_s": self.first_s,
             "median_s": self.median_s,
@@ -74,30 +76,35 @@ class Timing:
 
 @dataclasses.dataclass(frozen=True)
 class PeakMemory:
-    """The most memory in use at once since the process began: loading and what earlier runs left behind count."""
+    """Peak memory since the process began, which includes loading and whatever earlier runs have not freed.
+
+    It never falls, so a run that takes less than an earlier one cannot be measured.
+    """
 
     n_bytes: int
-    of: str  # "device", or "process" where the backend does not tell: what the process had resident
+    of: str  # "device", or "process" (resident memory) where the backend reports none, as on a CPU
     is_new: bool  # False where the run stayed below an earlier peak, which is then what n_bytes is
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One way to run the checkpoint."""
+    """Measurements of one configuration: a dtype, with or without offloading."""
 
     dtype: str
     is_offloaded: bool
     weight_bytes: dict[str, int]  # by network
-    copy_bytes: dict[str, int]  # of the copies that decoding keeps beside them; an offloaded network keeps none
-    stages: dict[str, Timing]
+    copy_bytes: dict[str, int]  # by network, of its decoding copy (`networks.layout`); 0 if offloaded
+    stages: dict[str, Timing]  # by name in STAGES
     end_to_end: Timing
     peak_memory: PeakMemory
 
     @property
     def label(self) -> str:
+        """The configuration in a few words, such as "float32 offloaded"."""
         return _label(self.dtype, self.is_offloaded)
 
     def to_dict(self) -> dict[str, Any]:
+        """The measurements as JSON values."""
         return {
             "dtype": self.dtype,
             "is_offloaded": self.is_offloaded,
@@ -119,17 +126,18 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What `benchmark` found."""
+    """The result of `benchmark`: the machine, the workload and one `Run` per configuration."""
 
     model: str
-    device: dict[str, Any]
-    versions: dict[str, str]
-    n_rows: int
-    clip_s: float  # audio of one row
-    repeats: int
+    device: dict[str, Any]  # platform, kind and cpu_cores
+    versions: dict[str, str]  # by package
+    n_rows: int  # utterances per call
+    clip_s: float  # seconds of audio per row
+    repeats: int  # calls after the first
     runs: list[Run]
 
     def to_dict(self) -> dict[str, Any]:
+        """The report as JSON values."""
         return {
             "model": self.model,
             "device": self.device,
@@ -158,22 +166,33 @@ def benchmark(
     repeats: int = DEFAULT_REPEATS,
     on_call: OnCall | None = None,
 ) -> Report:
-    """Loads a checkpoint and times it, once for each dtype.
+    """Loads a checkpoint and measures it in each dtype.
 
-    The leanest run comes first, as the peak of memory never falls. Each run compiles all its programs anew: it clears
-    what this process has compiled. What JAX keeps on disk, where it was told to, it still takes.
+        report = benchmark("suno/bark-small", dtypes=[None, "bfloat16"], n_rows=8)
+        print(format_report(report))
+
+    Runs go from least to most memory, as the peak never falls. Each run compiles all its programs again: it clears the
+    programs of this process, so do not call it beside other work. Programs in a compilation cache on disk that JAX is
+    configured to use are still loaded from there.
 
     Args:
-      model, revision: as for `BarkModel.from_pretrained`.
-      dtypes: of the networks, a run each; None is the checkpoint's own.
-      with_offload: also run each dtype with `BarkModel.enable_cpu_offload`.
-      n_rows: utterances of one batch. The networks run a power of two of them; the rates count those asked for.
-      seconds: audio of each, to the nearest semantic token; None for 10, or for the most that the model makes.
-      repeats: calls after the first.
-      on_call: called with a line that tells what starts.
+      model: as pretrained_model_name_or_path of `BarkModel.from_pretrained`.
+      revision: as for `BarkModel.from_pretrained`.
+      dtypes: dtypes of the networks, one run each; None is the checkpoint's own.
+      with_offload: True also runs each dtype with `BarkModel.enable_cpu_offload`.
+      n_rows: utterances per call, 1 by default. The networks run the next power of two; rates count n_rows.
+      seconds: seconds of audio per utterance, rounded to a semantic token. None is 10, or the model's longest if that
+        is less.
+      repeats: calls after the first, which is reported by itself because it compiles; 5 by default.
+      on_call: called with a line of text as each run and each call starts.
+
+    Returns:
+      The measurements.
 
     Raises:
-      InputError, ModelNotFoundError: before any network is loaded.
+      InputError: an argument is out of range; before any network is loaded.
+      ModelNotFoundError: the model is neither on this machine nor on the Hub; before any network is loaded.
+      DeviceMemoryError: a stage runs out of memory.
     """
     check_count("rows", n_rows)
     check_count("repeats", repeats)
@@ -183,15 +202,15 @@ def benchmark(
     _, generation_config = read_configs(folder)
     spaces = TokenSpaces.from_config(generation_config)
     n_tokens = _count_tokens(seconds, spaces)
-    tell = on_call or (lambda line: None)
-    runs = [_run(folder, case, n_rows, n_tokens, repeats, tell) for case in _cases(dtypes, with_offload)]
+    on_call = on_call or (lambda line: None)
+    runs = [_run(folder, case, n_rows, n_tokens, repeats, on_call) for case in _cases(dtypes, with_offload)]
     clip_s = runs[0].end_to_end.amount / n_rows
     return Report(model, _describe_device(), _versions(), n_rows, clip_s, repeats, runs)
 
 
 def _cases(dtypes: Sequence[str | None], with_offload: bool) -> list[_Case]:
-    """Offloaded before not, narrow before wide."""
-    widths = {dtype: 4 if dtype is None else parse_dtype(dtype).itemsize for dtype in dtypes}  # each dtype once
+    """Returns the configurations, each once, from least to most memory: offloaded first, then by bytes a weight."""
+    widths = {dtype: 4 if dtype is None else parse_dtype(dtype).itemsize for dtype in dtypes}
     by_width = sorted(widths, key=widths.get)
     return [
         _Case(dtype, is_offloaded)
@@ -201,28 +220,28 @@ def _cases(dtypes: Sequence[str | None], with_offload: bool) -> list[_Case]:
 
 
 def _count_tokens(seconds: float | None, spaces: TokenSpaces) -> int:
-    """Semantic tokens of a clip; at least as many as make a frame."""
+    """Returns the semantic tokens of a clip of this length. Raises InputError unless they make at least one frame."""
     longest_s = float(spaces.max_semantic / spaces.semantic_rate)
     if seconds is None:
         seconds = min(DEFAULT_SECONDS, longest_s)
     n_tokens = round(seconds * float(spaces.semantic_rate)) if math.isfinite(seconds) else 0
     if not 1 <= n_tokens <= spaces.max_semantic or spaces.n_frames(n_tokens) == 0:
         raise InputError(
-            f"seconds is {seconds}, expected enough for a frame and at most the {longest_s:.2f} that this model makes"
+            f"seconds is {seconds}, expected enough for one frame and at most {longest_s:.2f}, the model's longest clip"
         )
     return n_tokens
 
 
-def _run(folder: Path, case: _Case, n_rows: int, n_tokens: int, repeats: int, tell: OnCall) -> Run:
+def _run(folder: Path, case: _Case, n_rows: int, n_tokens: int, repeats: int, on_call: OnCall) -> Run:
     _, peak_before = _peak_bytes()
-    tell(f"{_label(case.dtype or 'own dtype', case.is_offloaded)}: loading")
+    on_call(f"{_label(case.dtype or 'own dtype', case.is_offloaded)}: loading")
     model = BarkModel.from_pretrained(str(folder), dtype=case.dtype, keep_compiled=False)
     if case.is_offloaded:
         model.enable_cpu_offload()
     shapes = {name: parameter_shapes(getattr(model, name)) for name in NETWORKS}
     dtypes = sorted({array.dtype.name for arrays in shapes.values() for array in arrays.values()})
     label = _label(", ".join(dtypes), case.is_offloaded)
-    stages, end_to_end = _time(model, n_rows, n_tokens, repeats, lambda what: tell(f"{label}: {what}"))
+    stages, end_to_end = _time(model, n_rows, n_tokens, repeats, lambda what: on_call(f"{label}: {what}"))
     of, peak = _peak_bytes()
     return Run(
         dtype=", ".join(dtypes),
@@ -238,13 +257,15 @@ def _run(folder: Path, case: _Case, n_rows: int, n_tokens: int, repeats: int, te
     )
 
 
-def _time(model: BarkModel, n_rows: int, n_tokens: int, repeats: int, tell: OnCall) -> tuple[dict[str, Timing], Timing]:
-    """Times of each stage and of all, from the same calls."""
+def _time(
+    model: BarkModel, n_rows: int, n_tokens: int, repeats: int, on_call: OnCall
+) -> tuple[dict[str, Timing], Timing]:
+    """Returns the times of each stage and of all four, measured in the same calls."""
     rows = _make_rows(model, n_rows, n_tokens)
     jax.clear_caches()
     stages_s, totals_s = [], []
     for call in range(repeats + 1):
-        tell(f"repeat {call} of {repeats}" if call else "first call, with compilation")
+        on_call(f"repeat {call} of {repeats}" if call else "first call, with compilation")
         timer = StageTimer(None)
         started = time.perf_counter()
         utterances = model.generate_rows(rows, on_stage=timer)
@@ -264,7 +285,7 @@ def _timing(seconds: list[float], amount: float, unit: str) -> Timing:
 
 
 def _amounts(utterances: list[Utterance]) -> dict[str, tuple[int, str]]:
-    """What each stage made for all rows together."""
+    """Returns how much each stage makes for all rows together, and its unit, by stage."""
     n_frames = sum(utterance.fine.shape[1] for utterance in utterances)
     amounts = (
         (sum(len(utterance.semantic) for utterance in utterances), "tokens"),
@@ -276,7 +297,7 @@ def _amounts(utterances: list[Utterance]) -> dict[str, tuple[int, str]]:
 
 
 def _make_rows(model: BarkModel, n_rows: int, n_tokens: int) -> list[Row]:
-    """Rows of random text that end at n_tokens semantic tokens and not before."""
+    """Makes rows of random text whose semantic stage draws exactly n_tokens tokens."""
     spaces = model.spaces
     n_ids = model.config.semantic_config.input_vocab_size - spaces.text_offset
     rng = np.random.default_rng(0)
@@ -291,14 +312,14 @@ def _make_rows(model: BarkModel, n_rows: int, n_tokens: int) -> list[Row]:
 
 
 def _peak_bytes() -> tuple[str, int]:
-    """Whose peak is known, "device" or "process", and how high it is so far."""
-    told = jax.local_devices()[0].memory_stats() or {}  # None on CPU
-    if "peak_bytes_in_use" in told:
-        return "device", told["peak_bytes_in_use"]
-    import resource  # not on Windows, where JAX has the CPU alone
+    """Returns what the peak is of, "device" or "process", and its bytes so far."""
+    stats = jax.local_devices()[0].memory_stats() or {}  # None on CPU
+    if "peak_bytes_in_use" in stats:
+        return "device", stats["peak_bytes_in_use"]
+    import resource  # does not exist on Windows
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return "process", peak if sys.platform == "darwin" else 1024 * peak
+    return "process", peak if sys.platform == "darwin" else 1024 * peak  # bytes on macOS, KiB on Linux
 
 
 def _describe_device() -> dict[str, Any]:
@@ -316,7 +337,7 @@ def _label(dtype: str, is_offloaded: bool) -> str:
 
 
 def format_report(report: Report) -> str:
-    """The report for people: what ran, then a table of times and one of memory."""
+    """Formats a report as text: the workload and the machine, then a table of times and a table of memory."""
     device, rows = report.device, "row" if report.n_rows == 1 else "rows"
     lines = [
         f"{report.model}: {report.n_rows} {rows} of {report.clip_s:.2f} s, {report.repeats} repeats",
@@ -328,7 +349,7 @@ def format_report(report: Report) -> str:
         *_align(_memory_table(report.runs), n_left=1),
     ]
     if not all(run.peak_memory.is_new for run in report.runs):
-        lines.append("<= stayed below the peak of a run above, which is shown")
+        lines.append("<= stayed below the peak of an earlier run, which is the number printed")
     return "\n".join(lines)
 
 
@@ -337,9 +358,9 @@ def _time_table(runs: list[Run]) -> list[tuple[str, ...]]:
     for run in runs:
         for stage, timing in [*run.stages.items(), ("end to end", run.end_to_end)]:
             seconds = [f"{value:.3f}" for value in timing.to_dict().values()]
-            is_whole = stage == "end to end"
-            amount = f"{timing.amount:.2f}" if is_whole else f"{timing.amount:,}"
-            rate = f"{timing.rate:.2f} x real time" if is_whole else f"{timing.rate:,.1f} {timing.unit}"
+            is_total = stage == "end to end"
+            amount = f"{timing.amount:.2f}" if is_total else f"{timing.amount:,}"
+            rate = f"{timing.rate:.2f} x real time" if is_total else f"{timing.rate:,.1f} {timing.unit}"
             table.append((run.label, stage, *seconds, f"{amount} {timing.unit}", rate))
     return table
 
@@ -358,7 +379,7 @@ def _megabytes(n_bytes: int) -> str:
 
 
 def _align(table: list[tuple[str, ...]], n_left: int) -> list[str]:
-    """Lines of equal columns: the first n_left are words, the others numbers, set to the right."""
+    """Pads cells to columns: the first n_left are words, aligned left; the others are numbers, aligned right."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return [
         "  ".join(
@@ -370,7 +391,13 @@ def _align(table: list[tuple[str, ...]], n_left: int) -> list[str]:
 
 
 def plot_report(report: Report) -> "Figure":
-    """Bars of each stage's median seconds, a colour a run; the lines across their ends go from least to most.
+    """Draws a bar chart of each stage's median seconds, one colour per run; error bars reach from minimum to maximum.
+
+    Args:
+      report: the result of `benchmark`.
+
+    Returns:
+      A matplotlib figure, which Jupyter shows by itself.
 
     Raises:
       UnsupportedError: matplotlib is not installed.
@@ -387,9 +414,9 @@ def plot_report(report: Report) -> "Figure":
             medians - [min(timing.repeats_s) for timing in timings],
             [max(timing.repeats_s) for timing in timings] - medians,
         ]
-        places = np.arange(len(STAGES)) + (index - (len(report.runs) - 1) / 2) * width
+        x_positions = np.arange(len(STAGES)) + (index - (len(report.runs) - 1) / 2) * width
         label = f"{run.label}: {run.end_to_end.rate:.2f} x real time"
-        axes.bar(places, medians, width, yerr=spread, capsize=3, label=label)
+        axes.bar(x_positions, medians, width, yerr=spread, capsize=3, label=label)
     axes.set_xticks(range(len(STAGES)), STAGES)
     axes.set(
         ylabel="seconds", title=f"{report.model}, {report.n_rows} x {report.clip_s:.2f} s, {report.device['kind']}"

@@ -1,4 +1,4 @@
-"""The four networks as one: text tokens in, audio samples and every stage's tokens out."""
+"""`BarkModel`: the four networks with the API of transformers. Token ids in, audio samples out."""
 
 import functools
 import os
@@ -32,10 +32,28 @@ from bark_jax.voices.voice import Voice, as_voice, check_voice
 
 
 class BarkModel(nnx.Module):
-    """Bark's four networks, called as in transformers: model.semantic(input_ids), model.fine_acoustics(codebook, ids).
+    """Bark's four networks, with the names, attributes and methods of transformers' `BarkModel`.
 
-    A module of modules (see `bark_jax.networks`), and so a pytree of their parameters, which never change: it goes
-    through `jax.jit`, `jax.tree.map`, `nnx.split` and `jax.device_put` as a whole.
+        model = BarkModel.from_pretrained("suno/bark-small")
+        inputs = BarkProcessor.from_pretrained("suno/bark-small")("Hello.", voice_preset="v2/en_speaker_6")
+        audio = model.generate(**inputs, seed=0)  # float32 [B, A]
+
+    `Bark` is the simpler API. The networks are attributes that can be called: model.semantic(input_ids),
+    model.coarse_acoustics(input_ids), model.fine_acoustics(codebook_idx, input_ids), model.codec_model.
+
+    It is an nnx.Module whose parameters never change, and so a pytree: it goes as one argument through `jax.jit`,
+    `jax.tree.map`, `nnx.split` and `jax.device_put`.
+
+    Args:
+      config: sizes of the networks.
+      generation_config: token ids, windows and default settings of the stages.
+      semantic: the network of the semantic stage.
+      coarse_acoustics: the network of the coarse stage.
+      fine_acoustics: the network of the fine stage.
+      codec_model: the codec.
+
+    Raises:
+      ConfigError: generation_config does not fit config, such as a token id beyond the vocabulary.
     """
 
     def __init__(
@@ -52,8 +70,8 @@ class BarkModel(nnx.Module):
         self.spaces = TokenSpaces.from_config(generation_config)
         self.semantic, self.coarse_acoustics = semantic, coarse_acoustics
         self.fine_acoustics, self.codec_model = fine_acoustics, codec_model
-        self._accelerator: jax.Device | None = None  # where networks go one at a time, if they are offloaded
-        self._voices: _NamedVoices | None = None  # those that the model knows by name
+        self._accelerator: jax.Device | None = None  # where the stages run, if the networks are offloaded
+        self._voices: _NamedVoices | None = None  # None for a model that was not loaded from files
 
     @classmethod
     def from_pretrained(
@@ -74,34 +92,50 @@ class BarkModel(nnx.Module):
         decoding_copy: bool = True,
         **options: Any,
     ) -> Self:
-        """Loads a model: a folder, a Hub id such as "suno/bark-small", or "tiny", which is built in.
+        """Loads the four networks, from a folder or from the Hugging Face Hub.
 
-        A PyTorch checkpoint is converted on first use and cached by repository and revision.
+            model = BarkModel.from_pretrained("suno/bark", dtype="bfloat16")
+
+        A PyTorch checkpoint is converted on first use; the result is cached by repository and revision.
 
         Args:
-          dtype: "float32", "bfloat16" or "float16" for all networks, or torch's object of that name; None and "auto"
-            keep what the checkpoint has. "int8" rounds the transformers' weights to eight bits (`networks.int8`), for
-            speed on a CPU.
-          torch_dtype: the same, under transformers' older name.
-          attn_implementation: "auto", "xla" or "cudnn"; see `networks.attention`. transformers' "eager", "sdpa" and
-            "flash_attention_2" are taken as "auto", with an AttentionNameWarning.
-          platform: "cpu", "gpu" or "tpu", which the networks' programs are made for; None takes the default device's.
-            They run on a device of it. Where there is none they can be lowered, and not run:
+          pretrained_model_name_or_path: a Hub id such as "suno/bark-small", a folder, or "tiny", the built-in model.
+          dtype: "float32", "bfloat16" or "float16" for all networks, or torch's dtype of that name; None and "auto"
+            keep the checkpoint's. "int8" rounds the weights of the three transformers to eight bits
+            (`networks.int8`), for speed on a CPU.
+          torch_dtype: the same as dtype, under transformers' older name.
+          attn_implementation: "auto" (default), "xla" or "cudnn"; see `networks.attention`. transformers' "eager",
+            "sdpa" and "flash_attention_2" are taken as "auto", with an AttentionNameWarning.
+          platform: "cpu", "gpu" or "tpu", for which the networks' programs are made and on whose device they run; None
+            is that of JAX's default device. Without such a device the programs can be lowered, but not run:
             `jax.jit(f).trace(model.semantic, ids).lower(lowering_platforms=("tpu",))`.
-          revision: a branch, tag or commit of the Hub repository.
-          lora: a file of changes to these networks (`bark_jax.checkpoints.lora`), which are added to them.
-          token, cache_dir, local_files_only, force_download: see `find.find_model`.
-          keep_compiled: keep compiled programs on disk for the next process (`checkpoints.compiled`); also
-            BARK_JAX_KEEP_COMPILED=0 switches it off.
-          decoding_copy: keep a second copy of the semantic and the coarse weights once rows are generated that decode
-            faster from it (`networks.layout`): one row, or bfloat16, on a CPU; one or two rows on a GPU. Without it
-            such rows take longer, and near-ties may fall otherwise.
-          options: other arguments of transformers', which are ignored or refused; see `checkpoints.options`.
+          revision: a branch, tag or commit of the Hub repository; None is its default branch.
+          lora: a LoRA file (`bark_jax.checkpoints.lora`), whose changes are merged into the networks; None for none.
+          token: the Hub's access token, True for the one that is saved on this machine, None for huggingface_hub's
+            default.
+          cache_dir: the folder of downloads and converted models; None is HF_HOME.
+          local_files_only: never connects to the Hub; a file that is not in the cache is an error.
+          force_download: downloads again what is in the cache. A commit that was converted is not converted again.
+          keep_compiled: caches compiled programs on disk for the next process (`checkpoints.compiled`).
+            BARK_JAX_KEEP_COMPILED=0 also switches it off.
+          decoding_copy: keeps a second copy of the semantic and coarse weights, in a layout that decodes small batches
+            faster (`networks.layout`): one row, or bfloat16, on a CPU; one or two rows on a GPU. The copy is made when
+            such rows are first generated. False saves its memory; decoding is slower, and the other order of float
+            sums may decide a near-tie between tokens differently.
+          options: other arguments of transformers' method. Those that make no difference are ignored, others refused;
+            see `checkpoints.options`.
+
+        Returns:
+          The model. Its voices are read when one is first used by name.
 
         Raises:
-          InputError: an argument that would have no effect here, or is unknown.
-          ModelNotFoundError: neither here nor to be had; the message names the repository, the cache and the way out.
-          CheckpointError, ConfigError: the files are damaged or are not those of a Bark.
+          InputError: an argument is unknown, has no such value, or would have no effect here.
+          ModelNotFoundError: the model is neither on this machine nor on the Hub; the message names the repository,
+            the cache and the remedy.
+          CheckpointError: a weight file is damaged, or is not that of a Bark.
+          ConfigError: a config is damaged, or the configs do not fit each other.
+          UnsupportedError: attn_implementation="cudnn" does not work on this machine.
+          OutputError: the cache of converted models is full or not writable.
         """
         check_options(options, cls.from_pretrained, MODEL_IGNORED, MODEL_REFUSED)
         check_flag("keep_compiled", keep_compiled)
@@ -135,9 +169,26 @@ class BarkModel(nnx.Module):
         decoding_copy: bool = True,
         source: Source | None = None,
     ) -> Self:
-        """Loads the networks of a model that was found; `source` has its voices, its folder if None.
+        """Loads the networks of a model folder whose configs have been read.
 
-        Other arguments and errors as for `from_pretrained`.
+        Args:
+          found: the folder and its configs.
+          dtype: as for `from_pretrained`.
+          attn_implementation: as for `from_pretrained`.
+          platform: as for `from_pretrained`.
+          lora: as for `from_pretrained`.
+          keep_compiled: as for `from_pretrained`.
+          decoding_copy: as for `from_pretrained`.
+          source: the folder or Hub repository of the model's voices; None is the folder itself.
+
+        Returns:
+          The model.
+
+        Raises:
+          InputError: an argument has no such value.
+          CheckpointError: a weight file is damaged, or is not that of the network.
+          ModelNotFoundError: a weight file or the LoRA file does not exist.
+          UnsupportedError: attn_implementation="cudnn" does not work on this machine.
         """
         keep_compiled_programs(wanted=keep_compiled)
         networks = load.load_networks(
@@ -155,10 +206,16 @@ class BarkModel(nnx.Module):
         return model
 
     def replace(self, **networks: nnx.Module) -> Self:
-        """A model with other networks in the places of some; it shares the rest.
+        """Returns a model in which some networks are replaced; this model is unchanged and shares the others with it.
+
+            model.replace(semantic=trained)
 
         Args:
-          networks: by attribute: semantic, coarse_acoustics, fine_acoustics, codec_model.
+          networks: the new networks, by attribute: semantic, coarse_acoustics, fine_acoustics or codec_model.
+
+        Raises:
+          InputError: no network has this name, or the new one is of another class.
+          ConfigError: a network's size does not fit generation_config.
         """
         held = {name: getattr(self, name) for name in NETWORK_CLASSES}
         if unknown := sorted(networks.keys() - held.keys()):
@@ -175,21 +232,39 @@ class BarkModel(nnx.Module):
         lines = [f"  {name}: {_described(getattr(self, name))}" for name in NETWORK_CLASSES]
         return "\n".join(["BarkModel(", *lines, ")"])
 
-    __str__ = __repr__  # nnx has one of its own, which lists every array
+    __str__ = __repr__  # nnx's own lists every array
 
     @under_own_config
     def save_pretrained(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Writes the model as a folder that `from_pretrained` reads; it appears whole or not at all."""
+        """Writes the configs and the weights atomically, as a folder that `from_pretrained` reads.
+
+        Voices and tokenizer are written by `BarkProcessor.save_pretrained`, or with all else by `Bark.save_pretrained`.
+
+        Args:
+          folder: the folder to make.
+          overwrite: replaces a model folder that is already there.
+
+        Raises:
+          InputError: the folder is not empty and overwrite is False, or it holds something other than a model.
+          OutputError: the disk is full, or the path is not writable.
+          UnsupportedError: the model was loaded with dtype="int8", whose rounded weights are not saved.
+        """
         networks = {name: getattr(self, name) for name in NETWORK_CLASSES}
         load.save_networks(folder, self.config, self.generation_config, networks, overwrite=overwrite)
 
     @under_own_config
     def enable_cpu_offload(self, accelerator: jax.Device | None = None, *, accelerator_id: int | None = None) -> None:
-        """Keeps the networks in host memory and each on the accelerator only while its stage runs.
+        """Moves the networks to host memory; each is on the accelerator only while its stage runs.
 
-        The results stay the same; a call takes longer by the time that the weights take to travel. `accelerator` is
-        where the stages run, the default device if None; transformers' `accelerator_id` is its place in
-        `jax.local_devices()`.
+        It saves device memory: results are the same, and each call also takes the time to copy the weights.
+
+        Args:
+          accelerator: the device that the stages run on; None is JAX's default device.
+          accelerator_id: the device as an index into `jax.local_devices()`, as in transformers.
+
+        Raises:
+          InputError: both are given, or it is no device of this process.
+          UnsupportedError: this process was forked after JAX had run.
         """
         check_process()
         if accelerator_id is not None:
@@ -210,31 +285,34 @@ class BarkModel(nnx.Module):
 
     @property
     def is_offloaded(self) -> bool:
-        """Whether the networks are in host memory; see `enable_cpu_offload`."""
+        """Whether the networks are kept in host memory; see `enable_cpu_offload`."""
         return self._accelerator is not None
 
     def on_accelerator(self, network: Any) -> Any:
-        """The network where its stage runs; an offloaded one is freed there once nobody holds what this returns."""
+        """Returns the network on the device where its stage runs.
+
+        The copy of an offloaded network is freed there as soon as no reference to the returned value is left.
+        """
         return on_its_platform(network) if self._accelerator is None else jax.device_put(network, self._accelerator)
 
     @property
     def device(self) -> jax.Device:
-        """Where the networks run: the device of their parameters, the first of several, or `enable_cpu_offload`'s."""
+        """The device that the networks run on: the first that holds parameters, or `enable_cpu_offload`'s."""
         if self._accelerator is not None:
             return self._accelerator
         return min(jax.tree.leaves(self.semantic)[0].devices(), key=lambda device: device.id)
 
     @classmethod
     def can_generate(cls) -> bool:
-        """True: transformers asks this of every model."""
+        """Returns True; transformers has this method on every model."""
         return True
 
     def num_parameters(self) -> int:
-        """How many numbers the networks' weights are; a fine head, which is an embedding table, counts once."""
+        """Counts the parameters of the four networks; a fine head that shares an embedding table counts once."""
         return sum(array.size for array in self._weights())
 
     def get_memory_footprint(self) -> int:
-        """Bytes of the networks' weights, wherever they lie."""
+        """Counts the bytes of the four networks' weights, in host and in device memory, without decoding copies."""
         return sum(array.nbytes for array in self._weights())
 
     def _weights(self) -> list[jax.Array]:
@@ -242,7 +320,7 @@ class BarkModel(nnx.Module):
 
     @property
     def sample_rate(self) -> int:
-        """Audio samples a second."""
+        """Audio samples per second: 24,000 in Bark."""
         return self.generation_config.sample_rate
 
     @overload
@@ -288,26 +366,38 @@ class BarkModel(nnx.Module):
     ) -> jax.Array | tuple[jax.Array, list[int]]:
         """Generates audio from tokenizer ids, with the arguments of transformers' `BarkModel.generate`.
 
-        Every row has its own voice, seed and settings, and the tokens that it would have alone.
+            inputs = processor(["Hello.", "Bye."], voice_preset="v2/en_speaker_6")
+            audio, lengths = model.generate(**inputs, seed=0, return_output_lengths=True)
+
+        Every row has its own voice, seed and settings, and draws the tokens that it would draw alone. Arguments are
+        checked before any network runs.
 
         Args:
-          input_ids: tokenizer ids [B, T], as `BarkProcessor` gives them.
-          history_prompt: a voice for all rows, or a list of one or None a row: a Voice, a dict of the three arrays, a
-            .npz file, or the name of a voice of the folder or repository that the model was loaded from.
-          return_output_lengths: also give each row's number of audio samples.
-          attention_mask: [B, T] of 0 and 1; without it every id is text.
-          seed: an int for all rows, or one a row. A row's draws depend on its seed alone, so rows of equal text, voice
-            and seed are equal. None draws one a row.
-          key: instead of seed, one JAX key, or an array of one a row.
-          num_return_sequences: audio for each row so many times, one after the other; the first with the row's seed,
-            the others with seeds derived from it (`bark_jax.generation.seeds`).
-          settings: see `bark_jax.GenerateSettings`.
+          input_ids: tokenizer ids, integers [B, T], from `BarkProcessor`.
+          history_prompt: a voice for all rows, or a list with one or None per row: a `Voice`, a dict of its three
+            arrays, the path of a .npz file, or the name of a voice of the folder or repository that the model was
+            loaded from. None (default): the seed decides the speaker.
+          return_output_lengths: True also returns each row's number of audio samples.
+          attention_mask: [B, T], 1 where input_ids is text and 0 where it is padding; None if there is no padding.
+          seed: an integer from 0 to 2**64 - 1, for all rows or one per row. A row's draws depend on its seed alone, so
+            rows of equal text, voice and seed are equal. None draws a random one per row.
+          key: a JAX key instead of seed, or an array with one per row.
+          num_return_sequences: utterances per row, which are consecutive rows of the result: the first has the row's
+            seed, the others seeds derived from it (`bark_jax.generation.seeds`).
+          settings: the settings of `GenerateSettings`, one value for all rows or a list with one per row. Left out,
+            they are those of generation_config.
 
         Returns:
-          audio, float32 [B, A], zeros past a row's end; with `return_output_lengths` a pair with a list of lengths.
+          Audio, float32 [B * num_return_sequences, A] in about -1..1, zeros past a row's end; with
+          return_output_lengths a pair of it and a list of lengths in samples.
 
         Raises:
-          InputError, VoiceError, VoiceNotFoundError: before any network runs.
+          InputError: ids, an argument or a setting is out of range, or there are more than 1,024 rows.
+          VoiceError: a voice is damaged or belongs to another model.
+          VoiceNotFoundError: no voice has this name, or the file does not exist.
+          DeviceMemoryError: a stage runs out of memory; give fewer rows.
+          DeviceError: the device fails in a stage.
+          BarkError: a stage computed values that are not finite.
         """
         n_vocab = self.config.semantic_config.input_vocab_size
         ids_BT, mask_BT = check_ids(input_ids, attention_mask, self.spaces, n_vocab)
@@ -337,18 +427,20 @@ class BarkModel(nnx.Module):
 
     @under_own_config
     def codec_decode(self, fine_output: Any, output_lengths: Any = None) -> jax.Array | list[jax.Array]:
-        """Turns codes into audio, each row as if it were alone.
+        """Decodes codes to audio with the codec; padding does not change a row's audio.
 
         Args:
-          fine_output: codes [B, Q, T], coarse codebook first, as `fine_acoustics.generate` gives them. Past a row's end
-            they are the codebook's size.
-          output_lengths: frames of each row, integers [B]; None takes the rows to their ends.
+          fine_output: codes, integers [B, Q, T], coarse codebooks first, from `fine_acoustics.generate`. Past a row's
+            end they equal the codebook size: 1,024 in Bark.
+          output_lengths: frames per row, integers [B]; None counts the frames before each row's padding.
 
         Returns:
-          audio, float32 [B, A], zeros past a row's end; with `output_lengths` a list of each row's [A].
+          Audio, float32 [B, A] with A = T * hop_length, zeros past a row's end; with output_lengths a list of [A]
+          arrays, one per row.
 
         Raises:
-          InputError: what is given is no codes of this model.
+          InputError: fine_output or output_lengths has a wrong shape, or a code is not in the codebook.
+          DeviceMemoryError: the codec runs out of memory; give fewer rows.
         """
         codes_BQT = as_integers("fine_output", fine_output, "[rows, codebooks, frames]")
         codes = check_codes(codes_BQT, output_lengths, self.spaces.codebook_size, self.config.codec_config)
@@ -361,18 +453,23 @@ class BarkModel(nnx.Module):
     def generate_rows(
         self, rows: Sequence[Row], on_stage: OnStage | None = None, on_progress: OnProgress | None = None
     ) -> list[Utterance]:
-        """Generates utterances, in the order of the rows.
+        """Generates one utterance per row, as a single batch.
 
         Args:
-          rows: what to generate, at least one.
-          on_stage: called with "semantic", "coarse", "fine" and "codec" as each starts.
-          on_progress: called within the two long stages with the stage's name, how much is done and the most that it
-            can become: semantic tokens of the longest row, coarse windows. The stages then run in parts, which give
-            the same bits.
+          rows: what to generate: text tokens, voice, key and resolved settings; at least one row.
+          on_stage: called as `on_stage(stage)` with "semantic", "coarse", "fine" and "codec" as each starts.
+          on_progress: called as `on_progress(stage, n_done, n_max)` within the two long stages, which counts semantic
+            tokens of the longest row ("semantic") and coarse windows ("coarse"). With it these stages run as several
+            compiled calls, whose results are bit for bit the same.
+
+        Returns:
+          Utterances in the order of the rows, each with its tokens, codes, audio samples and log-probabilities.
 
         Raises:
-          DeviceError: the device has no memory for a stage, or fails in it.
-          BarkError: a stage computed something that is not finite.
+          InputError: rows is no list of rows, or a callback is not callable.
+          DeviceMemoryError: a stage runs out of memory; give fewer rows.
+          DeviceError: the device fails in a stage.
+          BarkError: a stage computed values that are not finite.
         """
         check_process()
         on_stage = as_on_stage(on_stage)
@@ -395,25 +492,29 @@ class BarkModel(nnx.Module):
             return resolve_voice(prompt, VoiceLibrary({}), self.spaces)
         if self._voices is None:
             raise VoiceNotFoundError(
-                f"history_prompt is {quoted(prompt)}, and this model was made of its networks, without a folder of "
-                "voices; give the Voice itself, such as processor(text, voice_preset=...) finds by its name"
+                f"history_prompt is {quoted(prompt)}, and this model was built from networks, without a folder of "
+                "voices to look the name up in; give the Voice itself: processor(text, voice_preset=...) finds it"
             )
         return resolve_voice(prompt, self._voices.library, self.spaces)
 
 
 class _NamedVoices:
-    """Voices that a model knows by name, read when one is asked for. A static part, equal to itself alone."""
+    """The voices that a model knows by name; their list is read when it is first needed.
+
+    It is static metadata of the model's pytree and compares by identity, so `jax.jit` never compares voices.
+    """
 
     def __init__(self, source: Source, spaces: TokenSpaces):
         self._source, self._spaces = source, spaces
 
     @functools.cached_property
     def library(self) -> VoiceLibrary:
+        """The voices, or their names until each is used."""
         return VoiceLibrary.find(self._source, SPEAKER_EMBEDDINGS_FILE, self._spaces)
 
 
 def _described(network: nnx.Module) -> str:
-    """A network in some words: its class, dtype and size."""
+    """Describes a network in one line: class, parameters, dtype and megabytes."""
     arrays = jax.tree.leaves(network)
     megabytes = sum(array.size * array.dtype.itemsize for array in arrays) / 1e6
     dtypes = ", ".join(sorted({array.dtype.name for array in arrays}))

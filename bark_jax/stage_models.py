@@ -1,8 +1,9 @@
-"""One stage on arrays: what `model.semantic.generate` and its like do, with transformers' arguments.
+"""Networks with a `generate` method that runs one stage on arrays, with transformers' arguments.
 
-Tokens, log-probabilities aside, are those that `BarkModel.generate` has on the way, as the same programs run. Rows of
-unequal length are padded with an id that says so: the end token, the coarse network's pad token, the codebook's size.
-transformers pads with the end token in the first stage alone and goes on generating in the others.
+Tokens and codes equal those that `BarkModel.generate` draws on the way, as the same compiled programs run. Rows of
+unequal length are padded with an id that no row contains: the end token in the semantic stage, the coarse network's pad
+token in the coarse stage, the codebook size in the fine stage. transformers pads with the end token in the first stage
+alone and continues to generate past a row's end in the others.
 """
 
 import dataclasses
@@ -51,7 +52,11 @@ _NO_TEXT = np.zeros(0, np.int32)
 
 
 class BarkSemanticModel(SemanticNetwork):
-    """Text tokens, summed with a voice's semantic tokens, in; semantic tokens out."""
+    """The network of the semantic stage, `BarkModel.semantic`: text tokens in, semantic tokens out.
+
+    A voice's semantic tokens are embedded and added to the text's embeddings, position by position. Called, it gives
+    the logits of every position; `generate` runs the stage. Arguments of the class are those of `BarkCausalModel`.
+    """
 
     def generate(
         self,
@@ -64,23 +69,29 @@ class BarkSemanticModel(SemanticNetwork):
         key: jax.Array | None = None,
         **settings: Any,
     ) -> jax.Array:
-        """The semantic stage on arrays, with the arguments of transformers' method of this name.
+        """Generates semantic tokens from tokenizer ids, with the arguments of transformers' method of this name.
+
+            tokens = model.semantic.generate(input_ids, model.generation_config.semantic_config, seed=0)
 
         Args:
-          input_ids: tokenizer ids [B, T], as `BarkProcessor` gives them.
-          semantic_generation_config: model.generation_config.semantic_config, or another; a dict or transformers' class
-            is read as well.
-          history_prompt: a Voice, or a dict of the three arrays, for all rows; or a list of one or None a row.
-          attention_mask: [B, T] of 0 and 1; without it every id is text.
-          seed, key: as for `BarkModel.generate`, whose tokens these are.
-          settings: the semantic ones of `bark_jax.GenerateSettings`, without a prefix.
+          input_ids: tokenizer ids, integers [B, T], from `BarkProcessor`.
+          semantic_generation_config: model.generation_config.semantic_config, or another; a dict and transformers'
+            class are accepted too.
+          history_prompt: a `Voice` or a dict of its three arrays, for all rows, or a list with one or None per row.
+          attention_mask: [B, T], 1 where input_ids is text and 0 where it is padding; None if there is no padding.
+          seed: an integer from 0 to 2**64 - 1, for all rows or one per row; None draws a random one per row.
+          key: a JAX key instead of seed, or an array with one per row.
+          settings: the settings of the semantic stage in `GenerateSettings`, without a prefix.
 
         Returns:
-          tokens, int32 [B, T]: a row's semantic tokens, and end tokens past its end. A longest row that ended by itself
-          has one too.
+          Semantic tokens, int32 [B, T], with end tokens past a row's end. The longest row has an end token too if it
+          ended by itself.
 
         Raises:
-          InputError, ConfigError, VoiceError: before the network runs.
+          InputError: an array, an argument or a setting is out of range or of a wrong shape.
+          ConfigError: a generation config does not fit this network.
+          VoiceError: a voice is damaged or belongs to another model.
+          DeviceMemoryError: the stage runs out of memory; give fewer rows.
         """
         return _generate_semantic(
             self, input_ids, semantic_generation_config, history_prompt, attention_mask, seed, key, settings
@@ -88,7 +99,11 @@ class BarkSemanticModel(SemanticNetwork):
 
 
 class BarkCoarseModel(CoarseNetwork):
-    """Semantic tokens and the coarse codes so far in; the next coarse code out."""
+    """The network of the coarse stage, `BarkModel.coarse_acoustics`: semantic tokens in, coarse codes out.
+
+    Called, it gives the logits of every position of a stream; `generate` runs the stage. Arguments of the class are
+    those of `BarkCausalModel`.
+    """
 
     @overload
     def generate(
@@ -133,22 +148,29 @@ class BarkCoarseModel(CoarseNetwork):
         key: jax.Array | None = None,
         **settings: Any,
     ) -> jax.Array | tuple[jax.Array, jax.Array]:
-        """The coarse stage on arrays, with the arguments of transformers' method of this name.
+        """Generates coarse codes from semantic tokens, with the arguments of transformers' method of this name.
 
         Args:
-          semantic_output: tokens [B, T] as `BarkSemanticModel.generate` gives them; it is not changed.
-          semantic_generation_config, coarse_generation_config: parts of model.generation_config.
-          codebook_size: that of model.generation_config.
-          return_output_lengths: also give each row's number of tokens.
-          history_prompt, seed, key: as for `BarkSemanticModel.generate`.
-          settings: the coarse ones of `bark_jax.GenerateSettings`, without a prefix.
+          semantic_output: semantic tokens, integers [B, T], from `BarkSemanticModel.generate`; unlike in transformers
+            the array is not modified.
+          semantic_generation_config: model.generation_config.semantic_config, or another.
+          coarse_generation_config: model.generation_config.coarse_acoustics_config, or another.
+          codebook_size: the codebook_size of model.generation_config, 1,024 in Bark.
+          history_prompt: a `Voice` or a dict of its three arrays, for all rows, or a list with one or None per row.
+          return_output_lengths: True also returns each row's number of tokens.
+          seed: an integer from 0 to 2**64 - 1, for all rows or one per row; None draws a random one per row.
+          key: a JAX key instead of seed, or an array with one per row.
+          settings: the settings of the coarse stage in `GenerateSettings`, without a prefix.
 
         Returns:
-          The stream of coarse codes, int32 [B, T], frame by frame in the coarse vocabulary, and past a row's end
-          coarse_semantic_pad_token; with `return_output_lengths` a pair with int32 [B].
+          The stream of coarse codes, int32 [B, T], frame by frame in the coarse vocabulary, with
+          coarse_semantic_pad_token past a row's end; with return_output_lengths a pair of it and lengths, int32 [B].
 
         Raises:
-          InputError, ConfigError, VoiceError: before the network runs.
+          InputError: an array, an argument or a setting is out of range or of a wrong shape.
+          ConfigError: a generation config does not fit this network.
+          VoiceError: a voice is damaged or belongs to another model.
+          DeviceMemoryError: the stage runs out of memory; give fewer rows.
         """
         return _generate_coarse(
             self,
@@ -165,7 +187,11 @@ class BarkCoarseModel(CoarseNetwork):
 
 
 class BarkFineModel(FineNetwork):
-    """Codes of a window in; logits of one finer codebook out, for every frame at once."""
+    """The network of the fine stage, `BarkModel.fine_acoustics`: coarse codes in, codes of all codebooks out.
+
+    Called, it gives the logits of one codebook, for every frame of a window at once; `generate` runs the stage.
+    Arguments of the class are those of `BarkCausalModel`.
+    """
 
     def generate(
         self,
@@ -180,21 +206,28 @@ class BarkFineModel(FineNetwork):
         key: jax.Array | None = None,
         **settings: Any,
     ) -> jax.Array:
-        """The fine stage on arrays, with the arguments of transformers' method of this name.
+        """Generates the codes of all codebooks from coarse codes, with the arguments of transformers' method.
 
         Args:
-          coarse_output: the stream [B, T] as `BarkCoarseModel.generate` gives it.
-          semantic_generation_config, coarse_generation_config, fine_generation_config: parts of
-            model.generation_config.
-          codebook_size: that of model.generation_config.
-          history_prompt, seed, key: as for `BarkSemanticModel.generate`.
-          settings: the fine ones of `bark_jax.GenerateSettings`, without a prefix.
+          coarse_output: the stream of coarse codes, integers [B, T], from `BarkCoarseModel.generate`.
+          semantic_generation_config: model.generation_config.semantic_config, or another.
+          coarse_generation_config: model.generation_config.coarse_acoustics_config, or another.
+          fine_generation_config: model.generation_config.fine_acoustics_config, or another.
+          codebook_size: the codebook_size of model.generation_config, 1,024 in Bark.
+          history_prompt: a `Voice` or a dict of its three arrays, for all rows, or a list with one or None per row.
+          seed: an integer from 0 to 2**64 - 1, for all rows or one per row; None draws a random one per row.
+          key: a JAX key instead of seed, or an array with one per row.
+          settings: the settings of the fine stage in `GenerateSettings`, without a prefix.
 
         Returns:
-          codes, int32 [B, n_fine, T], coarse codebooks first, and codebook_size past a row's end.
+          Codes, int32 [B, n_fine, T], coarse codebooks first, with codebook_size past a row's end. They are what
+          `BarkModel.codec_decode` takes.
 
         Raises:
-          InputError, ConfigError, VoiceError: before the network runs.
+          InputError: an array, an argument or a setting is out of range or of a wrong shape.
+          ConfigError: a generation config does not fit this network.
+          VoiceError: a voice is damaged or belongs to another model.
+          DeviceMemoryError: the stage runs out of memory; give fewer rows.
         """
         return _generate_fine(
             self,
@@ -211,7 +244,12 @@ class BarkFineModel(FineNetwork):
 
 
 class EncodecModel(Codec):
-    """The codec. Audio is [B, A, channels], about -1..1; codes are integers [B, Q, T]; A = T * config.hop_length."""
+    """The neural audio codec, EnCodec, `BarkModel.codec_model`: audio to codes and codes to audio.
+
+    Audio is [B, A, channels] in about -1..1. Codes are integers [B, Q, T] in [0, config.codebook_size), one row per
+    codebook of the residual vector quantiser. A = T * config.hop_length: 320 samples a frame at 24 kHz in Bark. The
+    number of codebooks sets the bandwidth. `from_pretrained` loads one; EncodecModel(config) has random weights.
+    """
 
     @classmethod
     def from_pretrained(
@@ -229,20 +267,34 @@ class EncodecModel(Codec):
         keep_compiled: bool = True,
         **options: Any,
     ) -> Self:
-        """Loads a codec: a folder, a Hub id such as "facebook/encodec_24khz"; of a whole Bark its codec.
+        """Loads a codec, from a folder or from the Hugging Face Hub.
 
-        A PyTorch checkpoint is converted on first use and cached by repository and revision.
+            codec = EncodecModel.from_pretrained("facebook/encodec_24khz")
+
+        A PyTorch checkpoint is converted on first use; the result is cached by repository and revision.
 
         Args:
-          dtype: "float32", "bfloat16" or "float16", or torch's object of that name; None and "auto" keep what the
-            checkpoint has.
-          torch_dtype, platform, revision, token, cache_dir, local_files_only, force_download, keep_compiled, options:
-            as for `BarkModel.from_pretrained`.
+          pretrained_model_name_or_path: a Hub id or a folder, of an EnCodec or of a Bark, whose codec is loaded.
+          dtype: "float32", "bfloat16" or "float16", or torch's dtype of that name; None and "auto" keep the
+            checkpoint's.
+          torch_dtype: the same as dtype, under transformers' older name.
+          platform: as for `BarkModel.from_pretrained`.
+          revision: a branch, tag or commit of the Hub repository; None is its default branch.
+          token: as for `BarkModel.from_pretrained`.
+          cache_dir: the folder of downloads and converted models; None is HF_HOME.
+          local_files_only: never connects to the Hub; a file that is not in the cache is an error.
+          force_download: downloads again what is in the cache.
+          keep_compiled: caches compiled programs on disk for the next process.
+          options: other arguments of transformers' method, ignored or refused; see `checkpoints.options`.
+
+        Returns:
+          The codec.
 
         Raises:
-          ModelNotFoundError: neither here nor to be had, or it has no codec.
-          CheckpointError, ConfigError: the files are damaged or are not those of an EnCodec.
-          InputError: a dtype or a name that cannot be; an argument that would have no effect here, or is unknown.
+          InputError: an argument is unknown, has no such value, or would have no effect here.
+          ModelNotFoundError: the model is neither on this machine nor on the Hub, or has no codec.
+          CheckpointError: a weight file is damaged, or is not that of an EnCodec.
+          ConfigError: the config is damaged.
         """
         check_options(options, cls.from_pretrained, MODEL_IGNORED, MODEL_REFUSED)
         keep_compiled_programs(wanted=check_flag("keep_compiled", keep_compiled))
@@ -277,7 +329,7 @@ def _generate_semantic(
     key: jax.Array | None,
     settings: Mapping[str, Any],
 ) -> jax.Array:
-    """See `BarkSemanticModel.generate`."""
+    """Implements `BarkSemanticModel.generate`."""
     semantic_config = _as_config("semantic", semantic_config, BarkSemanticGenerationConfig)
     config = BarkGenerationConfig(semantic_config=semantic_config)
     check_semantic_fit(BarkConfig(semantic_config=network.config), config)
@@ -287,7 +339,7 @@ def _generate_semantic(
     voices = _check_voices("semantic", history_prompt, len(texts), spaces)
     rows = _rows("semantic", texts, voices, seed, key, settings, config, spaces)
     tokens = [tokens for tokens, _ in run_semantic(network, rows, spaces)]
-    # A row that ended by itself has its end token too, as in transformers.
+    # A row that ended by itself shows its end token, as in transformers; one that reached the limit has none.
     width = max(
         len(row) + (len(row) < each.settings.max_semantic_tokens) for row, each in zip(tokens, rows, strict=True)
     )
@@ -307,7 +359,7 @@ def _generate_coarse(
     key: jax.Array | None,
     settings: Mapping[str, Any],
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
-    """See `BarkCoarseModel.generate`."""
+    """Implements `BarkCoarseModel.generate`."""
     config = BarkGenerationConfig(
         semantic_config=_as_config("semantic", semantic_config, BarkSemanticGenerationConfig),
         coarse_acoustics_config=_as_config("coarse", coarse_config, BarkCoarseGenerationConfig),
@@ -339,7 +391,7 @@ def _generate_fine(
     key: jax.Array | None,
     settings: Mapping[str, Any],
 ) -> jax.Array:
-    """See `BarkFineModel.generate`."""
+    """Implements `BarkFineModel.generate`."""
     config = BarkGenerationConfig(
         semantic_config=_as_config("semantic", semantic_config, BarkSemanticGenerationConfig),
         coarse_acoustics_config=_as_config("coarse", coarse_config, BarkCoarseGenerationConfig),
@@ -355,7 +407,12 @@ def _generate_fine(
 
 
 def _as_config(stage: str, value: Any, config_class: type[JsonConfig]) -> Any:
-    """A stage's generation config from ours, transformers' or a dict."""
+    """Returns a stage's generation config, read from ours, transformers' or a dict.
+
+    Raises:
+      InputError: it is none of them.
+      ConfigError: a field has no such value.
+    """
     if isinstance(value, config_class):
         return value
     values = value.to_dict() if hasattr(value, "to_dict") else value
@@ -374,7 +431,10 @@ def _check_voices(stage: str, history_prompt: Any, n_rows: int, spaces: TokenSpa
 
 
 def _check_voice(stage: str, voice: Voice, spaces: TokenSpaces) -> Voice:
-    """The voice, if the stage can be conditioned on it; what other stages read of it may be another model's."""
+    """Returns the voice if this stage can be conditioned on it. Raises VoiceError if not.
+
+    Only the arrays that this stage reads are checked against the model: the others may come from another model.
+    """
     if stage != "fine":
         spaces = dataclasses.replace(spaces, n_fine=len(voice.fine))
     if stage == "semantic":
@@ -399,7 +459,7 @@ def _rows(
 
 
 def _split_streams(stream_BT: np.ndarray, spaces: TokenSpaces) -> list[np.ndarray]:
-    """The coarse codes [n_coarse, T] of each row."""
+    """Returns the coarse codes [n_coarse, T] of each row of a padded stream. Raises InputError if it is none."""
     n_ids = spaces.semantic_vocab + spaces.n_coarse * spaces.codebook_size
     codes = []
     for index, stream_T in enumerate(split_rows("coarse_output", stream_BT, n_ids, (spaces.coarse_pad,))):
@@ -408,8 +468,8 @@ def _split_streams(stream_BT: np.ndarray, spaces: TokenSpaces) -> list[np.ndarra
         codes_QT = deinterleave(stream_T, spaces).astype(np.int32)
         if not ((codes_QT >= 0) & (codes_QT < spaces.codebook_size)).all():
             raise InputError(
-                f"coarse_output[{index}] holds tokens of another codebook than their place says; expected the tokens "
-                f"of {spaces.n_coarse} codebooks, frame by frame"
+                f"coarse_output[{index}] holds a token of another codebook than its position is for; expected the "
+                f"tokens of {spaces.n_coarse} codebooks in turn, frame by frame"
             )
         codes.append(codes_QT)
     return codes

@@ -238,8 +238,8 @@ BAD_SETTINGS = [
     ({"return_tensors": ["np"]}, InputError, "return_tensors"),
     ({"max_length": 0}, InputError, "expected 1 to the 256 text tokens"),
     ({"max_length": 257}, InputError, "expected 1 to the 256 text tokens"),
-    ({"max_length": 2.5}, InputError, "a whole number"),
-    ({"max_length": True}, InputError, "a whole number"),
+    ({"max_length": 2.5}, InputError, "an integer"),
+    ({"max_length": True}, InputError, "an integer"),
     ({"padding": False}, InputError, "rows are of one length"),
     ({"padding": ["longest"]}, InputError, "padding"),
     ({"padding": np.array(["longest", "x"])}, InputError, "padding is array"),
@@ -453,7 +453,7 @@ def test_a_tokenizer_that_cannot_read_is_named():
 
 
 def test_a_tokenizer_too_large_for_the_model_is_refused(vocabulary_folder):
-    with pytest.raises(ConfigError, match="room for 126"):
+    with pytest.raises(ConfigError, match="the model's vocabulary 126"):
         BarkProcessor(vocabulary_folder, spaces=TokenSpaces.from_config(toy.GENERATION_CONFIG))
 
 
@@ -520,7 +520,8 @@ def test_more_sentences_are_cut_when_asked(one_sentence):
 def test_what_was_split_is_not_counted_again(one_sentence):
     """German counts days with a full stop, English takes it for the end of a sentence."""
     (piece,) = one_sentence.split("Am 3. Mai kommt er.", language="de", max_tokens=90)
-    assert not one_sentence.holds(piece) and one_sentence.holds("One, two.") and one_sentence.holds("")
+    assert not one_sentence.is_within_sentence_limit(piece)
+    assert one_sentence.is_within_sentence_limit("One, two.") and one_sentence.is_within_sentence_limit("")
     assert one_sentence(piece, is_split=True).input_ids.shape == (1, 96)
 
 

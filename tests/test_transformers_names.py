@@ -258,7 +258,7 @@ def test_models_and_processors_are_named_by_transformers_keywords(toy_folder):
     for keyword in ("pretrained_processor_name_or_path", "pretrained_model_name_or_path"):
         processor = PROCESSOR(**{keyword: toy_folder}, speaker_embeddings_dict_path=None)
         assert processor("hush").input_ids.shape == (1, 96)
-    with pytest.raises(InputError, match="give one name"):
+    with pytest.raises(InputError, match="give one of pretrained_processor_name_or_path"):
         PROCESSOR()
 
 
@@ -362,7 +362,7 @@ def test_control_tokens_are_added_as_transformers_adds_them(toy_folder, tmp_path
     n_tokens = plain.tokenizer.get_vocab_size()
     added = {"(BOS)": n_tokens, "(EOS)": n_tokens + 1, "(s)": n_tokens + 2}
     assert named.tokenizer.get_vocab() == plain.tokenizer.get_vocab() | added
-    with pytest.raises(InputError, match=r"names the tokenizer's own \(BOS\)"):
+    with pytest.raises(InputError, match=r"names the tokenizer's control token \(BOS\)"):
         named("hush (BOS)")
     np.testing.assert_array_equal(named("hush").input_ids, plain("hush").input_ids)
     named.save_pretrained(tmp_path)
@@ -397,7 +397,7 @@ def folder_with_voices(toy_folder, tmp_path_factory):
     for name in ("anna", "v2/ben"):
         fine = rng.integers(0, 256, (8, 60))
         voices.append(Voice(semantic=rng.integers(0, 123, 40), coarse=fine[:2], fine=fine, name=name))
-    bark.processor.library = VoiceLibrary.of(voices)
+    bark.processor.library = VoiceLibrary.from_voices(voices)
     bark.save_pretrained(folder)
     return folder
 
@@ -441,7 +441,7 @@ def test_a_voice_may_be_a_positional_argument(toy_model, toy_voice, asked):
 def test_a_model_without_a_folder_knows_no_names(toy_model):
     networks = {name: getattr(toy_model, name) for name in NETWORK_CLASSES}
     model = bark_jax.BarkModel(toy_model.config, toy_model.generation_config, **networks)
-    with pytest.raises(bark_jax.VoiceNotFoundError, match="made of its networks, without a folder of voices"):
+    with pytest.raises(bark_jax.VoiceNotFoundError, match="built from networks, without a folder of voices"):
         model.generate([[5, 6]], history_prompt="anna")
     with pytest.raises(bark_jax.VoiceNotFoundError, match="this model has no voices of its own"):
         toy_model.generate([[5, 6]], history_prompt="anna")

@@ -133,7 +133,7 @@ def test_odd_voices_are_taken_with_a_warning(make, message, tmp_path):
     with pytest.warns(OddVoiceWarning, match=rf"^the voice .*odd\.npz may sound odd.*{message}"):
         assert Voice.load(tmp_path / "odd.npz") == voice
     with pytest.warns(OddVoiceWarning, match=r"^the voice 'anna' may"):
-        VoiceLibrary.of([dataclasses.replace(voice, name="anna")]).load("anna")
+        VoiceLibrary.from_voices([dataclasses.replace(voice, name="anna")]).load("anna")
     for key, array in voice.to_dict().items():
         np.testing.assert_array_equal(array, arrays[key])
 
@@ -249,7 +249,7 @@ def test_as_voice_takes_a_voice_or_a_dict():
     voice = Voice.from_dict(make_arrays())
     assert as_voice(voice) is voice
     assert as_voice(make_arrays()) == voice
-    with pytest.raises(VoiceError, match="got 'en_speaker_0'"):
+    with pytest.raises(VoiceError, match="the voice is 'en_speaker_0', expected a Voice or a dict"):
         as_voice("en_speaker_0")
 
 
@@ -349,7 +349,7 @@ SUNO_REFUSES = {
 @pytest.mark.parametrize(("make", "message"), SUNO_REFUSES.values(), ids=SUNO_REFUSES)
 def test_a_voice_that_suno_does_not_take_is_not_saved(make, message, tmp_path):
     voice = Voice(*make(make_arrays()).values())
-    with pytest.raises(VoiceError, match=f"^Suno's code would not take this voice, so it is not saved: .*{message}"):
+    with pytest.raises(VoiceError, match=f"^Suno's code would reject this voice, so it is not saved: .*{message}"):
         voice.save(tmp_path / "a.npz")
     assert os.listdir(tmp_path) == []
     voice.save(tmp_path / "a.npz", spaces=None)
@@ -760,9 +760,9 @@ def test_voices_and_processor_import_neither_jax_nor_torch():
 
 def test_voices_in_memory_make_a_library(voice):
     first, second = (dataclasses.replace(voice, name=name) for name in ("anna", "en_bob"))
-    library = VoiceLibrary.of([first, second])
+    library = VoiceLibrary.from_voices([first, second])
     assert library.names() == ["anna", "en_bob"] and library.names("en") == ["en_bob"]
     assert library.load("anna") == voice
     for nameless in ([voice], [first, first]):
-        with pytest.raises(VoiceError, match="names that differ"):
-            VoiceLibrary.of(nameless)
+        with pytest.raises(VoiceError, match="expected a different name for each"):
+            VoiceLibrary.from_voices(nameless)

@@ -1,1 +1,1 @@
-"""Audio: clips, files of every format, figures, mel filters."""
+"""Audio: `clip` has recordings and clips, `files` and `formats` write audio files, `plots` and `mel` draw figures."""

@@ -1,4 +1,4 @@
-"""What comes back: audio that can be saved, played and plotted, with the tokens that it was made from."""
+"""Results of generation: `Recording` is audio to save, play and plot, `Clip` also has the tokens that it came from."""
 
 import base64
 import dataclasses
@@ -19,51 +19,73 @@ from bark_jax.voices.voice import Voice
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# A notebook keeps what its players hold: 60 s are 3.8 MB of base64 as WAV, and a tenth of that as MP3.
+# Longest WAV in a notebook's player; a longer one is MP3. The notebook's file stores the player's audio as base64: 60 s
+# are 3.8 MB as WAV, a tenth of that as MP3.
 MAX_WAV_PLAYER_S = 60.0
 
 
 class EmptyClipWarning(BarkWarning):
-    """A text came back without audio because the semantic network ended at once."""
+    """A clip has no audio, because the semantic stage drew its end token first. Another seed usually has audio."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Recording(ByValue):
-    """Audio. In a notebook it shows a player. Two recordings are equal where their kind and their values are."""
+    """Audio that can be saved, played and plotted. In a notebook it shows a player.
 
-    samples: NDArray[np.float32]  # [A] audio samples in about -1..1, or [A, channels] of a stereo codec
-    sample_rate: int  # audio samples a second
+    Two recordings are equal if they are of the same class and all of their values are.
+
+    Attributes:
+      samples: audio samples, float32 [A] in about -1..1, or [A, channels] of a stereo codec.
+      sample_rate: audio samples per second: 24,000 in Bark.
+    """
+
+    samples: NDArray[np.float32]
+    sample_rate: int
 
     @property
     def duration_s(self) -> float:
+        """Length in seconds."""
         return len(self.samples) / self.sample_rate
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes an audio file; its ending says which kind: wav, flac, ogg, opus or mp3.
+        """Writes an audio file, atomically. Samples beyond -1..1 are clipped.
+
+            recording.save("hello.mp3")
+
+        Args:
+          path: the file; its ending is the format: .wav, .flac (both 16-bit), .ogg (Vorbis), .opus or .mp3.
 
         Raises:
-          InputError: another ending, a folder that does not exist, or no audio where the kind cannot be empty: wav and
-            ogg files can.
+          InputError: another ending, a folder that does not exist, or an empty recording in a format other than wav and
+            ogg, whose files cannot be empty.
+          OutputError: the disk is full, or the path is not writable.
         """
         write_audio(path, self.samples, self.sample_rate)
 
     def to_bytes(self, format: str = "wav") -> bytes:
-        """The audio file that `save` writes, as bytes.
+        """Returns the audio file that `save` writes, as bytes.
 
         Args:
-          format: "wav", "flac", "ogg", "opus" or "mp3".
+          format: "wav" (default), "flac", "ogg", "opus" or "mp3".
 
         Raises:
-          InputError: another format, or no audio where the format cannot be empty: wav and ogg can.
+          InputError: another format, or an empty recording in a format other than wav and ogg.
         """
         return encode(self.samples, self.sample_rate, format_named(format))
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> "Figure":
-        """Draws waveform and mel spectrogram; returns the figure, and with a path writes it as PNG, SVG or PDF.
+        """Draws the waveform and the mel spectrogram over seconds.
+
+        Args:
+          path: a file to write the figure to, whose ending is the format, such as .png, .svg or .pdf; None writes none.
+
+        Returns:
+          A matplotlib figure, which Jupyter shows by itself.
 
         Raises:
           UnsupportedError: matplotlib is not installed.
-          InputError: an ending that matplotlib does not write, or a folder that does not exist.
+          InputError: an ending that matplotlib does not know, or a folder that does not exist.
+          OutputError: the disk is full, or the path is not writable.
         """
         from bark_jax.audio.plots import plot_audio, save_figure
 
@@ -73,7 +95,7 @@ class Recording(ByValue):
         return figure
 
     def _repr_html_(self) -> str:
-        """The player that Jupyter shows; the audio is inside, so that it plays without this package or its files."""
+        """Returns the HTML player that Jupyter shows. The audio is embedded, so a saved notebook plays it."""
         name = "mp3" if self.duration_s > MAX_WAV_PLAYER_S else "wav"
         audio = base64.b64encode(self.to_bytes(name)).decode()
         return f'<audio controls preload="metadata" src="data:{format_named(name).media_type};base64,{audio}"></audio>'
@@ -84,46 +106,76 @@ class Recording(ByValue):
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Clip(Recording):
-    """One utterance: its audio, and the tokens of every stage. T frames; none where the model ended at once."""
+    """The result of `Bark.generate`: one utterance with its audio, and the tokens and codes of every stage.
+
+        clip = bark.generate("Hello.", seed=0)
+        clip.save("hello.wav")
+        bark.generate("Bye.", voice=clip.as_voice())
+
+    All arrays are empty (A, S and T are 0) if the semantic stage ended at once.
+
+    Attributes:
+      samples: audio samples, float32 [A] in about -1..1, or [A, channels] of a stereo codec.
+      sample_rate: audio samples per second: 24,000 in Bark.
+      text: the text that was spoken, in Unicode's form NFC.
+      semantic: semantic tokens, int32 [S], 49.9 per second in Bark.
+      coarse: codes of the first codebooks, int32 [n_coarse, T], 75 frames per second in Bark.
+      fine: codes of all codebooks, int32 [n_fine, T], coarse codebooks first.
+      semantic_logprob: log-probability of each semantic token, float32 [S], among the legal tokens at temperature 1.
+      coarse_logprob: log-probability of each coarse code, float32 [n_coarse, T], within its codebook at temperature 1.
+      seed: with it and the same text, voice and settings, `generate` gives the clip again.
+      stats: wall-clock seconds of each stage, by its name, for the whole batch that the clip was part of.
+    """
 
     text: str
-    semantic: NDArray[np.int32]  # [S] semantic tokens
-    coarse: NDArray[np.int32]  # [n_coarse, T] codes
-    fine: NDArray[np.int32]  # [n_fine, T] codes
-    semantic_logprob: NDArray[np.float32]  # [S], of each token among the legal ones at temperature 1
-    coarse_logprob: NDArray[np.float32]  # [n_coarse, T], of each code within its codebook at temperature 1
-    seed: int  # with it, and the clip's text, voice and settings, `generate` gives the clip again
-    stats: dict[str, float]  # seconds each stage took, for the whole batch of the clip
+    semantic: NDArray[np.int32]
+    coarse: NDArray[np.int32]
+    fine: NDArray[np.int32]
+    semantic_logprob: NDArray[np.float32]
+    coarse_logprob: NDArray[np.float32]
+    seed: int
+    stats: dict[str, float]
 
     @property
     def is_empty(self) -> bool:
+        """True if there is no audio, because the semantic stage ended at once."""
         return not len(self.samples)
 
     @property
     def mean_logprob(self) -> float:
-        """The mean log-probability of the semantic tokens and coarse codes, nats a token; -inf for an empty clip.
+        """Mean log-probability of the semantic tokens and coarse codes, in nats per token; -inf for an empty clip.
 
-        It says how expected the clip is to the networks, not how good it sounds. Settings do not enter: clips of
-        different temperatures can be compared.
+        It measures how likely the clip is to the networks, not how good it sounds. `Bark.generate` ranks candidates by
+        it (best_of). It is computed at temperature 1, so clips drawn with different settings can be compared.
         """
         logprobs = np.concatenate([self.semantic_logprob.ravel(), self.coarse_logprob.ravel()])
         return float(logprobs.mean(dtype=np.float64)) if not self.is_empty else -math.inf
 
     def as_voice(self) -> Voice:
-        """The clip as a voice: what is generated with it sounds like it.
+        """Returns the clip as a voice, which makes other texts sound like it.
 
         Raises:
           VoiceError: the clip is empty.
         """
         if self.is_empty:
             raise VoiceError(
-                f"the clip of {self.text[:60]!r} is empty, and a voice is made of audio; generate it with another seed"
+                f"the clip of {self.text[:60]!r} is empty, and a voice needs audio; generate it with another seed"
             )
         return Voice(semantic=self.semantic, coarse=self.coarse, fine=self.fine)
 
     @staticmethod
     def concatenate(clips: Sequence[Recording], silence_s: float = 0.0) -> Recording:
-        """Clips one after the other, with `silence_s` seconds of silence between two; see `join`."""
+        """Concatenates recordings, such as clips, with silence between them.
+
+            bark_jax.Clip.concatenate([clip, other], silence_s=0.5).save("both.wav")
+
+        Args:
+          clips: a list or tuple of at least one, all of one sample rate and number of channels.
+          silence_s: seconds of silence between two that are not empty, 0 to 60; 0 by default.
+
+        Raises:
+          InputError: no recordings, recordings of different sample rates or channels, or silence_s is out of range.
+        """
         samples, _ = join(clips, silence_s)
         return Recording(samples, clips[0].sample_rate)
 
@@ -133,34 +185,39 @@ class Clip(Recording):
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class SpokenPart(Recording):
-    """The next piece of a text that is being spoken."""
+    """An item of `Bark.stream`: the next audio of a text that is being generated.
 
-    text: str  # the sentence that it belongs to
-    start_s: float  # where it starts in the whole
+    Attributes:
+      samples: audio samples, float32 [A] in about -1..1, or [A, channels] of a stereo codec.
+      sample_rate: audio samples per second: 24,000 in Bark.
+      text: the sentence that it is part of.
+      start_s: seconds from the start of the audio to the start of this part.
+    """
+
+    text: str
+    start_s: float
 
 
 def join(clips: Sequence[Recording], silence_s: float = 0.0) -> tuple[np.ndarray, list[float]]:
-    """Lays recordings one after the other.
+    """Concatenates recordings, with silence between them.
 
     Args:
-      clips: at least one, all of one sample rate and number of channels.
-      silence_s: seconds of zeros between two recordings that are not empty; an empty one adds nothing.
+      clips: a list or tuple of at least one, all of one sample rate and number of channels.
+      silence_s: seconds of zeros between two recordings that are not empty, 0 to 60; an empty one adds nothing.
 
     Returns:
-      The audio samples, float32 [A] or [A, channels], and where each recording starts, in seconds.
+      The audio samples, float32 [A] or [A, channels], and the start of each recording in seconds.
 
     Raises:
-      InputError: no recordings, unequal ones, or a silence that is no duration.
+      InputError: no recordings, recordings of different sample rates or channels, or silence_s is out of range.
     """
     if not isinstance(clips, (list, tuple)) or not all(isinstance(clip, Recording) for clip in clips):
-        raise InputError(f"the clips to join are {quoted(clips)}, expected a list of them")
+        raise InputError(f"the clips to join are {quoted(clips)}, expected a list of clips")
     if not clips:
         raise InputError("there are no clips to join, expected one or more")
     shapes = {(clip.sample_rate, clip.samples.shape[1:]) for clip in clips}
     if len(shapes) > 1:
-        raise InputError(
-            f"the clips have sample rates and channels {sorted(shapes)}, expected one kind; clips of one model have"
-        )
+        raise InputError(f"the clips differ in sample rate and channels, {sorted(shapes)}; expected clips of one model")
     rate, channels = shapes.pop()
     silence = np.zeros((round(check_silence(silence_s) * rate), *channels), np.float32)
     parts: list[np.ndarray] = []
@@ -177,7 +234,7 @@ def join(clips: Sequence[Recording], silence_s: float = 0.0) -> tuple[np.ndarray
 
 
 def check_silence(silence_s: Any) -> float:
-    """A duration from 0 to 60 s; raises InputError for anything else."""
+    """Returns silence_s as a float. Raises InputError unless it is a number of seconds from 0 to 60."""
     is_number = isinstance(silence_s, (int, float, np.integer, np.floating)) and not isinstance(silence_s, bool)
     if not is_number or not 0 <= silence_s <= 60:
         raise InputError(f"silence_s is {quoted(silence_s)}, expected 0 to 60 seconds")

@@ -1,4 +1,4 @@
-"""Audio files. Written through soundfile (libsndfile), whole or not at all."""
+"""Writes audio files atomically, with soundfile (libsndfile)."""
 
 import io
 import os
@@ -12,19 +12,22 @@ from bark_jax.audio.formats import FORMATS, Format, format_of
 from bark_jax.errors import InputError
 from bark_jax.files import as_path, atomic_file, output_errors
 
-# Audio samples that libsndfile is given at once: its version 1.2 crashes on minutes of Vorbis written in one call.
+# Audio samples per call of libsndfile: version 1.2 crashes if minutes of Vorbis are written in one call.
 _BLOCK = 2**16
 
 
 def write_audio(path: str | os.PathLike, samples: np.ndarray, sample_rate: int) -> None:
-    """Writes audio samples, float32 [A] or [A, channels] in -1..1, in the form that the path's ending names.
+    """Writes an audio file, atomically: a full disk or a killed process leaves no half-written file.
 
-    Samples beyond -1..1 are clipped. The file gets its name once it is complete, so a full disk or a kill leaves no
-    half of it.
+    Args:
+      path: the file; its ending is the format, one of FORMATS.
+      samples: audio samples, float32 [A] or [A, channels]; those beyond -1..1 are clipped.
+      sample_rate: audio samples per second.
 
     Raises:
-      InputError: an unknown ending, no such folder, or what `write_stream` refuses.
-      OutputError: the disk is full, or the place may not be written to.
+      InputError: an unknown ending, no such folder, no audio in a format that cannot be empty, or a sample rate or
+        number of channels that the format does not support.
+      OutputError: the disk is full, or the path is not writable.
     """
     path = as_path(path, "the audio file")
     audio_format = format_of(path)
@@ -37,45 +40,64 @@ def write_audio(path: str | os.PathLike, samples: np.ndarray, sample_rate: int) 
 
 
 def write_stream(file: BinaryIO, samples: np.ndarray, sample_rate: int, audio_format: Format = FORMATS[".wav"]) -> None:
-    """Writes one complete audio file into an open binary stream, which has to be seekable.
+    """Writes a complete audio file to an open binary stream.
+
+    Args:
+      file: the stream; it must be seekable.
+      samples: audio samples, float32 [A] or [A, channels]; those beyond -1..1 are clipped.
+      sample_rate: audio samples per second.
+      audio_format: the format, WAV by default.
 
     Raises:
-      InputError: a kind that takes no empty audio, or not this sample rate or number of channels.
-      OSError: the stream takes no more.
+      InputError: no audio in a format that cannot be empty, or a sample rate or number of channels that the format does
+        not support.
+      OSError: the stream fails, such as on a full disk.
     """
     import soundfile
 
     container, coding = audio_format.container, audio_format.coding
     if not len(samples) and not audio_format.takes_empty:
         kind = coding if container == "OGG" else container
-        raise InputError(f"the audio is empty, which no {kind} file can be; .wav and .ogg can")
+        raise InputError(f"the audio is empty, which no {kind} file can be; .wav and .ogg files can")
     n_channels = 1 if samples.ndim == 1 else samples.shape[1]
     watched = _Watched(file)
     try:
         with soundfile.SoundFile(watched, "w", sample_rate, n_channels, format=container, subtype=coding) as sound:
             for start in range(0, len(samples), _BLOCK):
                 sound.write(samples[start : start + _BLOCK])
-    except Exception as error:  # AssertionError and others, where the file took no more
+    except Exception as error:  # of any type: soundfile asserts that all was written
         if watched.error is not None:
             raise watched.error from error
         if not isinstance(error, soundfile.LibsndfileError):
             raise
         raise InputError(
-            f"{coding} does not take {n_channels} channel(s) at {sample_rate} Hz ({error.error_string}); .wav does"
+            f"{coding} does not support {n_channels} channel(s) at {sample_rate} Hz ({error.error_string}); .wav does"
         ) from error
     if watched.error is not None:
         raise watched.error
 
 
 def encode(samples: np.ndarray, sample_rate: int, audio_format: Format) -> bytes:
-    """One complete audio file as bytes. Arguments and errors as for `write_stream`."""
+    """Returns a complete audio file as bytes.
+
+    Args:
+      samples: audio samples, float32 [A] or [A, channels]; those beyond -1..1 are clipped.
+      sample_rate: audio samples per second.
+      audio_format: the format.
+
+    Raises:
+      InputError: as for `write_stream`.
+    """
     stream = io.BytesIO()
     write_stream(stream, samples, sample_rate, audio_format)
     return stream.getvalue()
 
 
 class _Watched:
-    """A file that libsndfile writes to, through callbacks in which Python drops errors; `error` is the first."""
+    """A file for libsndfile that keeps the first error of the real file in `error`.
+
+    libsndfile calls it through C callbacks, from which Python cannot raise: without this, a full disk goes unnoticed.
+    """
 
     def __init__(self, file: BinaryIO):
         self._file = file
@@ -102,10 +124,10 @@ class _Watched:
         return 0
 
 
-def open_wav(sample_rate: int) -> bytes:
-    """The header of a mono 16-bit WAV of unknown length, for a pipe: what follows is audio until the end.
+def wav_stream_header(sample_rate: int) -> bytes:
+    """Returns the header of a mono 16-bit WAV file of unknown length, to write to a pipe before `to_pcm16` audio.
 
-    Players and converters take the sizes' highest value for "to the end", as ffmpeg writes it.
+    Both sizes have the highest value, which players and converters read as "until the end"; ffmpeg writes the same.
     """
     unknown = 0xFFFFFFFF
     layout = struct.pack("<HHIIHH", 1, 1, sample_rate, 2 * sample_rate, 2, 16)  # PCM, one channel
@@ -113,6 +135,6 @@ def open_wav(sample_rate: int) -> bytes:
     return riff + b"fmt " + struct.pack("<I", len(layout)) + layout + b"data" + struct.pack("<I", unknown)
 
 
-def as_pcm(samples: np.ndarray) -> bytes:
-    """Mono audio samples in -1..1 as what follows such a header; what is louder is clipped."""
+def to_pcm16(samples: np.ndarray) -> bytes:
+    """Returns mono audio samples [A] as 16-bit little-endian PCM; samples beyond -1..1 are clipped."""
     return np.round(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes()

@@ -1,4 +1,4 @@
-"""The formats of audio files. A new one is a line here."""
+"""The formats of audio files: a table, FORMATS, and lookups by name and by a file's ending."""
 
 import os
 from pathlib import Path
@@ -8,15 +8,15 @@ from bark_jax.errors import InputError, quoted
 
 
 class Format(NamedTuple):
-    """A format as libsndfile names it."""
+    """A format, by the names that libsndfile has for it."""
 
-    container: str
-    coding: str
-    takes_empty: bool  # whether libsndfile reads a file of no audio samples again
-    media_type: str
+    container: str  # "WAV"
+    coding: str  # "PCM_16", a subtype of libsndfile
+    takes_empty: bool  # libsndfile can read back a file without audio samples
+    media_type: str  # "audio/wav", for browsers
 
 
-# By the ending of a file's name.
+# Formats by the ending of a file's name; .opus files are Ogg files too.
 FORMATS = {
     ".wav": Format("WAV", "PCM_16", True, "audio/wav"),
     ".flac": Format("FLAC", "PCM_16", False, "audio/flac"),
@@ -28,7 +28,7 @@ NAMES = tuple(ending.removeprefix(".") for ending in FORMATS)
 
 
 def format_of(path: str | os.PathLike) -> Format:
-    """The format that a file's ending names. Raises InputError for an unknown one."""
+    """Returns the format of a file's ending, ".mp3". Raises InputError for an unknown one."""
     ending = Path(path).suffix.lower()
     if ending not in FORMATS:
         raise InputError(f"{quoted(str(path))} ends in {quoted(ending)}, expected one of {', '.join(FORMATS)}")
@@ -36,7 +36,7 @@ def format_of(path: str | os.PathLike) -> Format:
 
 
 def format_named(name: str) -> Format:
-    """The format of a name, "mp3". Raises InputError for an unknown one."""
+    """Returns the format of a name, "mp3". Raises InputError for an unknown one."""
     if not isinstance(name, str) or name.lower() not in NAMES:
         raise InputError(f"the audio format is {quoted(name)}, expected one of {', '.join(NAMES)}")
     return FORMATS[f".{name.lower()}"]

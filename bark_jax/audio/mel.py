@@ -1,13 +1,18 @@
-"""The mel scale: frequencies as far apart as they sound."""
+"""Mel filters and the mel scale, on which equal distances sound like equal steps of pitch."""
 
 import numpy as np
 
 
 def mel_filters(sample_rate: int, window: int, n_mels: int) -> np.ndarray:
-    """Triangles over the frequencies of a Fourier transform of `window` samples, [n_mels, window // 2 + 1].
+    """Returns triangular mel filters, float64 [n_mels, window // 2 + 1], to multiply with a power spectrum.
 
-    They are evenly spaced in mel from 0 to half the sample rate, each 1 at its middle. One that is narrower than the
-    spacing of the frequencies can fall between two of them and be 0 everywhere.
+    Filters are evenly spaced in mel from 0 Hz to half the sample rate, and 1 at the middle. A filter that is narrower
+    than the spacing of the Fourier frequencies can fall between two of them and be 0 everywhere.
+
+    Args:
+      sample_rate: audio samples per second.
+      window: audio samples of a Fourier transform.
+      n_mels: number of filters.
 
     Source: The HTK Book (Young et al., 2006), 5.6 "Filterbank Analysis".
     """
@@ -19,8 +24,10 @@ def mel_filters(sample_rate: int, window: int, n_mels: int) -> np.ndarray:
 
 
 def to_mel(hz: float | np.ndarray) -> float | np.ndarray:
+    """Converts Hz to mel; scalars, or arrays of any shape."""
     return 2595 * np.log10(1 + hz / 700)
 
 
 def from_mel(mel: float | np.ndarray) -> float | np.ndarray:
+    """Converts mel to Hz; scalars, or arrays of any shape."""
     return 700 * (10 ** (mel / 2595) - 1)

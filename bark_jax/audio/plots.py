@@ -1,4 +1,7 @@
-"""Pictures of audio. Imported where one is asked for: matplotlib is an extra."""
+"""Figures of audio, with matplotlib.
+
+Import it inside functions: matplotlib is optional, and without it the import raises UnsupportedError.
+"""
 
 import io
 import os
@@ -16,12 +19,12 @@ except ImportError as error:
 
 WINDOW = 1024  # audio samples of one column of the spectrogram: 43 ms of Bark's
 N_MELS = 80
-MAX_COLUMNS = 2000  # more than a picture has pixels across
-FLOOR_DB = -80.0  # below the loudest
+MAX_COLUMNS = 2000  # of waveform and spectrogram; more than a figure is pixels wide
+FLOOR_DB = -80.0  # least energy drawn, relative to the loudest
 
 
 class NotebookFigure(Figure):
-    """A figure that Jupyter shows though no pyplot knows of it."""
+    """A figure that Jupyter shows by itself, without pyplot, whose global state would keep it in memory."""
 
     def _repr_png_(self) -> bytes:
         stream = io.BytesIO()
@@ -30,10 +33,11 @@ class NotebookFigure(Figure):
 
 
 def plot_audio(samples: np.ndarray, sample_rate: int) -> Figure:
-    """Waveform above, mel spectrogram below, over seconds. Channels are averaged.
+    """Draws the waveform above the mel spectrogram, over seconds. Channels are averaged.
 
     Args:
-      samples: float32 [A] or [A, channels]; A may be 0.
+      samples: audio samples, float32 [A] or [A, channels]; A may be 0.
+      sample_rate: audio samples per second.
     """
     mono_A = samples if samples.ndim == 1 else samples.mean(axis=1)
     duration_s = max(len(mono_A), 1) / sample_rate
@@ -53,13 +57,13 @@ def plot_audio(samples: np.ndarray, sample_rate: int) -> Figure:
 
 
 def save_figure(figure: Figure, path: str | os.PathLike) -> None:
-    """Writes a figure in the form that the path's ending names.
+    """Writes a figure atomically, at 150 dots per inch; the path's ending is the format.
 
     Raises:
-      InputError: an ending that matplotlib does not write, or a folder that does not exist.
-      OutputError: the disk is full, or the place may not be written to.
+      InputError: an ending that matplotlib does not know, or a folder that does not exist.
+      OutputError: the disk is full, or the path is not writable.
     """
-    path = as_path(path, "the picture's file")
+    path = as_path(path, "the figure's file")
     known = figure.canvas.get_supported_filetypes()
     if path.suffix.lower().removeprefix(".") not in known:
         raise InputError(
@@ -72,7 +76,10 @@ def save_figure(figure: Figure, path: str | os.PathLike) -> None:
 
 
 def envelope(samples_A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The least and the greatest sample in each of at most MAX_COLUMNS stretches; one stretch of 0 for no samples."""
+    """Returns the minimum and the maximum sample, [K] each, of K <= MAX_COLUMNS equal parts of the audio.
+
+    Audio without samples has one part, of 0.
+    """
     if not len(samples_A):
         samples_A = np.zeros(1, np.float32)
     starts_K = np.unique(np.linspace(0, len(samples_A), min(len(samples_A), MAX_COLUMNS), endpoint=False).astype(int))
@@ -80,7 +87,7 @@ def envelope(samples_A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def mel_spectrogram(samples_A: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Energy in dB below the loudest, [N_MELS, columns], FLOOR_DB to 0."""
+    """Returns energy in dB relative to the loudest, FLOOR_DB to 0, [N_MELS, K] with K <= MAX_COLUMNS."""
     padded = np.pad(samples_A, (WINDOW // 2, WINDOW))
     hop = max(WINDOW // 4, -(-len(samples_A) // MAX_COLUMNS))
     starts_K = np.arange(0, max(len(samples_A), 1), hop)
@@ -88,5 +95,5 @@ def mel_spectrogram(samples_A: np.ndarray, sample_rate: int) -> np.ndarray:
     power_KF = np.abs(np.fft.rfft(frames_KW, axis=1)) ** 2
     mel_MK = mel_filters(sample_rate, WINDOW, N_MELS) @ power_KF.T
     decibels_MK = 10 * np.log10(np.maximum(mel_MK, 1e-10))
-    loudest = max(decibels_MK.max(), 0.0)  # what is all but silent stays dark: a full-scale tone has 48 dB
+    loudest = max(decibels_MK.max(), 0.0)  # 0 dB at least, so that near-silence stays dark; a full-scale tone has 48 dB
     return np.maximum(decibels_MK - loudest, FLOOR_DB)

@@ -76,11 +76,11 @@ class Outputs:
 
 def stream_stdout(parts: "Iterable[SpokenPart]", sample_rate: int) -> None:
     """Writes each part as it comes."""
-    from bark_jax.audio.files import as_pcm, open_wav
+    from bark_jax.audio.files import to_pcm16, wav_stream_header
 
-    sys.stdout.buffer.write(open_wav(sample_rate))
+    sys.stdout.buffer.write(wav_stream_header(sample_rate))
     for part in parts:
-        sys.stdout.buffer.write(as_pcm(part.samples))
+        sys.stdout.buffer.write(to_pcm16(part.samples))
         sys.stdout.buffer.flush()
 
 

@@ -199,7 +199,7 @@ def prepare(text: str, ask: Ask) -> Speech:
 
         load_lora(ask.lora)
     processor = open_processor(ask.model, ask.revision, ask.tokenizer)
-    is_long = ask.is_of_any_length or not (ask.is_one_clip or processor.holds(text))
+    is_long = ask.is_of_any_length or not (ask.is_one_clip or processor.is_within_sentence_limit(text))
     if is_long:
         prompts = processor.sentences(text, ask.voice, max_tokens=ask.max_tokens, language=ask.language)
     else:

@@ -1,4 +1,9 @@
-"""Text to ids: what can be spoken, the tokenizer, sentences that make good prompts, the words that a model knows.
+"""Text processing: checks, sentence splitting, the tokenizer and the word list of a model.
 
-`prompts` has what comes of a text that was checked, which `processor` makes and `Bark` speaks.
+checks       is a text speakable? Unicode normalisation
+sentences    a text of any length -> prompts
+tokenizer    BERT's word pieces
+vocabulary   words that a small model knows
+prompts      checked text -> token ids and rows
+processor    `BarkProcessor`: texts -> token ids, names -> voices
 """

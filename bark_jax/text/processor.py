@@ -1,8 +1,9 @@
-"""Text and voices to what BarkModel.generate takes, under transformers' names.
+"""`BarkProcessor`: turns texts and voices into the arguments of `BarkModel.generate`, under transformers' names.
 
 Source: transformers 5.23, models/bark/processing_bark.py. Equal texts get equal ids. Departures: each row of a batch
-may have its own voice; a text that is too long, empty or unspeakable is refused instead of being cut or dropped
-silently; a voice is checked, and never read from outside the model's folder by name; arrays are numpy or JAX.
+may have its own voice; a text that is too long, empty or not speakable raises an error instead of being silently
+truncated or dropped; a voice is checked, and a name never reads a file outside of the model's folder; arrays are numpy
+or JAX.
 """
 
 import json
@@ -43,7 +44,7 @@ from bark_jax.voices.voice import BARK_SPACES, Voice
 
 
 class BarkInputs(dict[str, Any]):
-    """The arguments of BarkModel.generate: a dict whose keys can be read as attributes too."""
+    """The result of `BarkProcessor`: arguments of `BarkModel.generate`, a dict whose keys are attributes too."""
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -53,19 +54,27 @@ class BarkInputs(dict[str, Any]):
 
 
 class BarkProcessor(PromptReader):
-    """Turns texts into token ids and names into voices.
+    """Tokenizes texts and finds voices by name, with the API of transformers' `BarkProcessor`.
+
+        processor = BarkProcessor.from_pretrained("suno/bark-small")
+        inputs = processor(["Hello.", "Bye."], voice_preset="v2/en_speaker_6")
+        audio = model.generate(**inputs, seed=0)
 
     Args:
       tokenizer: a `tokenizers.Tokenizer`, a tokenizer of transformers, or the path of a tokenizer's file or folder.
-      speaker_embeddings: the voices known by name: a VoiceLibrary, or transformers' dict of names to paths whose
-        "repo_or_path" says below which folder or in which Hub repository they are.
-      spaces: the model's token spaces: how many text tokens fit, which voices do.
-      words: all words that the model knows, in lower case, if they are few; others are warned of.
-      max_sentences: most sentences that the model speaks of one prompt; None for all that there is room for.
+      speaker_embeddings: the voices known by name: a `VoiceLibrary`, or transformers' dict of names and paths, whose
+        "repo_or_path" is the folder or Hub repository of the files. None for no voices.
+      spaces: the model's token spaces, which say how many text tokens fit a prompt and which voices fit the model;
+        Bark's by default.
+      words: all words that the model knows, in lower case; for others an UnknownWordsWarning is given. None for a
+        model that reads any word, as Bark does.
+      max_sentences: sentences per prompt at most; None for no limit.
 
     Raises:
-      InputError, ModelNotFoundError: no tokenizer.
-      ConfigError: a damaged tokenizer, or one with more tokens than the model knows.
+      InputError: tokenizer is no tokenizer, or max_sentences is no count.
+      ModelNotFoundError: the tokenizer's file does not exist.
+      ConfigError: the tokenizer is damaged, or has more tokens than the model.
+      VoiceError: speaker_embeddings is neither a library nor a dict.
     """
 
     def __init__(
@@ -101,24 +110,34 @@ class BarkProcessor(PromptReader):
     ) -> Self:
         """Loads a model's tokenizer and the list of its voices; a voice itself is read when it is first used.
 
-        A model without voices gets Suno's 261, by name from the Hub, if its tokens are Bark's. A model without a
-        tokenizer gets Bark's, from the Hub.
+        A model without voices gets Suno's 261 published ones, by name from the Hub, if its tokens are Bark's. A model
+        without a tokenizer gets Bark's, from the Hub.
 
         Args:
-          pretrained_processor_name_or_path: a folder, a Hub id or "tiny".
-          pretrained_model_name_or_path: the same, under the name that AutoProcessor has for it.
-          speaker_embeddings_dict_path: the JSON file that lists the voices; None for no voices.
-          tokenizer: instead of the model's: a `tokenizers.Tokenizer`, or the path of its file or folder.
-          spaces: the model's token spaces, when they are known; else they are read from its generation_config.json.
-          revision, token, cache_dir, local_files_only, force_download: as in huggingface_hub.
-          options: bos_token, eos_token, sep_token, cls_token, mask_token or additional_special_tokens, names of tokens
-            that no text may hold and the tokenizer gets where it lacks them; other arguments of transformers' are
-            ignored or refused, see `checkpoints.options`.
+          pretrained_processor_name_or_path: a Hub id such as "suno/bark-small", a folder, or "tiny".
+          speaker_embeddings_dict_path: the JSON file of the model that lists its voices; None for no voices.
+          pretrained_model_name_or_path: the same as pretrained_processor_name_or_path, under AutoProcessor's name for
+            it; give one of the two.
+          revision: a branch, tag or commit of the Hub repository; None is its default branch.
+          tokenizer: a `tokenizers.Tokenizer`, or the path of its file or folder; None is the model's own.
+          spaces: the model's token spaces; None reads them from its generation_config.json.
+          token: the Hub's access token, True for the one that is saved on this machine, None for huggingface_hub's
+            default.
+          cache_dir: the folder of downloads; None is HF_HOME.
+          local_files_only: never connects to the Hub; a file that is not in the cache is an error.
+          force_download: downloads again what is in the cache.
+          options: bos_token, eos_token, sep_token, cls_token, mask_token or additional_special_tokens: control tokens,
+            which are added to the tokenizer if it lacks them, and which no text may contain. Other arguments of
+            transformers' method are ignored or refused; see `checkpoints.options`.
+
+        Returns:
+          The processor.
 
         Raises:
-          InputError: an argument that would have no effect here, or is unknown.
-          ModelNotFoundError: no such model, or no tokenizer to be had.
-          ConfigError, VoiceError: a damaged file, named.
+          InputError: an argument is unknown, has no such value, or would have no effect here.
+          ModelNotFoundError: the model or its tokenizer is neither on this machine nor on the Hub.
+          ConfigError: a config, the tokenizer or the word list is damaged.
+          VoiceError: the list of voices is damaged.
         """
         name = _only_name(pretrained_processor_name_or_path, pretrained_model_name_or_path)
         control = {key: options.pop(key) for key in (*CONTROL_TOKENS, *CONTROL_TOKEN_LISTS) if key in options}
@@ -138,7 +157,7 @@ class BarkProcessor(PromptReader):
 
     @property
     def speaker_embeddings(self) -> dict[str, Any] | None:
-        """The voices known by name as transformers lists them; None without any."""
+        """The voices known by name, as transformers' dict of names and paths; None if there are none."""
         if not self.library.entries:
             return None
         home = {} if self.library.source is None else {"repo_or_path": self.library.source.name}
@@ -146,11 +165,18 @@ class BarkProcessor(PromptReader):
 
     @property
     def available_voice_presets(self) -> list[str]:
-        """The names that `voice_preset` takes."""
+        """The names that `voice_preset` takes, such as "v2/en_speaker_6"."""
         return self.library.names()
 
     def voices(self, language: str | None = None) -> list[str]:
-        """The names that `voice_preset` takes, of one language ("de" or "German") or of all."""
+        """Lists the names that `voice_preset` takes.
+
+        Args:
+          language: a code or an English name, "de" or "German"; None for all languages.
+
+        Raises:
+          InputError: not one of Bark's 13 languages.
+        """
         return self.library.names(language)
 
     def __call__(
@@ -167,36 +193,39 @@ class BarkProcessor(PromptReader):
         padding: bool | str = "max_length",
         is_split: bool = False,
     ) -> BarkInputs:
-        """Tokenizes one text or a list of them, and finds their voices.
+        """Tokenizes one text, or several as one batch, and finds their voices.
 
-        A cue such as [laughs] is text like any other. The name of one of the tokenizer's own tokens, such as [MASK], is
-        not: the tokenizers of Suno and of transformers would make it the control token, which Bark never saw, so it is
-        refused.
+            inputs = processor("Hello [laughs]", voice_preset="v2/en_speaker_6")
+            inputs.input_ids.shape  # (1, 256)
+
+        A cue such as [laughs] is text like any other. A control token of the tokenizer, such as [MASK], raises
+        InputError: Suno's and transformers' code would pass it on as the control token, on which Bark was not trained.
 
         Args:
-          text: a string or a list of strings.
-          voice_preset: what `resolve_voice` takes, for all texts; or, for a list of texts, a list of one (or None) a
-            text.
-          return_tensors: "np" (or None) for numpy arrays, "jax" for JAX arrays.
-          max_length: columns of the arrays and most tokens of a text, 1 to the spaces.n_text that the model reads; None
-            for all of these, 256 in Bark. The model pads the rest, so a smaller number gives the same audio.
-          add_special_tokens: stays false; Bark reads text without [CLS] and [SEP].
-          return_token_type_ids: adds the zeros that BERT would take; generate does not.
-          truncation: cuts a text that is too long, with a TextCutWarning, instead of refusing it.
-          padding: "max_length", or "longest" (or True) for as many columns as the longest text has tokens.
-          is_split: the texts are what `split` makes, whose sentences need not be counted, for a model that speaks few
-            sentences of a prompt.
+          text: a string, or a list or tuple of strings.
+          voice_preset: a name, the path of a .npz file, the paths of three .npy files, a `Voice`, or a dict of its
+            three arrays; None for no voice. One for all texts or, for a list of texts, a list with one per text.
+          return_tensors: "np" (default) or None for numpy arrays, "jax" for JAX arrays.
+          max_length: columns of the arrays, and tokens per text at most: 1 to spaces.n_text, which None stands for, 256
+            in Bark. The model pads to spaces.n_text itself, so a smaller number gives the same audio.
+          add_special_tokens: must be False; Bark reads text without [CLS] and [SEP].
+          return_attention_mask: False leaves out attention_mask.
+          return_token_type_ids: True adds token_type_ids, all zeros, which BERT reads and Bark does not.
+          truncation: True truncates a text that is too long, with a TextCutWarning, instead of raising InputError.
+          padding: "max_length" (default), or "longest" or True for as many columns as the longest text has tokens.
+          is_split: True for texts that `split` made. Their sentences are not counted again, as a part of a sentence may
+            look like several.
 
         Returns:
-          input_ids and attention_mask, int32 [B, max_length], right-padded; and, where a voice was given,
-          history_prompt: a Voice, or a list of a Voice or None a text.
+          A `BarkInputs` of input_ids and attention_mask, int32 [B, max_length], padded on the right and, if there is a
+          voice, of history_prompt, a `Voice` or a list with one or None per text.
 
         Raises:
-          InputError: a text or a setting that makes no sense, or a text with more tokens than max_length or more
-            sentences than the model speaks of one prompt.
-          ConfigError: the tokenizer cannot read the text, which a sound one always can.
-          VoiceError, VoiceNotFoundError: a voice that cannot be used, or found.
-          UnsupportedError: arrays of another framework.
+          InputError: a text is empty, not speakable or too long for one prompt, or an argument has no such value.
+          ConfigError: the tokenizer cannot read the text; a sound one reads any.
+          VoiceError: a voice is damaged or belongs to another model.
+          VoiceNotFoundError: no voice has this name, or the file does not exist.
+          UnsupportedError: return_tensors is "pt", "tf" or "mlx".
         """
         if add_special_tokens:
             raise InputError("add_special_tokens is true, expected false: Bark reads text without [CLS] and [SEP]")
@@ -218,7 +247,22 @@ class BarkProcessor(PromptReader):
         return inputs
 
     def prompts(self, text: str | list[str], voice: Any = None, *, is_split: bool = False) -> Prompts:
-        """Checks and tokenizes one text or several and finds their voices; arguments and errors as for a call."""
+        """Checks and tokenizes texts and finds their voices, without making arrays of them.
+
+        Args:
+          text: as for a call of the processor.
+          voice: as voice_preset of a call of the processor.
+          is_split: as for a call of the processor.
+
+        Returns:
+          The texts with their token ids and voices.
+
+        Raises:
+          InputError: a text is empty, not speakable or too long for one prompt.
+          ConfigError: the tokenizer cannot read the text.
+          VoiceError: a voice is damaged or belongs to another model.
+          VoiceNotFoundError: no voice has this name, or the file does not exist.
+        """
         checked = check_texts(text)
         texts, ids = self._read(checked, _names(text), self.spaces.n_text, is_split=is_split)
         voices = self._voices(voice, text)
@@ -227,10 +271,22 @@ class BarkProcessor(PromptReader):
     def sentences(
         self, text: str | list[Line], voice: Any = None, *, max_tokens: int | None = None, language: str | None = None
     ) -> Prompts:
-        """`prompts` of a text of any length, or of a dialogue: its sentences, each in the voice of its line.
+        """Splits a text of any length, or a dialogue, into prompts, and finds the voice of each.
 
         Args:
-          language: as for `split`; None takes it from a preset's name, else English.
+          text: a string, or the lines of a dialogue: (voice, text) pairs, where None stands for `voice`.
+          voice: one voice, as voice_preset of a call of the processor.
+          max_tokens: as for `split`.
+          language: as for `split`; None takes it from the name of a line's preset, else "en".
+
+        Returns:
+          The sentences with their token ids and voices.
+
+        Raises:
+          InputError: a text is empty or not speakable, or an argument has no such value.
+          ConfigError: the tokenizer cannot read the text.
+          VoiceError: a voice is damaged or belongs to another model.
+          VoiceNotFoundError: no voice has this name, or the file does not exist.
         """
         texts, voices = [], []
         for line_voice, line in check_lines(text, voice):
@@ -247,14 +303,25 @@ class BarkProcessor(PromptReader):
         speaker_embeddings_dict_path: str = SPEAKER_EMBEDDINGS_FILE,
         speaker_embeddings_directory: str = "speaker_embeddings",
     ) -> None:
-        """Writes tokenizer and voices as transformers' BarkProcessor reads them.
+        """Writes the tokenizer and the voices into a folder, as this class and transformers' BarkProcessor read them.
 
-        Suno's voices, where the model has none of its own, are not copied. Nothing is written before all voices have
-        been read and checked.
+        Each file is written atomically, and none before all voices have been read and checked. Suno's published voices
+        are not copied.
+
+        Args:
+          save_directory: the folder; it is made if it does not exist.
+          speaker_embeddings_dict_path: the JSON file below it that lists the voices.
+          speaker_embeddings_directory: the folder below it for the voices' .npy files.
+
+        Raises:
+          InputError: save_directory is a file, or one of the other paths is not below it.
+          VoiceError: a voice is damaged, or its name is not usable as a file name.
+          VoiceNotFoundError: a voice's file is neither on this machine nor on the Hub.
+          OutputError: the disk is full, or the path is not writable.
         """
         for path in (speaker_embeddings_dict_path, speaker_embeddings_directory):
             if not is_inner_path(path):
-                raise InputError(f"{quoted(path)} is no path below {save_directory}")
+                raise InputError(f"{quoted(path)} is no path below {save_directory}; give a relative one without '..'")
         names = self.available_voice_presets if self.library.is_own else []
         for name in names:
             if not is_inner_path(name) or name != name.strip():
@@ -276,7 +343,7 @@ class BarkProcessor(PromptReader):
         if not voices:
             return
         entries = {voice.name: _save_arrays(voice, folder, directory) for voice in voices}
-        # Both readers take the files from where the list was read, so a folder may be moved.
+        # "." makes both readers look for the files beside the list, so the folder may be moved.
         _write_json(folder / list_path, {"repo_or_path": ".", **entries})
 
     def _check_max_length(self, max_length: Any) -> int:
@@ -284,7 +351,7 @@ class BarkProcessor(PromptReader):
         if max_length is None:
             return n_text
         if isinstance(max_length, bool) or not isinstance(max_length, (int, np.integer)):
-            raise InputError(f"max_length is {quoted(max_length)}, expected a whole number from 1 to {n_text}")
+            raise InputError(f"max_length is {quoted(max_length)}, expected an integer from 1 to {n_text}")
         if not 1 <= max_length <= n_text:
             raise InputError(
                 f"max_length is {quoted(max_length)}, expected 1 to the {n_text} text tokens that the model reads"
@@ -300,19 +367,21 @@ class BarkProcessor(PromptReader):
 
 
 def _names(text: str | list[str]) -> list[str]:
-    """How messages call each text."""
+    """Returns the name of each text in messages."""
     return ["text"] if isinstance(text, str) else [f"text[{row}]" for row in range(len(text))]
 
 
 def _only_name(processor_name: Any, model_name: Any) -> Any:
-    """What was given under either of the two names."""
+    """Returns the one name that was given. Raises InputError if it is none or both."""
     if (processor_name is None) == (model_name is None):
-        raise InputError("give one name, a folder or a Hub id, as pretrained_processor_name_or_path")
+        raise InputError(
+            "give one of pretrained_processor_name_or_path and pretrained_model_name_or_path, a folder or a Hub id"
+        )
     return model_name if processor_name is None else processor_name
 
 
 def _find_config(source: Source) -> BarkGenerationConfig | None:
-    """A model's generation config, which says which tokens and how many sentences it reads; None without one."""
+    """Reads a model's generation config; None if it has none, or if it is not in the cache and the Hub unreachable."""
     try:
         file = source.find(GENERATION_CONFIG_FILE)
     except UnreachableError:
@@ -321,6 +390,7 @@ def _find_config(source: Source) -> BarkGenerationConfig | None:
 
 
 def _array_maker(return_tensors: str | None) -> Any:
+    """Returns the function that makes arrays of this kind. Raises UnsupportedError for another framework's."""
     if return_tensors in (None, "np"):
         return np.asarray
     if return_tensors == "jax":
@@ -336,6 +406,7 @@ def _array_maker(return_tensors: str | None) -> Any:
 
 
 def _width(padding: bool | str, rows: list[list[int]], max_length: int) -> int:
+    """Returns the number of columns. Raises InputError for another kind of padding."""
     if isinstance(padding, str) and padding == "max_length":
         return max_length
     if padding is True or (isinstance(padding, str) and padding == "longest"):
@@ -344,7 +415,7 @@ def _width(padding: bool | str, rows: list[list[int]], max_length: int) -> int:
 
 
 def _padded(rows: list[list[int]], width: int, value: int) -> np.ndarray:
-    """int32 [B, width], each row padded on the right."""
+    """Returns an array of the rows, int32 [B, width], padded on the right."""
     array = np.full((len(rows), width), value, np.int32)
     for row, ids in enumerate(rows):
         array[row, : len(ids)] = ids
@@ -352,7 +423,7 @@ def _padded(rows: list[list[int]], width: int, value: int) -> np.ndarray:
 
 
 def _save_arrays(voice: Voice, folder: Path, directory: str) -> dict[str, str]:
-    """Writes a voice's three .npy files; returns their paths below the folder."""
+    """Writes a voice's three .npy files. Returns their paths relative to the folder, by name of the array."""
     paths = {key: f"{directory}/{voice.name}_{key}.npy" for key in voice.to_dict()}
     for key, array in voice.to_dict().items():
         (folder / paths[key]).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Texts to prompts: checked, cut and tokenized, with all that is wrong with them told before a network is loaded."""
+"""Turns texts into prompts: checks, splits and tokenizes them. Faults are reported before a network is loaded."""
 
 import dataclasses
 import functools
@@ -25,13 +25,18 @@ if TYPE_CHECKING:
 
 # A longer word becomes one unknown token in BERT's tokenizer (max_input_chars_per_word).
 MAX_WORD_CHARACTERS = 100
-MAX_CUT_CHARACTERS = 200
+MAX_CUT_CHARACTERS = 200  # of a truncated text's end, in a warning
 
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{1,8})*")
 
 
 class TextCutWarning(BarkWarning):
-    """The end of a text was cut off because it did not fit the prompt; `cut` is that end, whole."""
+    """A text was truncated because it did not fit one prompt.
+
+    Args:
+      message: what the text has too much of, and the limit.
+      cut: the end that was cut off, also in the attribute `cut`.
+    """
 
     def __init__(self, message: str, cut: str):
         super().__init__(message)
@@ -39,18 +44,22 @@ class TextCutWarning(BarkWarning):
 
 
 class UnknownCharactersWarning(BarkWarning):
-    """The tokenizer knows no character of some words, which reach the model as one unknown token; `words` are these."""
+    """A text has words of which the tokenizer knows no character; the model gets one unknown token for each.
+
+    Args:
+      words: these words, also in the attribute `words`.
+    """
 
     def __init__(self, words: tuple[str, ...]):
         super().__init__(
-            f"the tokenizer cannot read {listed(words)}: the model gets an unknown token for each, and does not say "
-            "it. Write it in letters, or take it out."
+            f"the tokenizer cannot read {listed(words)}: the model gets an unknown token for each, and does not speak "
+            "it. Write it in letters, or remove it."
         )
         self.words = words
 
 
 class Script(NamedTuple):
-    """Texts to speak, each with its row. All is checked; `Bark.speak`, `speak_long` and `stream_script` speak it."""
+    """Checked texts, each with its row: the input of `Bark.speak`, `speak_long` and `stream_script`."""
 
     texts: list[str]
     rows: list[Row]
@@ -58,14 +67,23 @@ class Script(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Prompts:
-    """Texts that were checked, what a model reads of each, and whose voice speaks it: as many of each."""
+    """Checked texts with their token ids and voices: three lists of one length."""
 
     texts: list[str]  # in NFC
-    ids: list[list[int]]  # tokenizer ids, none of them padding
+    ids: list[list[int]]  # tokenizer ids without padding, at most n_text
     voices: list[Voice | None]
 
     def script(self, keys: Sequence[np.ndarray], settings: Sequence[RowSettings], spaces: TokenSpaces) -> Script:
-        """The texts with their rows, given a key and the resolved settings for each."""
+        """Makes a row of each text.
+
+        Args:
+          keys: a key per text, uint32 [2].
+          settings: resolved settings per text.
+          spaces: the model's token spaces.
+
+        Returns:
+          The texts with their rows; a row's text tokens are int32 [n_text], padded.
+        """
         tokens = [text_tokens(np.array(ids), np.ones(len(ids)), spaces) for ids in self.ids]
         tokens_BT = pad_rows(tokens, spaces.text_pad, spaces.n_text)
         rows = [Row(*row) for row in zip(tokens_BT, self.voices, keys, settings, strict=True)]
@@ -73,7 +91,19 @@ class Prompts:
 
 
 class PromptReader:
-    """Makes tokenizer ids of texts, and prompts of long ones; the base of `BarkProcessor`, whose arguments it takes."""
+    """Tokenizes texts and splits long ones into prompts: the part of `BarkProcessor` without voices.
+
+    Args:
+      tokenizer: a `tokenizers.Tokenizer`, a tokenizer of transformers, or the path of a tokenizer's file or folder.
+      spaces: the model's token spaces.
+      words: all words that the model knows, in lower case; None for any word.
+      max_sentences: sentences per prompt at most; None for no limit.
+
+    Raises:
+      InputError: no tokenizer, or max_sentences is no count.
+      ModelNotFoundError: the tokenizer's file does not exist.
+      ConfigError: the tokenizer is damaged, or has more tokens than the model.
+    """
 
     def __init__(
         self,
@@ -92,15 +122,26 @@ class PromptReader:
         n_tokens, n_fitting = count_text_tokens(self.tokenizer), spaces.text_pad - spaces.text_offset
         if n_tokens > n_fitting:
             raise ConfigError(
-                f"the tokenizer has {n_tokens:,} tokens, the model room for {n_fitting:,}: it is another model's"
+                f"the tokenizer has {n_tokens:,} tokens, the model's vocabulary {n_fitting:,}: it is another model's"
             )
 
     def split(self, text: str, *, max_tokens: int | None = None, language: str = "en") -> list[str]:
-        """Cuts a text of any length into prompts, at the ends of sentences where it can; see `sentences.split_text`.
+        """Splits a text of any length into prompts, at the ends of sentences where possible.
+
+            processor.split(open("chapter.txt").read())  # a list of strings, each for one call of generate
 
         Args:
-          max_tokens: most tokens of a prompt, 1 to spaces.n_text; None for `sentences.prompt_budget`.
-          language: whose abbreviations do not end sentences, such as "de".
+          text: the text.
+          max_tokens: text tokens per prompt at most, 1 to spaces.n_text (256 in Bark); None for about 40 in Bark,
+            which are 13 s (`sentences.prompt_budget`).
+          language: a code such as "en" (default) or "de", whose abbreviations do not end a sentence.
+
+        Returns:
+          The prompts in order, with white space as single spaces; see `sentences.split_text`.
+
+        Raises:
+          InputError: max_tokens or language has no such value.
+          ConfigError: the tokenizer cannot read the text.
         """
         if not isinstance(language, str) or not _LANGUAGE.fullmatch(language):
             raise InputError(f"language is {quoted(language)}, expected a code such as 'en' or 'de'")
@@ -108,20 +149,35 @@ class PromptReader:
         if max_tokens is None:
             max_tokens = prompt_budget(self._count_tokens, self.spaces)
         elif check_count("max_tokens", max_tokens) > n_text:
-            raise InputError(f"max_tokens is {max_tokens}, expected at most the {n_text} that a prompt has room for")
+            raise InputError(f"max_tokens is {max_tokens}, expected at most {n_text}, the tokens of one prompt")
         return split_text(as_nfc(text), self._count_tokens, max_tokens, language, self.max_sentences)
 
-    def holds(self, text: str) -> bool:
-        """Whether a prompt holds as many sentences as the text has: always, where the model sets no limit."""
+    def is_within_sentence_limit(self, text: str) -> bool:
+        """Whether the text has at most max_sentences sentences; always True for a model without this limit."""
         limit = self.max_sentences
         return limit is None or all(number < limit for number, _ in number_sentences(text))
 
     def _read(
         self, texts: list[str], names: list[str], max_length: int, *, truncation: bool = False, is_split: bool = False
     ) -> tuple[list[str], list[list[int]]]:
-        """Checked texts, cut where that was asked for, and the ids of each; messages begin with its name.
+        """Tokenizes checked texts.
 
-        Warnings are told as those of whoever called the caller, so comprehensions, which may be frames, are left out.
+        Warnings are attributed to the caller's caller by a fixed `stacklevel`. There are no comprehensions around the
+        calls that warn: before Python 3.12 a comprehension is a frame of its own, which would shift it.
+
+        Args:
+          texts: texts that `check_texts` returned.
+          names: their names, with which messages begin.
+          max_length: tokens per text at most.
+          truncation: True truncates a text that is too long, with a TextCutWarning.
+          is_split: True leaves out the count of sentences.
+
+        Returns:
+          The texts, truncated where needed, and their tokenizer ids.
+
+        Raises:
+          InputError: a text is too long, names a control token, or has nothing that the tokenizer knows.
+          ConfigError: the tokenizer cannot read a text.
         """
         kept, encodings, rows = [], [], []
         for text, name in zip(texts, names, strict=True):
@@ -134,7 +190,7 @@ class PromptReader:
         return kept, rows
 
     def _limit_sentences(self, text: str, what: str, truncation: bool) -> str:
-        """The text, or as many sentences of it as the model speaks of one prompt; messages begin with `what`."""
+        """Returns the text, truncated to max_sentences sentences if asked for. Raises InputError if not asked for."""
         limit = self.max_sentences
         if limit is None:
             return text
@@ -150,25 +206,25 @@ class PromptReader:
         return text[:start]
 
     def _tokenize(self, text: str, what: str) -> "Encoding":
-        """A text's tokens, of which the model can say some; messages begin with `what`."""
+        """Tokenizes a text. Raises InputError, beginning with `what`, if the model would get nothing to speak."""
         for name in self._control_tokens:
             if name in text:
-                raise InputError(f"{what} names the tokenizer's own {name}; write it otherwise or take it out")
+                raise InputError(f"{what} names the tokenizer's control token {name}; rephrase or remove it")
         encoding = self._encode(text, what)
         if not encoding.ids:
             raise InputError(
-                f"{what} is {quoted(text)}, of which the tokenizer leaves nothing; expected letters that it knows"
+                f"{what} is {quoted(text)}, of which the tokenizer makes no token; expected letters that it knows"
             )
         _check_words(encoding, text, what)
         if {token for token in encoding.tokens if token.strip()} == {self._unknown_token}:
             raise InputError(
-                f"{what} is {quoted(text)}, of which the tokenizer knows no word: the model would get unknown tokens "
-                "alone; expected letters that it knows"
+                f"{what} is {quoted(text)}, of which the tokenizer knows no word: the model would get nothing but "
+                "unknown tokens; expected letters that it knows"
             )
         return encoding
 
     def _fit(self, encoding: "Encoding", text: str, what: str, max_length: int, truncation: bool) -> list[int]:
-        """The text's ids, at most max_length; messages begin with `what`."""
+        """Returns the text's ids, truncated to max_length if asked for. Raises InputError if not asked for."""
         ids = encoding.ids
         if len(ids) <= max_length:
             return ids
@@ -178,13 +234,14 @@ class PromptReader:
         return ids[:max_length]
 
     def _encode(self, text: str, what: str) -> "Encoding":
+        """Tokenizes a text. Raises ConfigError if the tokenizer fails, or gives an id beyond the model's vocabulary."""
         with config_errors(f"the tokenizer cannot read {what}, {quoted(text)}"):  # such as one without [UNK]
             encoding = self.tokenizer.encode(text, add_special_tokens=False)
         n_fitting = self.spaces.text_pad - self.spaces.text_offset
         if encoding.ids and max(encoding.ids) >= n_fitting:
             raise ConfigError(
-                f"the tokenizer gives {what} the id {max(encoding.ids)}, the model knows {n_fitting:,}: it is another "
-                "model's"
+                f"the tokenizer gives {what} the id {max(encoding.ids)}, expected ids below {n_fitting:,}: it is "
+                "another model's"
             )
         return encoding
 
@@ -212,19 +269,22 @@ class PromptReader:
 
     @functools.cached_property
     def _unknown_token(self) -> str | None:
-        """What the tokenizer makes of a word that it does not know; None where it has none, and raises."""
+        """The token of a word that the tokenizer does not know; None if it raises an error for such a word."""
         return getattr(self.tokenizer.model, "unk_token", None)
 
 
 def _cut_or_refuse(cut: str, had: str, limit: str, kept: str, truncation: bool) -> None:
-    """Warns of the end of a text that is cut off, where that was asked for.
+    """Gives a TextCutWarning for a text that is truncated.
 
     Args:
-      cut: that end.
-      had, limit, kept: what the text has too much of, and the limit, as the refusal and the warning say it.
+      cut: the end that is cut off.
+      had: what the text has too much of, for both messages.
+      limit: the limit, for the error.
+      kept: the limit, for the warning.
+      truncation: whether the caller asked for truncation.
 
     Raises:
-      InputError: it was not asked for.
+      InputError: truncation is False.
     """
     if not truncation:
         raise InputError(
@@ -236,10 +296,10 @@ def _cut_or_refuse(cut: str, had: str, limit: str, kept: str, truncation: bool) 
 
 
 def _check_words(encoding: "Encoding", text: str, what: str) -> None:
-    """Refuses a word so long that the tokenizer makes one unknown token of it."""
+    """Raises InputError for a word so long that the tokenizer makes one unknown token of it."""
     for start, end in encoding.offsets:
         if end - start > MAX_WORD_CHARACTERS:
             raise InputError(
-                f"{what} has a word of {end - start:,} characters, {quoted(text[start:end], 40)}, which the model "
-                f"would not see; at most {MAX_WORD_CHARACTERS} go without a space"
+                f"{what} has a word of {end - start:,} characters, {quoted(text[start:end], 40)}, of which the model "
+                f"would see nothing; expected at most {MAX_WORD_CHARACTERS} without a space"
             )

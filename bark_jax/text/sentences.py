@@ -1,9 +1,9 @@
-"""Text of any length: into pieces that make good prompts, and their clips into one recording.
+"""Splits text of any length into prompts, and holds the clips of a long text as one recording.
 
-Bark speaks up to 15 s a prompt; it was trained on such clips and hurries, or drops the end, where a prompt holds more.
-A very short prompt is as bad: it tends to ramble on. So sentences are put together up to a budget of tokens, and a
-sentence beyond it is cut where a speaker would breathe. Other models speak longer or shorter, and tokens of another
-tokenizer, such as characters, are spoken faster: the budget follows from both.
+Bark speaks up to 15 s per prompt. It was trained on such clips: with a longer text it hurries, or drops the end; with a
+very short one it tends to ramble past the end of the text. So sentences are merged up to a budget of tokens, and a
+longer sentence is split where a speaker would breathe. The budget depends on the model's longest utterance and on its
+tokenizer: a token that is a character is spoken faster than a word piece.
 """
 
 import bisect
@@ -23,52 +23,73 @@ from bark_jax.generation.tokens import TokenSpaces
 from bark_jax.text.checks import check_text, is_visible
 from bark_jax.voices.voice import Voice
 
-# 30 words, which are read aloud in 12 s at English's usual 150 words a minute: a measure of how fast the tokens of a
-# tokenizer are spoken. BERT's multilingual one makes about 1.3 tokens of a word with its punctuation, so 3.3 a second.
-# The words of Bark's other languages take more tokens each, so that their prompts are shorter.
+# 30 words, read aloud in 12 s at English's usual 150 words a minute. The tokens of it, divided by 12 s, are the rate at
+# which a tokenizer's tokens are spoken: BERT's multilingual one makes about 1.3 tokens per word with its punctuation,
+# 3.3 per second. Words of Bark's other languages take more tokens each, so their prompts are shorter than 13 s.
 _MEASURE = (
     "Every morning the people of the village carried their baskets down to the river, where older women washed "
     "clothes, told stories, and said that winter would come from the north."
 )
 _MEASURE_S = 12
-# Of a model's longest utterance. What is left is room for slow speakers.
+# Part of a model's longest utterance that a prompt should fill. The rest is room for slow speakers.
 _BUDGET_SHARE = Fraction("0.85")
 
-# 18 hours of English speech, whose audio samples take 6 GB.
+# 18 hours of English speech, whose float32 samples at 24 kHz take 6 GB of memory.
 MAX_CHARACTERS = 1_000_000
 
-# A line of a dialogue: whose voice, and what it says.
+# A line of a dialogue: (voice, text).
 Line = tuple[Any, str]
 
 
 class Sentence(NamedTuple):
-    """One prompt of a long text; `Bark.generate(text, voice=voice, seed=clip.seed)` speaks it again.
+    """A prompt of a long text, with its clip; an item of `LongClip.sentences`.
 
-    It gives the same tokens in a batch of as many rows; in others, float rounding may turn a draw that is all but even.
+    `bark.generate(sentence.text, voice=sentence.voice, seed=sentence.clip.seed)`, with the same settings, speaks it
+    again. The tokens are the same in a batch of as many rows. In a batch of another size the programs round floats
+    differently, which may change a draw between tokens of all but equal probability.
+
+    Attributes:
+      text: the prompt, one or more sentences or a part of one.
+      voice: the voice that conditioned it, or None.
+      clip: its audio and tokens.
+      start_s: seconds from the start of the recording to its start.
     """
 
     text: str
-    voice: Voice | None  # what conditioned it
+    voice: Voice | None
     clip: Clip
-    start_s: float  # where it starts in the recording
+    start_s: float
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class LongClip(Recording):
-    """A long text spoken. `samples` holds its sentences one after the other, with silence between."""
+    """The result of `Bark.generate_long`: one recording of all sentences, with silence between them.
+
+    It is saved, played and plotted as any `Recording`.
+
+    Attributes:
+      samples: audio, float32 [A] in about -1..1, or [A, channels] of a stereo codec.
+      sample_rate: audio samples per second: 24,000 in Bark.
+      sentences: the prompts in order, each with its text, voice, clip and start.
+      seed: the seed that the sentences' seeds derive from.
+    """
 
     sentences: list[Sentence]
-    seed: int  # what the sentences' seeds derive from
+    seed: int
 
     def __repr__(self) -> str:
         return f"LongClip({len(self.sentences)} sentences, {self.duration_s:.2f} s at {self.sample_rate:,} Hz)"
 
 
 def check_lines(text: Any, voice: Any) -> list[Line]:
-    """The lines of a dialogue, or of a text, which is a dialogue of one line; in NFC.
+    """Returns the lines of a dialogue, checked and in NFC; a plain text is a dialogue of one line.
+
+    Args:
+      text: a string, or a list or tuple of (voice, text) pairs.
+      voice: the voice of a plain text, and of lines whose voice is None.
 
     Raises:
-      InputError: neither a text nor (voice, text) pairs, or a text with nothing to speak in it.
+      InputError: neither a text nor such pairs, or a text that is not speakable.
     """
     if isinstance(text, str):
         return [(voice, check_text(text, "text", MAX_CHARACTERS))]
@@ -84,9 +105,13 @@ def check_lines(text: Any, voice: Any) -> list[Line]:
 
 
 def prompt_budget(count_tokens: Callable[[str], int], spaces: TokenSpaces) -> int:
-    """Most text tokens of a good prompt: those that take 0.85 of the longest utterance to say, if that many are read.
+    """Returns the text tokens that a prompt should have at most: what is spoken in 0.85 of the longest utterance.
 
-    Some 40 in Bark, which are 13 s.
+    About 40 in Bark, which are 13 s. Never more than spaces.n_text, the tokens of one prompt.
+
+    Args:
+      count_tokens: counts the tokens of a text.
+      spaces: the model's token spaces.
     """
     longest_s = spaces.max_semantic / spaces.semantic_rate
     n_tokens = int(_BUDGET_SHARE * longest_s * count_tokens(_MEASURE) / _MEASURE_S)
@@ -100,19 +125,24 @@ def split_text(
     language: str = "en",
     max_sentences: int | None = None,
 ) -> list[str]:
-    """Cuts a text into prompts of at most `max_tokens` tokens, at the ends of sentences where it can.
+    """Splits a text into prompts of at most `max_tokens` tokens, at the ends of sentences where possible.
 
-    A sentence that is longer is cut near its middle, again and again: behind a comma or the like, else between words,
-    in text without spaces between characters. Never inside a word or a cue such as [clears throat]: where one of
-    these alone has more tokens, so has its piece.
+        split_text("Hello there. How are you, my old friend?", count_words, max_tokens=4)
+        ->  ["Hello there.", "How are you,", "my old friend?"]
+
+    A longer sentence is split near its middle, recursively: after the end of a clause, else between words; in Chinese
+    and Japanese, which have no spaces, between characters. Words and cues such as [clears throat] are never split: one
+    that alone has more tokens than max_tokens becomes a prompt of its own.
 
     Args:
-      count_tokens: how many tokens a piece has.
-      language: whose abbreviations do not end a sentence, such as "de".
-      max_sentences: most sentences of a prompt; None for as many as its tokens allow.
+      text: the text.
+      count_tokens: counts the tokens of a text.
+      max_tokens: tokens per prompt at most.
+      language: a code such as "en" (default) or "de", whose abbreviations do not end a sentence.
+      max_sentences: sentences per prompt at most; None for no limit.
 
     Returns:
-      Pieces with white space as single spaces; without white space they are, in order, the text.
+      The prompts, with white space as single spaces. Joined without white space, they are the text.
     """
     pieces = [
         (number, piece)
@@ -123,9 +153,13 @@ def split_text(
 
 
 def number_sentences(text: str, language: str = "en") -> list[tuple[int, str]]:
-    """The text's sentences, which joined are the text, each with its number from 0.
+    """Returns the text's sentences with their numbers, from 0. Joined, the sentences are the text.
 
-    One without a letter or a figure, such as a smile, has the number of the one before.
+    A sentence without a letter or a figure, such as an emoticon, has the number of the one before.
+
+    Args:
+      text: the text.
+      language: a code such as "en", whose abbreviations do not end a sentence.
     """
     number, numbered = -1, []
     for sentence in _sentences(text, language):
@@ -135,33 +169,41 @@ def number_sentences(text: str, language: str = "en") -> list[tuple[int, str]]:
 
 
 def _sentences(text: str, language: str) -> list[str]:
-    # The library panics at some white space beyond ASCII, such as a no-break space behind an initial.
+    # sentencex panics at some white space beyond ASCII, such as a no-break space after an initial. Each is replaced by
+    # one space, so that offsets stay.
     plain = re.sub(r"[^\S\n]", " ", text)
     return sentencex.segment(language, plain)
 
 
 def _cut(text: str, count_tokens: Callable[[str], int], max_tokens: int) -> list[str]:
+    """Splits a text near its middle, recursively, until each part has at most max_tokens or cannot be split."""
     if count_tokens(_spoken(text)) <= max_tokens:
         return [text]
-    place = _break_near_middle(text)
-    if place is None:
+    position = _break_near_middle(text)
+    if position is None:
         return [text]
-    return [part for half in (text[:place], text[place:]) for part in _cut(half, count_tokens, max_tokens)]
+    return [part for half in (text[:position], text[position:]) for part in _cut(half, count_tokens, max_tokens)]
 
 
 def _merge(
     pieces: Sequence[tuple[int, str]], count_tokens: Callable[[str], int], max_tokens: int, max_sentences: float
 ) -> list[str]:
-    """Puts neighbours together while they fit; what has no tokens of its own goes with a neighbour in any case.
+    """Merges neighbours while they fit one prompt. A piece without visible characters always joins a neighbour.
 
     Args:
-      pieces: each with the number of its sentence.
+      pieces: parts of the text, each with the number of its sentence.
+      count_tokens: counts the tokens of a text.
+      max_tokens: tokens per prompt at most.
+      max_sentences: sentences per prompt at most; math.inf for no limit.
+
+    Returns:
+      The prompts, with white space as single spaces.
     """
 
     def count(text: str) -> int:
         return count_tokens(text) if any(is_visible(character) for character in text) else 0
 
-    merged, merged_count, first = [""], 0, 0
+    merged, merged_count, first = [""], 0, 0  # first: the number of the latest prompt's first sentence
     for number, piece in pieces:
         both, piece_count = merged[-1] + piece, count(_spoken(piece))
         both_count = count(_spoken(both))
@@ -176,10 +218,11 @@ def _merge(
 
 
 def _spoken(text: str) -> str:
+    """Returns the text as a prompt: white space as single spaces, none at the ends."""
     return " ".join(text.split())
 
 
-# What ends a clause: a comma or the like with white space behind it, or one of the full-width kind.
+# End of a clause: punctuation followed by white space, or full-width punctuation, which no space follows.
 _CLAUSE_END = re.compile(r"([,;:!?…)\]»”—–।]|\.{2,})['\"’”»)\]]*\s+|[、，；：。！？…）」』】]+\s*")
 _SPACE = re.compile(r"\s+")
 _CUE = re.compile(r"\[[^\[\]]{1,40}\]")
@@ -187,7 +230,8 @@ _CUE = re.compile(r"\[[^\[\]]{1,40}\]")
 _UNSPACED = re.compile(
     r"[\u3001-\u303f\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 )
-# No piece starts with these: they belong to the character before. Source: JIS X 4051, characters not starting a line.
+# Characters that belong to the one before, so no piece starts with them.
+# Source: JIS X 4051, characters that do not start a line.
 _NEVER_FIRST = frozenset(
     "、。，．・：；？！ー〜～…‥）」』】〕〉》］｝々〻ゝゞヽヾぁぃぅぇぉっゃゅょゎァィゥェォッャュョヮヵヶ"
 )
@@ -195,26 +239,34 @@ _NEVER_LAST = frozenset("（「『【〔〈《［｛")
 
 
 def _break_near_middle(text: str) -> int | None:
-    """Where to cut: behind the clause nearest to the middle, if it is within the middle half; else between words."""
+    """Returns the offset to split a text at, or None if it is a single word or cue.
+
+    It is the end of the clause nearest to the middle if that is in the middle half of the text, else the gap between
+    words, or between Chinese or Japanese characters, nearest to the middle.
+    """
     quarter = len(text) // 4
     clauses = [match.end() for match in _CLAUSE_END.finditer(text)]
-    place = _nearest_to_middle(text, [place for place in clauses if quarter < place < len(text) - quarter])
-    if place is None:
-        place = _nearest_to_middle(text, [match.end() for match in _SPACE.finditer(text)] + _unspaced_breaks(text))
-    return place
+    position = _nearest_to_middle(text, [position for position in clauses if quarter < position < len(text) - quarter])
+    if position is None:
+        position = _nearest_to_middle(text, [match.end() for match in _SPACE.finditer(text)] + _unspaced_breaks(text))
+    return position
 
 
-def _nearest_to_middle(text: str, places: list[int]) -> int | None:
+def _nearest_to_middle(text: str, positions: list[int]) -> int | None:
+    """Returns the offset nearest to the middle that is not inside a cue and leaves text on both sides."""
     cues = [match.span() for match in _CUE.finditer(text)]
-    for place in sorted(places, key=lambda place: abs(2 * place - len(text))):
-        if not _is_inside(place, cues) and text[:place].strip() and text[place:].strip():
-            return place
+    for position in sorted(positions, key=lambda position: abs(2 * position - len(text))):
+        if not _is_inside(position, cues) and text[:position].strip() and text[position:].strip():
+            return position
     return None
 
 
 def _unspaced_breaks(text: str) -> list[int]:
-    places = {place for match in _UNSPACED.finditer(text) for place in match.span() if 0 < place < len(text)}
-    return [place for place in places if _may_part(text[place - 1], text[place])]
+    """Returns the offsets beside Chinese and Japanese characters at which a text may be split."""
+    positions = {
+        position for match in _UNSPACED.finditer(text) for position in match.span() if 0 < position < len(text)
+    }
+    return [position for position in positions if _may_part(text[position - 1], text[position])]
 
 
 def _may_part(before: str, after: str) -> bool:
@@ -224,6 +276,6 @@ def _may_part(before: str, after: str) -> bool:
     return unicodedata.category(after)[0] not in "MC"  # marks and joiners
 
 
-def _is_inside(place: int, spans: list[tuple[int, int]]) -> bool:
-    index = bisect.bisect_left(spans, (place,)) - 1  # the last span that starts before the place
-    return index >= 0 and place < spans[index][1]
+def _is_inside(position: int, spans: list[tuple[int, int]]) -> bool:
+    index = bisect.bisect_left(spans, (position,)) - 1  # the last span that starts before the position
+    return index >= 0 and position < spans[index][1]

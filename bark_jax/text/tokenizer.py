@@ -1,4 +1,7 @@
-"""The tokenizer: BERT's word pieces, cased and multilingual in Bark, by the Rust library `tokenizers`.
+"""Finds and reads a model's tokenizer: BERT's word pieces (WordPiece), cased and multilingual in Bark.
+
+The Rust library `tokenizers` runs it. Files are tokenizer.json, or vocab.txt with one word piece per line; options of
+tokenizer_config.json override those of tokenizer.json.
 
 Source: transformers 5.23, models/bert/tokenization_bert.py (how its files are read).
 """
@@ -22,10 +25,10 @@ VOCABULARY_FILE = "vocab.txt"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 BARK_TOKENIZER = "bert-base-multilingual-cased"  # what suno's code and checkpoints use
 
-# The real one has 3 MB.
+# Bark's tokenizer.json has 3 MB.
 MAX_FILE_BYTES = 64 * 2**20
 
-# By their names in tokenizer_config.json.
+# Control tokens of BERT, by their names in tokenizer_config.json.
 SPECIAL_TOKENS = {
     "pad_token": "[PAD]",
     "unk_token": "[UNK]",
@@ -33,7 +36,7 @@ SPECIAL_TOKENS = {
     "sep_token": "[SEP]",
     "mask_token": "[MASK]",
 }
-# tokenizer_config.json -> argument of BertNormalizer, and its value where the file is silent.
+# Field of tokenizer_config.json -> argument of BertNormalizer, and the default where the file has no such field.
 _NORMALIZER_OPTIONS = {
     "do_lower_case": ("lowercase", False),
     "strip_accents": ("strip_accents", None),
@@ -42,22 +45,28 @@ _NORMALIZER_OPTIONS = {
 
 
 def find_tokenizer(source: Source) -> "Tokenizer":
-    """The tokenizer of a model: its own files, or where it has none Bark's, from the Hub.
+    """Returns the tokenizer of a model: from its own files, or Bark's from the Hub if it has none.
 
     Raises:
-      ModelNotFoundError: there is none, or it cannot be had.
-      ConfigError: its files are damaged.
+      ModelNotFoundError: neither the model's tokenizer nor Bark's is on this machine or on the Hub.
+      ConfigError: a file of the tokenizer is damaged.
+      InputError: a file is a link that leads out of the model's folder.
     """
     tokenizer = _read_source(source)
     return _bark_tokenizer(source) if tokenizer is None else tokenizer
 
 
 def as_tokenizer(tokenizer: Any) -> "Tokenizer":
-    """A tokenizer that neither pads nor cuts.
+    """Returns a tokenizer without padding and truncation; the one given is not modified.
 
     Args:
       tokenizer: a `tokenizers.Tokenizer`; a tokenizer of transformers; or the path of a tokenizer.json, of a vocab.txt
         or of a folder that has one.
+
+    Raises:
+      InputError: it is none of these.
+      ModelNotFoundError: the path does not exist, or the folder has no tokenizer.
+      ConfigError: the file is damaged.
     """
     from tokenizers import Tokenizer
 
@@ -71,14 +80,24 @@ def as_tokenizer(tokenizer: Any) -> "Tokenizer":
         )
     if tokenizer.padding is None and tokenizer.truncation is None:
         return tokenizer
-    tokenizer = Tokenizer.from_str(tokenizer.to_str())  # the caller's stays as it is
+    tokenizer = Tokenizer.from_str(tokenizer.to_str())  # a copy: the caller's is not modified
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
 
 
 def with_control_tokens(tokenizer: Any, names: Sequence[str]) -> "Tokenizer":
-    """The tokenizer with these control tokens too; those that it lacks get ids past its own. The given one stays."""
+    """Returns a tokenizer with more control tokens, such as "<s>"; the one given is not modified.
+
+    Args:
+      tokenizer: as for `as_tokenizer`.
+      names: the tokens. Those that the tokenizer lacks get ids after its own.
+
+    Raises:
+      InputError: no tokenizer.
+      ModelNotFoundError: the tokenizer's file does not exist.
+      ConfigError: the tokenizer's file is damaged.
+    """
     tokenizer = as_tokenizer(tokenizer)
     if not names:
         return tokenizer
@@ -88,14 +107,17 @@ def with_control_tokens(tokenizer: Any, names: Sequence[str]) -> "Tokenizer":
 
 
 def count_text_tokens(tokenizer: "Tokenizer") -> int:
-    """Tokens that a text can become: all but control tokens that are no word pieces, as no text may hold them."""
+    """Counts the tokens that a text can become.
+
+    Control tokens that are not word pieces do not count: a text that contains one is refused.
+    """
     pieces = tokenizer.get_vocab(with_added_tokens=False)
     added = tokenizer.get_added_tokens_decoder().values()
     return len(pieces) + sum(not token.special and token.content not in pieces for token in added)
 
 
 def transformers_config(tokenizer: "Tokenizer") -> dict[str, Any]:
-    """The tokenizer_config.json with which transformers reads this tokenizer's tokenizer.json as we do."""
+    """Returns the content of a tokenizer_config.json with which transformers tokenizes as this tokenizer does."""
     from tokenizers.models import WordPiece
     from tokenizers.normalizers import BertNormalizer
 
@@ -108,7 +130,11 @@ def transformers_config(tokenizer: "Tokenizer") -> dict[str, Any]:
 
 
 def _read_source(source: Source) -> "Tokenizer | None":
-    """A model's own tokenizer; None where it has none, or none on this machine while the Hub cannot be reached."""
+    """Reads a model's own tokenizer; None if it has none, or if it is not in the cache and the Hub is unreachable.
+
+    Raises:
+      ConfigError: a file is damaged.
+    """
     config = _find_or_none(source, TOKENIZER_CONFIG_FILE)
     options = {} if config is None else read_json(config)
     if not isinstance(options, Mapping):
@@ -128,11 +154,12 @@ def _find_or_none(source: Source, path: str) -> Path | None:
 
 
 def _bark_tokenizer(source: Source) -> "Tokenizer":
+    """Reads Bark's tokenizer from the Hub. Raises ModelNotFoundError, with the remedy, if it is unreachable."""
     tokenizer = None if source.name == BARK_TOKENIZER else _read_source(_hub_source(source))
     if tokenizer is None:
         raise ModelNotFoundError(
-            f"neither {TOKENIZER_FILE} nor {VOCABULARY_FILE} of {source.name} is there, nor are those of "
-            f"{BARK_TOKENIZER}, which Bark uses, on this machine. With a connection, run: hf download {BARK_TOKENIZER} "
+            f"neither {TOKENIZER_FILE} nor {VOCABULARY_FILE} of {source.name} is found, and those of {BARK_TOKENIZER}, "
+            f"which Bark uses, are not on this machine. With a connection, run: hf download {BARK_TOKENIZER} "
             f"{TOKENIZER_FILE} {TOKENIZER_CONFIG_FILE}. Without one, pass tokenizer= a folder that has them."
         )
     return tokenizer
@@ -150,7 +177,7 @@ def _read_path(path: Path) -> "Tokenizer":
         if tokenizer is None:
             raise ModelNotFoundError(f"the folder {path} has neither {TOKENIZER_FILE} nor {VOCABULARY_FILE}")
         return tokenizer
-    if not os.path.isfile(path):  # also for a name that no system takes
+    if not os.path.isfile(path):  # Path.is_file raises for a name that is too long
         raise ModelNotFoundError(
             f"the tokenizer {quoted(str(path), 400)} does not exist; give {TOKENIZER_FILE} or {VOCABULARY_FILE}"
         )
@@ -158,7 +185,11 @@ def _read_path(path: Path) -> "Tokenizer":
 
 
 def _read_json_tokenizer(path: Path, options: Mapping[str, Any]) -> "Tokenizer":
-    """Reads a tokenizer.json. What tokenizer_config.json says of BERT's normalizer counts more, as in transformers."""
+    """Reads a tokenizer.json. Options of tokenizer_config.json override its BertNormalizer's, as in transformers.
+
+    Raises:
+      ConfigError: the file is damaged, hostile, or of a newer version of `tokenizers`.
+    """
     from tokenizers import Tokenizer
     from tokenizers.normalizers import BertNormalizer
 
@@ -175,7 +206,7 @@ def _read_json_tokenizer(path: Path, options: Mapping[str, Any]) -> "Tokenizer":
 
 
 def _read_vocabulary(path: Path, options: Mapping[str, Any]) -> "Tokenizer":
-    """Makes BERT's tokenizer of a vocab.txt, one word piece a line."""
+    """Builds BERT's tokenizer from a vocab.txt with one word piece per line. Raises ConfigError for another file."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     _check_size(path)
@@ -193,17 +224,24 @@ def _read_vocabulary(path: Path, options: Mapping[str, Any]) -> "Tokenizer":
 
 @contextlib.contextmanager
 def config_errors(what: str) -> Iterator[None]:
-    """Errors of the library as a ConfigError that begins with `what`. It raises plain Exception, or panics."""
+    """Turns errors of the library `tokenizers` into a ConfigError that begins with `what`.
+
+    The library raises plain Exception, and a panic of its Rust code is a BaseException.
+
+    Raises:
+      ConfigError: the block raised such an error.
+    """
     try:
         yield
     except BaseException as error:
-        is_panic = type(error).__name__ == "PanicException"  # of Rust; no Exception, and importable from nowhere
+        is_panic = type(error).__name__ == "PanicException"  # of pyo3, a BaseException that no module exports
         if not isinstance(error, Exception) and not is_panic:
             raise
         raise ConfigError(f"{what}: {quoted(str(error), 200)}") from error
 
 
 def _normalizer(options: Mapping[str, Any], clean_text: bool = True) -> Any:
+    """Builds a BertNormalizer from options of tokenizer_config.json. Raises ConfigError for one that is no boolean."""
     from tokenizers.normalizers import BertNormalizer
 
     arguments = {}
@@ -217,4 +255,6 @@ def _normalizer(options: Mapping[str, Any], clean_text: bool = True) -> Any:
 
 def _check_size(path: Path) -> None:
     if path.stat().st_size > MAX_FILE_BYTES:
-        raise ConfigError(f"{path} has {path.stat().st_size:,} bytes, more than the {MAX_FILE_BYTES:,} of a tokenizer")
+        raise ConfigError(
+            f"{path} has {path.stat().st_size:,} bytes, expected at most {MAX_FILE_BYTES:,} of a tokenizer"
+        )

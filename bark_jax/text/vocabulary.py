@@ -1,7 +1,7 @@
-"""The words that a model of few words knows, so that it can say which it does not.
+"""The word list of a model that was trained on few words, and a warning for words that are not on it.
 
-Bark reads any text. A small model, trained on few words, mumbles others; its folder lists what it knows in `words.txt`,
-one word a line, in lower case.
+Bark reads any text. A small model speaks words that it was not trained on unintelligibly. Its folder lists its words in
+`words.txt`, one per line, in lower case.
 """
 
 import re
@@ -13,29 +13,39 @@ from bark_jax.hub.source import Source
 WORDS_FILE = "words.txt"
 MAX_LISTED_WORDS = 10
 
-# With an apostrophe inside, as in "don't".
+# Letters and figures, with apostrophes inside, as in "don't".
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 
 
 def listed(words: Sequence[str]) -> str:
-    """The first MAX_LISTED_WORDS words as a message shows them, and how many more there are."""
+    """Formats words for a message: the first MAX_LISTED_WORDS, quoted, and the number of others."""
     names = ", ".join(quoted(word, 40) for word in words[:MAX_LISTED_WORDS])
     return names + (f" and {len(words) - MAX_LISTED_WORDS} more" if len(words) > MAX_LISTED_WORDS else "")
 
 
 class UnknownWordsWarning(BarkWarning):
-    """A text has words that the model was not trained on; `words` are these."""
+    """A text has words that the model was not trained on, so it may speak them unintelligibly.
+
+    Args:
+      words: these words, also in the attribute `words`.
+      n_known: number of words on the model's list.
+    """
 
     def __init__(self, words: tuple[str, ...], n_known: int):
         super().__init__(
-            f"this model knows {n_known} words, and not {listed(words)}: what it makes of them may not be understood. "
+            f"this model knows {n_known} words, and not {listed(words)}: it may speak them unintelligibly. "
             f"Its words are in its folder's {WORDS_FILE}"
         )
         self.words = words
 
 
 def read_words(source: Source) -> frozenset[str] | None:
-    """The words of a model's folder; None for a model that does not list any, and for those of the Hub."""
+    """Reads the word list of a model's folder; None for a folder without one, and for a Hub repository.
+
+    Raises:
+      ConfigError: the list is empty or not UTF-8.
+      InputError: the file is a link that leads out of the folder.
+    """
     file = source.find(WORDS_FILE) if source.is_folder else None
     if file is None:
         return None
@@ -51,11 +61,13 @@ def read_words(source: Source) -> frozenset[str] | None:
 def unknown_words(
     texts: Iterable[str], known: Collection[str], normalize: Callable[[str], str] = str
 ) -> tuple[str, ...]:
-    """The words of texts that are not among the known ones, each once, in their order.
+    """Returns the words of texts that are not known, in lower case, each once, in the order of the texts.
 
     Args:
-      normalize: what the tokenizer makes of a word before it reads it: of "7" perhaps "seven"; of a word in another
-        script perhaps nothing, which is not known either.
+      texts: the texts.
+      known: the model's words, in lower case.
+      normalize: the tokenizer's normalizer, which a word passes first: it may turn "7" into "seven", or a word in
+        another script into an empty string, which counts as unknown.
     """
 
     def is_known(word: str) -> bool:

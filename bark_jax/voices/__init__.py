@@ -1,1 +1,1 @@
-"""Voices: a voice and its checks, its .npz and .npy files, voices found by name."""
+"""Voices: `voice` has `Voice` and its checks, `files` reads .npz and .npy safely, `library` finds voices by name."""

@@ -1,6 +1,7 @@
-"""Arrays of whole numbers in .npy and .npz files that may be damaged or hostile.
+"""Reads and writes integer arrays in .npy and .npz files. Files may be untrusted, damaged or hostile.
 
-Nothing is unpickled, and no more than MAX_BYTES of one array are ever held, whatever a header or an archive claims.
+Nothing is unpickled, and never more than MAX_BYTES of one array are in memory, whatever a header or an archive claims:
+a zip bomb costs no more than a voice.
 """
 
 import io
@@ -16,28 +17,45 @@ import numpy as np
 from bark_jax.errors import VoiceError, VoiceNotFoundError, quoted
 from bark_jax.files import output_errors, write_atomically
 
-# All codes of a quarter of an hour as int64. The published voices have under 0.1 MB for up to 15 s.
+# 8 codebooks of about a quarter of an hour as int64. The published voices, of up to 15 s, have less than 0.1 MB.
 MAX_BYTES = 4 * 2**20
 
-# Kinds of numpy's dtypes. Whether floats are whole numbers is for the caller to see.
+# Kinds of numpy dtypes. With NUMBERS the caller checks that floats are whole numbers.
 INTEGERS, NUMBERS = "iu", "iuf"
 
 _NPY_START = b"\x93NUMPY"
-# Absolute paths and ".." on any system: nobody's notes, but an attack on whoever unpacks the archive.
+# Path traversal, on any system: absolute paths and "..". Only an attack on programs that unpack the archive has them.
 _LEADS_OUT = re.compile(r"^[/\\]|^[A-Za-z]:[/\\]|(^|[/\\])\.\.([/\\]|$)")
 
 
 def read_npy(path: str | os.PathLike, kinds: str = INTEGERS) -> np.ndarray:
-    """The array in a .npy file, of one of `kinds`. Raises VoiceError or VoiceNotFoundError with the path."""
+    """Reads the array of a .npy file, of any shape.
+
+    Args:
+      path: the file.
+      kinds: accepted kinds of dtypes, INTEGERS or NUMBERS.
+
+    Raises:
+      VoiceError: the file is damaged, has more than MAX_BYTES, is no .npy file, or its dtype is of another kind.
+      VoiceNotFoundError: there is no such file, or it cannot be read.
+    """
     return _parse_npy(_read_bytes(path), str(path), kinds)
 
 
 def read_npz(path: str | os.PathLike, names: Collection[str]) -> dict[str, np.ndarray]:
-    """The arrays `names` of a .npz file, stored or deflated, of NUMBERS. Its other members are not read.
+    """Reads arrays of NUMBERS, of any shape, from a .npz file, compressed or not. Other members are not read.
+
+    Args:
+      path: the file.
+      names: names of the arrays to read, each of which must be there.
+
+    Returns:
+      The arrays by name.
 
     Raises:
-      VoiceError: the file is damaged, is something else, or holds what a voice does not.
-      VoiceNotFoundError: there is no such file.
+      VoiceError: the file is damaged, has more than MAX_BYTES, is no .npz file, lacks an array, or has one twice or
+        with a dtype that is no number.
+      VoiceNotFoundError: there is no such file, or it cannot be read.
     """
     data = _read_bytes(path)
     if not data.startswith(b"PK"):
@@ -53,7 +71,7 @@ def read_npz(path: str | os.PathLike, names: Collection[str]) -> dict[str, np.nd
 
 
 def write_npz(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes a .npz file, whole or not at all."""
+    """Writes arrays of any shape, by name, to a .npz file, atomically. Raises OutputError if it cannot be written."""
     stream = io.BytesIO()
     np.savez(stream, **arrays)
     with output_errors(path):
@@ -61,7 +79,7 @@ def write_npz(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None
 
 
 def write_npy(path: str | os.PathLike, array: np.ndarray) -> None:
-    """Writes a .npy file, whole or not at all."""
+    """Writes an array of any shape to a .npy file, atomically. Raises OutputError if it cannot be written."""
     stream = io.BytesIO()
     np.save(stream, array, allow_pickle=False)
     with output_errors(path):
@@ -69,28 +87,35 @@ def write_npy(path: str | os.PathLike, array: np.ndarray) -> None:
 
 
 def _read_bytes(path: str | os.PathLike) -> bytes:
+    """Reads a file. Raises VoiceError if it has more than MAX_BYTES, VoiceNotFoundError if it is not readable."""
     try:
-        if not Path(path).is_file():  # nor a pipe or a device, which might never end
+        if not Path(path).is_file():  # a pipe or a device might never end
             is_there = Path(path).exists()
             raise VoiceNotFoundError(f"{quoted(str(path))} {'is no regular file' if is_there else 'does not exist'}")
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
     except VoiceNotFoundError:
         raise
-    except (OSError, ValueError) as error:  # ValueError: a NUL or a lone surrogate in the name
+    except (OSError, ValueError) as error:  # ValueError: a NUL or a lone surrogate in the path
         raise VoiceNotFoundError(f"{quoted(str(path))} cannot be read: {quoted(str(error), 200)}") from error
     if len(data) > MAX_BYTES:
-        raise VoiceError(f"{path} has more than the {MAX_BYTES:,} bytes that any voice takes")
+        raise VoiceError(f"{path} has more than {MAX_BYTES:,} bytes, the limit of a voice's file")
     return data
 
 
 def _members(archive: zipfile.ZipFile, names: Collection[str], path: str | os.PathLike) -> dict[str, zipfile.ZipInfo]:
-    """The members that hold `names`, by name. Others may be called and hold what they like, short of an attack."""
+    """Returns the archive's members that hold the arrays `names`, by name; other members are ignored.
+
+    Raises:
+      VoiceError: a member's path leads out of the archive, or an array is there twice.
+    """
     members = {}
     for info in archive.infolist():
-        member = info.orig_filename  # zipfile cuts its own name short at a NUL
+        member = info.orig_filename  # unlike info.filename, not truncated at a NUL
         if _LEADS_OUT.search(member):
-            raise VoiceError(f"{path} holds {quoted(member)}, which leads out of its folder; do not trust the file")
+            raise VoiceError(
+                f"{path} holds {quoted(member)}, a path that leads out of its folder; do not trust the file"
+            )
         name = member.removesuffix(".npy")
         if name == member or name not in names:
             continue
@@ -103,29 +128,32 @@ def _members(archive: zipfile.ZipFile, names: Collection[str], path: str | os.Pa
 def _read_member(
     archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], name: str, path: str | os.PathLike
 ) -> np.ndarray:
+    """Reads one array of an archive. Raises VoiceError if it is missing, damaged or larger than MAX_BYTES."""
     info = members.get(name)
     if info is None:
         has = ", ".join(sorted(member.removesuffix(".npy") for member in archive.namelist())) or "nothing"
         raise VoiceError(f"{path} has no {name!r}: it holds {quoted(has, 200)}")
     if info.file_size > MAX_BYTES:
-        raise VoiceError(f"{path}: {name} claims {info.file_size:,} bytes, more than the {MAX_BYTES:,} of any voice")
+        raise VoiceError(f"{path}: {name} claims {info.file_size:,} bytes, expected at most {MAX_BYTES:,}")
     with archive.open(info) as file:
         return _parse_npy(file.read(), f"{path}: {name}", NUMBERS)  # zipfile stops at file_size and checks the CRC
 
 
 def _parse_npy(data: bytes, what: str, kinds: str) -> np.ndarray:
+    """Returns the array of a .npy file's bytes, read-only, of any shape. Raises VoiceError, beginning with `what`."""
     if not data.startswith(_NPY_START):
         raise VoiceError(f"{what} is no .npy array: {_what_it_is(data)}")
     stream = io.BytesIO(data)
     try:
         shape, is_fortran, dtype = _read_header(stream)
-    except Exception as error:  # numpy's header parser lets tokenizer and parser errors through
+    except Exception as error:  # numpy also raises tokenize and ast errors for a damaged header
         raise VoiceError(
             f"{what} has a damaged header, {quoted(_header_text(data), 200)}, expected a dict of descr, fortran_order "
             "and shape; fetch or save it again"
         ) from error
     if dtype.kind not in kinds:
         raise VoiceError(f"{what} holds {quoted(str(dtype))}, expected integers")
+    # max(size, 1): a shape with an empty axis agrees with 0 bytes, however large it claims the other axes to be.
     is_possible = (
         all(type(size) is int and size >= 0 for size in shape)
         and math.prod(max(size, 1) for size in shape) <= MAX_BYTES
@@ -140,13 +168,14 @@ def _parse_npy(data: bytes, what: str, kinds: str) -> np.ndarray:
 
 
 def _header_text(data: bytes) -> str:
-    """The header of a .npy file of any version as it stands there."""
+    """Returns the header of a .npy file, of any format version, as text for messages."""
     start = 10 if data[6:7] == b"\1" else 12
     size = int.from_bytes(data[8:start], "little")
     return data[start : start + size].decode("latin-1").strip()
 
 
 def _read_header(stream: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Returns shape, whether the order is Fortran's, and dtype. Raises ValueError for another format version."""
     version = np.lib.format.read_magic(stream)
     if version == (1, 0):
         return np.lib.format.read_array_header_1_0(stream)
@@ -156,7 +185,7 @@ def _read_header(stream: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 def _what_it_is(data: bytes) -> str:
-    """What a file that is not what it should be is instead, and what to do."""
+    """Guesses from its first bytes what a file of another type is; returns it with the remedy, for messages."""
     if not data:
         return "it is empty; fetch or save it again"
     if data.startswith(b"version https://git-lfs"):

@@ -1,4 +1,4 @@
-"""The voices that a model has by name, and everything else that a caller may name a voice by."""
+"""Finds voices: by name in a model's list, among Suno's published ones, or by whatever else a caller gives."""
 
 import dataclasses
 import difflib
@@ -33,7 +33,7 @@ LANGUAGES = {
     "zh": "Chinese",
 }
 
-# What suno/bark and suno/bark-small list in their speaker_embeddings_path.json.
+# The 261 voices that suno/bark and suno/bark-small list in their speaker_embeddings_path.json.
 PRESET_NAMES = (
     "announcer",
     *(f"{prefix}{code}_speaker_{n}" for prefix in ("", "v2/") for code in LANGUAGES for n in range(10)),
@@ -42,31 +42,46 @@ PRESET_NAMES = (
 
 @dataclasses.dataclass(frozen=True)
 class VoiceLibrary:
-    """Voices by name. An entry maps each of PROMPT_KEYS to a .npy file of `source`; it is checked when it is used."""
+    """Voices by name, each read and checked when it is first used.
+
+    Attributes:
+      entries: for each name, the three .npy files by PROMPT_KEYS, as paths relative to the source.
+      source: the folder or Hub repository of the files; None for voices in memory.
+      is_own: True if the voices are the model's own, False for Suno's published ones.
+    """
 
     entries: Mapping[str, Any]
     source: Source | None = None
-    is_own: bool = True  # the model brings these voices itself
-    # Voices read so far: every look into the Hub's cache asks the Hub first.
+    is_own: bool = True
+    # Voices read so far. Without it each use would look the files up again, which may connect to the Hub.
     _read: dict[str, Voice] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def published(cls, **hub_options: Any) -> Self:
-        """Suno's 261 voices. Names are known without a download; a voice is fetched from the Hub when first used."""
+        """Returns Suno's 261 voices. Their names need no download; a voice is downloaded when it is first used.
+
+        Args:
+          hub_options: token, cache_dir and local_files_only, as for `Source`.
+        """
         source = Source(PUBLISHED_REPOSITORY, **hub_options)
         entries = {name: {key: f"speaker_embeddings/{name}_{key}.npy" for key in PROMPT_KEYS} for name in PRESET_NAMES}
         return cls(entries, source, is_own=False)
 
     @classmethod
     def find(cls, source: Source, path: str, spaces: TokenSpaces) -> Self:
-        """A model's own voices, or Suno's if the model has none and its tokens are Bark's; else none.
+        """Returns a model's own voices, or Suno's if it has none and its tokens are Bark's; else an empty library.
+
+        Args:
+          source: the model's folder or Hub repository.
+          path: the JSON file in it that lists the voices.
+          spaces: the model's token spaces.
 
         Raises:
-          VoiceError: the list at `path` is damaged.
+          VoiceError: the list is damaged, or its path leads out of the folder.
         """
         try:
             library = cls.open(source, path)
-        except VoiceNotFoundError:  # a Hub model whose list is not on this machine; Suno's voices may be
+        except VoiceNotFoundError:  # the list is not in the cache and the Hub unreachable; Suno's voices may be cached
             library = None
         if library is not None:
             return library
@@ -75,7 +90,16 @@ class VoiceLibrary:
 
     @classmethod
     def open(cls, source: Source, path: str = SPEAKER_EMBEDDINGS_FILE) -> Self | None:
-        """The voices that a model lists in its JSON file; None where it has no such file."""
+        """Reads the list of a model's voices; None if it has no such file.
+
+        Args:
+          source: the model's folder or Hub repository.
+          path: the JSON file in it that lists the voices.
+
+        Raises:
+          VoiceError: the list is damaged, or its path leads out of the folder.
+          VoiceNotFoundError: the list is not in the cache and the Hub is unreachable.
+        """
         try:
             file = source.find(path)
             return None if file is None else cls(_checked_entries(read_json(file), str(file)), source)
@@ -86,19 +110,27 @@ class VoiceLibrary:
             raise kind(f"the list of voices of {source.name}: {error}") from error
 
     @classmethod
-    def of(cls, voices: Iterable[Voice]) -> Self:
-        """Voices in memory, by their own names."""
+    def from_voices(cls, voices: Iterable[Voice]) -> Self:
+        """Makes a library of voices in memory, by their names. Raises VoiceError for equal or missing names."""
         library = cls({})
         for voice in voices:
             if voice.name is None or voice.name in library:
-                raise VoiceError(f"a voice is called {quoted(voice.name)}, expected names that differ")
+                raise VoiceError(f"a voice has the name {quoted(voice.name)}, expected a different name for each")
             library.entries[voice.name] = {}
             library._read[voice.name] = voice
         return library
 
     @classmethod
     def from_dict(cls, entries: Mapping[str, Any]) -> Self:
-        """The voices of transformers' `speaker_embeddings`: as in the JSON, "repo_or_path" a folder or Hub id."""
+        """Makes a library from transformers' `speaker_embeddings`: the list of a JSON file, as a dict.
+
+        Args:
+          entries: names and their paths; "repo_or_path" is the folder or Hub id of the files.
+
+        Raises:
+          VoiceError: entries is no dict.
+          ModelNotFoundError: "repo_or_path" is no folder and no Hub id.
+        """
         home = entries.get("repo_or_path") if isinstance(entries, Mapping) else None
         source = None if home is None else Source(home)
         return cls(_checked_entries(entries, "speaker_embeddings"), source)
@@ -107,18 +139,26 @@ class VoiceLibrary:
         return isinstance(name, str) and name in self.entries
 
     def names(self, language: str | None = None) -> list[str]:
-        """All names, or those of a language, given as "de" or "German"."""
+        """Lists the names, of one language ("de" or "German") or of all.
+
+        Raises:
+          InputError: not one of Bark's 13 languages.
+        """
         if language is None:
             return list(self.entries)
         code = _language_code(language)
         return [name for name in self.entries if name.rpartition("/")[2].startswith(f"{code}_")]
 
     def load(self, name: str, spaces: TokenSpaces = BARK_SPACES) -> Voice:
-        """The voice called `name`.
+        """Reads a voice by name and checks it for a model.
+
+        Args:
+          name: the name, such as "v2/en_speaker_6".
+          spaces: the model's token spaces, Bark's by default.
 
         Raises:
-          VoiceNotFoundError: no voice has this name, or its files are not on this machine and cannot be fetched.
-          VoiceError: its entry leads out of the model's folder, or its files are no voice of such a model.
+          VoiceNotFoundError: no voice has this name, or its files are not in the cache and the Hub is unreachable.
+          VoiceError: a path leads out of the model's folder, a file is damaged, or the voice is another model's.
         """
         if name not in self:
             raise self._not_found(name)
@@ -131,7 +171,7 @@ class VoiceLibrary:
             raise VoiceError(f"voice {quoted(name)} of {self._home()}: {error}") from error
 
     def _paths(self, name: str) -> dict[str, str]:
-        """A voice's three paths below the source."""
+        """Returns a voice's three paths by PROMPT_KEYS. Raises VoiceError if one is missing or leads out."""
         entry = self.entries[name]
         if not isinstance(entry, Mapping) or any(not is_inner_path(entry.get(key)) for key in PROMPT_KEYS):
             raise VoiceError(
@@ -141,6 +181,7 @@ class VoiceLibrary:
         return {key: entry[key] for key in PROMPT_KEYS}
 
     def _find(self, name: str, path: str) -> os.PathLike:
+        """Returns a local copy of a voice's file. Raises VoiceNotFoundError, with the remedy, if there is none."""
         if self.source is None:
             raise VoiceError("speaker_embeddings lacks 'repo_or_path', the folder or Hub repository of its files")
         try:
@@ -162,6 +203,7 @@ class VoiceLibrary:
         return "speaker_embeddings" if self.source is None else self.source.name
 
     def _not_found(self, name: Any) -> VoiceNotFoundError:
+        """Returns the error for an unknown name, with the nearest known ones."""
         if not self.entries:
             known = "this model has no voices of its own"
         elif isinstance(name, str) and (near := difflib.get_close_matches(name[:64], self.entries)):
@@ -172,15 +214,17 @@ class VoiceLibrary:
 
 
 def resolve_voice(voice: Any, library: VoiceLibrary, spaces: TokenSpaces) -> Voice | None:
-    """The voice that a caller means, checked for the model.
+    """Returns the voice that a caller gave in any form, checked for the model; None for None.
 
     Args:
-      voice: None; a Voice; transformers' dict of three arrays; a name of the library; the path of a .npz file as str or
-        PathLike; or the paths of three .npy files (semantic, coarse, fine).
+      voice: None; a `Voice`; transformers' dict of three arrays; a name of the library; the path of a .npz file as str
+        or PathLike; or the paths of three .npy files (semantic, coarse, fine).
+      library: the voices known by name.
+      spaces: the model's token spaces.
 
     Raises:
-      VoiceNotFoundError: no such name or file.
-      VoiceError: anything that is no voice of such a model.
+      VoiceNotFoundError: no voice has this name, or the file does not exist.
+      VoiceError: it is none of these forms, is damaged, or belongs to another model.
     """
     if voice is None:
         return None
@@ -199,22 +243,23 @@ def resolve_voice(voice: Any, library: VoiceLibrary, spaces: TokenSpaces) -> Voi
 
 
 def language_of(voice: Voice | None) -> str:
-    """The language in a preset's name, "de" for "v2/de_speaker_3"; English for any other voice."""
+    """Returns the language in a preset's name, "de" of "v2/de_speaker_3"; "en" for any other voice and for None."""
     code = "" if voice is None or voice.name is None else voice.name.rpartition("/")[2].partition("_")[0]
     return code if code in LANGUAGES else "en"
 
 
 def fits_published(spaces: TokenSpaces) -> bool:
-    """Whether a model's tokens mean what they mean in Bark, so that Suno's voices can condition it."""
+    """Whether a model's tokens have the meaning that they have in Bark, so that Suno's voices can condition it."""
     fields = ("semantic_vocab", "n_coarse", "n_fine", "codebook_size", "semantic_rate", "frame_rate")
     return all(getattr(spaces, field) == getattr(BARK_SPACES, field) for field in fields)
 
 
 def _named(name: str, library: VoiceLibrary, spaces: TokenSpaces) -> Voice:
+    """Loads a voice by a string: a name of the library, which wins, or the path of a .npz file."""
     if name in library or not name.endswith(".npz"):
         return library.load(name, spaces)
     if "://" in name:
-        raise VoiceNotFoundError(f"{quoted(name)} is an address; download the file and give its path")
+        raise VoiceNotFoundError(f"{quoted(name)} is a URL; download the file and give its path")
     return Voice.load(name, spaces)
 
 
@@ -223,12 +268,14 @@ def _is_npy(path: Any) -> bool:
 
 
 def _checked_entries(entries: Any, what: str) -> dict[str, Any]:
+    """Returns a list of voices without "repo_or_path". Raises VoiceError, beginning with `what`, if it is no object."""
     if not isinstance(entries, Mapping):
         raise VoiceError(f"{what} is {quoted(entries)}, expected an object that maps names to files")
     return {name: entry for name, entry in entries.items() if name != "repo_or_path"}
 
 
 def _language_code(language: Any) -> str:
+    """Returns the code of a language given by code or English name. Raises InputError for another one."""
     for code, english_name in LANGUAGES.items():
         if isinstance(language, str) and language.lower() in (code, english_name.lower()):
             return code

@@ -1,8 +1,8 @@
-"""Voices: saved (semantic, coarse, fine) triples that condition the stages.
+"""`Voice`: a saved (semantic, coarse, fine) triple that conditions the stages; suno's name is history prompt.
 
-A voice is what a stage reads before it generates: the tokens and codes of a few seconds of speech. Stages read its end:
-the last n_text semantic tokens, the coarse history that goes with max_semantic_history of them, and n_fine_history
-frames.
+A voice has the tokens and codes of a few seconds of speech, which each stage reads before it generates. A stage reads
+the end of it: the last n_text semantic tokens (256 in Bark), the coarse codes that go with max_semantic_history of
+them, and the last n_fine_history frames (512 in Bark).
 """
 
 import dataclasses
@@ -23,34 +23,44 @@ PROMPT_KEYS = ("semantic_prompt", "coarse_prompt", "fine_prompt")  # suno's and 
 
 BARK_SPACES = TokenSpaces()
 
-# A voice's frames against those that go with its semantic tokens, 1.503 a token in Bark. The 271 published voices have
-# 1.500 to 1.503; within these bounds is what was cut by hand or counted otherwise, beyond them are two different clips.
+# Bounds on a voice's frames, as a multiple of the frames that its semantic tokens stand for: 1.503 per token in Bark.
+# The 271 published voices have 1.500 to 1.503 frames per token. A voice that was cut by hand stays within the bounds;
+# beyond them the arrays come from two different clips.
 MIN_FRAMES_RATIO = 0.5
 MAX_FRAMES_RATIO = 2.0
 
 
 class OddVoiceWarning(BarkWarning):
-    """A voice conditions the stages, but its three arrays do not belong together: it may sound odd."""
+    """The three arrays of a voice do not belong together: it is used, but may sound odd."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Voice:
-    """A voice. Arrays of whole numbers of any type are taken and kept as read-only int32 copies.
+    """A speaker's voice: tokens and codes of a few seconds of speech, which condition all stages.
 
-    The arrays can also be read as those of transformers' `history_prompt`, by PROMPT_KEYS: voice["semantic_prompt"].
+        voice = bark.generate("Hello.", seed=3).as_voice()
+        voice.save("ana.npz")
+        bark.generate("Bye.", voice=bark_jax.Voice.load("ana.npz"))  # or voice="ana.npz"
 
-    Checked here is what holds for every model; `check_voice` knows a model's vocabularies. Two voices are equal where
-    their arrays are, whatever their names.
+    Arrays of integers, or of floats that are whole numbers, of numpy, JAX or torch become read-only int32 copies. Only
+    what holds for any model is checked here; `Voice.load`, `Bark` and `BarkModel` also check a voice against the
+    vocabularies of a model. Two voices are equal if their arrays are, whatever their names. A voice can also be read as
+    transformers' dict: voice["semantic_prompt"], "coarse_prompt" and "fine_prompt".
 
-    Each stage reads an array of its own, so coarse may have more or fewer frames than fine, and other codes.
+    Attributes:
+      semantic: semantic tokens, int32 [S].
+      coarse: codes of the first codebooks, int32 [n_coarse, T]; normally the first rows of fine. Each stage reads an
+        array of its own, so a difference is possible; it gives an OddVoiceWarning.
+      fine: codes of all codebooks, int32 [n_fine, T], coarse codebooks first.
+      name: the name in a model's list of voices, or None.
 
     Raises:
-      VoiceError: naming the array, its value and what was expected.
+      VoiceError: an array has a wrong shape or dtype, is empty, or has negative or fractional numbers.
     """
 
-    semantic: np.ndarray  # [S] semantic tokens
-    coarse: np.ndarray  # [n_coarse, T] codes of the first codebooks
-    fine: np.ndarray  # [n_fine, T] codes of all codebooks, the coarse ones first
+    semantic: np.ndarray
+    coarse: np.ndarray
+    fine: np.ndarray
     name: str | None = None
 
     def __post_init__(self):
@@ -61,15 +71,19 @@ class Voice:
     def load(
         cls, path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], spaces: TokenSpaces | None = BARK_SPACES
     ) -> Self:
-        """Reads a voice.
+        """Reads a voice from a .npz file, or from three .npy files. Nothing is unpickled, so files may be untrusted.
 
         Args:
-          path: suno's .npz of semantic_prompt, coarse_prompt and fine_prompt, or three .npy files in this order.
-          spaces: those of the model it is for; None leaves out `check_voice`.
+          path: suno's .npz file of semantic_prompt, coarse_prompt and fine_prompt, or a list of three .npy files in
+            this order.
+          spaces: the token spaces of the model that the voice is for, Bark's by default; None checks it for no model.
+
+        Returns:
+          The voice, without a name.
 
         Raises:
-          VoiceNotFoundError: there is no such file.
-          VoiceError: it is damaged, hostile, or no voice of such a model.
+          VoiceNotFoundError: there is no such file, or it cannot be read.
+          VoiceError: a file is damaged or too large, or the voice belongs to another model.
         """
         if isinstance(path, (str, os.PathLike)):
             arrays, what = read_npz(path, PROMPT_KEYS), str(path)
@@ -77,7 +91,7 @@ class Voice:
             arrays = {key: read_npy(each, NUMBERS) for key, each in zip(PROMPT_KEYS, path, strict=True)}
             what = str(path[0])
         else:
-            raise VoiceError(f"a voice is loaded from one .npz file or three .npy files, not from {quoted(path)}")
+            raise VoiceError(f"the voice's path is {quoted(path)}, expected that of a .npz file or of three .npy files")
         try:
             voice = cls.from_dict(arrays, spaces=None)
             return voice if spaces is None else check_voice(voice, spaces, f"the voice {what}")
@@ -86,9 +100,18 @@ class Voice:
 
     @classmethod
     def from_dict(cls, arrays: Mapping[str, Any], spaces: TokenSpaces | None = BARK_SPACES) -> Self:
-        """Builds a voice from transformers' `history_prompt`: numpy, JAX or torch arrays under PROMPT_KEYS."""
+        """Makes a voice of transformers' dict of arrays.
+
+        Args:
+          arrays: numpy, JAX or torch arrays of integers: semantic_prompt [S], coarse_prompt [n_coarse, T] and
+            fine_prompt [n_fine, T].
+          spaces: the token spaces of the model that the voice is for, Bark's by default; None checks it for no model.
+
+        Raises:
+          VoiceError: arrays is no dict, an array is missing or has a wrong shape, or the voice is another model's.
+        """
         if not isinstance(arrays, Mapping):
-            raise VoiceError(f"a voice is made of a dict of {', '.join(PROMPT_KEYS)}, not of {quoted(arrays)}")
+            raise VoiceError(f"the voice's arrays are {quoted(arrays)}, expected a dict of {', '.join(PROMPT_KEYS)}")
         missing = [key for key in PROMPT_KEYS if key not in arrays]
         if missing:
             raise VoiceError(
@@ -99,11 +122,15 @@ class Voice:
         return voice if spaces is None else check_voice(voice, spaces)
 
     def to_dict(self) -> dict[str, np.ndarray]:
-        """The arrays under suno's and transformers' names."""
+        """Returns the arrays by suno's and transformers' names.
+
+        Returns:
+          The int32 arrays semantic_prompt [S], coarse_prompt [n_coarse, T] and fine_prompt [n_fine, T].
+        """
         return dict(zip(PROMPT_KEYS, (self.semantic, self.coarse, self.fine), strict=True))
 
     def __getitem__(self, key: str) -> np.ndarray:
-        """The array under one of PROMPT_KEYS. Raises KeyError for any other."""
+        """Returns an array by its name in PROMPT_KEYS, of the shape in `to_dict`. Raises KeyError for another name."""
         return self.to_dict()[key]
 
     def __contains__(self, key: object) -> bool:
@@ -116,34 +143,37 @@ class Voice:
         return len(PROMPT_KEYS)
 
     def keys(self) -> KeysView[str]:
-        """PROMPT_KEYS."""
+        """The names of the arrays: semantic_prompt, coarse_prompt and fine_prompt."""
         return self.to_dict().keys()
 
     def values(self) -> ValuesView[np.ndarray]:
-        """The arrays, in the order of PROMPT_KEYS."""
+        """The arrays in the order of `keys`, of the shapes in `to_dict`."""
         return self.to_dict().values()
 
     def items(self) -> ItemsView[str, np.ndarray]:
-        """The arrays under PROMPT_KEYS."""
+        """Pairs of name and array, of the shapes in `to_dict`."""
         return self.to_dict().items()
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The array under one of PROMPT_KEYS, or `default` for any other key."""
+        """Returns an array by its name, or `default` for another key."""
         return self.to_dict().get(key, default)
 
     def save(self, path: str | os.PathLike[str], spaces: TokenSpaces | None = BARK_SPACES) -> None:
-        """Writes suno's .npz, whole or not at all; bark and transformers read it.
+        """Writes the voice atomically as a .npz file that suno's code and transformers read too.
 
         Args:
-          spaces: those of the model it is for; None also writes a voice that suno's code does not take.
+          path: the file, which must end in .npz; its folder must exist.
+          spaces: the token spaces of the model that the voice is for, Bark's by default. None also writes a voice that
+            suno's code would reject.
 
         Raises:
-          VoiceError: suno's code would not take the voice.
-          InputError, OutputError: no file can be written there.
+          VoiceError: suno's code would reject the voice.
+          InputError: the path does not end in .npz, or its folder does not exist.
+          OutputError: the disk is full, or the path is not writable.
         """
         path = as_path(path, "the voice's file")
         if path.suffix != ".npz":
-            raise InputError(f"{quoted(str(path))} does not end in .npz, which voices are found by")
+            raise InputError(f"{quoted(str(path))} does not end in .npz, as a voice's file must")
         if not path.parent.is_dir():
             raise InputError(f"the folder {path.parent} of {path.name} does not exist; make it first")
         if spaces is not None:
@@ -157,7 +187,7 @@ class Voice:
         return all(np.array_equal(mine[key], theirs[key]) for key in PROMPT_KEYS)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Of a voice that was pickled or deep-copied: numpy makes arrays that can be written."""
+        """Restores a pickled or deep-copied voice, with read-only arrays: numpy makes them writable."""
         for field, value in state.items():
             if isinstance(value, np.ndarray):
                 value.setflags(write=False)
@@ -172,22 +202,28 @@ class Voice:
 
 
 def as_voice(value: Voice | Mapping[str, Any]) -> Voice:
-    """A voice from a Voice or from transformers' dict of three arrays, not yet checked against a model."""
+    """Returns a Voice, made of transformers' dict of three arrays where needed; not checked for any model.
+
+    Raises:
+      VoiceError: it is neither, or an array is missing or has a wrong shape.
+    """
     if isinstance(value, Voice):
         return value
     if isinstance(value, Mapping):
         return Voice.from_dict(value, spaces=None)
-    raise VoiceError(f"expected a Voice or a dict of {', '.join(PROMPT_KEYS)}, got {quoted(value)}")
+    raise VoiceError(f"the voice is {quoted(value)}, expected a Voice or a dict of {', '.join(PROMPT_KEYS)}")
 
 
 def check_voice(voice: Voice, spaces: TokenSpaces, called: str | None = None) -> Voice:
-    """The voice, if a model of these token spaces can be conditioned on it; with an OddVoiceWarning if it is odd.
+    """Returns the voice if it can condition a model; gives an OddVoiceWarning if its arrays do not belong together.
 
     Args:
-      called: what the warning calls it, instead of by its name.
+      voice: the voice.
+      spaces: the model's token spaces.
+      called: how the warning refers to the voice; None is by its name.
 
     Raises:
-      VoiceError: a number of codebooks or a token that the model does not have.
+      VoiceError: the voice has another number of codebooks, or a token beyond the model's vocabulary.
     """
     _check_tokens(voice, spaces)
     if oddities := _oddities(voice, spaces):
@@ -200,6 +236,7 @@ def check_voice(voice: Voice, spaces: TokenSpaces, called: str | None = None) ->
 
 
 def _check_tokens(voice: Voice, spaces: TokenSpaces) -> None:
+    """Raises VoiceError for a number of codebooks or a token that the model does not have."""
     _check_below(voice.semantic, spaces.semantic_vocab, "semantic", "semantic tokens")
     for field, n_codebooks in (("coarse", spaces.n_coarse), ("fine", spaces.n_fine)):
         codes_QT = getattr(voice, field)
@@ -212,7 +249,7 @@ def _check_tokens(voice: Voice, spaces: TokenSpaces) -> None:
 
 
 def _oddities(voice: Voice, spaces: TokenSpaces) -> list[str]:
-    """What suno's or transformers' code takes without a word, though no clip gives such a voice."""
+    """Describes how the arrays differ from those of one clip; suno's and transformers' code accept such voices."""
     oddities = []
     n_coarse, n_frames = voice.coarse.shape
     if voice.fine.shape[1] != n_frames:
@@ -231,31 +268,34 @@ def _oddities(voice: Voice, spaces: TokenSpaces) -> list[str]:
 
 
 def _check_for_suno(voice: Voice, spaces: TokenSpaces) -> None:
-    """Raises VoiceError where an assertion of suno's code would fail on the voice.
+    """Raises VoiceError if an assertion of suno's code would fail for the voice.
 
     Source: suno-ai/bark, bark/generation.py, `generate_text_semantic`, `generate_coarse` and `generate_fine`.
     """
     try:
         _check_tokens(voice, spaces)
     except VoiceError as error:
-        raise VoiceError(f"Suno's code would not take this voice, so it is not saved: {error}") from error
+        raise VoiceError(f"Suno's code would reject this voice, so it is not saved: {error}") from error
     n_semantic, n_frames = voice.semantic.size, voice.coarse.shape[1]
     ratio, expected = n_frames / n_semantic, float(spaces.frame_rate / spaces.semantic_rate)
     if round(ratio, 1) != round(expected, 1):
         raise VoiceError(
-            f"Suno's code would not take this voice, so it is not saved: it has {n_frames} frames and {n_semantic} "
+            f"Suno's code would reject this voice, so it is not saved: it has {n_frames} frames and {n_semantic} "
             f"semantic tokens, {ratio:.2f} frames a token, expected {round(expected, 1)} when rounded. Cut the longer "
             "of the two, or save it with spaces=None for transformers and for this project"
         )
 
 
 def _check_below(tokens: np.ndarray, limit: int, field: str, kind: str) -> None:
-    """Raises VoiceError where a token is not below `limit`: of another model, where there are several of them."""
+    """Raises VoiceError for a token that is not below `limit`, with the likely cause.
+
+    Several different such tokens come from another model's vocabulary; a single one is that of the end or of padding.
+    """
     if tokens.max() < limit:
         return
-    place = np.unravel_index(np.argmax(tokens), tokens.shape)
+    index = np.unravel_index(np.argmax(tokens), tokens.shape)
     first = (
-        f"the voice's {field}[{', '.join(str(int(i)) for i in place)}] is {tokens[place]}, expected 0 to {limit - 1}"
+        f"the voice's {field}[{', '.join(str(int(i)) for i in index)}] is {tokens[index]}, expected 0 to {limit - 1}"
     )
     if np.unique(tokens[tokens >= limit]).size > 1:
         raise VoiceError(
@@ -268,7 +308,13 @@ def _check_below(tokens: np.ndarray, limit: int, field: str, kind: str) -> None:
 
 
 def _as_tokens(value: Any, field: str, axes: str) -> np.ndarray:
-    """A read-only int32 copy of an array of tokens."""
+    """Returns a read-only int32 copy of an array of tokens. Raises VoiceError for anything else.
+
+    Args:
+      value: an array of numpy, JAX or torch.
+      field: its name, for messages.
+      axes: its expected shape, such as "[n_coarse, T]", for messages and for the number of axes.
+    """
     if not hasattr(value, "__array__"):
         raise VoiceError(
             f"the voice's {field} is {quoted(value)}, expected an array of integers {axes}; numpy.asarray makes one"

@@ -223,7 +223,7 @@ PARTS = {
     "tokenizer as a pickle": ("tokenizer.json", lambda: b"\x80\x02cposix\nsystem\n", "is not JSON"),
     "tokenizer as a git-lfs pointer": ("tokenizer.json", lambda: "version https://git-lfs", "is not JSON"),
     "tokenizer nested deep": ("tokenizer.json", lambda: '{"model":' + "[" * 100_000, "is not JSON"),
-    "tokenizer of another model": ("tokenizer.json", large_tokenizer, "130,001 tokens, the model room for 119,547"),
+    "tokenizer of another model": ("tokenizer.json", large_tokenizer, "130,001 tokens, the model's vocabulary 119,547"),
     "tokenizer with options of a list": ("tokenizer_config.json", lambda: "[]", "expected a JSON object"),
     "tokenizer with an option of text": ("tokenizer_config.json", lambda: '{"do_lower_case": "no"}', "is 'no'"),
     "words that are no UTF-8": ("words.txt", lambda: b"\xff\xfe", "words.txt is not UTF-8"),
@@ -269,14 +269,14 @@ def unigram(lengths):
 
 
 HOSTILE_TOKENIZERS = {
-    "a letter to 1,000": (dict(normalizer=replace("a", "a" * 1000)), "1,000 times as much, more than the 64"),
-    "10 to the power of 9": (dict(normalizer=sequence(*[replace("a", "a" * 1000)] * 3)), "more than the 64"),
+    "a letter to 1,000": (dict(normalizer=replace("a", "a" * 1000)), "1,000 times as long, expected at most 64 times"),
+    "10 to the power of 9": (dict(normalizer=sequence(*[replace("a", "a" * 1000)] * 3)), "expected at most 64 times"),
     "the same in capitals": (dict(normalizer=sequence(replace("a", "B" * 60), {"type": "Lowercase"},
-                                                      replace("b", "a" * 60))), "more than the 64"),
+                                                      replace("b", "a" * 60))), "expected at most 64 times"),
     "the same in accents": (dict(normalizer=sequence(replace("a", "\u00e9" * 60), {"type": "NFD"},
-                                                     replace("e", "a" * 60))), "more than the 64"),
-    "between all letters": (dict(normalizer=replace("", "x" * 100)), "more than the 64"),
-    "a pattern of much": (dict(normalizer=replace(".", "x" * 100, "Regex")), "more than the 64"),
+                                                     replace("e", "a" * 60))), "expected at most 64 times"),
+    "between all letters": (dict(normalizer=replace("", "x" * 100)), "expected at most 64 times"),
+    "a pattern of much": (dict(normalizer=replace(".", "x" * 100, "Regex")), "expected at most 64 times"),
     "nested repetition": (dict(normalizer=replace("(a+)+$", "b", "Regex")), "which could take"),
     "nested repetition in a split": (dict(pre_tokenizer=split("(a|aa)+$")), "could take very long"),
     "three repetitions": (dict(pre_tokenizer=split("a*a*a*b")), "could take very long"),
@@ -314,7 +314,7 @@ def test_a_tokenizer_with_ids_past_the_models_is_refused_when_it_gives_one(tmp_p
     put(tmp_path, "tokenizer.json", tokenizer(model=model))
     processor = BarkProcessor(tmp_path / "tokenizer.json")
     assert processor("other").input_ids[0, 0] == 7
-    with refused(ConfigError, "gives text the id 4000000000, the model knows 119,547"):
+    with refused(ConfigError, "gives text the id 4000000000, expected ids below 119,547"):
         processor("hello")
 
 

@@ -131,7 +131,7 @@ ARGUMENTS = [
     ({"max_rows": 10**5000}, "max_rows is a number too long to show"),
     ({"best_of": 2.5}, "best_of is 2.5, expected an integer from 1 up"),
     ({"best_of": "many"}, "best_of is 'many'"),
-    ({"best_of": 1, "num_return_sequences": 2}, "best_of is 1 and num_return_sequences 2"),
+    ({"best_of": 1, "num_return_sequences": 2}, "best_of (1) must be at least num_return_sequences (2)"),
     ({"num_return_sequences": -1}, "num_return_sequences is -1"),
     ({"num_return_sequences": True}, "num_return_sequences is True"),
     ({"max_rows": 0}, "max_rows is 0"),

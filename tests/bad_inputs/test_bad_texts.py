@@ -7,7 +7,7 @@ from bad_inputs.harness import ARGUMENT_CALLS, by_id, refused
 from bark_jax.errors import InputError
 
 BAD = {
-    "T01": ("", "text is '', in which there is nothing to speak"),
+    "T01": ("", "text is '': there is nothing to speak"),
     "T02": ("  \n\t ", "nothing to speak"),
     "T03": ("a" * 10_000_000, "10,000,000 characters"),
     "T05": ("\0", r"control character '\\x00' at position 0"),
@@ -21,7 +21,7 @@ BAD = {
     "T17": ([["hello", "world"], ["a", "b"]], r"text\[0\] is \['hello', 'world'\], expected a string"),
     "T18": ("word " * 300, r"text has \d+ tokens, at most 256 are read.*generate_long"),
     "T19": (["hello", "word " * 300], r"text\[1\] has \d+ tokens"),
-    "T21": ("hello [PAD] [MASK] [CLS]", r"tokenizer's own \["),
+    "T21": ("hello [PAD] [MASK] [CLS]", r"tokenizer's control token \["),
     "T22": ("h" + "\u0301" * 10_000, "10,000 combining marks"),
     "T23": ("\u200b\u200c\u200d\ufeff\u2060", "nothing to speak"),
     "T27": ({"text": "hello"}, "expected a string or a list of strings"),
@@ -50,7 +50,7 @@ BAD = {
     "bytes among texts": ([b"hello"], r"text\[0\] is b'hello'.*decode the bytes"),
     "10,000 empty texts": ([""] * 10_000, r"text\[0\] is ''"),
     "list in itself": ([[[[]]]], r"text\[0\] is \[\[\[\]\]\]"),
-    "escape codes": ("\x1b]0;title\x07hello", r"control character '\\x1b' at position 0; take it out"),
+    "escape codes": ("\x1b]0;title\x07hello", r"control character '\\x1b' at position 0; remove it"),
     "backspace": ("pass\x08\x08word", r"'\\x08' at position 4"),
     "vertical tab": ("a\x0bb", r"'\\x0b'"),
     "pair of surrogates": ("\ud83d\ude00", r"lone surrogate '\\ud83d'.*decode the text again"),
@@ -59,12 +59,12 @@ BAD = {
     "line separators": ("\u2028\u2029\x85", "control character|nothing to speak"),
     "unassigned": ("\U000e0001\u0378", "nothing to speak"),
     "tags": ("\U000e0041\U000e0042", "nothing to speak"),
-    "[CLS] without spaces": ("a[CLS]b", r"names the tokenizer's own \[CLS\]; write it otherwise"),
+    "[CLS] without spaces": ("a[CLS]b", r"names the tokenizer's control token \[CLS\]; rephrase or remove it"),
     "[MASK] in a row": (["x", "y", "[MASK]"], r"text\[2\] names"),
     "an address": ("https://example.com/" + "a" * 200, "a word of 200 characters.*at most 100"),
     "base64": ("QUJD" * 200, "a word of 800 characters"),
     "257 tokens": ("a " * 257, "257 tokens, at most 256 are read.*generate_long"),
-    "100,001 characters": ("a " * 50_000 + "b", "100,001 characters, at most 100,000"),
+    "100,001 characters": ("a " * 50_000 + "b", "100,001 characters, expected at most 100,000"),
 }
 
 GOOD = {
@@ -87,7 +87,7 @@ GOOD = {
 # function: one row for each way through it.
 LONG = {name: BAD[name] for name in ("T01", "T05", "T10", "T21", "T22", "long spaces", "long marks", "private")}
 LONG |= {
-    "1,000,001 characters": ("a " * 500_000 + "b", "1,000,001 characters, at most 1,000,000"),
+    "1,000,001 characters": ("a " * 500_000 + "b", "1,000,001 characters, expected at most 1,000,000"),
     "line without a voice": (["hello"], r"text\[0\] is 'hello', expected a pair"),
     "line of three": ([(None, "hello", 1)], r"text\[0\] is .*expected a pair"),
     "empty line": ([(None, "hello"), (None, "")], r"text\[1\]\[1\] is ''"),

@@ -64,8 +64,8 @@ PATHS = {
     "NUL": ("a\0b.npz", "cannot be read|does not exist"),
     "surrogate": ("\ud800.npz", "cannot be read|does not exist"),
     "too long": ("x" * 5000 + ".npz", "cannot be read|does not exist"),
-    "an address": ("https://example.com/voice.npz", "is an address; download the file"),
-    "a share": ("file:///tmp/voice.npz", "is an address"),
+    "an address": ("https://example.com/voice.npz", "is a URL; download the file"),
+    "a share": ("file:///tmp/voice.npz", "is a URL"),
     "a device": (["/dev/zero"], "is no voice"),
 }
 
@@ -141,7 +141,7 @@ def test_an_archive_of_many_members_is_refused_by_their_number(tmp_path):
 
 @pytest.mark.parametrize("arrays", [None, 5, [1, 2], "abc"], ids=repr)
 def test_what_is_no_dict_makes_no_voice(arrays):
-    with refused(VoiceError, "a voice is made of a dict of semantic_prompt, .* not of"):
+    with refused(VoiceError, "the voice's arrays are .*, expected a dict of semantic_prompt"):
         Voice.from_dict(arrays)
 
 

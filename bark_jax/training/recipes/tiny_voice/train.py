@@ -72,7 +72,7 @@ def make_processor(voices: tuple[Voice, ...] = ()) -> BarkProcessor:
     spaces = TokenSpaces.from_config(GENERATION_CONFIG)
     return BarkProcessor(
         make_tokenizer(),
-        VoiceLibrary.of(voices),
+        VoiceLibrary.from_voices(voices),
         spaces=spaces,
         words=texts.vocabulary(),
         max_sentences=GENERATION_CONFIG.sentences_per_prompt,
