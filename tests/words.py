@@ -32,7 +32,7 @@ VAGUE_NAMES = frozenset(["told", "shown", "judge", "judges", "whole", "place", "
 # Phrases of prose, each with what to write instead.
 VAGUE_PHRASES = {
     r"has (?:that )?\w+ (?:has|have) not": "say what it adds",
-    r"(?<!un)told(?! apart)": "reported, printed, listed",
+    r"(?<!un)told(?! apart| stories)": "reported, printed, listed",
     r"tells? (?:whether|what|which|where|how)": "reports, prints, says",
     r"strangers?'?": "untrusted files, other people's code",
     r"whole or not at all": "atomically",
