@@ -20,7 +20,7 @@ class Files:
         entry["file"] = f"{AUDIO_FOLDER}/{entry['id']}.{self._ending}"
         write_atomically(self._folder / entry["file"], audio)
 
-    def settle(self, rows: Iterable[tuple[Entry, bytes | None]]) -> list[Entry]:
+    def commit(self, rows: Iterable[tuple[Entry, bytes | None]]) -> list[Entry]:
         """The entries of rows that were stored, or have failed, once the names of their files are on the disk too."""
         entries = [entry for entry, _ in rows]
         sync(self._folder / AUDIO_FOLDER)
@@ -30,7 +30,7 @@ class Files:
         return []
 
 
-def is_there(folder: Path, entry: Entry) -> bool:
+def has_audio_file(folder: Path, entry: Entry) -> bool:
     """Whether an entry's file is there, of the size that it was written with."""
     try:
         status = (folder / entry["file"]).lstat()

@@ -92,7 +92,7 @@ def choose_format(source: str, path: Path, given: str | None = None) -> str:
         raise InputError(f"the format of the rows is {quoted(given)}, expected {', '.join(FORMATS)}")
     with open(path, "rb") as file:
         data = file.read(_SAMPLE_BYTES)
-        is_whole = len(data) < _SAMPLE_BYTES
+        is_complete = len(data) < _SAMPLE_BYTES
         file.seek(max(0, path.stat().st_size - 256))
         end = file.read()
     _check_is_text(source, data)
@@ -101,7 +101,7 @@ def choose_format(source: str, path: Path, given: str | None = None) -> str:
     text = data.removeprefix(codecs.BOM_UTF8).decode(errors="replace").lstrip()
     ending = Path(source).suffix.lower()
     named = _FORM_BY_ENDING.get(ending)
-    found = _find_form(source, text, end.decode(errors="replace").rstrip(), is_whole, named)
+    found = _find_form(source, text, end.decode(errors="replace").rstrip(), is_complete, named)
     if found is None and text and (ending in _OTHER_ENDINGS or named == "json"):
         raise _refusal(source, _OTHER_ENDINGS.get(ending, "no JSON"), "write its rows as JSONL or CSV")
     if found is None or named is None or found == named or (found in _JSON and named in _JSON):
@@ -155,12 +155,12 @@ def _other_encoding(data: bytes) -> str | None:
     return f"not UTF-8 in {len(broken)} of its first {len(lines)} lines, as Latin-1 or Shift-JIS are not"
 
 
-def _find_form(source: str, text: str, end: str, is_whole: bool, named: str | None) -> str | None:
+def _find_form(source: str, text: str, end: str, is_complete: bool, named: str | None) -> str | None:
     """The form that a text shows itself to be of; None for what may be plain lines."""
-    if form := _find_json(source, text, is_whole):
+    if form := _find_json(source, text, is_complete):
         return form
     lines = [line for line in text.split("\n") if line.strip()][:_SAMPLE_LINES]
-    if not is_whole and len(lines) < _SAMPLE_LINES:
+    if not is_complete and len(lines) < _SAMPLE_LINES:
         lines = lines[:-1] or lines
     n_objects = sum(map(_is_object, lines))
     if n_objects and (2 * n_objects >= len(lines) or named in _JSON):
@@ -173,13 +173,13 @@ def _find_form(source: str, text: str, end: str, is_whole: bool, named: str | No
     return "csv" if named != "csv" and _is_table(source, lines) else named if named == "csv" else None
 
 
-def _find_json(source: str, text: str, is_whole: bool) -> str | None:
+def _find_json(source: str, text: str, is_complete: bool) -> str | None:
     """ "json" for an array, "jsonl" for an object on a line of its own; refuses other documents of JSON."""
     if text[:1] not in ("[", "{"):
         return None
     if _PYTHON.match(text):
         raise _refusal(source, "Python, not JSON", "write it by json.dump")
-    value, end = _decode_start(text, is_whole)
+    value, end = _decode_start(text, is_complete)
     rest = text[end:].lstrip(" \t\r")
     if isinstance(value, _CutOff):
         if text[0] == "[":
@@ -191,11 +191,11 @@ def _find_json(source: str, text: str, is_whole: bool) -> str | None:
         if rest and not rest.startswith("\n"):
             return None  # such as "[1] Hello."
         if not rest.strip():
-            return "json" if is_whole else None
+            return "json" if is_complete else None
         if rest.strip().startswith("["):
             raise _refusal(source, "JSON arrays, one a line", "write a JSON object a line, with id and text")
         return None
-    if "\n" in text[:end] or (is_whole and not rest.strip() and _has_rows(value)):
+    if "\n" in text[:end] or (is_complete and not rest.strip() and _has_rows(value)):
         return _refuse_document(source, value)
     return "jsonl"
 
@@ -209,13 +209,13 @@ class _CutOff:
         self.head = {name[1]: [{}]} if name else {}
 
 
-def _decode_start(text: str, is_whole: bool) -> tuple[Any, int]:
+def _decode_start(text: str, is_complete: bool) -> tuple[Any, int]:
     """The JSON value that a text begins with and where it ends; None for no JSON."""
     try:
         return json.JSONDecoder().raw_decode(text)
     except (ValueError, RecursionError) as error:
         is_deep = isinstance(error, RecursionError)
-        is_cut = is_deep or (not is_whole and (error.pos >= len(text) - 16 or "Unterminated string" in error.msg))
+        is_cut = is_deep or (not is_complete and (error.pos >= len(text) - 16 or "Unterminated string" in error.msg))
         # An array or an object of many lines with a fault in it is one still; the fault is told with its row.
         if is_cut or re.match(r"\[\s*\{\s*[\"'\w}]|\{\s*\n\s*[\"']", text):
             return _CutOff(text), len(text)

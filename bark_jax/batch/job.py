@@ -146,11 +146,11 @@ def _model_digest(folder: Path) -> str:
     from bark_jax.config import CONFIG_FILE, GENERATION_CONFIG_FILE
     from bark_jax.text.tokenizer import TOKENIZER_FILE
 
-    whole = hashlib.sha256(repr(sorted(base_of(folder).sha256.items())).encode())
+    total = hashlib.sha256(repr(sorted(base_of(folder).sha256.items())).encode())
     for name in (CONFIG_FILE, GENERATION_CONFIG_FILE, TOKENIZER_FILE):
         if (folder / name).is_file():
-            whole.update(bytes.fromhex(sha256_of(folder / name)))
-    return whole.hexdigest()
+            total.update(bytes.fromhex(sha256_of(folder / name)))
+    return total.hexdigest()
 
 
 def _named_file(path: str | None) -> dict[str, str] | str | None:

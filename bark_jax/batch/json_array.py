@@ -34,7 +34,7 @@ class _Scan:
 
     def __init__(self, max_bytes: int):
         self._max_bytes = max_bytes
-        self._depth = self._place = 0
+        self._depth = self._index = 0
         self._has_begun = self._in_string = self._is_closed = False
         self._is_escaped = False  # the next block's first byte follows a backslash
         self._element, self._is_long = bytearray(), False
@@ -81,10 +81,10 @@ class _Scan:
         data = bytes(self._element).strip(_WHITE)
         is_long, self._is_long = self._is_long, False
         self._element.clear()
-        if is_last and not self._place and not data and not is_long:
+        if is_last and not self._index and not data and not is_long:
             return None
-        self._place += 1
-        return self._place, None if is_long else data
+        self._index += 1
+        return self._index, None if is_long else data
 
     def _step(self, mark: bytes) -> None:
         if self._depth == 0 and (mark != b"[" or self._is_closed):
@@ -94,4 +94,4 @@ class _Scan:
 
     def check_end(self) -> None:
         if not self._is_closed:
-            raise InputError(f"it ends within row {self._place + 1:,}, so it is cut off")
+            raise InputError(f"it ends within row {self._index + 1:,}, so it is cut off")

@@ -108,12 +108,12 @@ class Done(NamedTuple):
 class DoneRows:
     """Which rows are done, 33 bytes of memory for each."""
 
-    def __init__(self, entries: Iterable[Entry], is_there: Callable[[Entry], bool]):
-        """`is_there` says of an entry without error whether its audio is; where it is not, the row counts as new."""
+    def __init__(self, entries: Iterable[Entry], has_audio: Callable[[Entry], bool]):
+        """`has_audio` says of an entry without error whether its audio is; where it is not, the row counts as new."""
         records = bytearray()
         for entry in entries:
             has_failed = "error" in entry
-            state = b"f" if has_failed else b"d" if is_there(entry) else b"n"
+            state = b"f" if has_failed else b"d" if has_audio(entry) else b"n"
             records += digest(entry["id"]) + _content(entry) + state
         table = np.frombuffer(bytes(records), _RECORD) if records else np.zeros(0, _RECORD)
         # Of equal ids the last one stays: the sort is stable, and each is the last before another follows.
@@ -127,10 +127,10 @@ class DoneRows:
     def find(self, row_id: str, content: bytes) -> Done | None:
         """None for a row that is not done."""
         key = np.frombuffer(digest(row_id), "S16")[0]
-        place = int(np.searchsorted(self._table["id"], key))
-        if place == len(self._table) or self._table["id"][place] != key:
+        index = int(np.searchsorted(self._table["id"], key))
+        if index == len(self._table) or self._table["id"][index] != key:
             return None
-        record = self._table[place]
+        record = self._table[index]
         if record["state"] == b"n":
             return None
         return Done(bool(record["state"] == b"f"), bool(record["content"] == np.frombuffer(content, "S16")[0]))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bark_jax._system.json_lines import list_faults
-from bark_jax.batch.files import is_there
+from bark_jax.batch.files import has_audio_file
 from bark_jax.batch.ids import Shard
 from bark_jax.batch.manifest import MANIFEST_FILE, Entry, read_entries, to_line
 from bark_jax.batch.parquet import read_digests
@@ -148,7 +148,7 @@ def _has_audio(part: _Part, entry: Entry, digests: dict[str, dict[str, str]], *,
             digests.clear()  # a part's rows stand together, and no more than one part's are held
             digests[file] = read_digests(part.folder / file, of_audio=verify)
         return digests[file].get(entry["id"]) == entry.get("sha256", "")
-    if not is_there(part.folder, entry):
+    if not has_audio_file(part.folder, entry):
         return False
     if not verify:
         return True

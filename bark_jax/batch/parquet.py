@@ -64,18 +64,18 @@ class Parts:
     def store(self, entry: Entry, audio: bytes) -> None:
         """A row is held until its part is full."""
 
-    def settle(self, rows: Iterable[tuple[Entry, bytes | None]]) -> list[Entry]:
+    def commit(self, rows: Iterable[tuple[Entry, bytes | None]]) -> list[Entry]:
         """The entries of rows that have failed, and those of the parts that have become full."""
-        settled = []
+        committed = []
         for entry, audio in rows:
             if audio is None:
-                settled.append(entry)
+                committed.append(entry)
                 continue
             self._rows.append((entry, audio))
             self._n_bytes += len(audio)
             if len(self._rows) >= self._rows_per_part or self._n_bytes >= MAX_PART_BYTES:
-                settled += self.finish()
-        return settled
+                committed += self.finish()
+        return committed
 
     def finish(self) -> list[Entry]:
         """Writes what is held as a part; returns its entries."""

@@ -116,11 +116,11 @@ def check_rows(
     if not n_rows:
         raise InputError(f"{source} has no rows, expected one or more")
     if n_wrong == n_rows:
-        raise InputError(_told_all_wrong(source, form, n_rows, wrong, is_unread=n_unread == n_rows))
+        raise InputError(_all_wrong_message(source, form, n_rows, wrong, is_unread=n_unread == n_rows))
     return Counts(n_rows, n_mine)
 
 
-def _told_all_wrong(source: str, form: str, n_rows: int, first: TextRow, *, is_unread: bool) -> str:
+def _all_wrong_message(source: str, form: str, n_rows: int, first: TextRow, *, is_unread: bool) -> str:
     which = "the only row" if n_rows == 1 else f"none of the {n_rows:,} rows"
     place = f"{unit_of(form)} {first.line}: {first.error}"
     if not is_unread:

@@ -97,9 +97,9 @@ def _clear_partial(folder: Path) -> None:
 def is_case_sensitive(folder: str | os.PathLike) -> bool:
     """Whether names that differ in case alone are two files, where the folder is or will be."""
     real = Path(os.path.realpath(folder))  # Path.resolve raises RuntimeError for links in a circle
-    place = next(path for path in (real, *real.parents) if path.exists())
-    other = place.with_name(place.name.swapcase()) if place.name else place
-    return other == place or not other.exists() or not other.samefile(place)
+    existing = next(path for path in (real, *real.parents) if path.exists())
+    other = existing.with_name(existing.name.swapcase()) if existing.name else existing
+    return other == existing or not other.exists() or not other.samefile(existing)
 
 
 def check_run(folder: Path, wanted: Mapping[str, Any], *, force: bool) -> None:
@@ -164,8 +164,8 @@ def _lock(descriptor: int, folder: Path) -> None:
     if (found := os.pread(descriptor, 200, 0)) and not found.startswith(b"process "):  # also of another name's file
         raise InputError(f"{folder / LOCK_FILE} has {quoted(found)} in it, so it is no batch's; remove it")
     with contextlib.suppress(OSError):  # for whoever finds the lock taken; a full disk is told of where it matters
-        told = f"process {os.getpid()} on {socket.gethostname()}\n".encode()
-        os.ftruncate(descriptor, os.pwrite(descriptor, told, 0))
+        holder = f"process {os.getpid()} on {socket.gethostname()}\n".encode()
+        os.ftruncate(descriptor, os.pwrite(descriptor, holder, 0))
 
 
 def _differences(
@@ -179,14 +179,14 @@ def _differences(
         if isinstance(old, dict) and isinstance(new, dict) and "sha256" not in old:
             yield from _differences(old, new, f"{prefix}{name}.")
         elif _identity(old) != _identity(new):
-            yield f"{prefix}{name}", _told(old), _told(new)
+            yield f"{prefix}{name}", _described(old), _described(new)
 
 
 def _identity(value: Any) -> Any:
     return value["sha256"] if isinstance(value, dict) and "sha256" in value else value
 
 
-def _told(value: Any) -> str:
+def _described(value: Any) -> str:
     if isinstance(value, dict) and "sha256" in value:
         return f"{quoted(value.get('name'), 200)} (SHA-256 {str(value['sha256'])[:12]}...)"
     return quoted(value, 200)

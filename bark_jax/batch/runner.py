@@ -130,7 +130,7 @@ def _speak(
             tally.start()
             store = _open_store(folder, output)
             with Writer(
-                folder, store, manifest, ending=output.audio, on_settled=tally.add, n_threads=output.n_threads
+                folder, store, manifest, ending=output.audio, on_commit=tally.add, n_threads=output.n_threads
             ) as writer:
                 rows = _Rows(todo, interrupts)
                 speaker.speak(iter(rows), lambda spoken: writer.put(*_result(spoken, model)))
@@ -183,8 +183,8 @@ def _result(spoken: Spoken, model: str) -> tuple[Entry, Audio | None]:
         "sample_rate": spoken.sample_rate,
     }
     timings = {"timings": {"speak_s": round(spoken.seconds_taken, 4)}}
-    told = {"warnings": list(spoken.warnings)} if spoken.warnings else {}
-    return head | entry | timings | told | extra, Audio(spoken.samples, spoken.sample_rate)
+    row_warnings = {"warnings": list(spoken.warnings)} if spoken.warnings else {}
+    return head | entry | timings | row_warnings | extra, Audio(spoken.samples, spoken.sample_rate)
 
 
 def _open_store(folder: Path, output: Output) -> Store:
@@ -258,16 +258,16 @@ def _is_todo(row: TextRow, done: DoneRows, output: Output) -> bool:
 
 def _audio_finder(folder: Path, output: Output) -> Callable[[Entry], bool]:
     if output.form == "files":
-        return lambda entry: files.is_there(folder, entry)
+        return lambda entry: files.has_audio_file(folder, entry)
     parts: dict[Any, bool] = {}
 
-    def is_there(entry: Entry) -> bool:
+    def has_audio(entry: Entry) -> bool:
         part = entry.get("file")
         if part not in parts:
             parts[part] = isinstance(part, str) and (folder / part).is_file()
         return parts[part]
 
-    return is_there
+    return has_audio
 
 
 def _list_changes(folder: Path, changed: list[TextRow], output: Output, unit: str) -> str:

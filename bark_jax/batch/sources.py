@@ -56,12 +56,14 @@ class Input:
             state = _state(self.path)
             is_same = state == self._state or sha256_of(self.path) == self.sha256
         except OSError as error:
-            raise BarkError(f"{self._told()} and cannot be read now ({error.strerror}); run the same again") from error
+            raise BarkError(
+                f"{self._before()} and cannot be read now ({error.strerror}); run the same again"
+            ) from error
         if not is_same:
-            raise BarkError(f"{self._told()} and is another file now, of {state[0]:,}; run the same again to go on")
+            raise BarkError(f"{self._before()} and is another file now, of {state[0]:,}; run the same again to go on")
         self._state = state
 
-    def _told(self) -> str:
+    def _before(self) -> str:
         return f"the rows {quoted(self.source, 200)} had {self.n_bytes:,} bytes when the run began"
 
 

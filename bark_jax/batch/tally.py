@@ -43,7 +43,7 @@ class Tally:
             self._n_failed += "error" in entry
             self._n_finished += "error" not in entry
             self._audio_s += entry.get("seconds", 0.0)
-            self._on_event({"event": "row", **_told(entry), **self._progress()})
+            self._on_event({"event": "row", **_row_fields(entry), **self._progress()})
 
     def _progress(self) -> dict[str, Any]:
         took_s = max(time.perf_counter() - self._started, 1e-6)
@@ -70,6 +70,6 @@ class Tally:
         )
 
 
-def _told(entry: Entry) -> dict[str, Any]:
+def _row_fields(entry: Entry) -> dict[str, Any]:
     names = ("id", "file", "seconds", "error", "warnings")
     return {name: entry[name] for name in names if name in entry}

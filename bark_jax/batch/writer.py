@@ -31,7 +31,7 @@ class Store(Protocol):
     def store(self, entry: Entry, audio: bytes) -> None:
         """Takes an encoded row, on a pool thread, and completes its entry."""
 
-    def settle(self, rows: Iterable[tuple[Entry, bytes | None]]) -> list[Entry]:
+    def commit(self, rows: Iterable[tuple[Entry, bytes | None]]) -> list[Entry]:
         """Makes rows safe, on one thread; returns the entries that now are. Rows that failed have no audio."""
 
     def finish(self) -> list[Entry]:
@@ -53,7 +53,7 @@ class Writer:
 
     Args:
       ending: of the audio: wav, flac, ogg, opus or mp3.
-      on_settled: called with the entries that have gone into the manifest, on the writer's thread.
+      on_commit: called with the entries that have gone into the manifest, on the writer's thread.
     """
 
     def __init__(
@@ -63,27 +63,27 @@ class Writer:
         manifest: Manifest,
         *,
         ending: str,
-        on_settled: Callable[[list[Entry]], None],
+        on_commit: Callable[[list[Entry]], None],
         n_threads: int = DEFAULT_THREADS,
     ):
-        self._folder, self._store, self._manifest, self._on_settled = folder, store, manifest, on_settled
+        self._folder, self._store, self._manifest, self._on_commit = folder, store, manifest, on_commit
         self._format = format_named(ending)
         self._pool = concurrent.futures.ThreadPoolExecutor(n_threads, thread_name_prefix="bark-jax-encode")
         self._room = threading.Semaphore(_WAITING_PER_THREAD * n_threads)
         self._stored: queue.SimpleQueue[tuple[Entry, bytes | None] | None] = queue.SimpleQueue()
-        self._settler = threading.Thread(target=self._settle, name="bark-jax-settle", daemon=True)
+        self._committer = threading.Thread(target=self._commit, name="bark-jax-commit", daemon=True)
         self._failure: BaseException | None = None
         self._is_cancelled = False
 
     def __enter__(self) -> Self:
-        self._settler.start()
+        self._committer.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._is_cancelled = kind is not None and not issubclass(kind, Exception)
         self._pool.shutdown(wait=True, cancel_futures=self._is_cancelled)
         self._stored.put(None)
-        self._settler.join()
+        self._committer.join()
         if kind is None:
             self._raise_failure()
 
@@ -133,7 +133,7 @@ class Writer:
         self._store.store(entry, data)
         return entry, data
 
-    def _settle(self) -> None:
+    def _commit(self) -> None:
         """On the writer's own thread: all that waits at once, again and again."""
         is_open, works = True, True
         while is_open:
@@ -144,7 +144,7 @@ class Writer:
             taken = [row for row in rows if row is not None]
             try:  # also where storing another row has failed: these rows are stored
                 if works and taken:
-                    self._note(self._store.settle(taken))
+                    self._note(self._store.commit(taken))
                 if works and not is_open and not self._is_cancelled:
                     self._note(self._store.finish())
             except BaseException as error:
@@ -155,7 +155,7 @@ class Writer:
 
     def _note(self, entries: list[Entry]) -> None:
         self._manifest.append(entries)
-        self._on_settled(entries)
+        self._on_commit(entries)
 
     def _fail(self, error: BaseException) -> None:
         self._failure = self._failure or error

@@ -48,7 +48,7 @@ class Verbs(click.Group):
         try:
             return self.main(*args, **kwargs)
         finally:
-            process.let_go_of_stdout()
+            process.flush_stdout()
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
         return super().main(process.decoded(sys.argv[1:] if args is None else args), *rest, **extra)

@@ -37,7 +37,7 @@ def decoded(arguments: Sequence[str]) -> list[str]:
     return [os.fsencode(each).decode("utf-8", "surrogateescape") for each in arguments]
 
 
-def let_go_of_stdout() -> None:
+def flush_stdout() -> None:
     """Writes what stdout still holds, or drops it where it takes nothing, which Python tells of at exit once more."""
     try:
         sys.stdout.flush()

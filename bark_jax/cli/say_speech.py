@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Ask:
+class SayOptions:
     """What the command line asks for: a field an option; None for what is not given."""
 
     text: str | None = declared(click.argument("text", default=None, required=False, metavar="[TEXT or -]"))
@@ -122,7 +122,7 @@ class Ask:
     )
 
     @classmethod
-    def of(cls, options: dict[str, Any]) -> "Ask":
+    def of(cls, options: dict[str, Any]) -> "SayOptions":
         """Takes click's options by name. Raises click.UsageError where the settings contradict each other."""
         settings = sampling_settings(options)
         return cls(settings=settings, **options)
@@ -145,7 +145,7 @@ class Ask:
 class Speech:
     """A text that was checked, and the model that is to speak it, whose networks have yet to be loaded."""
 
-    ask: Ask
+    options: SayOptions
     is_long: bool  # sentence by sentence
     prompts: "Prompts"
     settings: "list[RowSettings]"  # of each prompt
@@ -157,20 +157,23 @@ class Speech:
         from bark_jax.bark import Bark
         from bark_jax.model import BarkModel
 
-        how = {"dtype": self.ask.dtype, "attn_implementation": self.ask.attn_implementation, "lora": self.ask.lora}
-        return Bark(BarkModel.from_found(self.model, **how), self.processor)
+        options = self.options
+        model = BarkModel.from_found(
+            self.model, dtype=options.dtype, attn_implementation=options.attn_implementation, lora=options.lora
+        )
+        return Bark(model, self.processor)
 
     def speak(self, bark: "Bark", seed: int, progress: "Progress") -> "Clip | LongClip":
         """The clip that `Bark.generate`, or `generate_long`, makes of the text."""
-        script, told = self._script(seed), {"on_stage": progress, "on_progress": progress.on_progress}
+        script, callbacks = self._script(seed), {"on_stage": progress, "on_progress": progress.on_progress}
         if self.is_long:
-            return bark.speak_long(script, seed, **self.ask.given("silence_s", "voice_mode"), **told)
-        ((clip,),) = bark.speak(script, **self.ask.given("best_of"), **told)
+            return bark.speak_long(script, seed, **self.options.given("silence_s", "voice_mode"), **callbacks)
+        ((clip,),) = bark.speak(script, **self.options.given("best_of"), **callbacks)
         return clip
 
     def stream(self, bark: "Bark", seed: int) -> "Iterator[SpokenPart]":
         """The parts that `Bark.stream` makes of the text."""
-        return bark.stream_script(self._script(seed), **self.ask.given("silence_s"))
+        return bark.stream_script(self._script(seed), **self.options.given("silence_s"))
 
     def _script(self, seed: int) -> "Script":
         from bark_jax.generation.seeds import SENTENCE, derive_keys, row_keys
@@ -181,7 +184,7 @@ class Speech:
         return self.prompts.script(keys, self.settings, self.processor.spaces)
 
 
-def prepare(text: str, ask: Ask) -> Speech:
+def prepare(text: str, options: SayOptions) -> Speech:
     """Reads and checks all but the networks. A text of more sentences than the model speaks of one prompt is long.
 
     Raises:
@@ -192,19 +195,19 @@ def prepare(text: str, ask: Ask) -> Speech:
     from bark_jax.checkpoints.load import FoundModel
     from bark_jax.generation.settings import resolve_settings
 
-    if ask.silence_s is not None:
-        check_silence(ask.silence_s)
-    if ask.lora is not None:
+    if options.silence_s is not None:
+        check_silence(options.silence_s)
+    if options.lora is not None:
         from bark_jax.checkpoints.lora import load_lora
 
-        load_lora(ask.lora)
-    processor = open_processor(ask.model, ask.revision, ask.tokenizer)
-    is_long = ask.is_of_any_length or not (ask.is_one_clip or processor.holds(text))
+        load_lora(options.lora)
+    processor = open_processor(options.model, options.revision, options.tokenizer)
+    is_long = options.is_of_any_length or not (options.is_one_clip or processor.holds(text))
     if is_long:
-        prompts = processor.sentences(text, ask.voice, max_tokens=ask.max_tokens, language=ask.language)
+        prompts = processor.sentences(text, options.voice, max_tokens=options.max_tokens, language=options.language)
     else:
-        prompts = processor.prompts(text, ask.voice, is_split=not ask.is_one_clip)
+        prompts = processor.prompts(text, options.voice, is_split=not options.is_one_clip)
     # Found after the text is checked, as a model may have to be downloaded and converted.
-    model = FoundModel.read(find_model(ask.model, revision=ask.revision))
-    resolved = resolve_settings(ask.settings, len(prompts.texts), model.generation_config, processor.spaces)
-    return Speech(ask, is_long, prompts, resolved, processor, model)
+    model = FoundModel.read(find_model(options.model, revision=options.revision))
+    resolved = resolve_settings(options.settings, len(prompts.texts), model.generation_config, processor.spaces)
+    return Speech(options, is_long, prompts, resolved, processor, model)
