@@ -217,7 +217,7 @@ def test_a_run_that_was_stopped_says_how_to_go_on_and_does(data, lora, toy_folde
     with monkeypatch.context() as patch:
         patch.setattr(MetricsLog, "write", stop)
         result = run(*command)
-    assert result.exit_code == 130 and "the same command goes on" in result.stderr
+    assert result.exit_code == 130 and "re-run the command to resume" in result.stderr
     assert not (tmp_path / "run" / "lora.safetensors").exists()
     result = run(*command)
     assert result.exit_code == 0, result.output

@@ -1,16 +1,17 @@
-"""Many rows: a file of texts to a folder of audio, at the engine's speed, resumable after anything.
+"""Batches: speaks a file of texts into a folder of audio with continuous batching, resumable after a kill.
 
-    rows.py sources.py ids.py         lines to rows; where they come from; names that can be files', seeds, shards
-    speech.py                         rows to audio by `generation.engine`: texts cut, spoken, joined
-    job.py                            which model speaks them, and with what settings
-    writer.py files.py parquet.py     audio to files, on threads: one a row, or Parquet parts of many
-    manifest.py run_folder.py         what is done; who fills a folder, and with what settings
-    runner.py tally.py interrupts.py  all of it as one run, which tells how far it is and can be told to stop
-    merge.py                          the shards of many machines as one
-    ray_engine.py                     the same rows through Ray Data
+    sources.py forms.py json_array.py rows.py    input: opens it, detects its format, parses it into rows
+    ids.py                                       ids: checks as file names, seeds, shards
+    speech.py                                    rows to audio with `generation.engine`: split, speak, join
+    job.py                                       the model and settings that rows are spoken with
+    writer.py files.py parquet.py                audio to storage, on threads: a file a row, or Parquet files
+    manifest.py run_folder.py                    the record of finished rows; the folder's lock and settings
+    runner.py tally.py interrupts.py             one run: order of the steps, progress events, signals
+    merge.py                                     joins the shards of many machines
+    ray_engine.py                                speaks rows on a Ray cluster
 
-A row is done once its line is in the manifest, which is written after its file. So whatever stops a run, the same call
-again goes on with what is not done. Nothing here imports JAX before a model is loaded.
+A row is done once its line is in the manifest, which is written after its audio is on the disk. So re-running the same
+call after any stop resumes: it skips the rows that are done. Nothing here imports JAX before a model is loaded.
 
     from bark_jax.batch import Job, run_job
 

@@ -1,7 +1,8 @@
-"""What form a file of rows has: told from its first bytes, as a name can be wrong, or missing.
+"""Detection of a file's format from its first 64 KiB: JSON Lines, a JSON array, CSV, or plain lines of text.
 
-A line of plain text is spoken as it stands, so a file that people keep rows in by another form would become hours of
-audio that spells its brackets. Such a file is read in its own form, or refused.
+The name alone does not decide, as it may be wrong or missing (stdin). Every line of a plain text is spoken, so a YAML
+or XML file that was read as plain text would become hours of audio of brackets and tags. Such formats are refused, with
+the command that converts them. A guess is never silent: a file whose content and name disagree is refused as well.
 """
 
 import codecs
@@ -34,7 +35,7 @@ _OTHER_ENDINGS = {
     **dict.fromkeys((".py", ".sql", ".tex", ".rtf"), "a program or a document"),
 }
 
-# What is no text, by its first bytes; what to do with it.
+# Binary formats: magic number at the file's start, name, and what to do.
 _MAGIC = (
     (codecs.BOM_UTF32_LE, "UTF-32", "iconv -f UTF-32 -t UTF-8"),
     (codecs.BOM_UTF32_BE, "UTF-32", "iconv -f UTF-32 -t UTF-8"),
@@ -60,6 +61,8 @@ _MAGIC = (
     (b"version https://git-lfs", "a pointer to a file in git-lfs", "fetch the file: git lfs pull"),
 )
 
+# Text formats that are not read. Patterns match at the file's start; the second line of a format has to fit as well
+# where the first one could be a sentence: "- Yes." is dialogue, "- text: Yes." is YAML.
 _MARKUP = re.compile(r"<(\?xml|!doctype|html|!--)", re.IGNORECASE)
 _ELEMENT = re.compile(r"<([A-Za-z][\w:.-]*)[^<>]*>")
 _YAML = re.compile(
@@ -71,28 +74,29 @@ _TOML = re.compile(r"\[\[?[\w.\"-]+\]\]?[ \t]*\r?\n\s*[\w.\"-]+[ \t]*=")
 _PYTHON = re.compile(r"[\[({]\s*[\[({]?\s*'[^'\n]*'\s*[:,]")
 _SUBTITLES = re.compile(r"(WEBVTT|(\d+\s*\n)?\d{1,2}:\d\d:\d\d[.,]\d{3}\s*-->)")
 _SQL = re.compile(r"((--.*|/\*.*\*/;?)?\s*\n)*(INSERT INTO|CREATE TABLE|PRAGMA |BEGIN TRANSACTION|DROP TABLE)\b")
-_NAME = re.compile(r"\w[\w .()/-]{0,40}")
+_NAME = re.compile(r"\w[\w .()/-]{0,40}")  # of a CSV's column
 
 _SAMPLE_BYTES = 2**16
 _SAMPLE_LINES = 100
 
 
 def choose_format(source: str, path: Path, given: str | None = None) -> str:
-    """How the rows are written: as given; else as the first bytes show; else as the source's ending says.
+    """Returns the format of the rows, one of FORMATS: as given, else by the first bytes, else by the source's ending.
 
     Args:
-      source: the name that the user gave.
-      path: a file with the same bytes.
+      source: the name that the user gave, for its ending and for messages.
+      path: a local file with the source's bytes.
+      given: a format that is used without detection; binary files are refused even so.
 
     Raises:
-      InputError: an unknown form, what is no text whatever is given, or text in a form that is not read; with what to
-        do about it.
+      InputError: an unknown format, a binary file, text in a format that is not read, or content and ending that
+        disagree. The message has the remedy.
     """
     if given is not None and given not in FORMATS:
         raise InputError(f"the format of the rows is {quoted(given)}, expected {', '.join(FORMATS)}")
     with open(path, "rb") as file:
         data = file.read(_SAMPLE_BYTES)
-        is_whole = len(data) < _SAMPLE_BYTES
+        is_complete = len(data) < _SAMPLE_BYTES
         file.seek(max(0, path.stat().st_size - 256))
         end = file.read()
     _check_is_text(source, data)
@@ -101,7 +105,7 @@ def choose_format(source: str, path: Path, given: str | None = None) -> str:
     text = data.removeprefix(codecs.BOM_UTF8).decode(errors="replace").lstrip()
     ending = Path(source).suffix.lower()
     named = _FORM_BY_ENDING.get(ending)
-    found = _find_form(source, text, end.decode(errors="replace").rstrip(), is_whole, named)
+    found = _find_form(source, text, end.decode(errors="replace").rstrip(), is_complete, named)
     if found is None and text and (ending in _OTHER_ENDINGS or named == "json"):
         raise _refusal(source, _OTHER_ENDINGS.get(ending, "no JSON"), "write its rows as JSONL or CSV")
     if found is None or named is None or found == named or (found in _JSON and named in _JSON):
@@ -113,7 +117,11 @@ def choose_format(source: str, path: Path, given: str | None = None) -> str:
 
 
 def _check_is_text(source: str, data: bytes) -> None:
-    """Raises InputError for what no form of text can be, so that to name one is of no use."""
+    """Raises InputError for data that is no UTF-8 text: by magic number, zero bytes, control characters, encoding.
+
+    UTF-16 of Latin text has a zero in every second byte: the zeros at even (or odd) offsets are more than an eighth of
+    all bytes, and there are almost none at the others.
+    """
     for magic, what, remedy in _MAGIC:
         if data.startswith(magic):
             raise InputError(
@@ -132,13 +140,14 @@ def _check_is_text(source: str, data: bytes) -> None:
     raise InputError(f"{quoted(source, 200)} is {what}, expected text in UTF-8 (jsonl, json, csv or lines); {remedy}")
 
 
-# Of ASCII's control characters, those that no text has. Escape is left out: logs have it.
+# ASCII control characters that no text has. Escape is left out of them: logs have it, for colours.
 _CONTROL = [bytes([code]) for code in range(32) if code not in b"\t\n\v\f\r\x1b"]
-# Audio, images, numpy's arrays, pickles, HDF5; none of them begins a text.
+# Ogg, FLAC, MP3, PNG and HDF5, JPEG, numpy, pickle: magic numbers that are too many to name one by one.
 _BINARY_STARTS = (b"OggS\0", b"fLaC\0", b"ID3\x03", b"ID3\x04", b"\x89", b"\xff\xd8", b"\x93NUMPY", b"\x80")
 
 
 def _is_utf8(data: bytes) -> bool:
+    """Whether data is UTF-8; the last character may be cut off, as in a sample. That is what the decoder is for."""
     try:
         codecs.getincrementaldecoder("utf-8")().decode(data)
     except UnicodeDecodeError:
@@ -147,7 +156,7 @@ def _is_utf8(data: bytes) -> bool:
 
 
 def _other_encoding(data: bytes) -> str | None:
-    """Says so where many lines are not UTF-8; a few are errors of their own rows."""
+    """Describes data of which 3 lines and 5 % are not UTF-8; None below that: a few lines are errors of their rows."""
     lines = [line for line in data.split(b"\n") if line.strip()]
     broken = [line for line in lines if not _is_utf8(line)]
     if len(broken) < 3 or len(broken) * 20 < len(lines):
@@ -155,31 +164,42 @@ def _other_encoding(data: bytes) -> str | None:
     return f"not UTF-8 in {len(broken)} of its first {len(lines)} lines, as Latin-1 or Shift-JIS are not"
 
 
-def _find_form(source: str, text: str, end: str, is_whole: bool, named: str | None) -> str | None:
-    """The form that a text shows itself to be of; None for what may be plain lines."""
-    if form := _find_json(source, text, is_whole):
+def _find_form(source: str, text: str, end: str, is_complete: bool, named: str | None) -> str | None:
+    """Returns the format that a text shows; None for what may be plain lines. Raises InputError for others.
+
+    Args:
+      source: the name that the user gave, for messages.
+      text: the file's start.
+      end: the file's last 256 bytes, for the closing tag of XML.
+      is_complete: `text` is all of the file.
+      named: the format that the ending of the name stands for.
+    """
+    if form := _find_json(source, text, is_complete):
         return form
     lines = [line for line in text.split("\n") if line.strip()][:_SAMPLE_LINES]
-    if not is_whole and len(lines) < _SAMPLE_LINES:
-        lines = lines[:-1] or lines
+    if not is_complete and len(lines) < _SAMPLE_LINES:
+        lines = lines[:-1] or lines  # without the last line, which the sample cuts off
     n_objects = sum(map(_is_object, lines))
     if n_objects and (2 * n_objects >= len(lines) or named in _JSON):
         return "jsonl"
     if n_objects:
         number = next(number for number, line in enumerate(lines, 1) if _is_object(line))
-        raise _refusal(source, f"plain text with JSON in it, first in line {number}", "take apart what is which")
+        raise _refusal(source, f"plain text with JSON in it, first in line {number}", "split it into two files")
     if what := _find_markup(text, end):
         raise _refusal(source, what, "write its rows as JSONL or CSV")
     return "csv" if named != "csv" and _is_table(source, lines) else named if named == "csv" else None
 
 
-def _find_json(source: str, text: str, is_whole: bool) -> str | None:
-    """ "json" for an array, "jsonl" for an object on a line of its own; refuses other documents of JSON."""
+def _find_json(source: str, text: str, is_complete: bool) -> str | None:
+    """Returns "json" for an array, "jsonl" for an object on a line of its own, None for no JSON.
+
+    Raises InputError for JSON that has rows in another structure, such as one object with a list in it.
+    """
     if text[:1] not in ("[", "{"):
         return None
     if _PYTHON.match(text):
         raise _refusal(source, "Python, not JSON", "write it by json.dump")
-    value, end = _decode_start(text, is_whole)
+    value, end = _decode_start(text, is_complete)
     rest = text[end:].lstrip(" \t\r")
     if isinstance(value, _CutOff):
         if text[0] == "[":
@@ -191,17 +211,23 @@ def _find_json(source: str, text: str, is_whole: bool) -> str | None:
         if rest and not rest.startswith("\n"):
             return None  # such as "[1] Hello."
         if not rest.strip():
-            return "json" if is_whole else None
+            return "json" if is_complete else None
         if rest.strip().startswith("["):
             raise _refusal(source, "JSON arrays, one a line", "write a JSON object a line, with id and text")
         return None
-    if "\n" in text[:end] or (is_whole and not rest.strip() and _has_rows(value)):
+    if "\n" in text[:end] or (is_complete and not rest.strip() and _has_rows(value)):
         return _refuse_document(source, value)
     return "jsonl"
 
 
 class _CutOff:
-    """A JSON text that goes on behind the sample."""
+    """A JSON value that is longer than the sample, or has a syntax error in it.
+
+    Attributes:
+      is_pretty: an object that is written over many lines, so it is no JSON Lines.
+      head: {name: [{}]} with the name of the first list in the object; empty if there is none. It stands for the value
+        in `_refuse_document`.
+    """
 
     def __init__(self, text: str):
         self.is_pretty = bool(re.match(r"\{\s*\n", text))
@@ -209,26 +235,27 @@ class _CutOff:
         self.head = {name[1]: [{}]} if name else {}
 
 
-def _decode_start(text: str, is_whole: bool) -> tuple[Any, int]:
-    """The JSON value that a text begins with and where it ends; None for no JSON."""
+def _decode_start(text: str, is_complete: bool) -> tuple[Any, int]:
+    """Returns the JSON value that a text begins with, or a _CutOff, and where it ends; (None, 0) for no JSON."""
     try:
         return json.JSONDecoder().raw_decode(text)
     except (ValueError, RecursionError) as error:
         is_deep = isinstance(error, RecursionError)
-        is_cut = is_deep or (not is_whole and (error.pos >= len(text) - 16 or "Unterminated string" in error.msg))
-        # An array or an object of many lines with a fault in it is one still; the fault is told with its row.
+        is_cut = is_deep or (not is_complete and (error.pos >= len(text) - 16 or "Unterminated string" in error.msg))
+        # An array, or an object over many lines, that has a syntax error is still JSON; its row reports the error.
         if is_cut or re.match(r"\[\s*\{\s*[\"'\w}]|\{\s*\n\s*[\"']", text):
             return _CutOff(text), len(text)
         return None, 0
 
 
 def _has_rows(value: Any) -> bool:
-    """Whether an object is no row, but may have rows in it."""
+    """Whether an object is no row itself (no text, no id) but has lists or objects in it, which may be rows."""
     has_parts = any(isinstance(each, (list, dict)) and each for each in value.values())
     return has_parts and "text" not in value and "id" not in value
 
 
 def _refuse_document(source: str, value: Any) -> str:
+    """Raises InputError for a JSON object that is no row; returns nothing, though callers return its result."""
     name = next((key for key, each in value.items() if isinstance(each, list)), None) if value else None
     if name is not None:
         raise _refusal(source, f"one JSON object with a list in it, {quoted(name)}", f"jq -c '.{name}[]' gives JSONL")
@@ -236,7 +263,7 @@ def _refuse_document(source: str, value: Any) -> str:
 
 
 def _is_object(line: str) -> bool:
-    """Whether a line holds a JSON object and nothing else, but for a comma."""
+    """Whether a line is a JSON object; a comma may follow it, as in an array over many lines."""
     line = line.strip().removesuffix(",")
     if not (line.startswith("{") and line.endswith("}")):
         return False
@@ -247,6 +274,10 @@ def _is_object(line: str) -> bool:
 
 
 def _find_markup(text: str, end: str) -> str | None:
+    """Names the text format that is not read, such as YAML; None if there is none.
+
+    XML without a declaration is known by its first tag if the file ends with the closing tag of the same name.
+    """
     element = _ELEMENT.match(text)
     if _MARKUP.match(text) or (element and end.endswith((f"</{element[1]}>", "/>"))):
         return "XML or HTML"
@@ -262,7 +293,11 @@ def _find_markup(text: str, end: str) -> str | None:
 
 
 def _is_table(source: str, lines: list[str]) -> bool:
-    """Whether lines are CSV with a column "text"; refuses other tables."""
+    """Whether lines are CSV with a column "text". Raises InputError for other tables.
+
+    A table has the same number of fields in nine of ten lines and names in the first. Commas and semicolons are common
+    in prose, so with them a table without a column "text" is refused only if its first column is id, text or name.
+    """
     if len(lines) < 2:
         return False
     for delimiter in DELIMITERS:
@@ -289,7 +324,7 @@ def _split(lines: list[str], delimiter: str) -> list[list[str]]:
     try:
         return list(csv.reader(lines, delimiter=delimiter)) or [[]]
     except csv.Error:
-        return [[]]
+        return [[]]  # a quote that is not closed: no table
 
 
 def _refusal(source: str, what: str, remedy: str) -> InputError:

@@ -1,4 +1,4 @@
-"""Being told to stop: once to finish what is under way, twice to stop at once."""
+"""Signals during a batch: the first one finishes the rows in progress, the second one stops at once."""
 
 import contextlib
 import signal
@@ -11,15 +11,18 @@ from bark_jax._system import stopping
 
 
 class Interrupts:
-    """Watches SIGINT (Ctrl-C) and SIGTERM, which schedulers send before they kill, while the block runs.
+    """Handles SIGINT (Ctrl-C) and SIGTERM, which schedulers send before they kill, while the block runs.
 
-    The first sets `received`. The second ends a command at once (`stopping`), and in other programs raises
-    KeyboardInterrupt where the program is. Off the main thread, where Python takes no signals, it watches nothing.
+    The first signal sets `received`. The second ends a command at once (`stopping`), and in other programs raises
+    KeyboardInterrupt in the main thread. In other threads, where Python installs no handlers, it handles nothing.
+
+    Args:
+      on_first: called after the first signal, on any thread.
     """
 
-    def __init__(self, tell: Callable[[], None] = lambda: None):
-        self.received: int | None = None  # the signal's number
-        self._tell = tell
+    def __init__(self, on_first: Callable[[], None] = lambda: None):
+        self.received: int | None = None  # the first signal's number
+        self._on_first = on_first
         self._block = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -37,10 +40,10 @@ class Interrupts:
         if self.received is not None:
             raise KeyboardInterrupt
         self.received = number
-        with contextlib.suppress(RuntimeError):  # the program was just writing to the same stream
-            self._tell()
+        with contextlib.suppress(RuntimeError):  # reentrant call: the signal interrupted a write to the same stream
+            self._on_first()
 
     def _receive_first(self, number: int) -> None:
         self.received = number
-        # On a thread of its own: to tell can take as long as nobody reads, and the second signal is not to wait for it.
-        threading.Thread(target=self._tell, daemon=True).start()
+        # On a thread of its own: printing blocks while nobody reads the pipe, and the second signal must not wait.
+        threading.Thread(target=self._on_first, daemon=True).start()

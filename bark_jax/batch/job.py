@@ -1,4 +1,4 @@
-"""What a batch's rows are spoken with: a model and the settings of rows that have none of their own."""
+"""Model of a batch and the default settings of its rows, by name: a description that is cheap to pickle."""
 
 import dataclasses
 import hashlib
@@ -23,16 +23,19 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A model, by name and not yet loaded, and how it is used. Two jobs of equal `made_with` speak a row alike.
+    """A model by name, not loaded yet, and the settings of a batch. Jobs of equal `made_with` speak a row alike.
 
     Attributes:
       model, revision, lora, tokenizer, dtype, attn_implementation: as for `Bark.from_pretrained`.
-      voice: of rows that have none: a name, the path of a .npz file, or None.
-      settings: of `generate`, for rows that do not say otherwise.
-      silence_s: seconds between the sentences of a text.
-      max_tokens: most text tokens of a sentence; None for the model's own.
-      n_slots: sentences that are spoken at once; None for the engine's own.
-      n_devices: chips of this machine that share them; None for all.
+      voice: of rows that name none: a preset's name, the path of a .npz file, or None.
+      settings: default settings of `generate`; a row's own settings win.
+      silence_s: seconds of silence between the sentences of a text.
+      max_tokens: maximum number of text tokens of a sentence; None for the model's default.
+      n_slots: number of sentences generated at once; None for the engine's default.
+      n_devices: number of this machine's devices that share the slots; None for all.
+
+    Raises:
+      InputError: a silence or a count out of range.
     """
 
     model: str
@@ -55,10 +58,13 @@ class Job:
                 check_count(name, getattr(self, name))
 
     def made_with(self) -> dict[str, Any]:
-        """What decides how the rows sound, as JSON; files by their contents. Loads no network.
+        """Returns what decides how the rows sound, as JSON for run.json; files are named with their SHA-256.
+
+        Checks the voice and the settings on the way, so that no batch starts whose rows would all fail. May download
+        the model, but loads no network.
 
         Raises:
-          ModelNotFoundError, CheckpointError, ConfigError: no such model.
+          ModelNotFoundError, CheckpointError, ConfigError: the model is missing or damaged.
           VoiceError, VoiceNotFoundError, InputError: a voice or settings that the model does not have.
         """
         from bark_jax.checkpoints.find import find_model
@@ -77,7 +83,7 @@ class Job:
         }
 
     def open_speaker(self) -> Speaker:
-        """Loads the model onto this machine's devices."""
+        """Loads the model onto this machine's devices. Raises InputError if there are fewer than `n_devices`."""
         from bark_jax.bark import Bark
         from bark_jax.checkpoints.find import find_model
         from bark_jax.checkpoints.load import FoundModel
@@ -104,7 +110,7 @@ class Job:
         return BarkProcessor.from_pretrained(self.model, revision=self.revision, tokenizer=self.tokenizer)
 
     def _check(self, folder: Path) -> None:
-        """Refuses now what would make every row an error."""
+        """Raises the error now that every row would have: of the voice, `max_tokens` or the settings."""
         from bark_jax.checkpoints.load import read_configs
         from bark_jax.generation.settings import resolve_settings
         from bark_jax.voices.library import resolve_voice
@@ -118,7 +124,11 @@ class Job:
 
 
 def run_job(source: str, out: str | Path, job: Job, output: Output | None = None, **options: Any) -> Summary:
-    """Speaks the rows of `source` into the folder `out` on this machine; arguments and errors are `run_batch`'s."""
+    """Speaks the rows of `source` into the folder `out` on this machine; resumable. See `run_batch` for arguments.
+
+    Raises:
+      BarkError: as `run_batch`.
+    """
     return run_batch(
         source,
         out,
@@ -131,7 +141,7 @@ def run_job(source: str, out: str | Path, job: Job, output: Output | None = None
 
 
 def choose_devices(count: int | None) -> "list[jax.Device]":
-    """So many of this machine's devices, or all of them. Raises InputError where there are fewer."""
+    """Returns the first `count` of this machine's devices, or all for None. Raises InputError if there are fewer."""
     import jax
 
     devices = jax.local_devices()
@@ -141,20 +151,20 @@ def choose_devices(count: int | None) -> "list[jax.Device]":
 
 
 def _model_digest(folder: Path) -> str:
-    """SHA-256 of a model folder's weights, by its manifest, and of its configs and tokenizer."""
+    """Returns the SHA-256 of a model: its weights, by the digests in the folder's manifest, configs and tokenizer."""
     from bark_jax.checkpoints.lora import base_of
     from bark_jax.config import CONFIG_FILE, GENERATION_CONFIG_FILE
     from bark_jax.text.tokenizer import TOKENIZER_FILE
 
-    whole = hashlib.sha256(repr(sorted(base_of(folder).sha256.items())).encode())
+    total = hashlib.sha256(repr(sorted(base_of(folder).sha256.items())).encode())
     for name in (CONFIG_FILE, GENERATION_CONFIG_FILE, TOKENIZER_FILE):
         if (folder / name).is_file():
-            whole.update(bytes.fromhex(sha256_of(folder / name)))
-    return whole.hexdigest()
+            total.update(bytes.fromhex(sha256_of(folder / name)))
+    return total.hexdigest()
 
 
 def _named_file(path: str | None) -> dict[str, str] | str | None:
-    """A file's name and what is in it; a name alone where it is no file."""
+    """Returns a file's name and SHA-256; the name alone if there is no such file, as for a voice's name."""
     if path is None or not os.path.isfile(path):
         return path
     return {"name": path, "sha256": sha256_of(path)}

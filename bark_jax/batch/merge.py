@@ -1,4 +1,4 @@
-"""The shards of many machines as one: their manifests checked against each other and joined."""
+"""Merge of the shards of a batch: their manifests are checked against each other and joined."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bark_jax._system.json_lines import list_faults
-from bark_jax.batch.files import is_there
+from bark_jax.batch.files import has_audio_file
 from bark_jax.batch.ids import Shard
 from bark_jax.batch.manifest import MANIFEST_FILE, Entry, read_entries, to_line
 from bark_jax.batch.parquet import read_digests
@@ -22,41 +22,45 @@ MAX_LISTED_FAULTS = 50
 
 
 class Merged(NamedTuple):
-    """What all shards have together."""
+    """Totals over all shards."""
 
-    manifest: str
+    manifest: str  # path of the joined manifest
     shards: int
     rows: int
-    failed: int
+    failed: int  # rows with an error
     audio_s: float
 
 
 class _Part(NamedTuple):
+    """A shard's folder and what it was filled with."""
+
     folder: Path
     shard: Shard
-    run: dict[str, Any]
+    run: dict[str, Any]  # its run.json
 
 
 def merge_shards(out: str | os.PathLike[str], *, verify: bool = False) -> Merged:
     """Joins the manifests of OUT's shards into OUT/manifest.jsonl, which names their files relative to OUT.
 
-    It is checked that all shards are there, made with the same model and settings from the same number of rows; that
-    each has all of its rows, each once and none of another's; and that every file is there, of the right size.
+    Checks that all shards are there, made with the same model and settings from the same number of rows; that each has
+    all of its rows and none of another shard's; and that every audio file exists with the right size.
 
     Args:
       verify: also read every file and compare its SHA-256.
 
     Raises:
-      FaultsError: something of that does not hold; all of it is told. Nothing is written then.
+      InputError: OUT has no shards, or a damaged run.json.
+      FaultsError: a check fails; the message lists all faults, at most 50. Nothing is written then.
       BusyError: a shard is still being written, or another process writes OUT.
+      OutputError: OUT is not writable.
     """
     folder = Path(out)
     parts = _find_parts(folder)
     faults = _check_runs(parts)
-    lines: dict[str, int] = {}
+    seen: dict[str, int] = {}
     for part in parts:
-        with open_folder(part.folder):
-            faults += _check_rows(part, lines, verify=verify)
+        with open_folder(part.folder):  # its lock: a shard that is still running is refused
+            faults += _check_rows(part, seen, verify=verify)
     if faults:
         title = f"the shards in {folder} cannot be merged:"
         raise FaultsError(list_faults(title, faults[:MAX_LISTED_FAULTS], len(faults)))
@@ -65,6 +69,7 @@ def merge_shards(out: str | os.PathLike[str], *, verify: bool = False) -> Merged
 
 
 def _find_parts(folder: Path) -> list[_Part]:
+    """Finds the shards by their folders' names. Raises InputError if there are none."""
     parts = []
     for path in sorted(folder.glob("shard-*")):
         if path.is_dir() and _SHARD_FOLDER.fullmatch(path.name) and (run := read_run(path)) is not None:
@@ -75,7 +80,7 @@ def _find_parts(folder: Path) -> list[_Part]:
 
 
 def _shard_of(folder: Path, run: dict[str, Any]) -> Shard:
-    """The shard that a folder's run.json tells of. Raises InputError where it tells of none."""
+    """Reads the shard from a folder's run.json. Raises InputError if it has none, or no number of rows."""
     for name in ("rows", "rows_of_all_shards"):
         if not isinstance(run.get(name), int) or run[name] < 0:
             raise InputError(
@@ -95,7 +100,7 @@ def _as_shard(found: re.Match[str]) -> str:
 
 
 def _check_runs(parts: list[_Part]) -> list[str]:
-    """What speaks against these being the shards of one batch."""
+    """Lists the faults of the shards' run.json: shards that are missing, or of another batch."""
     faults, first = [], parts[0]
     count = first.shard.count
     missing = sorted(set(range(count)) - {part.shard.index for part in parts if part.shard.count == count})
@@ -104,7 +109,7 @@ def _check_runs(parts: list[_Part]) -> list[str]:
     for part in parts[1:]:
         if part.shard.count != count:
             faults.append(f"{part.folder.name} is one of {part.shard.count} shards, {first.folder.name} of {count}")
-        without = {"shard": None}
+        without = {"shard": None}  # the one field that has to differ
         faults += [
             f"{part.folder.name} has another {line.replace(' here', f' in {first.folder.name}')}"
             for line in differences(part.run | without, first.run | without)
@@ -121,7 +126,7 @@ def _check_runs(parts: list[_Part]) -> list[str]:
 
 
 def _check_rows(part: _Part, seen: dict[str, int], *, verify: bool) -> list[str]:
-    """What is wrong with a shard's rows; its ids are added to `seen`."""
+    """Lists the faults of a shard's rows; adds its ids to `seen`, {id: index of the shard}."""
     faults, name, n_rows = [], part.folder.name, 0
     digests: dict[str, dict[str, str]] = {}
     for entry in _latest(part.folder):
@@ -139,16 +144,20 @@ def _check_rows(part: _Part, seen: dict[str, int], *, verify: bool) -> list[str]
 
 
 def _has_audio(part: _Part, entry: Entry, digests: dict[str, dict[str, str]], *, verify: bool) -> bool:
-    """Whether the audio is there. `digests` keeps those of a Parquet part from one of its rows to the next."""
+    """Whether an entry's audio exists and, with `verify`, has its SHA-256.
+
+    Args:
+      digests: {part: {id: SHA-256}}, a cache of the last Parquet part read, filled here.
+    """
     if not is_inner_path(entry.get("file")):
         return False
     if part.run.get("format") == "parquet":
         file = str(entry.get("file"))
         if file not in digests:
-            digests.clear()  # a part's rows stand together, and no more than one part's are held
+            digests.clear()  # a part's rows are neighbours in the manifest, so one part in memory is enough
             digests[file] = read_digests(part.folder / file, of_audio=verify)
         return digests[file].get(entry["id"]) == entry.get("sha256", "")
-    if not is_there(part.folder, entry):
+    if not has_audio_file(part.folder, entry):
         return False
     if not verify:
         return True
@@ -157,7 +166,7 @@ def _has_audio(part: _Part, entry: Entry, digests: dict[str, dict[str, str]], *,
 
 
 def _latest(folder: Path) -> Iterator[Entry]:
-    """The entries that hold: of each id the last one."""
+    """Yields the last entry of each id. Reads the file twice, to hold ids and line numbers instead of entries."""
     path = folder / MANIFEST_FILE
     last = {entry["id"]: number for number, entry in enumerate(read_entries(path))}
     for number, entry in enumerate(read_entries(path)):
@@ -166,6 +175,7 @@ def _latest(folder: Path) -> Iterator[Entry]:
 
 
 def _join(folder: Path, parts: list[_Part]) -> Merged:
+    """Writes the joined manifest atomically, then run.json, whose "merged_shards" keeps a run out of the folder."""
     n_rows = n_failed = 0
     audio_s = 0.0
     with atomic_file(folder / MANIFEST_FILE) as file:

@@ -1,7 +1,7 @@
-"""Parquet files of many rows, `audio/part-00000.parquet`, which Hugging Face `datasets` reads with an Audio column.
+"""Storage of a batch's audio in Parquet files, `audio/part-00000.parquet`, as Hugging Face `datasets` reads them.
 
-A part appears whole or not at all, and its rows go into the manifest after it. What is held in memory until a part is
-full is at most its rows, or 256 MiB of encoded audio; a kill loses, and the next run repeats, so much.
+A part is written atomically, and its rows go into the manifest after it. Until a part is full its rows are in memory,
+at most 256 MiB of encoded audio. A kill loses the rows in memory, and the next run speaks them again.
 """
 
 import collections
@@ -18,11 +18,11 @@ from bark_jax.errors import CheckpointError, InputError, UnsupportedError
 from bark_jax.files import atomic_file, read_regular, sync
 
 DEFAULT_ROWS_PER_PART = 1000
-MAX_PART_BYTES = 2**28
+MAX_PART_BYTES = 2**28  # of encoded audio in memory, after which a part is written though it has fewer rows
 
 _PART = re.compile(r"part-(\d+)\.parquet$")
 
-# Columns beside the audio: Arrow's type, and whether the value is written as JSON.
+# Columns beside the audio: Arrow type, and whether the value is written as a JSON string.
 _COLUMNS = {
     "id": ("string", False),
     "text": ("string", False),
@@ -42,7 +42,7 @@ _COLUMNS = {
 
 
 def require_pyarrow() -> Any:
-    """pyarrow. Raises UnsupportedError where it is not installed."""
+    """Imports pyarrow. Raises UnsupportedError if it is not installed."""
     try:
         import pyarrow
         import pyarrow.parquet
@@ -52,7 +52,16 @@ def require_pyarrow() -> Any:
 
 
 class Parts:
-    """Where the writer puts encoded audio: see `writer.Store`."""
+    """A `writer.Store` that collects rows into Parquet parts.
+
+    Args:
+      folder: the run's folder, OUT.
+      ending: of the audio's format, without the dot.
+      rows_per_part: maximum number of rows of a part.
+
+    Raises:
+      UnsupportedError: pyarrow is not installed.
+    """
 
     def __init__(self, folder: Path, ending: str, rows_per_part: int = DEFAULT_ROWS_PER_PART):
         self._pyarrow = require_pyarrow()
@@ -62,28 +71,28 @@ class Parts:
         self._n_bytes = 0
 
     def store(self, entry: Entry, audio: bytes) -> None:
-        """A row is held until its part is full."""
+        """Does nothing: `commit` collects the rows."""
 
-    def settle(self, rows: Iterable[tuple[Entry, bytes | None]]) -> list[Entry]:
-        """The entries of rows that have failed, and those of the parts that have become full."""
-        settled = []
+    def commit(self, rows: Iterable[tuple[Entry, bytes | None]]) -> list[Entry]:
+        """Collects rows; returns the entries of failed rows and of the parts that became full and were written."""
+        committed = []
         for entry, audio in rows:
             if audio is None:
-                settled.append(entry)
+                committed.append(entry)
                 continue
             self._rows.append((entry, audio))
             self._n_bytes += len(audio)
             if len(self._rows) >= self._rows_per_part or self._n_bytes >= MAX_PART_BYTES:
-                settled += self.finish()
-        return settled
+                committed += self.finish()
+        return committed
 
     def finish(self) -> list[Entry]:
-        """Writes what is held as a part; returns its entries."""
+        """Writes the collected rows as a part and fsyncs it; returns their entries."""
         if not self._rows:
             return []
         name = f"part-{self._number:05d}.parquet"
         with atomic_file(self._folder / name) as file:
-            self._pyarrow.parquet.write_table(self._table(), file, compression="none")  # audio is small already
+            self._pyarrow.parquet.write_table(self._table(), file, compression="none")  # audio is compressed
         sync(self._folder)
         entries = [entry | {"file": f"{AUDIO_FOLDER}/{name}"} for entry, _ in self._rows]
         self._number, self._rows, self._n_bytes = self._number + 1, [], 0
@@ -104,21 +113,25 @@ class Parts:
 
 
 def _next_number(folder: Path) -> int:
-    """One that no part has or had: of a part that was deleted the manifest still tells."""
+    """Returns a part number that was never used: above those of the files and of the manifest, if one was deleted."""
     listed = {entry["file"] for entry in read_entries(folder / MANIFEST_FILE) if entry.get("file")}
     names = {*listed, *(path.name for path in list_parts(folder))}
     return 1 + max((int(number[1]) for name in names if (number := _PART.search(name))), default=-1)
 
 
 def list_parts(folder: Path) -> list[Path]:
+    """Returns the paths of a run's parts, sorted."""
     return sorted((folder / AUDIO_FOLDER).glob("part-*.parquet"))
 
 
 def find_unlisted(folder: Path) -> list[Entry]:
-    """The entries of rows that a part holds and the manifest does not: it was killed between the two.
+    """Returns entries of rows that are in a part and not in the manifest: a run was killed after writing the part.
+
+    Rows are counted first, and a part is read only if its count differs from the manifest's.
 
     Raises:
       CheckpointError: a part cannot be read.
+      UnsupportedError: pyarrow is not installed.
     """
     read_table = require_pyarrow().parquet.read_table
     n_listed = collections.Counter(entry.get("file") for entry in read_entries(folder / MANIFEST_FILE))
@@ -135,7 +148,14 @@ def find_unlisted(folder: Path) -> list[Entry]:
 
 
 def read_digests(path: Path, *, of_audio: bool) -> dict[str, str]:
-    """The SHA-256 of each row of a part, by id: as the part says, or of its audio. Of an unreadable part, no rows."""
+    """Returns the SHA-256 of each row of a part, {id: digest}; empty if the part cannot be read.
+
+    Args:
+      of_audio: compute the digests from the audio bytes, instead of reading the column sha256.
+
+    Raises:
+      UnsupportedError: pyarrow is not installed.
+    """
     columns = ["id", "audio" if of_audio else "sha256"]
     try:
         read_table = require_pyarrow().parquet.read_table
@@ -143,7 +163,7 @@ def read_digests(path: Path, *, of_audio: bool) -> dict[str, str]:
             rows = read_table(part, columns=columns).to_pylist()
     except UnsupportedError:
         raise
-    except Exception:  # pyarrow's own kinds
+    except Exception:  # pyarrow raises types of its own
         return {}
     if of_audio:
         return {row["id"]: hashlib.sha256(row["audio"]["bytes"]).hexdigest() for row in rows}
@@ -156,13 +176,14 @@ def _count_rows(path: Path) -> int:
             return require_pyarrow().parquet.read_metadata(part).num_rows
     except InputError:
         raise
-    except Exception as error:  # pyarrow's own kinds
+    except Exception as error:  # pyarrow raises types of its own
         raise CheckpointError(
             f"{path} cannot be read ({error}); delete it, and its rows are generated again"
         ) from error
 
 
 def _entry(values: dict[str, Any]) -> Entry:
+    """Turns a table's row back into the entry that it was made from: JSON is decoded and absent fields are left out."""
     nullable = ("voice",)
     return {
         name: json.loads(value) if value is not None and _COLUMNS[name][1] else value
@@ -172,6 +193,6 @@ def _entry(values: dict[str, Any]) -> Entry:
 
 
 def _features() -> dict[str, Any]:
-    """What `datasets` keeps of the columns' types in a file's schema."""
+    """Describes the columns' types to `datasets`, which reads them from the schema's metadata under "huggingface"."""
     kinds = {name: {"dtype": kind, "_type": "Value"} for name, (kind, _) in _COLUMNS.items()}
     return {"info": {"features": {"audio": {"_type": "Audio"}, **kinds}}}

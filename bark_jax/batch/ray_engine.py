@@ -1,8 +1,8 @@
-"""The same rows through Ray Data: actors that hold a model each, on one machine or a cluster.
+"""Batch engine on Ray Data: actors that each hold a model, on one machine or a cluster.
 
 The driver reads the rows and writes the audio, so the nodes need no shared file system, and the manifest stays the one
-record of what is done. An actor or a node that dies repeats the rows it was at; the driver takes each row once. The
-rows' texts, unlike their audio, are all held at once, in Ray's object store.
+record of finished rows. After an actor or a node dies, Ray repeats its task; the driver takes each row once. The texts
+of all rows, unlike their audio, are in Ray's object store at once.
 """
 
 import pickle
@@ -15,18 +15,21 @@ from bark_jax.batch.rows import TextRow
 from bark_jax.batch.speech import Speaks, Spoken
 from bark_jax.errors import UnsupportedError
 
-# Rows that an actor is given at once. Its slots run dry at the end of each task, so many; a death repeats them, so few.
+# Rows of a task. More are faster, as the actor's slots run empty at the end of each task; fewer are repeated when an
+# actor dies.
 ROWS_PER_TASK = 128
 
 
 class OpensSpeaker(Protocol):
-    """A `job.Job`: goes to the actors, each of which opens it once."""
+    """Protocol of `job.Job`: it is pickled to the actors, each of which calls `open_speaker` once."""
 
-    def open_speaker(self) -> Speaks: ...
+    def open_speaker(self) -> Speaks:
+        """Loads the model in the actor's process."""
+        ...
 
 
 def require_ray() -> Any:
-    """Ray. Raises UnsupportedError where it is not installed."""
+    """Imports Ray. Raises UnsupportedError if it is not installed."""
     try:
         import ray
         import ray.data
@@ -36,15 +39,19 @@ def require_ray() -> Any:
 
 
 class RaySpeaker:
-    """Speaks rows on a Ray cluster; a `speech.Speaks`.
+    """Speaks rows on a Ray cluster; implements `speech.Speaks`.
 
     Args:
-      job: what each actor opens.
-      address: of the cluster; None for the one at hand, or else one on this machine.
-      n_actors: models that are held at once.
-      n_gpus: of each actor; None for 1 where the cluster has GPUs. Actors reserve no CPUs: Ray would wait for ever for
-        them on a small machine.
-      is_stopping: asked after each row; once it is true, rows that are not spoken are left.
+      job: model and settings that each actor loads.
+      address: of the cluster; None for the running one, else a new one on this machine.
+      n_actors: number of actors, each with a copy of the model.
+      n_gpus: GPUs of each actor; None for 1 if the cluster has GPUs, else 0. Actors reserve no CPUs: on a machine with
+        fewer CPUs than actors Ray would wait for ever.
+      rows_per_task: number of rows that an actor is given at once.
+      is_stopping: called after each row; once it returns True, rows that are not spoken yet are left.
+
+    Raises:
+      UnsupportedError: Ray is not installed.
     """
 
     def __init__(
@@ -65,7 +72,7 @@ class RaySpeaker:
         self._n_gpus = n_gpus if n_gpus is not None else float(self._ray.cluster_resources().get("GPU", 0) > 0)
 
     def speak(self, rows: Iterable[TextRow], done: Callable[[Spoken], None]) -> None:
-        """See `speech.Speaks`."""
+        """Speaks rows and calls `done` for each, as `speech.Speaks` says. Reads all rows before the first is spoken."""
         items = [{"row": pickle.dumps(row)} for row in rows]
         if not items:
             return
@@ -81,7 +88,7 @@ class RaySpeaker:
             num_cpus=0,
             num_gpus=self._n_gpus,
         )
-        seen = set()
+        seen = set()  # ids: a task that Ray repeats gives its rows again
         for row in spoken.iter_rows():
             result = pickle.loads(row["spoken"])
             if result.row.id not in seen:
@@ -92,13 +99,16 @@ class RaySpeaker:
 
 
 class _Actor:
-    """Holds a model, and speaks the rows of one task after the other."""
+    """A Ray actor: holds a model and speaks the rows of one task after another."""
 
     def __init__(self, job: OpensSpeaker):
         self._speaker = job.open_speaker()
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[bytes]]:
-        """Rows in, each with what became of it; in their order, so that a task that is repeated gives the same."""
+        """Speaks the pickled rows of a task; returns each as a pickled `Spoken`, in the order of the rows.
+
+        The engine finishes rows in any order. Ray needs the same order from a task that it repeats.
+        """
         rows = [pickle.loads(row) for row in batch["row"]]
         spoken: dict[str, Spoken] = {}
         self._speaker.speak(rows, lambda each: spoken.update({each.row.id: each}))

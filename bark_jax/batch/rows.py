@@ -1,12 +1,13 @@
-"""A file to rows: JSON objects, CSV, or plain text, read one by one whatever their number.
+"""Parser of a batch's input: JSON objects, CSV or plain text to rows, streamed one by one.
 
     {"id": "a1", "text": "Good morning.", "voice": "v2/en_speaker_6", "seed": 7, "settings": {"temperature": 0.6}}
 
-`text` is what a row needs. A setting of `generate` may also stand beside it, without "settings". Every other key is
-metadata, which comes back with the audio. A plain line is a text; it, and a line that cannot be read, is called by its
-number, "line-000000007". The elements of a JSON array are numbered by their place.
+JSON and CSV need `id` and `text`. Settings of `generate` may also stand beside them, outside "settings". Every other
+key is metadata, which is copied to the manifest. A line of plain text, and a line that cannot be parsed, gets its
+number as its id, "line-000000007". The elements of a JSON array are numbered by their index, from 1.
 
-A row that cannot be spoken is a row with an `error`. Only an id is worth refusing the whole: it names the row's file.
+A row that cannot be spoken becomes a row with an `error`, and the others are spoken. Only a bad id refuses the file:
+the id is the name of the row's audio file and the key by which a run resumes.
 """
 
 import csv
@@ -27,36 +28,36 @@ from bark_jax.batch.json_array import read_elements
 from bark_jax.errors import FaultsError, InputError, quoted
 from bark_jax.generation.settings import SETTING_NAMES
 
-# A book has some 1 MB. Beyond this a file has lost its line ends, and its rows their names.
+# 16 MiB. A book has some 1 MB of text: a longer line is a file that has lost its line ends.
 MAX_LINE_BYTES = 2**24
 MAX_LISTED_FAULTS = 100
 
-# What a row says of itself; all else is a setting or metadata.
+# Fields of a row; every other key is a setting or metadata.
 KEYS = ("id", "text", "voice", "seed", "settings", "metadata")
 
 
 @dataclasses.dataclass(frozen=True)
 class TextRow:
-    """One row of a batch: a text to speak. With an `error` it cannot be spoken, and its other fields may be empty."""
+    """Row of a batch: a text to speak. A row with an `error` cannot be spoken, and its other fields may be empty."""
 
-    line: int  # where it starts, or its place in a JSON array; the first is 1
+    line: int  # number of its first line, or its index in a JSON array; the first is 1
     id: str
     text: str = ""
-    voice: str | None = None  # a name or .npz file; None for the run's
+    voice: str | None = None  # a preset's name or a .npz file; None for the run's voice
     seed: int = 0
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     error: str | None = None
-    is_read: bool = True  # False where the line is not of the file's form, so that nothing is known of it
+    is_read: bool = True  # False if the line cannot be parsed in the file's format
 
     @property
     def content(self) -> bytes:
-        """16 bytes that change with what is spoken: a finished row whose line was edited is another row."""
+        """Digest of what is spoken, 16 bytes: it shows whether the line of a finished row was edited."""
         return digest(json.dumps([self.text, self.voice, self.seed, self.settings, self.error], sort_keys=True))
 
 
 class RowsError(FaultsError):
-    """Rows whose ids are at fault; `faults` has the first of them, `n_faults` counts all."""
+    """Input file with bad ids; `faults` has the first 100 of them, `n_faults` counts all."""
 
     def __init__(self, source: str, faults: list[Fault], n_faults: int):
         self.source, self.faults, self.n_faults = source, faults, n_faults
@@ -65,33 +66,42 @@ class RowsError(FaultsError):
 
 
 def read_rows(path: Path, form: str) -> Iterator[TextRow | Fault]:
-    """The rows of a file one by one, blank lines left out; a Fault for a row whose id cannot be one.
+    """Yields the rows of a file one by one, without blank lines; a Fault in place of a row with a bad or missing id.
 
-    `form` is "jsonl", "json", "csv" or "lines".
+    Args:
+      form: "jsonl", "json", "csv" or "lines".
+
+    Raises:
+      InputError: a CSV without a column "text", or a JSON array that is cut off.
     """
     return {"jsonl": _read_jsonl, "json": _read_array, "csv": _read_csv, "lines": _read_lines}[form](path)
 
 
 def unit_of(form: str) -> str:
-    """What the number of a row counts."""
+    """Returns what `TextRow.line` counts, for messages: "row" of a JSON array, else "line"."""
     return "row" if form == "json" else "line"
 
 
 class Counts(NamedTuple):
-    """How many rows a file has, and how many of them a shard."""
+    """Number of rows of a file, and of one shard."""
 
     total: int
-    mine: int
+    mine: int  # rows of this run's shard; `total` without shards
 
 
 def check_rows(
     path: Path, form: str, *, source: str, shard: Shard | None = None, is_case_sensitive: bool = True
 ) -> Counts:
-    """Reads all rows and holds 16 bytes of each.
+    """Checks the ids of all rows and counts them. Holds 16 bytes for each row, a digest of its id.
+
+    Args:
+      source: the name that the user gave, for messages.
+      shard: the shard whose rows are counted as `mine`; None for all.
+      is_case_sensitive: whether the file system has "a" and "A" as two files.
 
     Raises:
-      RowsError: ids that cannot be file names, or come twice; the first 100, each with its line.
-      InputError: there are no rows, or none of the lines can be read.
+      RowsError: ids that cannot be file names, or occur twice; the first 100, each with its line.
+      InputError: the file has no rows, or none of them can be spoken.
     """
     digests, faults, n_faults = bytearray(), [], 0
     n_mine, n_unread, n_wrong, wrong = 0, 0, 0, None
@@ -116,29 +126,30 @@ def check_rows(
     if not n_rows:
         raise InputError(f"{source} has no rows, expected one or more")
     if n_wrong == n_rows:
-        raise InputError(_told_all_wrong(source, form, n_rows, wrong, is_unread=n_unread == n_rows))
+        raise InputError(_all_wrong_message(source, form, n_rows, wrong, is_unread=n_unread == n_rows))
     return Counts(n_rows, n_mine)
 
 
-def _told_all_wrong(source: str, form: str, n_rows: int, first: TextRow, *, is_unread: bool) -> str:
-    which = "the only row" if n_rows == 1 else f"none of the {n_rows:,} rows"
-    place = f"{unit_of(form)} {first.line}: {first.error}"
+def _all_wrong_message(source: str, form: str, n_rows: int, first: TextRow, *, is_unread: bool) -> str:
+    """Words the error of a file without a single good row; `is_unread`: its lines are not in this format at all."""
+    subject = "the only row" if n_rows == 1 else f"none of the {n_rows:,} rows"
+    fault = f"{unit_of(form)} {first.line}: {first.error}"
     if not is_unread:
-        return f"{which} of {source} {'cannot' if n_rows == 1 else 'can'} be spoken. {place}"
+        return f"{subject} of {source} {'cannot' if n_rows == 1 else 'can'} be spoken. {fault}"
     return (
-        f"{which} of {source} {'cannot' if n_rows == 1 else 'can'} be read as {form}, beginning with {place}; "
-        "--input-format says how they are written, such as lines"
+        f"{subject} of {source} {'cannot' if n_rows == 1 else 'can'} be read as {form}, beginning with {fault}; "
+        "give their format with --input-format, such as lines"
     )
 
 
 def _repeated(digests: bytearray) -> set[bytes]:
-    """Digests that come more than once."""
+    """Returns the digests that occur more than once; the array [rows] is sorted once, without a set of all."""
     values = np.sort(np.frombuffer(bytes(digests) or b"\0" * 16, "S16"))
     return {value.ljust(16, b"\0") for value in values[1:][values[1:] == values[:-1]].tolist()}
 
 
 def _find_repeated(path: Path, form: str, repeated: set[bytes], is_case_sensitive: bool) -> tuple[list[Fault], int]:
-    """The first faults of ids that come again, and the number of all."""
+    """Returns faults for ids that occur again, at most 100, and the number of all. Reads the file a second time."""
     first_lines: dict[bytes, int] = {}
     unit = unit_of(form)
     faults, n_faults = [], 0
@@ -183,7 +194,7 @@ def _read_array(path: Path) -> Iterator[TextRow | Fault]:
 
 
 def _read_object(number: int, data: bytes | None, what: str) -> TextRow | Fault:
-    """The row in a line, or in an element of an array; None for one that is too long."""
+    """Parses the row in a line or in an element of an array; `data` is None if it is longer than MAX_LINE_BYTES."""
     try:
         fields = read_object(data, MAX_LINE_BYTES)
     except InputError as error:
@@ -192,8 +203,8 @@ def _read_object(number: int, data: bytes | None, what: str) -> TextRow | Fault:
 
 
 def _read_csv(path: Path) -> Iterator[TextRow | Fault]:
-    """A first line with the names of the columns; a field may have line ends where it is quoted."""
-    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))
+    """Reads CSV: the first line has the names of the columns; a quoted field may contain line ends."""
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))  # of the process; Python's default is 128 KiB
     names, delimiter = _read_header(path)
     with _open_csv(path) as file:
         reader = csv.reader(file, delimiter=delimiter)
@@ -217,11 +228,12 @@ def _read_csv(path: Path) -> Iterator[TextRow | Fault]:
 
 
 def _open_csv(path: Path) -> TextIO:
+    """Opens a CSV; bytes that are not UTF-8 become surrogates, so that they are errors of their own rows alone."""
     return open(path, encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
 def _read_header(path: Path) -> tuple[list[str], str]:
-    """The names of the columns and what stands between them: the first of DELIMITERS that parts off a name "text"."""
+    """Returns the names of the columns and the delimiter: the first of DELIMITERS that gives a column "text"."""
     found = []
     for delimiter in DELIMITERS:
         with _open_csv(path) as file:
@@ -239,18 +251,19 @@ def _read_header(path: Path) -> tuple[list[str], str]:
 
 
 def _typed(fields: dict[str, str]) -> dict[str, Any]:
-    """CSV has only text: seeds and settings are read as JSON has them, where they can be."""
+    """Parses seeds and settings of a CSV's row as JSON values ("0.6", "True", "null"); text stays text."""
     typed: dict[str, Any] = dict(fields)
     for name in fields:
         if name in SETTING_NAMES or name in ("seed", "settings", "metadata"):
             try:
                 typed[name] = read_strict(fields[name].strip().lower() if name in SETTING_NAMES else fields[name])
             except InputError:
-                continue  # the value is refused where it is used, by name
+                continue  # stays a string, which `_checked` or `resolve_settings` refuses by name
     return typed
 
 
 def _row(number: int, fields: dict[str, Any]) -> TextRow | Fault:
+    """Makes a row of parsed fields: a Fault for a bad id, a row with an error for any other bad field."""
     if "id" not in fields:
         return Fault(number, "id is missing; plain lines (--input-format lines) need none")
     try:
@@ -264,6 +277,7 @@ def _row(number: int, fields: dict[str, Any]) -> TextRow | Fault:
 
 
 def _checked(number: int, row_id: str, fields: dict[str, Any]) -> TextRow:
+    """Makes a row of checked fields. Raises InputError for the first bad one."""
     text, voice, seed = fields.get("text"), fields.get("voice"), fields.get("seed")
     if not isinstance(text, str):
         raise InputError(f"text is {quoted(text) if 'text' in fields else 'missing'}, expected a string")
@@ -292,7 +306,7 @@ def _object(fields: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _is_setting(name: str) -> bool:
-    """Raises InputError for what is a setting but for a letter: as metadata it would have no effect."""
+    """Whether a key is a setting. Raises InputError for a misspelt one, which would be metadata, without effect."""
     if name in SETTING_NAMES:
         return True
     if near := difflib.get_close_matches(name[:64], SETTING_NAMES, n=1, cutoff=0.85):
@@ -304,6 +318,7 @@ def _is_setting(name: str) -> bool:
 
 
 def _broken(number: int, error: str) -> TextRow:
+    """Makes the row of a line that cannot be parsed."""
     return TextRow(number, _line_id(number), error=error, is_read=False)
 
 

@@ -1,9 +1,9 @@
-"""The folder that a batch fills: one writer at a time, one model and one set of settings.
+"""Output folder of a batch: one writer at a time, one model and one set of settings.
 
-OUT/run.json         what its rows are made with
-OUT/manifest.jsonl   what is done (`manifest`)
-OUT/audio/           the files, or Parquet shards
-OUT/.lock            held while a process writes; the system lets go of it when the process ends, however it ends
+OUT/run.json         model, settings and input that its rows are made with
+OUT/manifest.jsonl   rows that are done or have failed (`manifest`)
+OUT/audio/           audio files, or Parquet parts
+OUT/.lock            flock of the process that writes; the system releases it when the process ends, even by a kill
 """
 
 import contextlib
@@ -25,15 +25,15 @@ LOCK_FILE = ".lock"
 AUDIO_FOLDER = "audio"
 MAX_RUN_BYTES = 2**24
 
-# Said of the run, and not a reason to refuse another: they change nothing of a row.
+# Fields of run.json in which a run may differ from the one that it resumes: they change no row's audio.
 _NOT_COMPARED = ("source", "input", "rows", "rows_of_all_shards", "version")
 
 
 def choose_folder(out: str | os.PathLike, shard: Shard | None) -> Path:
-    """Where a run writes: OUT, or its shard's own folder in OUT. Raises InputError for an address."""
+    """Returns the folder that a run writes: OUT, or the shard's own folder in OUT. Raises InputError for an address."""
     if "://" in str(out):
         raise InputError(
-            f"OUT is {quoted(str(out))}, an address, which has no renaming and no locks; give a folder of a file "
+            f"OUT is {quoted(str(out))}, an address, which has no atomic renames and no locks; give a folder of a file "
             "system, and copy it when it is done"
         )
     folder = as_path(out, "OUT")
@@ -42,12 +42,12 @@ def choose_folder(out: str | os.PathLike, shard: Shard | None) -> Path:
 
 @contextlib.contextmanager
 def open_folder(path: str | os.PathLike) -> Iterator[Path]:
-    """Makes the folder, holds its lock while the block runs, and clears away what a killed process left half-written.
+    """Creates the folder and holds its lock while the block runs; removes partial files of killed processes.
 
     Raises:
-      BusyError: another process holds it.
-      InputError: it is a file, or another kind of folder.
-      OutputError: it cannot be made, or takes no files.
+      BusyError: another process holds the lock.
+      InputError: the path is a file, or a folder that no batch has filled but that has a manifest.
+      OutputError: the folder cannot be created or written to.
     """
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
@@ -64,14 +64,16 @@ def open_folder(path: str | os.PathLike) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def locked(folder: Path, *, with_audio: bool = True) -> Iterator[None]:
-    """Holds a folder's lock while the block runs, and clears away what a killed process left half-written.
+    """Holds a folder's lock while the block runs; removes partial files of killed processes.
 
     Args:
-      with_audio: make the folder, and that of its audio files, where they are missing.
+      with_audio: create the folder and its audio folder if they are missing.
 
     Raises:
-      BusyError: another process holds it.
-      OutputError: it cannot be made, or takes no files.
+      BusyError: another process holds the lock.
+      InputError: the lock file has other content, so the folder is no batch's.
+      OutputError: the folder cannot be created or written to, or its file system has no locks.
+      UnsupportedError: a system without flock, such as Windows.
     """
     try:
         if with_audio:
@@ -84,30 +86,39 @@ def locked(folder: Path, *, with_audio: bool = True) -> Iterator[None]:
         _clear_partial(folder)
         yield
     finally:
-        os.close(descriptor)
+        os.close(descriptor)  # releases the lock; the file stays, as removing it would let two processes lock two files
 
 
 def _clear_partial(folder: Path) -> None:
-    """Removes what killed processes were writing here. The lock is held, so nobody is writing now."""
+    """Removes partial files of killed processes. The lock is held, so no process is writing them now."""
     for path in [*partials_in(folder, {RUN_FILE, MANIFEST_FILE}), *partials_in(folder / AUDIO_FOLDER)]:
         with contextlib.suppress(OSError):
             path.unlink()
 
 
 def is_case_sensitive(folder: str | os.PathLike) -> bool:
-    """Whether names that differ in case alone are two files, where the folder is or will be."""
+    """Whether the folder's file system has names that differ in case alone as two files.
+
+    Looks up the folder, or its nearest parent that exists, under its name with the case swapped. A name without letters
+    proves nothing and counts as case-sensitive.
+    """
     real = Path(os.path.realpath(folder))  # Path.resolve raises RuntimeError for links in a circle
-    place = next(path for path in (real, *real.parents) if path.exists())
-    other = place.with_name(place.name.swapcase()) if place.name else place
-    return other == place or not other.exists() or not other.samefile(place)
+    existing = next(path for path in (real, *real.parents) if path.exists())
+    other = existing.with_name(existing.name.swapcase()) if existing.name else existing
+    return other == existing or not other.exists() or not other.samefile(existing)
 
 
 def check_run(folder: Path, wanted: Mapping[str, Any], *, force: bool) -> None:
-    """Compares what a run is made with to what the folder was filled with, and writes it down.
+    """Compares a run's model and settings with the folder's run.json, then writes its own to run.json.
+
+    Args:
+      wanted: what this run makes its rows with, as JSON.
+      force: resume although they differ: rows that are done stay as they are.
 
     Raises:
-      FaultsError: they differ, and not `force`; with both sides of each difference.
-      InputError: the folder has merged shards, and not `force`.
+      FaultsError: they differ, without `force`; the message has both sides of each difference.
+      InputError: the folder has merged shards, without `force`; or its run.json is damaged.
+      OutputError: run.json cannot be written.
     """
     found = read_run(folder)
     if found is not None and not force and "merged_shards" in found:
@@ -118,7 +129,7 @@ def check_run(folder: Path, wanted: Mapping[str, Any], *, force: bool) -> None:
     if found is not None and not force and (lines := differences(found, wanted)):
         raise FaultsError(
             f"{folder} was filled with other settings:\n  " + "\n  ".join(lines) + "\n"
-            "Give another OUT, or the settings that it has; --force goes on with these for the rows that are not done."
+            "Give another OUT, or the settings that it has; --force uses these for the rows that are not done."
         )
     with output_errors(folder):
         write_atomically(folder / RUN_FILE, (json.dumps(wanted, indent=2, ensure_ascii=False) + "\n").encode())
@@ -126,12 +137,12 @@ def check_run(folder: Path, wanted: Mapping[str, Any], *, force: bool) -> None:
 
 
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """What two runs make their rows with that differs, a line each."""
+    """Lists the differences between two run.json that change the audio, a line each: "name: old there, new here"."""
     return [f"{name}: {old} there, {new} here" for name, old, new in _differences(found, wanted)]
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
-    """What the folder was filled with; None for a new one."""
+    """Reads a folder's run.json; None if there is none. Raises InputError if it is damaged."""
     try:
         with read_regular(folder / RUN_FILE) as file:
             data = file.read(MAX_RUN_BYTES)
@@ -140,17 +151,18 @@ def read_run(folder: Path) -> dict[str, Any] | None:
     try:
         run = read_strict(data)
     except InputError as error:
-        raise InputError(f"{folder / RUN_FILE} is {error}; put it right or give another OUT") from error
+        raise InputError(f"{folder / RUN_FILE} is {error}; correct it or give another OUT") from error
     if not isinstance(run, dict):
         raise InputError(f"{folder / RUN_FILE} is {quoted(run)}, expected an object; give another OUT")
     return run
 
 
 def _lock(descriptor: int, folder: Path) -> None:
+    """Takes the flock of an open lock file and writes this process's id and host into it, for other processes."""
     try:
         import fcntl
     except ImportError as error:
-        raise UnsupportedError("batch needs the file locks of Linux or macOS, which this system has not") from error
+        raise UnsupportedError("batch needs flock of Linux or macOS, which this system does not have") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -161,17 +173,18 @@ def _lock(descriptor: int, folder: Path) -> None:
         ) from error
     except OSError as error:
         raise OutputError(f"{folder} has no file locks ({error.strerror}); give a folder that has") from error
-    if (found := os.pread(descriptor, 200, 0)) and not found.startswith(b"process "):  # also of another name's file
+    # A hard link can make .lock any file of the user's; one with other content is not overwritten.
+    if (found := os.pread(descriptor, 200, 0)) and not found.startswith(b"process "):
         raise InputError(f"{folder / LOCK_FILE} has {quoted(found)} in it, so it is no batch's; remove it")
-    with contextlib.suppress(OSError):  # for whoever finds the lock taken; a full disk is told of where it matters
-        told = f"process {os.getpid()} on {socket.gethostname()}\n".encode()
-        os.ftruncate(descriptor, os.pwrite(descriptor, told, 0))
+    with contextlib.suppress(OSError):  # the id is information alone; a full disk fails at the first audio file
+        holder = f"process {os.getpid()} on {socket.gethostname()}\n".encode()
+        os.ftruncate(descriptor, os.pwrite(descriptor, holder, 0))
 
 
 def _differences(
     found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = ""
 ) -> Iterator[tuple[str, str, str]]:
-    """Name, old value and new value of what differs. Named files are the same where their SHA-256 is."""
+    """Yields name, old and new value of each difference. Files, {"name", "sha256"}, are compared by SHA-256 alone."""
     for name in sorted({*found, *wanted}):
         if not prefix and name in _NOT_COMPARED:
             continue
@@ -179,14 +192,14 @@ def _differences(
         if isinstance(old, dict) and isinstance(new, dict) and "sha256" not in old:
             yield from _differences(old, new, f"{prefix}{name}.")
         elif _identity(old) != _identity(new):
-            yield f"{prefix}{name}", _told(old), _told(new)
+            yield f"{prefix}{name}", _described(old), _described(new)
 
 
 def _identity(value: Any) -> Any:
     return value["sha256"] if isinstance(value, dict) and "sha256" in value else value
 
 
-def _told(value: Any) -> str:
+def _described(value: Any) -> str:
     if isinstance(value, dict) and "sha256" in value:
         return f"{quoted(value.get('name'), 200)} (SHA-256 {str(value['sha256'])[:12]}...)"
     return quoted(value, 200)

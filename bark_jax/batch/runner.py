@@ -1,6 +1,8 @@
-"""A file of rows to a folder of audio: what is checked, in which order, and what is told.
+"""Run of a batch: all checks in their order, then rows to audio, with progress events.
 
-Nothing is written before the ids are right, and no model is loaded before the folder is known to be of the same run.
+    copy of the input -> format -> ids -> model and settings -> lock of OUT -> run.json -> manifest -> load, speak
+
+Nothing is written before the ids are checked, and no network is loaded before OUT is known to have the same settings.
 """
 
 import dataclasses
@@ -31,16 +33,20 @@ MAX_LISTED_CHANGES = 20
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """The form that the audio takes, and how a folder is gone on with.
+    """Output format of a batch, and how it resumes in a folder.
 
     Attributes:
-      form: "files", one a row, or "parquet", parts of many rows.
-      audio: "wav", "flac", "ogg", "opus" or "mp3".
-      rows_per_part: most rows of a Parquet part.
-      shard: which part of the rows, in a folder of its own below OUT; None for all of them.
-      force: go on in a folder that was filled with other settings, and do rows again whose line was edited.
-      retry_failed: do rows again that have an error.
-      n_threads: that encode and write.
+      form: "files", one audio file a row, or "parquet", Parquet parts of many rows.
+      audio: encoding: "wav", "flac", "ogg", "opus" or "mp3".
+      rows_per_part: maximum number of rows of a Parquet part.
+      shard: the share of the rows to speak, into a folder of its own in OUT; None for all rows.
+      force: resume in a folder that was filled with other settings, and speak rows again whose line was edited.
+      retry_failed: speak rows again that have an error.
+      n_threads: number of threads that encode and write audio.
+
+    Raises:
+      InputError: a value out of range.
+      UnsupportedError: "parquet" without pyarrow.
     """
 
     form: Literal["files", "parquet"] = "files"
@@ -72,26 +78,26 @@ def run_batch(
     form: str | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> Summary:
-    """Speaks the rows of `source` that the folder `out` has not got yet. The same call again goes on.
+    """Speaks the rows of `source` that are not done in the folder `out`. Calling it again resumes.
 
     Args:
       source: a file, "-" for stdin, or an address; see `sources.local_copy`.
-      out: a folder, made where it does not exist.
-      open_speaker: loads the model; called once, and only where there is something to speak.
+      out: a folder, created if it does not exist.
+      open_speaker: loads the model; called once, and only if there is a row to speak.
       model: its name, for the manifest.
-      made_with: tells what, beside a row's own line, decides how it sounds, as JSON: model and settings. Called once
-        the ids are right, as it may have to fetch the model.
-      form: "jsonl", "json", "csv" or "lines"; None takes it from the first bytes and the name, see `forms`.
-      on_event: told of "start", each "row", "stopping" and "end", as dictionaries.
+      made_with: returns what, beside a row's own fields, decides how it sounds, as JSON: model and settings. Called
+        after the ids are checked, as it may download the model.
+      form: "jsonl", "json", "csv" or "lines"; None detects it from the first bytes and the name, see `forms`.
+      on_event: called with a dictionary for each event: "start", each "row", "stopping" and "end".
 
     Returns:
-      How it ended. A row that cannot be spoken is an error in the manifest and one of `failed`.
+      Counts of the run. A row that cannot be spoken has an error in the manifest and is counted as failed.
 
     Raises:
-      RowsError, InputError: ids that cannot be used, other settings, edited rows: before anything is written.
+      RowsError, FaultsError, InputError: bad ids, other settings, edited rows; before anything is written.
       BusyError: another process writes to the folder.
-      OutputError: the place takes no more; what is in the manifest is whole.
-      BarkError: the rows changed while the run was at work; the rows that were being spoken are finished.
+      OutputError: the disk is full or fails; the manifest is intact.
+      BarkError: the input file changed during the run; the rows in progress are finished first.
     """
     output = output or Output()
     folder = choose_folder(out, output.shard)
@@ -106,7 +112,7 @@ def run_batch(
             check_run(folder, wanted, force=output.force)
             with _open_manifest(folder) as manifest:
                 todo = _find_todo(folder, manifest, path, form, output)
-                rows_in.check()
+                rows_in.check()  # the rows that were compared with the manifest are those that were checked
                 todo = dataclasses.replace(todo, check_input=rows_in.check)
                 return _speak(todo, folder, manifest, open_speaker, model, counts, output, on_event)
 
@@ -121,16 +127,17 @@ def _speak(
     output: Output,
     on_event: Callable[[Event], None],
 ) -> Summary:
+    """Loads the model if there is a row to speak, and speaks the rows; the rows done are counted by `Tally`."""
     tally = Tally(counts.mine, n_todo=todo.n, n_failed_before=todo.n_failed, on_event=on_event)
     with Interrupts(lambda: on_event({"event": "stopping"})) as interrupts:
         begin = {"folder": str(folder), "rows": counts.mine, "rows_todo": todo.n, "rows_failed": todo.n_failed}
         on_event({"event": "start", **begin})
         if todo.n:
             speaker = open_speaker(interrupts)
-            tally.start()
+            tally.start()  # again, so that rates leave out the time to load the model
             store = _open_store(folder, output)
             with Writer(
-                folder, store, manifest, ending=output.audio, on_settled=tally.add, n_threads=output.n_threads
+                folder, store, manifest, ending=output.audio, on_commit=tally.add, n_threads=output.n_threads
             ) as writer:
                 rows = _Rows(todo, interrupts)
                 speaker.speak(iter(rows), lambda spoken: writer.put(*_result(spoken, model)))
@@ -147,7 +154,10 @@ def _open_manifest(folder: Path) -> Manifest:
 
 
 class _Rows:
-    """The rows to speak, until the run is told to stop or their file changes, which is then `change`."""
+    """Iterates over the rows to speak until a signal arrives or the input file changes; the error is then `change`.
+
+    The error is kept, not raised: the engine takes rows while it speaks others, and these are finished first.
+    """
 
     def __init__(self, todo: "_Todo", interrupts: Interrupts):
         self._todo, self._interrupts = todo, interrupts
@@ -158,7 +168,7 @@ class _Rows:
         while True:
             try:
                 row = next(rows, None)
-                self._todo.check_input()  # after the row was read, and before it is spoken
+                self._todo.check_input()  # after reading the row, so that no row of a changed file is spoken
             except BarkError as error:
                 self.change = error
                 return
@@ -168,7 +178,7 @@ class _Rows:
 
 
 def _result(spoken: Spoken, model: str) -> tuple[Entry, Audio | None]:
-    """A row's entry, but for what encoding adds, and what is to be encoded."""
+    """Returns a row's manifest entry, which encoding completes, and its audio; None for a row that has failed."""
     row = spoken.row
     entry: Entry = {"id": row.id, "row_digest": row.content.hex(), "seed": row.seed, "voice": row.voice}
     entry |= {"model": model, "version": __version__}
@@ -183,8 +193,8 @@ def _result(spoken: Spoken, model: str) -> tuple[Entry, Audio | None]:
         "sample_rate": spoken.sample_rate,
     }
     timings = {"timings": {"speak_s": round(spoken.seconds_taken, 4)}}
-    told = {"warnings": list(spoken.warnings)} if spoken.warnings else {}
-    return head | entry | timings | told | extra, Audio(spoken.samples, spoken.sample_rate)
+    row_warnings = {"warnings": list(spoken.warnings)} if spoken.warnings else {}
+    return head | entry | timings | row_warnings | extra, Audio(spoken.samples, spoken.sample_rate)
 
 
 def _open_store(folder: Path, output: Output) -> Store:
@@ -194,11 +204,13 @@ def _open_store(folder: Path, output: Output) -> Store:
 
 
 def _description(made_with: Mapping[str, Any], output: Output) -> dict[str, Any]:
+    """The fields of run.json that are compared when a run resumes."""
     shard = None if output.shard is None else str(output.shard)
     return {"format": output.form, "audio": output.audio, "shard": shard, **made_with}
 
 
 def _about(rows_in: Input, counts: Counts) -> dict[str, Any]:
+    """The fields of run.json that are information alone: `run_folder._NOT_COMPARED`."""
     return {
         "source": rows_in.source,
         "input": {"bytes": rows_in.n_bytes, "sha256": rows_in.sha256},
@@ -210,18 +222,21 @@ def _about(rows_in: Input, counts: Counts) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class _Todo:
-    """What is left to do."""
+    """Rows that are left to speak."""
 
     rows: Callable[[], Iterator[TextRow]]
     n: int
-    n_failed: int  # rows that are not, as they have failed before
-    check_input: Callable[[], None] = lambda: None  # raises BarkError where the rows are others now
+    n_failed: int  # rows that failed in an earlier run and are not retried
+    check_input: Callable[[], None] = lambda: None  # raises BarkError if the input file has changed
 
 
 def _find_todo(folder: Path, manifest: Manifest, path: Path, form: str, output: Output) -> _Todo:
-    """Compares the rows with the manifest. Raises InputError for finished rows whose line was edited."""
+    """Compares the rows with the manifest. Raises FaultsError for finished rows whose line was edited.
+
+    --force speaks edited rows again, except in Parquet parts, of which no row can be replaced.
+    """
     if output.form == "parquet":
-        with output_errors(folder):
+        with output_errors(folder):  # a kill between a part and its lines of the manifest leaves rows without a line
             manifest.append(find_unlisted(folder))
     done = DoneRows(read_entries(folder / MANIFEST_FILE), _audio_finder(folder, output))
     n, n_failed, changed = 0, 0, []
@@ -243,13 +258,14 @@ def _find_todo(folder: Path, manifest: Manifest, path: Path, form: str, output: 
 
 
 def _rows_of(path: Path, form: str, shard: Shard | None) -> Iterator[TextRow]:
+    """Yields the rows of this run's shard; there are no faults, as `check_rows` refuses them."""
     for row in read_rows(path, form):
         if isinstance(row, TextRow) and (shard is None or shard.has(row.id)):
             yield row
 
 
 def _is_todo(row: TextRow, done: DoneRows, output: Output) -> bool:
-    """Rows that are not done; those that failed where that is asked for or their line was mended; edited ones."""
+    """Whether to speak a row: not done, or edited since, or failed and to be retried."""
     state = done.find(row.id, row.content)
     if state is None or not state.is_same:
         return True
@@ -257,23 +273,24 @@ def _is_todo(row: TextRow, done: DoneRows, output: Output) -> bool:
 
 
 def _audio_finder(folder: Path, output: Output) -> Callable[[Entry], bool]:
+    """Returns a function that says whether an entry's audio exists; of a Parquet part each file is looked up once."""
     if output.form == "files":
-        return lambda entry: files.is_there(folder, entry)
+        return lambda entry: files.has_audio_file(folder, entry)
     parts: dict[Any, bool] = {}
 
-    def is_there(entry: Entry) -> bool:
+    def has_audio(entry: Entry) -> bool:
         part = entry.get("file")
         if part not in parts:
             parts[part] = isinstance(part, str) and (folder / part).is_file()
         return parts[part]
 
-    return is_there
+    return has_audio
 
 
 def _list_changes(folder: Path, changed: list[TextRow], output: Output, unit: str) -> str:
     lines = [f"  {unit} {row.line}: id {quoted(row.id)}" for row in changed[:MAX_LISTED_CHANGES]]
     lines += ["  and more"] if len(changed) > MAX_LISTED_CHANGES else []
-    what = f"{folder} has audio of rows whose text, voice, seed or settings are others now:\n" + "\n".join(lines)
+    fault = f"{folder} has audio of rows whose text, voice, seed or settings have changed since:\n" + "\n".join(lines)
     if output.form == "parquet":
-        return what + "\nRows of Parquet parts cannot be replaced; give the edited rows other ids, or another OUT."
-    return what + "\nGive the edited rows other ids, or another OUT; --force does them again."
+        return fault + "\nRows of Parquet parts cannot be replaced; give the edited rows other ids, or another OUT."
+    return fault + "\nGive the edited rows other ids, or another OUT; --force speaks them again."

@@ -1,7 +1,7 @@
-"""Where rows come from: a file, stdin, or an address.
+"""Input of a batch: a file, stdin, or an address such as s3://bucket/rows.jsonl.
 
-The rows are read more than once: their ids are checked before anything starts. So what can be read only once, or might
-vanish meanwhile, is copied to a temporary file first.
+The rows are read more than once, as their ids are checked before anything starts. So stdin, pipes and addresses are
+copied to a temporary file first.
 """
 
 import contextlib
@@ -26,9 +26,9 @@ def local_copy(source: str) -> Iterator[Path]:
       source: a file's path, "-" for stdin, or an address that fsspec opens, such as s3://bucket/rows.jsonl.
 
     Raises:
-      InputError: there is nothing to read there.
-      BarkError: an address that was there cannot be read to its end.
-      UnsupportedError: an address, and fsspec or its part for such addresses is not installed.
+      InputError: the source does not exist, or is a folder.
+      BarkError: an address cannot be read to its end.
+      UnsupportedError: an address, and fsspec or its package for such addresses (s3fs, gcsfs) is not installed.
     """
     path = Path(source)
     if path.is_file():
@@ -42,7 +42,15 @@ def local_copy(source: str) -> Iterator[Path]:
 
 
 class Input:
-    """A file of rows as it was when a run began; `check` says whether it still is."""
+    """State of the input file when a run began, and a check that it has not changed since.
+
+    Args:
+      source: the name that the user gave, for messages.
+      path: a local file with its bytes.
+
+    Raises:
+      BarkError: the file changes while its SHA-256 is computed.
+    """
 
     def __init__(self, source: str, path: Path):
         self.source, self.path = source, path
@@ -51,21 +59,24 @@ class Input:
         self.check()
 
     def check(self) -> None:
-        """Raises BarkError where the file has other bytes now. Costs a look at the folder while nothing is written."""
+        """Raises BarkError if the file has other bytes now. Costs one stat while size, times and inode are the same."""
         try:
             state = _state(self.path)
             is_same = state == self._state or sha256_of(self.path) == self.sha256
         except OSError as error:
-            raise BarkError(f"{self._told()} and cannot be read now ({error.strerror}); run the same again") from error
+            raise BarkError(
+                f"{self._before()} and cannot be read now ({error.strerror}); re-run the command to resume"
+            ) from error
         if not is_same:
-            raise BarkError(f"{self._told()} and is another file now, of {state[0]:,}; run the same again to go on")
+            raise BarkError(f"{self._before()} and has changed to {state[0]:,}; re-run the command to resume")
         self._state = state
 
-    def _told(self) -> str:
+    def _before(self) -> str:
         return f"the rows {quoted(self.source, 200)} had {self.n_bytes:,} bytes when the run began"
 
 
 def _state(path: Path) -> tuple[int, int, int, int]:
+    """Returns size, modification and change time in ns, and inode: they differ after any write or replacement."""
     status = os.stat(path)
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
@@ -80,7 +91,7 @@ def _open(source: str) -> contextlib.AbstractContextManager[BinaryIO]:
         raise InputError(f"the rows are {quoted(source, 200)}, which is a folder; give a file of rows")
     if not path.exists():
         raise InputError(f"the rows are {quoted(source, 200)}, which does not exist; give a file, an address or -")
-    return open(path, "rb")  # a pipe
+    return open(path, "rb")  # a named pipe, or /dev/fd of a shell's process substitution
 
 
 @contextlib.contextmanager
@@ -96,6 +107,6 @@ def _open_address(address: str) -> Iterator[Any]:
             yield stream
     except ImportError as error:
         raise UnsupportedError(f"{quoted(address, 200)} cannot be opened: {error}") from error
-    except Exception as error:  # each kind of address has errors of its own
+    except Exception as error:  # each kind of address raises types of its own
         kind = InputError if isinstance(error, FileNotFoundError) else BarkError
         raise kind(f"{quoted(address, 200)} cannot be read ({type(error).__name__}: {error})") from error

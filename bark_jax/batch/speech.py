@@ -1,7 +1,8 @@
-"""Rows to audio: each text is cut as `Bark.generate_long` cuts it, its sentences go through the engine, and are joined.
+"""Rows to audio: splits each text into sentences, speaks them with the engine (continuous batching), joins the audio.
 
-A text of one sentence becomes what `Bark.generate` makes of it with the row's voice and seed, one of several what
-`Bark.generate_long` does. Where such a text has no voice, its first sentence is spoken alone and is the others' voice.
+A text of one sentence sounds as `Bark.generate` speaks it with the row's voice and seed, a longer one as
+`Bark.generate_long` does. In a longer text without a voice, the first sentence is spoken alone and becomes the voice of
+the others.
 """
 
 import collections
@@ -29,34 +30,34 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Spoken(ByValue):
-    """What a row became: audio, or an error."""
+    """Result of a row: audio, or an error."""
 
     row: TextRow
     samples: np.ndarray | None  # float32 [A] or [A, channels]; None with an error
     sample_rate: int
-    seconds_taken: float  # from its first sentence's start to its last one's end, among all others
+    seconds_taken: float  # from the start of its first sentence to the end of its last; other rows share that time
     warnings: tuple[str, ...] = ()
     error: str | None = None
 
 
 class Speaks(Protocol):
-    """What a batch needs of a model; `Speaker` is it."""
+    """Protocol of a batch's model: `Speaker` on this machine, `ray_engine.RaySpeaker` on a cluster."""
 
     def speak(self, rows: Iterable[TextRow], done: Callable[[Spoken], None]) -> None:
-        """Speaks rows, which are taken one by one as there is room for them, and calls `done` for each, in any order.
+        """Speaks rows, taken from the iterable one by one as slots come free; calls `done` for each, in any order.
 
-        A row that cannot be spoken is one with an error. What is raised stops all rows.
+        A row that cannot be spoken gets an error in its `Spoken`. An exception that is raised stops all rows.
         """
 
 
 class Speaker:
-    """Rows through a Bark and its engine.
+    """Speaks rows with a Bark (tokenizer, voices) and an engine of its networks; implements `Speaks`.
 
     Args:
-      voice: of rows that have none: a name, the path of a .npz file, or None.
-      settings: of `generate`, for rows that do not say otherwise.
-      silence_s: seconds between the sentences of a text.
-      max_tokens: most text tokens of a sentence; None for the model's own.
+      voice: of rows that name none: a preset's name, the path of a .npz file, or None.
+      settings: default settings of `generate`; a row's own settings win.
+      silence_s: seconds of silence between the sentences of a text.
+      max_tokens: maximum number of text tokens of a sentence; None for the model's default.
     """
 
     def __init__(
@@ -74,10 +75,14 @@ class Speaker:
         self._silence_s, self._max_tokens = silence_s, max_tokens
 
     def speak(self, rows: Iterable[TextRow], done: Callable[[Spoken], None]) -> None:
-        """See `Speaks`. Texts that are open at once are as many as the engine holds sentences."""
+        """Speaks rows and calls `done` for each, as `Speaks` says.
+
+        As many texts are open at once as the engine holds sentences, so memory does not grow with the number of rows.
+        """
         texts = _Texts(self, iter(rows), done)
         while True:
-            # Where rows end while a voice is still being found, the engine ends too: once more for the rest.
+            # The engine ends when it gets no more requests. A text without a voice gives its other sentences only after
+            # the first is spoken; if the rows have ended by then, the engine runs once more for them.
             with contextlib.closing(self._engine.run(texts.requests())) as spoken:
                 for finished in spoken:
                     texts.receive(finished)
@@ -85,12 +90,13 @@ class Speaker:
                 return
 
     def open(self, row: TextRow) -> "_Text":
-        """A row as the sentences that it is spoken in. Raises BarkError for one that cannot be spoken."""
+        """Splits a row into the sentences to speak. Raises BarkError for a row that cannot be spoken."""
         if row.error is not None:
             raise InputError(row.error)
         text = check_text(row.text, "text", MAX_CHARACTERS)
-        if ours := sorted(SHARED_NAMES & row.settings.keys()):
-            raise InputError(f"{ours[0]} is a setting of all rows of a run, expected none in a row")
+        # A shared setting compiles a program of its own; the engine has one for all rows.
+        if shared := sorted(SHARED_NAMES & row.settings.keys()):
+            raise InputError(f"{shared[0]} is a setting of all rows of a run, expected none in a row")
         from bark_jax.generation.sampling import key_data
 
         key, voice = key_data(row.seed), self._voice if row.voice is None else row.voice
@@ -98,12 +104,12 @@ class Speaker:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
             pieces, rows = self.bark.sentences(text, voice, key, self._max_tokens, None, settings)
-            if len(pieces) == 1:  # as `generate` has it, with the text's own white space
+            if len(pieces) == 1:  # the tokens of `generate`, which keeps the white space that splitting changes
                 pieces, rows = [text], self.bark.rows(text, voice, [key], settings, is_split=True)
         return _Text(row, pieces, rows, tuple(dict.fromkeys(" ".join(str(each.message).split()) for each in caught)))
 
     def close(self, text: "_Text") -> Spoken:
-        """A text whose sentences are all spoken."""
+        """Joins the sentences of a text, which are all spoken. Raises InputError if none has any audio."""
         empty = [piece for piece, samples in zip(text.pieces, text.samples, strict=True) if not len(samples)]
         if len(empty) == len(text.pieces):
             raise InputError(
@@ -112,38 +118,42 @@ class Speaker:
             )
         rate = self.bark.sample_rate
         samples, _ = join([Recording(each, rate) for each in text.samples], self._silence_s)
-        told = tuple(f"the sentence {piece[:60]!r} has no audio" for piece in empty)
-        return Spoken(text.row, samples, rate, time.perf_counter() - text.started, text.warnings + told)
+        silent = tuple(f"the sentence {piece[:60]!r} has no audio" for piece in empty)
+        return Spoken(text.row, samples, rate, time.perf_counter() - text.started, text.warnings + silent)
 
 
 @dataclasses.dataclass(eq=False)
 class _Text:
-    """A row that is being spoken."""
+    """A row that is being spoken: its sentences and how many of them are done."""
 
     row: TextRow
-    pieces: list[str]
-    rows: "list[Row]"  # a sentence each
+    pieces: list[str]  # its sentences
+    rows: "list[Row]"  # the engine's row of each sentence
     warnings: tuple[str, ...]
     started: float = dataclasses.field(default_factory=time.perf_counter)
-    n_asked: int = 0
+    n_requested: int = 0  # sentences given to the engine
     n_spoken: int = 0
-    has_failed: bool = False
+    has_failed: bool = False  # one of its sentences has failed; the others are dropped
 
     def __post_init__(self):
         self.samples: list[Any] = [None] * len(self.rows)
         self.has_voice = self.rows[0].voice is not None
 
     def take_requests(self) -> "Iterator[Request]":
-        """The sentences that can be spoken now: all, or the next one where a voice is still to be found."""
+        """Yields the sentences that can be spoken now: all, or the next one if the text has no voice yet."""
         from bark_jax.generation.engine import Request
 
-        end = len(self.rows) if self.has_voice else self.n_asked + 1
-        for index in range(self.n_asked, end):
+        end = len(self.rows) if self.has_voice else self.n_requested + 1
+        for index in range(self.n_requested, end):
             yield Request((self, index), self.rows[index])
-        self.n_asked = end
+        self.n_requested = end
 
     def receive(self, index: int, utterance: Any) -> bool:
-        """Takes a sentence; True where that lets more of them be spoken."""
+        """Takes a spoken sentence. Returns whether `take_requests` has more sentences now.
+
+        Without a voice, the first sentence that has audio becomes the voice of those after it; after an empty one the
+        next sentence is tried.
+        """
         from bark_jax.voices.voice import Voice
 
         self.samples[index] = utterance.samples
@@ -152,16 +162,17 @@ class _Text:
             found = Voice(semantic=utterance.semantic, coarse=utterance.coarse, fine=utterance.fine)
             self.rows[index + 1 :] = [dataclasses.replace(row, voice=found) for row in self.rows[index + 1 :]]
             self.has_voice = True
-            return self.n_asked < len(self.rows)
-        return not self.has_voice and self.n_asked < len(self.rows)
+            return self.n_requested < len(self.rows)
+        return not self.has_voice and self.n_requested < len(self.rows)
 
     @property
     def is_spoken(self) -> bool:
+        """Whether all sentences are spoken."""
         return self.n_spoken == len(self.rows)
 
 
 class _Texts:
-    """Texts on their way through the engine: what it asks for, what it gives."""
+    """Texts that are open: turns rows into the engine's requests, and its results into finished texts."""
 
     def __init__(self, speaker: Speaker, rows: Iterator[TextRow], done: Callable[[Spoken], None]):
         self._speaker, self._rows, self._done = speaker, rows, done
@@ -169,11 +180,11 @@ class _Texts:
 
     @property
     def n_waiting(self) -> int:
-        """Sentences that the engine has not been given."""
+        """Number of sentences that the engine has not been given yet."""
         return len(self._requests)
 
     def requests(self) -> "Iterator[Request]":
-        """The next sentences, of texts that are open before others. The engine asks as it has room."""
+        """Yields sentences, those of open texts before those of new rows. The engine takes one when a slot is free."""
         while True:
             while not self._requests:
                 row = next(self._rows, None)
@@ -185,6 +196,7 @@ class _Texts:
                 yield request
 
     def receive(self, finished: "Finished") -> None:
+        """Takes a result of the engine; an error of one sentence fails its text."""
         text, index = finished.tag
         if text.has_failed:
             return

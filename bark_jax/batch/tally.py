@@ -1,4 +1,4 @@
-"""How far a run is, and how it ended."""
+"""Counts of a run: progress events while it runs, and the summary at its end."""
 
 import dataclasses
 import time
@@ -12,21 +12,30 @@ Event = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """How a run ended."""
+    """Counts of a run that has ended."""
 
     folder: str
-    rows: int  # of the input, or of its shard
-    done_before: int  # finished by earlier runs, with or without error
-    finished: int  # by this run, with audio
-    failed: int  # of all rows: those that have an error, also from earlier runs
-    left: int  # neither finished nor failed, as the run was told to stop
-    audio_s: float  # seconds of audio that this run made
-    took_s: float
-    signal: int | None  # that told the run to stop
+    rows: int  # of the input, or of this run's shard
+    done_before: int  # rows that earlier runs finished, with or without error
+    finished: int  # rows that this run finished, with audio
+    failed: int  # rows with an error, of this run or earlier ones
+    left: int  # rows not spoken, as a signal stopped the run
+    audio_s: float  # seconds of audio that this run generated
+    took_s: float  # seconds since the model was loaded
+    signal: int | None  # number of the signal that stopped the run
 
 
 class Tally:
-    """Counts what is settled, and tells it. `add` is called on one thread, the others when that has ended."""
+    """Counts the rows that are in the manifest and reports each to `on_event`.
+
+    Not thread-safe: `add` is called on the writer's thread alone, `summary` after that has ended.
+
+    Args:
+      n_rows: rows of the input or shard.
+      n_todo: rows to speak in this run.
+      n_failed_before: rows that failed in earlier runs and are not retried.
+      on_event: called with an event for each row, a dictionary.
+    """
 
     def __init__(self, n_rows: int, *, n_todo: int, n_failed_before: int, on_event: Callable[[Event], None]):
         self._n_rows, self._n_todo, self._n_failed_before = n_rows, n_todo, n_failed_before
@@ -36,14 +45,16 @@ class Tally:
         self.start()
 
     def start(self) -> None:
+        """Starts the clock again, from which rates are computed."""
         self._started = time.perf_counter()
 
     def add(self, entries: list[Entry]) -> None:
+        """Counts entries that are in the manifest now and reports each."""
         for entry in entries:
             self._n_failed += "error" in entry
             self._n_finished += "error" not in entry
             self._audio_s += entry.get("seconds", 0.0)
-            self._on_event({"event": "row", **_told(entry), **self._progress()})
+            self._on_event({"event": "row", **_row_fields(entry), **self._progress()})
 
     def _progress(self) -> dict[str, Any]:
         took_s = max(time.perf_counter() - self._started, 1e-6)
@@ -57,6 +68,7 @@ class Tally:
         }
 
     def summary(self, folder: str, signal: int | None) -> Summary:
+        """Returns the counts of the run, which `signal` has stopped if it is given."""
         return Summary(
             folder=folder,
             rows=self._n_rows,
@@ -70,6 +82,7 @@ class Tally:
         )
 
 
-def _told(entry: Entry) -> dict[str, Any]:
+def _row_fields(entry: Entry) -> dict[str, Any]:
+    """The fields of an entry that a "row" event repeats."""
     names = ("id", "file", "seconds", "error", "warnings")
     return {name: entry[name] for name in names if name in entry}

@@ -1,7 +1,9 @@
-"""Audio to storage, on threads, while the accelerator goes on.
+"""Background writer: encodes and stores audio on threads while the accelerator speaks the next rows.
 
-Pool threads encode and store one row each; one thread settles what they have stored: as many rows as have come together
-share one sync of the folder and one of the manifest. The number of rows on their way is bounded: `put` waits.
+    put -> pool threads: encode, store a row each -> one thread: commit (group commit) -> manifest -> on_commit
+
+The rows that are stored while a commit runs are committed together by the next one, so that they share one fsync of the
+folder and one of the manifest. The number of rows in flight is bounded: `put` waits.
 """
 
 import concurrent.futures
@@ -22,38 +24,40 @@ from bark_jax.batch.manifest import Entry, Manifest
 from bark_jax.errors import BarkError, OutputError
 
 DEFAULT_THREADS = 4
-_WAITING_PER_THREAD = 4
+_WAITING_PER_THREAD = 4  # rows in flight, from `put` to the manifest, for each pool thread
 
 
 class Store(Protocol):
-    """A form of output: `files.Files`, `shards.Shards`."""
+    """Protocol of an output format: `files.Files`, `parquet.Parts`."""
 
     def store(self, entry: Entry, audio: bytes) -> None:
-        """Takes an encoded row, on a pool thread, and completes its entry."""
+        """Stores an encoded row, on a pool thread, and adds its file to the entry if it has one."""
 
-    def settle(self, rows: Iterable[tuple[Entry, bytes | None]]) -> list[Entry]:
-        """Makes rows safe, on one thread; returns the entries that now are. Rows that failed have no audio."""
+    def commit(self, rows: Iterable[tuple[Entry, bytes | None]]) -> list[Entry]:
+        """Makes rows durable, on one thread; returns the entries whose audio now is. Failed rows have audio None."""
 
     def finish(self) -> list[Entry]:
-        """Makes the rest safe."""
+        """Makes the rows durable that `commit` has kept back; returns their entries."""
 
 
 class Audio(NamedTuple):
-    """What is to be written of a row."""
+    """Audio of a row, before encoding."""
 
     samples: np.ndarray  # float32 [A] or [A, channels], in -1..1
     sample_rate: int
 
 
 class Writer:
-    """Takes rows while the block runs; when it ends all that was taken is stored and in the manifest.
+    """Writes rows while the block runs; when it ends, all rows that were put are stored and in the manifest.
 
-    A block that ends with KeyboardInterrupt drops what is not stored yet. Where storing fails no row after that is
-    taken or stored, and `put` and the end of the block raise OutputError.
+    A block that ends with KeyboardInterrupt drops the rows that are not stored yet. After a failure to store, such as a
+    full disk, no row is stored any more, and `put` and the end of the block raise OutputError.
 
     Args:
-      ending: of the audio: wav, flac, ogg, opus or mp3.
-      on_settled: called with the entries that have gone into the manifest, on the writer's thread.
+      folder: OUT, for messages.
+      ending: format of the audio: wav, flac, ogg, opus or mp3.
+      on_commit: called on the writer's thread with the entries that are now in the manifest.
+      n_threads: threads that encode and store.
     """
 
     def __init__(
@@ -63,32 +67,32 @@ class Writer:
         manifest: Manifest,
         *,
         ending: str,
-        on_settled: Callable[[list[Entry]], None],
+        on_commit: Callable[[list[Entry]], None],
         n_threads: int = DEFAULT_THREADS,
     ):
-        self._folder, self._store, self._manifest, self._on_settled = folder, store, manifest, on_settled
+        self._folder, self._store, self._manifest, self._on_commit = folder, store, manifest, on_commit
         self._format = format_named(ending)
         self._pool = concurrent.futures.ThreadPoolExecutor(n_threads, thread_name_prefix="bark-jax-encode")
         self._room = threading.Semaphore(_WAITING_PER_THREAD * n_threads)
         self._stored: queue.SimpleQueue[tuple[Entry, bytes | None] | None] = queue.SimpleQueue()
-        self._settler = threading.Thread(target=self._settle, name="bark-jax-settle", daemon=True)
+        self._committer = threading.Thread(target=self._commit, name="bark-jax-commit", daemon=True)
         self._failure: BaseException | None = None
         self._is_cancelled = False
 
     def __enter__(self) -> Self:
-        self._settler.start()
+        self._committer.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._is_cancelled = kind is not None and not issubclass(kind, Exception)
         self._pool.shutdown(wait=True, cancel_futures=self._is_cancelled)
         self._stored.put(None)
-        self._settler.join()
+        self._committer.join()
         if kind is None:
             self._raise_failure()
 
     def put(self, entry: Entry, audio: Audio | None) -> None:
-        """Hands over a row; waits while too many are on their way. `audio` is None where the entry has an error.
+        """Hands over a row; waits while too many are in flight. `audio` is None for an entry with an error.
 
         Raises:
           OutputError: an earlier row could not be stored.
@@ -103,14 +107,14 @@ class Writer:
     def _raise_failure(self) -> None:
         if isinstance(self._failure, OSError) and not isinstance(self._failure, BrokenPipeError):
             raise OutputError(
-                f"cannot write to {self._folder}: {self._failure.strerror or self._failure}. What is in its manifest "
-                "is whole; mend that and run the same again, which goes on from there."
+                f"cannot write to {self._folder}: {self._failure.strerror or self._failure}. Its manifest is intact; "
+                "remove the cause and re-run the command to resume."
             ) from self._failure
         if self._failure is not None:
             raise self._failure
 
     def _encode(self, entry: Entry, audio: Audio) -> None:
-        """On a pool thread."""
+        """Runs on a pool thread. A row that is dropped gives back its room, so that `put` does not wait for ever."""
         try:
             if self._failure is not None or self._is_cancelled:
                 self._room.release()
@@ -121,11 +125,12 @@ class Writer:
             self._room.release()
 
     def _encoded(self, entry: Entry, audio: Audio) -> tuple[Entry, bytes | None]:
+        """Encodes and stores a row; returns its completed entry and bytes, or an entry with an error and None."""
         started = time.perf_counter()
         stream = io.BytesIO()
         try:
             write_stream(stream, audio.samples, audio.sample_rate, self._format)
-        except BarkError as error:  # of this row alone, such as a kind that takes no stereo
+        except BarkError as error:  # of this row alone, such as a format that cannot have so many channels
             return failed(entry, str(error)), None
         data = stream.getvalue()
         entry["bytes"], entry["sha256"] = len(data), hashlib.sha256(data).hexdigest()
@@ -133,8 +138,8 @@ class Writer:
         self._store.store(entry, data)
         return entry, data
 
-    def _settle(self) -> None:
-        """On the writer's own thread: all that waits at once, again and again."""
+    def _commit(self) -> None:
+        """Runs on the committing thread: takes all rows that wait, commits them together, and repeats until None."""
         is_open, works = True, True
         while is_open:
             rows = [self._stored.get()]
@@ -142,9 +147,9 @@ class Writer:
                 rows.append(self._stored.get())
             is_open = None not in rows
             taken = [row for row in rows if row is not None]
-            try:  # also where storing another row has failed: these rows are stored
+            try:  # also after another row failed to be stored: these rows are stored already
                 if works and taken:
-                    self._note(self._store.settle(taken))
+                    self._note(self._store.commit(taken))
                 if works and not is_open and not self._is_cancelled:
                     self._note(self._store.finish())
             except BaseException as error:
@@ -155,14 +160,14 @@ class Writer:
 
     def _note(self, entries: list[Entry]) -> None:
         self._manifest.append(entries)
-        self._on_settled(entries)
+        self._on_commit(entries)
 
     def _fail(self, error: BaseException) -> None:
         self._failure = self._failure or error
 
 
 def failed(entry: Entry, error: str) -> Entry:
-    """The entry of a row that has no audio, of what was to be one that has."""
+    """Returns the manifest entry of a row that has failed: the identifying fields of `entry`, and its error."""
     kept: Entry = {
         name: entry[name] for name in ("id", "row_digest", "seed", "voice", "model", "version") if name in entry
     }

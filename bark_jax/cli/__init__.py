@@ -1,10 +1,18 @@
 """The command line, `bark-jax`: one file a verb, each with its click command under the name `command`.
 
-`say` has three more: what it reads (`say_text`), what is checked before it speaks (`say_speech`), and where its audio
-goes (`say_audio`). `models` opens the processors of models that are given by name.
+    say.py             the steps of `say`: check, read the text, load, speak, write
+    say_text.py        the text: the argument, stdin, or a default sentence
+    say_speech.py      the options, and the checks that come before networks are loaded
+    say_audio.py       output files: audio, voice, tokens, plot
+    group.py           click classes that all verbs share: exit codes, errors and warnings in one line
+    options.py         options that several verbs have
+    models.py          opens the tokenizer and voices of a model, without its networks
+    paths.py           checks output paths before minutes of work
+    progress.py, batch_progress.py    progress bars and lines on stderr
+    player.py, process.py             the audio player; streams and encoding of the process
 
-`group` has what all verbs share: exit codes, errors in one line. Data goes to stdout, talk to stderr. JAX, Flax and
-torch are imported in the bodies of the commands that need them, so that help costs nothing.
+Results go to stdout; progress, warnings and errors go to stderr. JAX, Flax and torch are imported in the bodies of the
+commands that need them: `bark-jax --help` would otherwise take seconds.
 """
 
 import click
@@ -17,11 +25,11 @@ from bark_jax.cli.group import Verbs
 @click.group(cls=Verbs)
 @click.version_option(__version__, prog_name="bark-jax")
 def main() -> None:
-    """Bark, Suno's text-to-audio system, in JAX: text in, 24 kHz speech, song and sound out.
+    """Bark, Suno's text-to-audio model, in JAX: generates 24 kHz speech, song and other sounds from text.
 
     \b
-    Exit status: 0 done, 1 failure, 2 wrong usage, 3 model or voice not available,
-    4 some rows failed, 130 stopped by Ctrl-C, 143 by SIGTERM.
+    Exit status: 0 success, 1 failure, 2 wrong usage, 3 model or voice not found,
+    4 some rows failed, 130 stopped by Ctrl-C, 143 stopped by SIGTERM.
     """
 
 

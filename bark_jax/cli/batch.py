@@ -1,4 +1,4 @@
-"""`bark-jax batch`: a file of texts to a folder of audio; `bark-jax batch merge` joins the folders of shards."""
+"""`bark-jax batch`: a file of texts to a folder of audio, resumable; `bark-jax batch merge` joins shards."""
 
 import dataclasses
 import json
@@ -39,10 +39,14 @@ MERGE = "merge"
 
 @click.command("merge", cls=Verb, short_help="Check and join the manifests of shards.")
 @click.argument("out")
-@click.option("--verify", is_flag=True, help="Read every file and compare its SHA-256.")
+@click.option("--verify", is_flag=True, help="Also read every audio file and compare its SHA-256 with the manifest.")
 @json_option
 def merge(out: str, verify: bool, as_json: bool) -> None:
-    """Check that all shards in OUT are whole, of one batch, and have each row once; write OUT/manifest.jsonl."""
+    """Check the shards in OUT and join their manifests into OUT/manifest.jsonl.
+
+    All shards of one batch have to be there and complete, with each row in exactly one of them. If they are not, the
+    faults are listed and nothing is written.
+    """
     from bark_jax.batch.merge import merge_shards
 
     merged = merge_shards(out, verify=verify)
@@ -52,12 +56,16 @@ def merge(out: str, verify: bool, as_json: bool) -> None:
         click.echo(f"{merged.shards} shards, {merged.rows:,} rows, {merged.audio_s:.1f} s of audio", err=True)
         click.echo(merged.manifest)
     if merged.failed:
-        click.echo(f"{merged.failed:,} of {merged.rows:,} rows have failed; the manifest says why", err=True)
+        click.echo(f"{merged.failed:,} of {merged.rows:,} rows have failed; the manifest has their errors", err=True)
         click.get_current_context().exit(EXIT_SOME_FAILED)
 
 
 class _BatchVerb(Verb):
-    """The verb, or with `merge` as its first word the other one."""
+    """The verb `batch`; with "merge" as its first argument it is `batch merge`.
+
+    IN and OUT are arguments of `batch` itself, so it cannot be a click group with a subcommand. A file that is called
+    "merge" is given as ./merge.
+    """
 
     def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> click.Context:
         if args[:1] == [MERGE]:
@@ -65,42 +73,102 @@ class _BatchVerb(Verb):
         return super().make_context(info_name, args, *rest, **extra)
 
 
-@click.command("batch", cls=_BatchVerb, epilog=EXAMPLES, short_help="A file of texts to a folder of audio.")
+@click.command("batch", cls=_BatchVerb, epilog=EXAMPLES, short_help="Speak a file of texts into a folder of audio.")
 @click.argument("rows", metavar="IN")
 @click.argument("out")
 @model_option
 @revision_option
-@click.option("--voice", help="Of rows that name none: a voice's name or .npz file.")
-@click.option("--input-format", type=click.Choice(["jsonl", "json", "csv", "lines"]), help="By default as IN shows.")
-@click.option("--format", "form", type=click.Choice(["files", "parquet"]), default="files", show_default=True)
-@click.option("--audio", type=click.Choice(NAMES), default="wav", show_default=True)
-@click.option("--rows-per-part", type=click.IntRange(1), default=1000, show_default=True, help="Of --format parquet.")
-@click.option("--shard", metavar="I/N", help="Only part I of N, 0 to N - 1, in a folder of its own in OUT.")
-@click.option("--retry-failed", is_flag=True, help="Also do rows again that have failed.")
-@click.option("--force", is_flag=True, help="Go on in OUT though it was filled with other settings.")
-@click.option("--batch-size", type=click.IntRange(1), help="Sentences that are spoken at once.")
-@click.option("--devices", type=click.IntRange(1), help="Chips of this machine to use; all by default.")
-@click.option("--threads", type=click.IntRange(1), default=4, show_default=True, help="That encode and write.")
-@click.option("--silence", "silence_s", type=float, default=0.25, show_default=True, help="Seconds between sentences.")
-@click.option("--max-tokens", type=click.IntRange(1), help="Most text tokens of a sentence.")
+@click.option("--voice", help="Voice of rows that name none: a preset's name or the path of a .npz file.")
+@click.option(
+    "--input-format",
+    type=click.Choice(["jsonl", "json", "csv", "lines"]),
+    help="Format of IN.  [default: detected from its first bytes]",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["files", "parquet"]),
+    default="files",
+    show_default=True,
+    help="Output format: one audio file a row, or Parquet files of many rows.",
+)
+@click.option("--audio", type=click.Choice(NAMES), default="wav", show_default=True, help="Encoding of the audio.")
+@click.option(
+    "--rows-per-part",
+    type=click.IntRange(1),
+    default=1000,
+    show_default=True,
+    help="Maximum rows of a Parquet file, with --format parquet.",
+)
+@click.option("--shard", metavar="I/N", help="Speak shard I of N alone, 0 <= I < N, into a folder of its own in OUT.")
+@click.option("--retry-failed", is_flag=True, help="Also retry rows that failed before.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Resume although OUT was filled with other settings; replace audio of rows that were edited since.",
+)
+@click.option("--batch-size", type=click.IntRange(1), help="Number of sentences to generate at once.")
+@click.option("--devices", type=click.IntRange(1), help="Number of this machine's devices to use.  [default: all]")
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    default=4,
+    show_default=True,
+    help="Number of threads that encode and write audio.",
+)
+@click.option(
+    "--silence",
+    "silence_s",
+    type=float,
+    default=0.25,
+    show_default=True,
+    help="Seconds of silence between the sentences of a row.",
+)
+@click.option("--max-tokens", type=click.IntRange(1), help="Maximum number of text tokens of a sentence.")
 @sampling_options
-@click.option("--dtype", type=click.Choice(DTYPES), help="Of the networks.")
-@click.option("--attn-implementation", type=click.Choice(["auto", "xla", "cudnn"]), default="auto", show_default=True)
-@click.option("--lora", metavar="FILE", help="Changes to the networks, a file that training made.")
-@click.option("--tokenizer", help="A tokenizer's file or folder, for models that bring none.")
-@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True)
-@click.option("--ray-address", help="Of a Ray cluster; by default the one at hand, or one on this machine.")
-@click.option("--ray-actors", type=click.IntRange(1), default=1, show_default=True, help="That hold a model each.")
-@click.option("--ray-gpus", type=click.FloatRange(0), help="Of each actor; by default 1 where the cluster has any.")
-@json_option
-@click.option("-q", "--quiet", "is_quiet", is_flag=True, help="Say nothing on stderr but errors and failed rows.")
+@click.option("--dtype", type=click.Choice(DTYPES), help="Dtype of the networks.  [default: the model's]")
+@click.option(
+    "--attn-implementation",
+    type=click.Choice(["auto", "xla", "cudnn"]),
+    default="auto",
+    show_default=True,
+    help="Attention implementation.",
+)
+@click.option("--lora", metavar="FILE", help="LoRA weights to apply: a file that `bark-jax train --lora` wrote.")
+@click.option("--tokenizer", help="Tokenizer file or folder, for models that come without one.")
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Run the model in this process, or in the actors of a Ray cluster.",
+)
+@click.option(
+    "--ray-address",
+    help="Address of the Ray cluster.  [default: the running cluster, else a new one on this machine]",
+)
+@click.option(
+    "--ray-actors",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Number of Ray actors; each holds a copy of the model.",
+)
+@click.option(
+    "--ray-gpus",
+    type=click.FloatRange(0),
+    help="Number of GPUs of each actor.  [default: 1 if the cluster has GPUs, else 0]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines: start, row, stopping, end.")
+@click.option("-q", "--quiet", "is_quiet", is_flag=True, help="Print nothing on stderr but errors and failed rows.")
 def command(rows: str, out: str, as_json: bool, is_quiet: bool, **options: Any) -> None:
-    """Speak the rows of IN into the folder OUT; - is stdin. The same command again does what is not done.
+    """Speak the rows of the file IN (- for stdin) into the folder OUT. Re-running the command resumes.
 
-    IN has JSON objects (id, text; voice, seed, settings, metadata) a line or in an array, CSV or TSV with such columns,
-    or a text a line; other forms are refused. A row that
-    cannot be spoken is an error in OUT/manifest.jsonl and stops nothing; the exit status is then 4. The first Ctrl-C
-    finishes the rows that are being spoken, the second stops at once.
+    IN is JSON Lines or a JSON array of objects (id, text; optionally voice, seed, settings, metadata), CSV or TSV with
+    such columns, or plain text with a text a line. Other formats are refused.
+
+    A row that cannot be spoken does not stop the others: its error goes into OUT/manifest.jsonl, and the exit status is
+    then 4. The first Ctrl-C finishes the rows in progress, the second stops at once.
     """
     from bark_jax.batch.runner import run_batch
 
@@ -140,7 +208,12 @@ def _job(options: dict[str, Any], settings: dict[str, Any]) -> "Job":
 
 
 def _opener(job: "Job", options: dict[str, Any]) -> Any:
-    """What loads the model, once there is something to speak."""
+    """Returns `open_speaker` of `run_batch`: it loads the model once there is a row to speak.
+
+    Raises:
+      UnsupportedError: --engine ray, and Ray is not installed.
+      InputError: options of Ray without --engine ray, or more devices than the machine has.
+    """
     if options["engine"] == "ray":
         from bark_jax.batch.ray_engine import RaySpeaker, require_ray
 
@@ -150,7 +223,7 @@ def _opener(job: "Job", options: dict[str, Any]) -> Any:
     if any(options[name] is not None for name in ("ray_address", "ray_gpus")) or options["ray_actors"] != 1:
         raise InputError("--ray-address, --ray-actors and --ray-gpus are for --engine ray")
 
-    if options["devices"] is not None:  # refused before anything is written
+    if options["devices"] is not None:  # too many are refused now, before anything is written
         from bark_jax.batch.job import choose_devices
 
         choose_devices(options["devices"])
@@ -162,6 +235,7 @@ def _opener(job: "Job", options: dict[str, Any]) -> Any:
 
 
 def _conclude(summary: "Summary", *, as_json: bool, is_quiet: bool) -> None:
+    """Prints how the run ended and sets the exit status: that of a signal before that of failed rows."""
     context = click.get_current_context()
     if not is_quiet and summary.finished:
         before = f", {summary.done_before:,} done before" if summary.done_before else ""
@@ -174,11 +248,11 @@ def _conclude(summary: "Summary", *, as_json: bool, is_quiet: bool) -> None:
     if not as_json:
         click.echo(summary.folder)
     if summary.left:
-        click.echo(f"{summary.left:,} rows are left; the same command goes on", err=True)
+        click.echo(f"{summary.left:,} rows are left; re-run the command to resume", err=True)
     if summary.failed:
         click.echo(
-            f"{summary.failed:,} of {summary.rows:,} rows have failed; {summary.folder}/manifest.jsonl says why, and "
-            "--retry-failed does them again",
+            f"{summary.failed:,} of {summary.rows:,} rows have failed; {summary.folder}/manifest.jsonl has their "
+            "errors, and --retry-failed retries them",
             err=True,
         )
     if summary.signal is not None and summary.left:

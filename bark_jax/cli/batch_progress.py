@@ -1,4 +1,4 @@
-"""How far a batch is: a bar on a terminal, a line every half minute elsewhere, or JSON."""
+"""Progress of a batch: a bar on a terminal, a line every half minute elsewhere, and with --json an event a line."""
 
 import json
 import sys
@@ -12,7 +12,15 @@ MAX_LISTED_FAILURES = 20
 
 
 class BatchProgress:
-    """An `on_event` for `run_batch`. Events come from several threads, of which one at a time tells rows."""
+    """Callback `on_event` of `run_batch`.
+
+    "row" events come from the writer's thread alone and need no lock; "stopping" may come from another thread at the
+    same time, and prints one line.
+
+    Args:
+      as_json: print each event as a JSON line on stdout.
+      is_quiet: print nothing on stderr but the errors of rows, and that the run is stopping.
+    """
 
     def __init__(self, *, as_json: bool, is_quiet: bool):
         self._as_json, self._is_quiet = as_json, is_quiet
@@ -31,7 +39,7 @@ class BatchProgress:
     def __call__(self, event: dict[str, Any]) -> None:
         if self._as_json:
             click.echo(json.dumps(event, ensure_ascii=False))
-        getattr(self, f"_{event['event']}")(event)
+        getattr(self, f"_{event['event']}")(event)  # _start, _row, _stopping or _end
 
     def _start(self, event: dict[str, Any]) -> None:
         self._next_line = time.monotonic() + LINE_EVERY_S
@@ -46,7 +54,7 @@ class BatchProgress:
 
     def _row(self, event: dict[str, Any]) -> None:
         if "error" in event:
-            self._tell_failure(event)
+            self._print_failure(event)
         if self._is_quiet:
             return
         if self._bar is not None:
@@ -62,19 +70,21 @@ class BatchProgress:
             )
 
     def _stopping(self, _: dict[str, Any]) -> None:
-        self._say("stopping once the rows that are being spoken are done; again (Ctrl-C) stops at once")
+        self._say("stopping after the rows in progress; press Ctrl-C again to stop at once")
 
     def _end(self, _: dict[str, Any]) -> None:
         self.__exit__()
 
-    def _tell_failure(self, event: dict[str, Any]) -> None:
+    def _print_failure(self, event: dict[str, Any]) -> None:
+        """Prints the error of a row, shortened; after MAX_LISTED_FAILURES only that there are more."""
         self._n_failures += 1
         if self._n_failures <= MAX_LISTED_FAILURES:
             self._say(f"row {event['id']}: {' '.join(event['error'].split())[:300]}")
         elif self._n_failures == MAX_LISTED_FAILURES + 1:
-            self._say("more rows have failed; the manifest has them all")
+            self._say("more rows have failed; the manifest lists them all")
 
     def _say(self, line: str) -> None:
+        """Prints a line on stderr, above the bar where there is one."""
         if self._bar is not None:
             self._bar.write(line, file=sys.stderr)
         else:

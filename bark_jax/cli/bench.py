@@ -1,4 +1,4 @@
-"""`bark-jax bench`: how fast a model is here, and how much memory it takes."""
+"""`bark-jax bench`: measures a model's speed and memory on this machine."""
 
 import json
 
@@ -23,15 +23,26 @@ Examples:
     "dtypes",
     multiple=True,
     type=click.Choice(DTYPES),
-    help="Of the networks; several to compare them.",
+    help="Dtype of the networks; repeat the option to compare several.  [default: the model's]",
 )
 @click.option(
-    "--offload", "with_offload", is_flag=True, help="Also with the networks on the accelerator one at a time."
+    "--offload",
+    "with_offload",
+    is_flag=True,
+    help="Also measure with CPU offload: one network at a time on the accelerator.",
 )
-@click.option("--rows", "n_rows", type=click.IntRange(1), default=1, show_default=True, help="Clips of one batch.")
-@click.option("--seconds", type=float, help="Audio of each clip  [default: 10, or the most that the model makes]")
-@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Calls after the first.")
-@click.option("--plot", metavar="PNG", help="Draw the seconds of each stage; also .svg and .pdf.")
+@click.option(
+    "--rows", "n_rows", type=click.IntRange(1), default=1, show_default=True, help="Number of clips in the batch."
+)
+@click.option("--seconds", type=float, help="Seconds of audio of each clip.  [default: 10, or the model's maximum]")
+@click.option(
+    "--repeats",
+    type=click.IntRange(1),
+    default=5,
+    show_default=True,
+    help="Number of timed calls after the first, which compiles.",
+)
+@click.option("--plot", metavar="FILE", help="Plot the seconds of each stage into a .png, .svg or .pdf file.")
 @json_option
 def command(
     model: str,
@@ -46,13 +57,17 @@ def command(
 ) -> None:
     """Measure a model on JAX's default device: seconds and rate of each stage, real-time factor, weights, peak memory.
 
-    The first call compiles, also what earlier commands have kept compiled on disk; the others are given by median and
-    spread. Peak memory is the device's where the backend tells it, else the process's.
+    The first call compiles and is reported by itself; the compilation cache on disk is not used. The other calls are
+    reported as median and spread. Peak memory is the device's if the backend reports it, else the process's.
+
+    \f
+    Raises:
+      InputError, UnsupportedError: --plot cannot be written, before anything is measured.
     """
     check_plot(plot)
     import jax
 
-    # Before anything is compiled, as JAX looks at this once.
+    # Set before anything is compiled: JAX reads it once. With the cache on, the first call would not compile.
     jax.config.update("jax_enable_compilation_cache", False)
     from bark_jax.bench import benchmark, format_report, plot_report
 

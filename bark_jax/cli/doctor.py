@@ -1,4 +1,4 @@
-"""`bark-jax doctor`: what is installed, what JAX runs on, where the caches are, which attention works."""
+"""`bark-jax doctor`: reports installed versions, JAX's devices, caches, and which attention works."""
 
 import contextlib
 import importlib.metadata
@@ -16,8 +16,8 @@ from bark_jax.cli.group import Verb
 from bark_jax.cli.options import json_option
 
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "safetensors", "tokenizers", "huggingface-hub", "torch", "transformers")
-HEAD_SIZE = 64  # of both published Barks
-SECRETS = ("TOKEN", "KEY", "SECRET", "PASSWORD")
+HEAD_SIZE = 64  # of one attention head in both published models, suno/bark and suno/bark-small
+SECRETS = ("TOKEN", "KEY", "SECRET", "PASSWORD")  # variables with such a word are reported without their value
 
 EXAMPLES = """\b
 Examples:
@@ -26,10 +26,13 @@ Examples:
 """
 
 
-@click.command("doctor", cls=Verb, epilog=EXAMPLES, short_help="Report versions, devices, caches, settings.")
+@click.command("doctor", cls=Verb, epilog=EXAMPLES, short_help="Report versions, devices, caches and settings.")
 @json_option
 def command(as_json: bool) -> None:
-    """Report versions, devices, caches, settings and which attention works here."""
+    """Report versions, devices, attention, caches and settings, for a bug report or a slow machine.
+
+    Attention is tried on this machine. Settings are the environment variables that JAX, the Hub and this package read.
+    """
     sections = {
         "versions": _versions,
         "devices": _devices,
@@ -48,9 +51,10 @@ def command(as_json: bool) -> None:
 
 
 def _examine(section: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Returns a section of the report, or its error as `problem`: the other sections are still reported."""
     try:
         return section()
-    except Exception as error:  # a broken driver or plugin shows itself in many types, and is what is looked for here
+    except Exception as error:  # a broken driver or plugin raises many types of errors, and is what doctor looks for
         return {"problem": f"{type(error).__name__}: {error}"}
 
 
@@ -75,7 +79,7 @@ def _devices() -> dict[str, Any]:
     found = {
         "platform": resolve_platform(),
         "CPU cores": os.cpu_count(),
-        "bfloat16 on the CPU": _tell_bfloat16(multiplies_bfloat16()),
+        "bfloat16 on the CPU": _describe_bfloat16(multiplies_bfloat16()),
     }
     for device in jax.local_devices():
         found[str(device)] = device.device_kind
@@ -84,10 +88,10 @@ def _devices() -> dict[str, Any]:
     return found
 
 
-def _tell_bfloat16(has_instructions: bool) -> str:
+def _describe_bfloat16(has_instructions: bool) -> str:
     if has_instructions:
         return "has instructions"
-    return "none seen: dtype 'bfloat16' is slow, and 'int8' reads prompts and codes in float32"
+    return "no instructions found: dtype 'bfloat16' is slow, and 'int8' computes prompts and codes in float32"
 
 
 def _attention() -> dict[str, str]:
@@ -116,8 +120,8 @@ def _caches() -> dict[str, str]:
     }
     found = {name: f"{folder} ({_in_words(_size(folder))})" for name, folder in folders.items()}
     if not is_kept:
-        why = f"{VARIABLE} is 0" if os.environ.get(VARIABLE) == "0" else "which takes no files"
-        found["compiled programs"] += f", {why}: every run compiles anew"
+        why = f"{VARIABLE} is 0" if os.environ.get(VARIABLE) == "0" else "not writable"
+        found["compiled programs"] += f", {why}: every run compiles again"
     return found
 
 
@@ -128,11 +132,11 @@ def _settings() -> dict[str, str]:
 
 
 def _size(folder: Path) -> int:
-    """Bytes of the files below a folder; a link counts as nothing, since what it leads to lies there as well."""
+    """Bytes of the files below a folder. Links count 0: those of the Hub's cache point to files of the same folder."""
     total = 0
     for root, _, names in os.walk(folder):
         for name in names:
-            with contextlib.suppress(FileNotFoundError):  # somebody else tidies up
+            with contextlib.suppress(FileNotFoundError):  # another process deletes files meanwhile
                 status = os.lstat(os.path.join(root, name))
                 total += 0 if stat.S_ISLNK(status.st_mode) else status.st_size
     return total

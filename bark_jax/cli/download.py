@@ -1,4 +1,4 @@
-"""`bark-jax download`: models into the cache, so that they are at hand without a network."""
+"""`bark-jax download`: fetches models into the cache, for machines without a network later."""
 
 import click
 
@@ -12,21 +12,20 @@ Examples:
 """
 
 
-@click.command("download", cls=Verb, epilog=EXAMPLES, short_help="Fetch models of the Hub and convert them.")
+@click.command("download", cls=Verb, epilog=EXAMPLES, short_help="Download models from the Hub and convert them.")
 @click.argument("models", metavar="ID...", nargs=-1, required=True)
 @revision_option
 def command(models: tuple[str, ...], revision: str | None) -> None:
-    """Fetch models of the Hub into the cache and convert them, once. Prints the folder of each.
+    """Download models from the Hub into the cache and convert them once; print the folder of each.
 
-    A model that is in the cache is looked up again: this is how one gets a newer revision. Other verbs take what is
-    there, and ask nobody.
+    For a model in the cache the Hub is asked for a newer revision. Other verbs use the cached model and do not ask.
 
-    The cache is HF_HOME, ~/.cache/huggingface if it is not set; HF_TOKEN is for private models.
+    The cache is the folder HF_HOME, by default ~/.cache/huggingface. HF_TOKEN gives access to private models.
     """
     from bark_jax.checkpoints.find import find_model
     from bark_jax.text.processor import BarkProcessor
 
     for model in models:
         folder = find_model(model, revision=revision, update=True)
-        BarkProcessor.from_pretrained(model, revision=revision)  # fetches a tokenizer for models that bring none
+        BarkProcessor.from_pretrained(model, revision=revision)  # downloads a tokenizer for models that have none
         click.echo(folder)

@@ -1,4 +1,7 @@
-"""What all verbs share: names with - or _, exit codes, and errors and warnings told in one line."""
+"""Click classes that all verbs share: exit codes, --traceback, and errors and warnings in one line on stderr.
+
+Option names may be written with - or _, so `--max_tokens` is `--max-tokens`.
+"""
 
 import contextlib
 import os
@@ -28,7 +31,7 @@ class Verb(click.Command):
 
 
 class Verbs(click.Group):
-    """The program: its verbs in the order they were added, and what happens to their errors."""
+    """The program: its verbs, in the order they were added, and the handling of their errors."""
 
     command_class = Verb
 
@@ -38,7 +41,10 @@ class Verbs(click.Group):
         super().__init__(*args, params=params, context_settings=settings, **kwargs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The program, as a process of its own; tests and other programs call `main`."""
+        """Runs the program as a process of its own: with signal handlers, UTF-8 and open streams.
+
+        Tests and other programs call `main`, which changes nothing of the process.
+        """
         closed = process.open_closed_streams()
         stopping.install()
         process.use_utf8()
@@ -48,33 +54,39 @@ class Verbs(click.Group):
         try:
             return self.main(*args, **kwargs)
         finally:
-            process.let_go_of_stdout()
+            process.flush_stdout()
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
+        """Runs a verb with these arguments, by default those of the process."""
         return super().main(process.decoded(sys.argv[1:] if args is None else args), *rest, **extra)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """Returns the verbs in the order they were added; click would sort them."""
         return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Runs the verb. Prints an error in one line on stderr and exits with its status; see `_exit_code`.
+
+        Other exceptions than the package's and the system's are bugs and keep their traceback.
+        """
         try:
             with warnings.catch_warnings():
-                warnings.showwarning = _warning_teller()
+                warnings.showwarning = _warning_printer()
                 try:
                     return super().invoke(ctx)
                 finally:
-                    sys.stdout.flush()  # now, while an error has its line
+                    sys.stdout.flush()  # a full disk or closed pipe is reported here as an error, not at exit
         except KeyboardInterrupt:
             ctx.exit(EXIT_INTERRUPTED)
-        except BrokenPipeError:  # click ends quietly
+        except BrokenPipeError:  # click exits quietly, as when the output goes to `head`
             raise
         except (BarkError, OSError) as error:
-            _tell(ctx, error)
+            _print_error(ctx, error)
             ctx.exit(_exit_code(error))
         except (MemoryError, RuntimeError) as error:
-            if (limit := _limit_of(error)) is None:
+            if (message := _exhausted_message(error)) is None:
                 raise
-            _tell(ctx, error, limit)
+            _print_error(ctx, error, message)
             ctx.exit(EXIT_FAILURE)
 
 
@@ -88,7 +100,7 @@ def _traceback_option() -> click.Option:
         is_flag=True,
         expose_value=False,
         callback=_remember_traceback,
-        help=f"Show where in the code an error arose; also {TRACEBACK_VARIABLE}=1.",
+        help=f"Print the Python traceback of an error; {TRACEBACK_VARIABLE}=1 does the same.",
     )
 
 
@@ -97,8 +109,11 @@ def _remember_traceback(ctx: click.Context, _: click.Parameter, is_on: bool) -> 
         ctx.meta[TRACEBACK_VARIABLE] = True
 
 
-def _limit_of(error: Exception) -> str | None:
-    """What the system did not give, by what Python says where it gives no error of the system's."""
+def _exhausted_message(error: Exception) -> str | None:
+    """Says which resource ran out, memory (out of memory) or threads; None for any other error.
+
+    Python raises MemoryError and RuntimeError here, not OSError; the RuntimeError is known by its text alone.
+    """
     if isinstance(error, MemoryError):
         return f"there is no memory left for this process ({error or 'see ulimit -v'}); raise its limit"
     if "start new thread" in str(error):
@@ -106,37 +121,38 @@ def _limit_of(error: Exception) -> str | None:
     return None
 
 
-def _tell(ctx: click.Context, error: Exception, told: str | None = None) -> None:
-    """In one line on stderr; a stderr that takes nothing changes no exit status."""
+def _print_error(ctx: click.Context, error: Exception, message: str | None = None) -> None:
+    """Prints the error on stderr. A stderr that cannot be written does not change the exit status."""
     with contextlib.suppress(OSError):
-        _write_error(ctx, error, told)
+        _write_error(ctx, error, message)
 
 
-def _write_error(ctx: click.Context, error: Exception, told: str | None) -> None:
+def _write_error(ctx: click.Context, error: Exception, message: str | None) -> None:
     if ctx.meta.get(TRACEBACK_VARIABLE) or os.environ.get(TRACEBACK_VARIABLE, "0") not in ("", "0"):
         traceback.print_exception(error, file=sys.stderr)
-    if told is None:
-        told = str(error) if isinstance(error, FaultsError) else " ".join(str(error).split())
-    click.echo(f"error: {told}", err=True)
+    if message is None:  # a FaultsError has a line for each fault
+        message = str(error) if isinstance(error, FaultsError) else " ".join(str(error).split())
+    click.echo(f"error: {message}", err=True)
 
 
-def _warning_teller() -> Callable[..., None]:
-    """Tells each warning once, in one line: the place in the code, which Python adds, is nothing to who typed it.
+def _warning_printer() -> Callable[..., None]:
+    """Returns a `warnings.showwarning` that prints each warning once, in one line, without Python's file and line.
 
-    The texts of recordings are read when they are checked and again when they are prepared.
+    `prepare` reads the texts of recordings twice, to check them and to prepare them, and would print warnings twice.
     """
-    told = set()
+    printed = set()
 
-    def tell(message: Warning | str, *_: Any) -> None:
+    def print_warning(message: Warning | str, *_: Any) -> None:
         line = " ".join(str(message).split())
-        if line not in told:
-            told.add(line)
+        if line not in printed:
+            printed.add(line)
             click.echo(f"warning: {line}", err=True)
 
-    return tell
+    return print_warning
 
 
 def _exit_code(error: Exception) -> int:
+    """3 for a model or voice that is not found, 2 for wrong input, 1 for all other errors."""
     if isinstance(error, (ModelNotFoundError, VoiceNotFoundError)):
         return EXIT_NOT_FOUND
     return EXIT_USAGE if isinstance(error, InputError) else EXIT_FAILURE

@@ -1,4 +1,4 @@
-"""The processors of the models that verbs are given by name. No networks are loaded."""
+"""Opens the processor (tokenizer and voices) of a model by name, without loading its networks."""
 
 import os
 from pathlib import Path
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def open_processor(model: str, revision: str | None, tokenizer: str | None = None) -> "BarkProcessor":
-    """A model's tokenizer and voices.
+    """Opens a model's tokenizer and voices.
 
     Args:
-      tokenizer: a tokenizer's file or folder, instead of the model's own.
+      tokenizer: a tokenizer's file or folder, in place of the model's own.
 
     Raises:
       ModelNotFoundError: no such model, or it has no tokenizer.
@@ -28,21 +28,22 @@ def open_processor(model: str, revision: str | None, tokenizer: str | None = Non
     except ModelNotFoundError:
         from bark_jax.checkpoints.find import find_model
 
-        find_model(model, revision=revision)  # where the model is missing as well, that is what to tell
+        # A missing tokenizer and a missing model raise the same error. If the model is missing, this line says so.
+        find_model(model, revision=revision)
         raise
 
 
 def open_voices(model: str, revision: str | None) -> "BarkProcessor":
-    """A model's voices, with a tokenizer that needs no download.
+    """Opens a model's voices, with the built-in tokenizer, so that none is downloaded.
 
     Raises:
-      ModelNotFoundError: a folder of something else, which would pass for a Bark without voices of its own.
+      ModelNotFoundError: a folder without a model. It would pass for a model without voices of its own.
     """
     from bark_jax import tiny
     from bark_jax.text.processor import BarkProcessor
     from bark_jax.text.tokenizer import TOKENIZER_FILE
 
-    # A processor that transformers saved alone has voices, and no config.json.
+    # A processor that transformers saved without its model has voices and no config.json.
     if os.path.isdir(model) and not holds_model(model) and not any(Path(model).glob("*.json")):
         raise ModelNotFoundError(f"{model} holds no model: neither a config.json nor Suno's text.pt")
     return BarkProcessor.from_pretrained(model, revision=revision, tokenizer=tiny.FOLDER / TOKENIZER_FILE)

@@ -1,4 +1,4 @@
-"""Options that several verbs have, and a dataclass that declares a verb's own."""
+"""Options that several verbs have, and dataclass fields that declare the options of one verb."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -8,10 +8,10 @@ import click
 
 from bark_jax.generation.settings import SETTING_NAMES, SETTINGS, without_draws
 
-# Bark's own small model: the built-in one knows few words, and the large one is a download of 4.5 GB.
+# The built-in model knows 145 words alone, and suno/bark is a download of 4.5 GB.
 DEFAULT_MODEL = "suno/bark-small"
 MODEL_VARIABLE = "BARK_JAX_MODEL"
-DTYPES = ("float32", "bfloat16", "float16", "int8")  # those of `checkpoints.load`, without importing JAX
+DTYPES = ("float32", "bfloat16", "float16", "int8")  # a copy of those of `checkpoints.load`, which imports JAX
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -22,25 +22,25 @@ model_option: Decorator = click.option(
     envvar=MODEL_VARIABLE,
     show_default=True,
     show_envvar=True,
-    help="A folder, a Hub id, or tiny, which is built in.",
+    help="Model: a folder, a Hub id, or tiny, the built-in one.",
 )
 revision_option: Decorator = click.option("--revision", help="Branch, tag or commit of a Hub id.")
-json_option: Decorator = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+json_option: Decorator = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 _greedy_option: Decorator = click.option(
-    "--greedy", is_flag=True, help="Take the most likely token at every step; no draws."
+    "--greedy", is_flag=True, help="Decode greedily: take the most likely token at every step."
 )
 
 
 def declared(option: Decorator) -> Any:
-    """A dataclass field that an option fills: `voice: str | None = declared(click.option("--voice"))`."""
+    """Returns a dataclass field that an option fills: `voice: str | None = declared(click.option("--voice"))`."""
     return dataclasses.field(metadata={"option": option})
 
 
 def options_of(declaration: type) -> Decorator:
-    """Gives a verb the options that the fields of a dataclass declare, in their order."""
+    """Returns a decorator that gives a verb the options that the fields of a dataclass declare, in their order."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        for field in reversed(dataclasses.fields(declaration)):
+        for field in reversed(dataclasses.fields(declaration)):  # click lists the decorator applied last first
             function = field.metadata["option"](function)
         return function
 
@@ -48,21 +48,25 @@ def options_of(declaration: type) -> Decorator:
 
 
 def sampling_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Gives a verb --greedy, and the settings of SETTINGS that are options, by their names there."""
+    """Gives a verb --greedy, and an option for each of SETTINGS with `is_option`, under its name there."""
     for option in reversed((*_setting_options(), _greedy_option)):
         function = option(function)
     return function
 
 
 def _setting_options() -> Iterator[Decorator]:
-    """Their values are checked by `resolve_settings`; what is not given is left to the checkpoint."""
+    """Options of generation settings, without defaults: what is not given comes from generation_config.json.
+
+    click checks the type alone; `resolve_settings` checks the range, as it does for Python's callers.
+    """
     for setting in SETTINGS:
         option = _option(setting.name)
         if setting.is_option:
             yield click.option(option, type=setting.kind, help=setting.help)
         if setting.has_stage_options:
             for stage, name in zip(setting.stages, setting.names[1:], strict=True):
-                yield click.option(_option(name), type=setting.kind, help=f"As {option}, for the {stage} stage alone.")
+                help_text = f"Value of {option} for the {stage} stage alone."
+                yield click.option(_option(name), type=setting.kind, help=help_text)
 
 
 def _option(name: str) -> str:
@@ -70,7 +74,11 @@ def _option(name: str) -> str:
 
 
 def sampling_settings(options: dict[str, Any]) -> dict[str, Any]:
-    """Takes the options of `sampling_options` out of `options`; returns them as settings of `generate`."""
+    """Moves the options of `sampling_options` out of `options`; returns those given as settings of `generate`.
+
+    Raises:
+      click.UsageError: --greedy with a setting that only random draws read, such as --top-k.
+    """
     names = sorted(SETTING_NAMES & options.keys())
     given = {name: value for name in names if (value := options.pop(name)) is not None}
     if not options.pop("greedy"):

@@ -1,4 +1,4 @@
-"""`bark-jax parity`: a checkpoint against transformers' torch Bark."""
+"""`bark-jax parity`: compares a checkpoint's outputs with those of transformers' Bark in PyTorch."""
 
 import json
 from typing import TYPE_CHECKING
@@ -19,14 +19,22 @@ Examples:
 """
 
 
-@click.command("parity", cls=Verb, epilog=EXAMPLES, short_help="Compare a model with its torch original.")
+@click.command("parity", cls=Verb, epilog=EXAMPLES, short_help="Compare a model with Bark in PyTorch.")
 @click.argument("model")
 @revision_option
-@click.option("--reference", metavar="FOLDER", help="A transformers folder to compare with [default: MODEL's own].")
-@click.option("--text", help="A prompt [default: random tokens].")
-@click.option("--voice", help="A voice's name or .npz file [default: random codes].")
-@click.option("--max-tokens", type=int, default=40, show_default=True, help="Semantic tokens; 50 make a second.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of what is drawn for the test.")
+@click.option("--reference", metavar="FOLDER", help="Transformers folder to compare with.  [default: MODEL itself]")
+@click.option("--text", help="Text of the prompt.  [default: random text tokens]")
+@click.option("--voice", help="Voice's name or .npz file.  [default: random codes]")
+@click.option(
+    "--max-tokens",
+    type=int,
+    default=40,
+    show_default=True,
+    help="Number of semantic tokens to generate; 50 are a second.",
+)
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed of the test's random inputs."
+)
 @json_option
 @click.pass_context
 def command(
@@ -40,10 +48,10 @@ def command(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Compare MODEL with transformers' torch Bark, stage by stage; the exit status is 1 where they differ.
+    """Compare MODEL with transformers' Bark in PyTorch, stage by stage; the exit status is 1 if they differ.
 
-    Logits and audio have to agree to float32 rounding, greedy tokens exactly; a token may differ where the reference's
-    two best nearly tie, and what follows it is then not compared. Needs torch: pip install 'bark-jax[parity]'.
+    Logits and audio have to agree to float32 rounding, greedy tokens exactly. A token may differ if the reference's two
+    best logits nearly tie; the tokens after it are then not compared. Needs torch: pip install 'bark-jax[parity]'.
     """
     from bark_jax.parity import compare, format_table
     from bark_jax.parity.reference import import_torch
@@ -68,7 +76,10 @@ def command(
 def _read(
     model: str, revision: str | None, text: str | None, voice: str | None
 ) -> tuple[list[int] | None, "Voice | None"]:
-    """Ids of the text and the voice; None for what is not given, without a look at the tokenizer or the voices."""
+    """Returns the text's token ids and the voice, each None if it is not given.
+
+    Opens the tokenizer or the voices only if they are needed: `compare` then draws random inputs instead.
+    """
     if text is None and voice is None:
         return None, None
     processor = open_voices(model, revision) if text is None else open_processor(model, revision)

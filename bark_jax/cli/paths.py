@@ -1,4 +1,4 @@
-"""Files that a verb will write, checked before it does minutes of work."""
+"""Checks of the files that a verb will write, made before it works for minutes."""
 
 from pathlib import Path
 
@@ -9,21 +9,26 @@ PLOT_FORMATS = (".png", ".svg", ".pdf")
 
 
 def check_writable(option: str, path: str) -> None:
-    """Raises InputError where a file of this name cannot be written."""
+    """Raises InputError if a file cannot be written at `path`, the value of --`option`."""
     option = f"--{option.replace('_', '-')}"
-    place, told = as_path(path, option), f"{option} is {quoted(path, 300)}"
-    if place.is_dir():
-        raise InputError(f"{told}, which is a folder; give the name of a file in it")
-    if not place.parent.is_dir():
-        raise InputError(f"{told}, but there is no folder {quoted(str(place.parent), 300)}; create it first")
+    file, subject = as_path(path, option), f"{option} is {quoted(path, 300)}"
+    if file.is_dir():
+        raise InputError(f"{subject}, which is a folder; give the name of a file in it")
+    if not file.parent.is_dir():
+        raise InputError(f"{subject}, but there is no folder {quoted(str(file.parent), 300)}; create it first")
     try:
-        check_can_create(place)
+        check_can_create(file)
     except OutputError as error:
-        raise InputError(f"{told}: {error}") from error
+        raise InputError(f"{subject}: {error}") from error
 
 
 def check_plot(path: str | None) -> str | None:
-    """The path, if a plot can be written there. Raises UnsupportedError without matplotlib, InputError otherwise."""
+    """Returns the path if a plot can be written there.
+
+    Raises:
+      UnsupportedError: matplotlib is not installed.
+      InputError: the name has another ending than PLOT_FORMATS, or the file cannot be written.
+    """
     if path is not None:
         from bark_jax.audio import plots  # noqa: F401, raises UnsupportedError without matplotlib
 

@@ -1,4 +1,4 @@
-"""Playing audio through whatever player the machine has."""
+"""Plays audio through the first command-line player that the machine has."""
 
 import shutil
 import subprocess
@@ -9,6 +9,7 @@ from bark_jax._system import stopping
 from bark_jax.errors import UnsupportedError
 from bark_jax.files import temporary_folder
 
+# Arguments that make each player play one file and end: no window, no prompt, no messages.
 PLAYERS = {
     "ffplay": ("-nodisp", "-autoexit", "-loglevel", "error"),
     "paplay": (),
@@ -19,7 +20,7 @@ PLAYERS = {
 
 
 def find_player() -> list[str]:
-    """The command that plays the file named after it. Raises UnsupportedError where there is none."""
+    """Returns a player's command; the audio file is its last argument. Raises UnsupportedError if there is none."""
     for name, arguments in PLAYERS.items():
         if path := shutil.which(name):
             return [path, *arguments]
@@ -27,11 +28,19 @@ def find_player() -> list[str]:
 
 
 def play(player: list[str], samples: np.ndarray, sample_rate: int) -> None:
-    """Plays audio samples and waits until they have been heard."""
+    """Plays audio and waits for its end; a signal that ends the process kills the player.
+
+    Args:
+      player: a command of `find_player`.
+      samples: float32 [A] or [A, channels], in -1..1.
+
+    Raises:
+      UnsupportedError: the player failed.
+    """
     from bark_jax.audio.files import write_audio
 
     with temporary_folder() as folder:
-        path = folder / "bark.wav"  # the one format that all of them know
+        path = folder / "bark.wav"  # the one format that all of PLAYERS read
         write_audio(path, samples, sample_rate)
         with subprocess.Popen([*player, str(path)]) as running, stopping.cleaned_up(running.kill):
             status = running.wait()

@@ -1,4 +1,4 @@
-"""`bark-jax prepare`: recordings to a dataset that training reads."""
+"""`bark-jax prepare`: turns recordings into a dataset for training."""
 
 import contextlib
 import json
@@ -24,38 +24,45 @@ Examples:
 """
 
 semantic_tokenizer_option = click.option(
-    "--semantic-tokenizer", metavar="MODULE:NAME", help="Makes the semantic tokens of lines that have none."
+    "--semantic-tokenizer",
+    metavar="MODULE:NAME",
+    help="Python function that makes the semantic tokens of lines that have none.",
 )
-tokenizer_option = click.option("--tokenizer", help="A tokenizer's file or folder, for models that bring none.")
+tokenizer_option = click.option("--tokenizer", help="Tokenizer file or folder, for models that come without one.")
 
 
-@click.command("prepare", cls=Verb, epilog=EXAMPLES, short_help="Recordings to a dataset for training.")
+@click.command("prepare", cls=Verb, epilog=EXAMPLES, short_help="Turn recordings into a dataset for training.")
 @click.argument("manifest")
 @click.argument("dataset")
 @model_option
 @revision_option
 @semantic_tokenizer_option
-@click.option("--keep-audio", is_flag=True, help="Keep the audio too, to train the codec.")
+@click.option("--keep-audio", is_flag=True, help="Keep the audio in the dataset too; training the codec needs it.")
 @tokenizer_option
-@click.option("--check", "only_check", is_flag=True, help="Look for faults and write nothing.")
-@click.option("--overwrite", is_flag=True, help="Replace the dataset that is there.")
+@click.option("--check", "only_check", is_flag=True, help="Report the faults of MANIFEST and write nothing.")
+@click.option("--overwrite", is_flag=True, help="Replace DATASET if it exists.")
 @json_option
 def command(manifest: str, dataset: str, only_check: bool, overwrite: bool, as_json: bool, **options: Any) -> None:
-    """Check the recordings that MANIFEST lists and turn them into the folder DATASET, for the networks of a model.
+    """Check the recordings that MANIFEST lists and encode them into the folder DATASET, for the networks of a model.
 
-    MANIFEST has a JSON object a line: audio, text, and where you have them voice, semantic and id. All faults are told
-    with their lines before anything is written.
+    MANIFEST has a JSON object a line: audio, text, and optionally voice, semantic and id. All faults are reported by
+    line before anything is written.
+
+    \f
+    Raises:
+      InputError: the manifest has faults, which are printed first.
     """
     keep_audio = options.pop("keep_audio")
     if only_check:
-        told = check_recordings(manifest, **options)
+        report = check_recordings(manifest, **options)
     else:
         made = prepare_recordings(manifest, dataset, overwrite=overwrite, keep_audio=keep_audio, **options)
-        told = {"dataset": dataset} | describe(made)
+        report = {"dataset": dataset} | describe(made)
     if as_json:
-        click.echo(json.dumps(told, ensure_ascii=False))
+        click.echo(json.dumps(report, ensure_ascii=False))
         return
-    click.echo(f"{told['examples']} utterances, {told['seconds']:.1f} s, voices: {', '.join(told['voices'])}", err=True)
+    voices = ", ".join(report["voices"])
+    click.echo(f"{report['examples']} utterances, {report['seconds']:.1f} s, voices: {voices}", err=True)
     if not only_check:
         click.echo(dataset)
 
@@ -71,12 +78,20 @@ def prepare_recordings(
     keep_audio: bool,
     overwrite: bool = False,
 ) -> "Dataset":
-    """`training.prepare_dataset` with what the command line names, and a bar."""
+    """Calls `training.prepare_dataset` with the model, tokenizers and paths that the command line names, and a bar.
+
+    Args:
+      semantic_tokenizer: "module:name", for lines without semantic tokens; None if all lines have them.
+
+    Raises:
+      InputError: faults of the manifest, which are printed by line first; or `folder` is there and not `overwrite`.
+      ModelNotFoundError: no such model.
+    """
     from bark_jax.files import check_destination
     from bark_jax.training.semantic_tokens import load_tokenizer
 
     check_destination(folder, overwrite=overwrite, kind="dataset")
-    check_recordings(  # reading all audio once more takes less than loading a model for nothing
+    check_recordings(  # reads all audio once more, which costs less than loading a model for a faulty manifest
         manifest, model=model, revision=revision, tokenizer=tokenizer, semantic_tokenizer=semantic_tokenizer
     )
     tokenize = None if semantic_tokenizer is None else load_tokenizer(semantic_tokenizer)
@@ -100,7 +115,7 @@ def prepare_recordings(
 def check_recordings(
     manifest: str, *, model: str, revision: str | None, tokenizer: str | None, semantic_tokenizer: str | None
 ) -> dict[str, Any]:
-    """What a manifest holds. Raises InputError when its faults have been told."""
+    """Counts a manifest's examples, seconds and voices. Prints its faults by line and raises InputError for them."""
     from bark_jax.training.manifest import check_manifest
     from bark_jax.training.semantic_tokens import load_tokenizer
 
@@ -116,7 +131,7 @@ def check_recordings(
 
 @contextlib.contextmanager
 def _faults_by_line() -> Iterator[None]:
-    """Tells a manifest's faults as compilers do, file:line: what, and then their number as the error."""
+    """Prints a manifest's faults as compilers do, "file:line: fault", and raises InputError with their number."""
     from bark_jax.training.manifest import ManifestError
 
     try:
@@ -129,11 +144,12 @@ def _faults_by_line() -> Iterator[None]:
 
 
 def describe(dataset: "Dataset") -> dict[str, Any]:
+    """Counts a dataset's examples, seconds and voices, for the output of `prepare`."""
     return {"examples": len(dataset), "seconds": round(dataset.seconds, 2), "voices": list(dataset.voices)}
 
 
 class Bar:
-    """A `progress` for `prepare`: a bar of clips on a terminal, nothing elsewhere."""
+    """Callback `progress` of `prepare_dataset`: a bar of clips on a terminal, nothing elsewhere."""
 
     def __enter__(self) -> "Bar":
         self._bar: Any = None
@@ -143,7 +159,7 @@ class Bar:
         if self._bar is None:
             from tqdm import tqdm
 
-            self._bar = tqdm(total=total, unit="clip", disable=None)  # None: where stderr is no terminal
+            self._bar = tqdm(total=total, unit="clip", disable=None)  # None disables it if stderr is no terminal
         self._bar.update(done - self._bar.n)
 
     def __exit__(self, *_: object) -> None:

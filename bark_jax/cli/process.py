@@ -1,4 +1,4 @@
-"""What a command finds when its process starts: streams that are closed, arguments in no encoding."""
+"""Repairs of the process that a command starts in: closed standard streams, a locale without UTF-8."""
 
 import os
 import sys
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 
 def open_closed_streams() -> list[int]:
-    """Gives stdin, stdout and stderr that are closed the null device; returns which of 0, 1, 2 these were.
+    """Opens the null device for each of stdin, stdout and stderr that is closed; returns their numbers (0, 1, 2).
 
-    A file that is opened later would take the number of one, and get what libraries print.
+    Otherwise the next file that is opened gets the number of a closed stream, and with it what libraries print.
     """
     closed = []
     for number in range(3):
@@ -16,29 +16,32 @@ def open_closed_streams() -> list[int]:
             os.fstat(number)
         except OSError:
             closed.append(number)
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
-    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115, of the process
-    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115, of the process
-    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115, of the process
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is `number`
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115, open while the process lives
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115, open while the process lives
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115, open while the process lives
     return closed
 
 
 def use_utf8() -> None:
-    """Starts the process anew in Python's UTF-8 mode where the locale has ASCII alone: text and names are UTF-8."""
+    """Restarts the process in Python's UTF-8 mode if the locale is ASCII: texts and file names are UTF-8.
+
+    The mode cannot be changed in a running process. PYTHONUTF8=1 in the environment ends the recursion.
+    """
     if sys.getfilesystemencoding() == "ascii" and os.environ.get("PYTHONUTF8") != "1" and sys.orig_argv:
         os.environ["PYTHONUTF8"] = "1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def decoded(arguments: Sequence[str]) -> list[str]:
-    """Arguments as UTF-8, where Python has kept their bytes as halves of characters."""
+    """Decodes arguments as UTF-8 if Python has decoded them in another encoding, that of the locale."""
     if sys.getfilesystemencoding() != "utf-8":
         return list(arguments)
     return [os.fsencode(each).decode("utf-8", "surrogateescape") for each in arguments]
 
 
-def let_go_of_stdout() -> None:
-    """Writes what stdout still holds, or drops it where it takes nothing, which Python tells of at exit once more."""
+def flush_stdout() -> None:
+    """Flushes stdout, or drops its buffer if it cannot be written: Python would print the same error at exit again."""
     try:
         sys.stdout.flush()
     except OSError:

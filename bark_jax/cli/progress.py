@@ -1,19 +1,18 @@
-"""How far a generation is, told on stderr: a bar on a terminal, a line a stage elsewhere."""
+"""Progress of one generation on stderr: a bar on a terminal, a line for each stage elsewhere."""
 
 import sys
 from typing import Any, Self
 
 import click
 
-# What is counted within a stage.
-UNITS = {"semantic": "tokens", "coarse": "windows"}
-_UNCOUNTED = "{desc} {elapsed}"
-# JAX records it when a program goes to the compiler, or is looked for among those on disk.
+UNITS = {"semantic": "tokens", "coarse": "windows"}  # of the bar of a stage; the fine stage and the codec count none
+_UNCOUNTED = "{desc} {elapsed}"  # tqdm's bar_format of a stage without a count
+# JAX records this event once a program is lowered, just before it is compiled or read from the compilation cache.
 _LOWERED = "/jax/core/compile/jaxpr_to_mlir_module_duration"
 
 
 class Progress:
-    """An `on_stage` for `Bark.generate`, whose `on_progress` is what to pass as that."""
+    """Callback `on_stage` of `Bark.generate`; its property `on_progress` is the callback of that name."""
 
     def __init__(self, *, is_quiet: bool):
         self._is_quiet = is_quiet
@@ -51,18 +50,19 @@ class Progress:
 
     @property
     def on_progress(self) -> Any:
-        """None where nothing would be shown: stages then run as one program each."""
+        """Callback for counts within a stage; None without a bar, so that each stage runs as one program, faster."""
         return self._advance if self._is_visible else None
 
-    def _advance(self, stage: str, n_done: int, most: int) -> None:
-        """`most` is 0 where it is not known: nothing is counted then."""
+    def _advance(self, stage: str, n_done: int, n_total: int) -> None:
+        """Updates the bar to `n_done` of `n_total` UNITS; with `n_total` 0, which is unknown, it has no count."""
         self._stage = stage
         counted = f"{{desc}} {{bar}} {{n_fmt}}/{{total_fmt}} {UNITS.get(stage, '')} {{elapsed}}"
-        self._bar.bar_format = counted if most else _UNCOUNTED
-        self._bar.total, self._bar.n = most or None, n_done
+        self._bar.bar_format = counted if n_total else _UNCOUNTED
+        self._bar.total, self._bar.n = n_total or None, n_done
         self._bar.set_description_str(f"{stage:8}")
 
     def _compiling(self, event: str, _: float, **__: object) -> None:
+        """Listens to JAX's events: compiling takes most of a first run, and the bar does not move meanwhile."""
         if event == _LOWERED and self._bar is not None:
             self._bar.bar_format = _UNCOUNTED
             self._bar.set_description_str(f"{self._stage:8} compiling, once")

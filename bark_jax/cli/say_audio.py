@@ -1,4 +1,4 @@
-"""Where `bark-jax say` puts its audio, and what it keeps of a clip beside it."""
+"""Output of `bark-jax say`: the audio file or stdout, and beside it voice, tokens and plot."""
 
 import contextlib
 import dataclasses
@@ -28,10 +28,10 @@ DEFAULT_OUTPUT = "bark.wav"
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-    """The files that a clip becomes, None for what is not asked for; checked before minutes of work."""
+    """Paths of the files that a clip is written to, None for those not requested; checked before minutes of work."""
 
-    audio: str | None  # - is stdout
-    is_counted: bool  # the audio file has the default name, or the first free one after it
+    audio: str | None  # "-" is stdout
+    is_counted: bool  # the audio file is DEFAULT_OUTPUT, or its first free successor, see `free_name`
     plot: str | None
     save_voice: str | None
     save_tokens: str | None
@@ -47,7 +47,13 @@ class Outputs:
         is_played: bool,
         as_json: bool,
     ) -> "Outputs":
-        """What the options of these names ask for. Raises InputError, OutputError or click's UsageError."""
+        """Checks the paths that the options of these names give.
+
+        Raises:
+          InputError: a path that cannot be written, or a name with the wrong ending.
+          UnsupportedError: a plot without matplotlib, or an audio format that is not known or not installed.
+          click.UsageError: "-" for the audio, with --json or on a terminal.
+        """
         is_counted = audio is None and not is_played
         audio = DEFAULT_OUTPUT if is_counted else audio
         _check_audio(audio, as_json=as_json)
@@ -56,7 +62,7 @@ class Outputs:
         return cls(audio, is_counted, check_plot(plot), save_voice, save_tokens)
 
     def write(self, clip: "Clip | LongClip") -> str | None:
-        """Writes all files; the name of the audio file, - or None."""
+        """Writes all files; returns the name of the audio file, "-" for stdout, None for none."""
         with contextlib.ExitStack() as names:
             audio = names.enter_context(free_name(DEFAULT_OUTPUT)) if self.is_counted else self.audio
             if audio == STANDARD_STREAM:
@@ -75,7 +81,7 @@ class Outputs:
 
 
 def stream_stdout(parts: "Iterable[SpokenPart]", sample_rate: int) -> None:
-    """Writes each part as it comes."""
+    """Writes a WAV of 16-bit samples to stdout, each part as it is generated, so that a player can start early."""
     from bark_jax.audio.files import to_pcm16, wav_stream_header
 
     sys.stdout.buffer.write(wav_stream_header(sample_rate))
@@ -86,12 +92,13 @@ def stream_stdout(parts: "Iterable[SpokenPart]", sample_rate: int) -> None:
 
 @contextlib.contextmanager
 def free_name(name: str) -> Iterator[str]:
-    """Gives `name`, or its first free successor (bark-2.wav, bark-3.wav, ...), for a file that the block writes.
+    """Yields `name`, or its first free successor (bark-2.wav, bark-3.wav, ...), for a file that the block writes.
 
-    An empty file holds the name meanwhile, so that two programs at once take two; it goes where the block fails.
+    An empty file reserves the name meanwhile, so that two programs at once get two names. It is removed if the block
+    fails or the process is ended.
 
     Raises:
-      OutputError: the folder takes no files.
+      OutputError: the folder is not writable.
     """
     with output_errors(name):
         found = _take_free_name(Path(name))
@@ -110,6 +117,7 @@ def free_name(name: str) -> Iterator[str]:
 
 
 def _take_free_name(path: Path) -> Path:
+    """Creates an empty file under the first free name. O_EXCL makes that atomic: one of two processes gets it."""
     for number in itertools.count(1):
         found = path if number == 1 else path.with_stem(f"{path.stem}-{number}")
         with contextlib.suppress(FileExistsError):
@@ -139,7 +147,7 @@ def _check_npz(option: str, path: str | None) -> None:
 def _write_stdout(clip: "Recording") -> None:
     from bark_jax.audio.files import write_stream
 
-    stream = io.BytesIO()  # a WAV's header is written last, and a pipe cannot go back
+    stream = io.BytesIO()  # the length in a WAV's header is written last, and a pipe cannot seek back to it
     write_stream(stream, clip.samples, clip.sample_rate)
     sys.stdout.buffer.write(stream.getvalue())
     sys.stdout.buffer.flush()

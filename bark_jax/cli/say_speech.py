@@ -1,6 +1,6 @@
-"""The options of `bark-jax say`, and what it speaks.
+"""Options of `bark-jax say`, and the checks of text, voice and settings.
 
-Text, voice and settings are read and checked before networks are loaded, which can take minutes.
+They come before the networks are loaded, which can take minutes.
 """
 
 import dataclasses
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Ask:
-    """What the command line asks for: a field an option; None for what is not given."""
+class SayOptions:
+    """Values of the command line's options: a field for each; None for an option that is not given."""
 
     text: str | None = declared(click.argument("text", default=None, required=False, metavar="[TEXT or -]"))
     model: str = declared(model_option)
     revision: str | None = declared(revision_option)
-    voice: str | None = declared(click.option("--voice", help="A voice's name (see `bark-jax voices`) or .npz file."))
+    voice: str | None = declared(click.option("--voice", help="Voice's name (see `bark-jax voices`) or .npz file."))
     seed: int | None = declared(
         click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="Random seed; printed if you leave it out.")
     )
@@ -59,33 +59,51 @@ class Ask:
     )
     is_long: bool = declared(
         click.option(
-            "--long", "is_long", is_flag=True, help="Text of any length: spoken sentence by sentence and joined."
+            "--long",
+            "is_long",
+            is_flag=True,
+            help="Speak text of any length, sentence by sentence, and join the audio.",
         )
     )
     is_streamed: bool = declared(
-        click.option("--stream", "is_streamed", is_flag=True, help="WAV on stdout (-o -) while it is made; any length.")
+        click.option(
+            "--stream",
+            "is_streamed",
+            is_flag=True,
+            help="Write WAV to stdout while it is generated; needs -o -. The text may have any length.",
+        )
     )
     best_of: int | None = declared(
         click.option("--best-of", type=click.IntRange(1), help="Generate N candidates and keep the most likely one.")
     )
     silence_s: float | None = declared(
-        click.option("--silence", "silence_s", type=float, help="With --long or --stream: seconds between sentences.")
+        click.option(
+            "--silence",
+            "silence_s",
+            type=float,
+            help="Seconds of silence between sentences; needs --long or --stream.  [default: 0.25]",
+        )
     )
     max_tokens: int | None = declared(
         click.option(
-            "--max-tokens", type=click.IntRange(1), help="With --long or --stream: most text tokens of a sentence."
+            "--max-tokens",
+            type=click.IntRange(1),
+            help="Maximum number of text tokens of a sentence; needs --long or --stream.",
         )
     )
     language: str | None = declared(
         click.option(
-            "--language", help='With --long or --stream: whose abbreviations do not end sentences, such as "de".'
+            "--language",
+            help='Language whose abbreviations do not end sentences, such as "de"; needs --long or --stream.  '
+            "[default: that of the voice's name, else en]",
         )
     )
     voice_mode: str | None = declared(
         click.option(
             "--voice-mode",
             type=click.Choice(["fixed", "carry"]),
-            help="With --long: speak every sentence in the voice itself, or carry on from the sentence before.",
+            help="Speak every sentence in the voice itself (fixed) or carry on from the sentence before (carry); needs "
+            "--long.  [default: fixed]",
         )
     )
     settings: Mapping[str, Any] = declared(sampling_options)
@@ -98,23 +116,23 @@ class Ask:
             type=click.Choice(["auto", "xla", "cudnn"]),
             default="auto",
             show_default=True,
-            help="Attention kernel.",
+            help="Attention implementation.",
         )
     )
     lora: str | None = declared(
-        click.option("--lora", metavar="FILE", help="A LoRA file, made by `bark-jax train --lora`.")
+        click.option("--lora", metavar="FILE", help="LoRA weights to apply: a file that `bark-jax train --lora` wrote.")
     )
     tokenizer: str | None = declared(
-        click.option("--tokenizer", help="A tokenizer's file or folder, for models that bring none.")
+        click.option("--tokenizer", help="Tokenizer file or folder, for models that come without one.")
     )
     plot: str | None = declared(
-        click.option("--plot", metavar="PNG", help="Draw waveform and mel spectrogram; also .svg and .pdf.")
+        click.option("--plot", metavar="FILE", help="Plot waveform and mel spectrogram into a .png, .svg or .pdf file.")
     )
     save_voice: str | None = declared(
-        click.option("--save-voice", metavar="NPZ", help="Keep the clip as a voice, for --voice.")
+        click.option("--save-voice", metavar="NPZ", help="Save the clip as a voice, to use with --voice.")
     )
     save_tokens: str | None = declared(
-        click.option("--save-tokens", metavar="NPZ", help="Keep the tokens of all stages: semantic, coarse, fine.")
+        click.option("--save-tokens", metavar="NPZ", help="Save the tokens of all stages: semantic, coarse, fine.")
     )
     as_json: bool = declared(json_option)
     is_quiet: bool = declared(
@@ -122,55 +140,59 @@ class Ask:
     )
 
     @classmethod
-    def of(cls, options: dict[str, Any]) -> "Ask":
-        """Takes click's options by name. Raises click.UsageError where the settings contradict each other."""
+    def of(cls, options: dict[str, Any]) -> "SayOptions":
+        """Takes click's options by name. Raises click.UsageError if the settings contradict each other."""
         settings = sampling_settings(options)
         return cls(settings=settings, **options)
 
     @property
     def is_of_any_length(self) -> bool:
+        """Whether the text may be longer than one prompt."""
         return self.is_long or self.is_streamed
 
     @property
     def is_one_clip(self) -> bool:
-        """Whether the text has to be one prompt, however many sentences it has."""
+        """Whether the text has to be one prompt, however many sentences it has: candidates and voices are one clip."""
         return bool(self.best_of or self.save_voice or self.save_tokens) and not self.is_long
 
     def given(self, *names: str) -> dict[str, Any]:
-        """Those of the options that are given."""
+        """Returns those of the named options that are given, by name."""
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 @dataclasses.dataclass(frozen=True)
 class Speech:
-    """A text that was checked, and the model that is to speak it, whose networks have yet to be loaded."""
+    """A checked text and the model that is to speak it, whose networks are not loaded yet."""
 
-    ask: Ask
-    is_long: bool  # sentence by sentence
+    options: SayOptions
+    is_long: bool  # each sentence is a prompt
     prompts: "Prompts"
-    settings: "list[RowSettings]"  # of each prompt
+    settings: "list[RowSettings]"  # one for each prompt
     processor: "BarkProcessor"
     model: "FoundModel"
 
     def load(self) -> "Bark":
-        """The model with its networks."""
+        """Loads the model's networks."""
         from bark_jax.bark import Bark
         from bark_jax.model import BarkModel
 
-        how = {"dtype": self.ask.dtype, "attn_implementation": self.ask.attn_implementation, "lora": self.ask.lora}
-        return Bark(BarkModel.from_found(self.model, **how), self.processor)
+        options = self.options
+        model = BarkModel.from_found(
+            self.model, dtype=options.dtype, attn_implementation=options.attn_implementation, lora=options.lora
+        )
+        return Bark(model, self.processor)
 
     def speak(self, bark: "Bark", seed: int, progress: "Progress") -> "Clip | LongClip":
-        """The clip that `Bark.generate`, or `generate_long`, makes of the text."""
-        script, told = self._script(seed), {"on_stage": progress, "on_progress": progress.on_progress}
+        """Speaks the text as `Bark.generate` does, or as `generate_long` does if `is_long`."""
+        script, callbacks = self._script(seed), {"on_stage": progress, "on_progress": progress.on_progress}
         if self.is_long:
-            return bark.speak_long(script, seed, **self.ask.given("silence_s", "voice_mode"), **told)
-        ((clip,),) = bark.speak(script, **self.ask.given("best_of"), **told)
+            return bark.speak_long(script, seed, **self.options.given("silence_s", "voice_mode"), **callbacks)
+        ((clip,),) = bark.speak(script, **self.options.given("best_of"), **callbacks)
         return clip
 
     def stream(self, bark: "Bark", seed: int) -> "Iterator[SpokenPart]":
-        """The parts that `Bark.stream` makes of the text."""
-        return bark.stream_script(self._script(seed), **self.ask.given("silence_s"))
+        """Speaks the text as `Bark.stream` does, part by part."""
+        return bark.stream_script(self._script(seed), **self.options.given("silence_s"))
 
     def _script(self, seed: int) -> "Script":
         from bark_jax.generation.seeds import SENTENCE, derive_keys, row_keys
@@ -181,30 +203,30 @@ class Speech:
         return self.prompts.script(keys, self.settings, self.processor.spaces)
 
 
-def prepare(text: str, ask: Ask) -> Speech:
-    """Reads and checks all but the networks. A text of more sentences than the model speaks of one prompt is long.
+def prepare(text: str, options: SayOptions) -> Speech:
+    """Reads and checks all but the networks. A text of more sentences than one prompt holds is spoken as with --long.
 
     Raises:
-      BarkError: of the text, the voice, the settings, the model's small files or its name.
+      BarkError: a fault of the text, voice, settings or LoRA, of the model's small files or of its name.
     """
     from bark_jax.audio.clip import check_silence
     from bark_jax.checkpoints.find import find_model
     from bark_jax.checkpoints.load import FoundModel
     from bark_jax.generation.settings import resolve_settings
 
-    if ask.silence_s is not None:
-        check_silence(ask.silence_s)
-    if ask.lora is not None:
+    if options.silence_s is not None:
+        check_silence(options.silence_s)
+    if options.lora is not None:
         from bark_jax.checkpoints.lora import load_lora
 
-        load_lora(ask.lora)
-    processor = open_processor(ask.model, ask.revision, ask.tokenizer)
-    is_long = ask.is_of_any_length or not (ask.is_one_clip or processor.is_within_sentence_limit(text))
+        load_lora(options.lora)
+    processor = open_processor(options.model, options.revision, options.tokenizer)
+    is_long = options.is_of_any_length or not (options.is_one_clip or processor.is_within_sentence_limit(text))
     if is_long:
-        prompts = processor.sentences(text, ask.voice, max_tokens=ask.max_tokens, language=ask.language)
+        prompts = processor.sentences(text, options.voice, max_tokens=options.max_tokens, language=options.language)
     else:
-        prompts = processor.prompts(text, ask.voice, is_split=not ask.is_one_clip)
-    # Found after the text is checked, as a model may have to be downloaded and converted.
-    model = FoundModel.read(find_model(ask.model, revision=ask.revision))
-    resolved = resolve_settings(ask.settings, len(prompts.texts), model.generation_config, processor.spaces)
-    return Speech(ask, is_long, prompts, resolved, processor, model)
+        prompts = processor.prompts(text, options.voice, is_split=not options.is_one_clip)
+    # Last, as the model may have to be downloaded and converted: a fault of the text is reported before that.
+    model = FoundModel.read(find_model(options.model, revision=options.revision))
+    resolved = resolve_settings(options.settings, len(prompts.texts), model.generation_config, processor.spaces)
+    return Speech(options, is_long, prompts, resolved, processor, model)

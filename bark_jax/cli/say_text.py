@@ -1,4 +1,4 @@
-"""The text that `bark-jax say` speaks: as given, from stdin, or its own."""
+"""Text of `bark-jax say`: the argument, stdin, or a default sentence."""
 
 import io
 import sys
@@ -11,7 +11,14 @@ STANDARD_STREAM = "-"
 
 
 def find_text(text: str | None, model: str, *, is_long: bool) -> str:
-    """The text as given, else what stdin has, else a sentence that the model knows."""
+    """Returns the argument TEXT, else the text on stdin, else a default sentence that the model knows.
+
+    Stdin is read if TEXT is "-", or if TEXT is left out and stdin is no terminal. In the second case an empty stdin,
+    as under cron, gives the default sentence.
+
+    Raises:
+      InputError: as `read_stdin`.
+    """
     if text == STANDARD_STREAM:
         return read_stdin(is_long=is_long)
     if text is not None:
@@ -24,7 +31,7 @@ def read_stdin(*, is_long: bool) -> str:
     """Returns the text on stdin, without the white space around it.
 
     Raises:
-      InputError: it is not UTF-8, or longer than what one text may have.
+      InputError: stdin is closed, it is not UTF-8, or it is longer than one text may be.
     """
     from bark_jax.text import checks, sentences
 
@@ -33,11 +40,11 @@ def read_stdin(*, is_long: bool) -> str:
         raise InputError("stdin is closed, expected a text there")
     stream = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig")
     try:
-        text = stream.read(limit + 1)  # of an endless stream no more
+        text = stream.read(limit + 1)  # bounds the memory where stdin is endless, such as /dev/zero
     except UnicodeDecodeError as error:
         raise InputError(f"the text on stdin is not UTF-8 ({error.reason}); convert it, as with iconv") from error
     finally:
-        stream.detach()
+        stream.detach()  # otherwise the wrapper closes sys.stdin
     if len(text) > limit:
         remedy = "split it into several files" if is_long else f"add --long, which takes {sentences.MAX_CHARACTERS:,}"
         raise InputError(f"the text on stdin has more than {limit:,} characters; {remedy}")

@@ -1,4 +1,4 @@
-"""`bark-jax train`: networks trained on a dataset, whole or as LoRA."""
+"""`bark-jax train`: trains networks on a dataset, all weights or a LoRA; resumable."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bark_jax.model import BarkModel
     from bark_jax.training.dataset import Dataset
 
-# By their names here, in Suno's words; the names of their modules are transformers'.
+# Names on the command line are Suno's; those of the modules, on the right, are transformers'.
 NETWORKS = {
     "semantic": "semantic",
     "coarse": "coarse_acoustics",
@@ -31,7 +31,7 @@ NETWORKS = {
     "codec": "codec_model",
 }
 TRANSFORMERS = ("semantic", "coarse", "fine")
-DATA_FOLDER, MANIFEST_FILE = "data", "manifest.jsonl"  # of a manifest that was given as DATA
+DATA_FOLDER, MANIFEST_FILE = "data", "manifest.jsonl"  # in RUN, if DATA is a manifest: its dataset, and its copy
 MODEL_FOLDER, LORA_FILE = "model", "lora.safetensors"
 
 EXAMPLES = """\b
@@ -41,25 +41,35 @@ Examples:
   bark-jax train data codec-run -m suno/bark-small --network codec --codec-parts decoder --steps 3000
 """
 
-# What is not given is left to the dataclasses of bark_jax.training, which check all values.
+# Defaults are those of the dataclasses of bark_jax.training, which also check the values. They depend on the network.
 _RUN_OPTIONS = (
     click.option("--eval-every", type=int, help="Steps between two evaluations.  [default: 500]"),
     click.option("--save-every", type=int, help="Steps between two checkpoints.  [default: 500]"),
-    click.option("--patience", type=int, help="Evaluations without a new best, then it ends.  [default: never]"),
+    click.option(
+        "--patience", type=int, help="Evaluations without a new best loss before training stops.  [default: no limit]"
+    ),
 )
 _SETTING_OPTIONS = (
-    click.option("--batch-size", type=int, help="Rows a step.  [default: 8; codec 16]"),
-    click.option("--accumulate", type=int, help="Parts of a batch that run one after the other.  [default: 1]"),
-    click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="To compute in.  [default: float32]"),
-    click.option("--history-share", type=float, help="Share of rows with a voice before them.  [default: 0.5]"),
-    click.option("--eval-share", type=float, help="Share of the dataset to evaluate with.  [default: 0.05]"),
-    click.option("--seed", type=int, help="Of the split, the order and every draw.  [default: 0]"),
+    click.option("--batch-size", type=int, help="Rows of a step, over all devices.  [default: 8; codec 16]"),
+    click.option(
+        "--accumulate", type=int, help="Micro-batches of a step, run one by one to save memory.  [default: 1]"
+    ),
+    click.option(
+        "--dtype",
+        type=click.Choice(["float32", "bfloat16"]),
+        help="Dtype of the computation; weights and optimiser stay float32.  [default: float32]",
+    ),
+    click.option("--history-share", type=float, help="Share of rows that are given a voice.  [default: 0.5]"),
+    click.option(
+        "--eval-share", type=float, help="Share of the dataset that is held out to evaluate.  [default: 0.05]"
+    ),
+    click.option("--seed", type=int, help="Random seed of the split, the order and every draw.  [default: 0]"),
 )
 _OPTIMIZER_OPTIONS = (
-    click.option("--learning-rate", type=float, help="After the warm-up.  [default: 3e-4; codec 1e-3]"),
-    click.option("--warmup-steps", type=int, help="Until then.  [default: 100; codec 200]"),
-    click.option("--weight-decay", type=float, help="Of matrices.  [default: 0.01; codec 0.001]"),
-    click.option("--clip-norm", type=float, help="Longest gradient.  [default: 1]"),
+    click.option("--learning-rate", type=float, help="Peak learning rate.  [default: 3e-4; codec 1e-3]"),
+    click.option("--warmup-steps", type=int, help="Steps of learning-rate warm-up.  [default: 100; codec 200]"),
+    click.option("--weight-decay", type=float, help="Weight decay of matrices.  [default: 0.01; codec 0.001]"),
+    click.option("--clip-norm", type=float, help="Maximum gradient norm.  [default: 1]"),
 )
 RUN_FIELDS = ("eval_every", "save_every", "patience")
 STAGE_FIELDS = ("batch_size", "accumulate", "dtype", "history_share", "eval_share", "seed")
@@ -68,12 +78,13 @@ OPTIMIZER_FIELDS = ("learning_rate", "warmup_steps", "weight_decay", "clip_norm"
 
 
 def _training_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Gives the verb these options, listed in this order."""
     for option in reversed((*_SETTING_OPTIONS, *_OPTIMIZER_OPTIONS, *_RUN_OPTIONS)):
         function = option(function)
     return function
 
 
-@click.command("train", cls=Verb, epilog=EXAMPLES, short_help="Train networks, whole or as LoRA.")
+@click.command("train", cls=Verb, epilog=EXAMPLES, short_help="Train networks, all weights or a LoRA.")
 @click.argument("data")
 @click.argument("run")
 @model_option
@@ -84,13 +95,19 @@ def _training_options(function: Callable[..., Any]) -> Callable[..., Any]:
     multiple=True,
     type=click.Choice(tuple(NETWORKS)),
     default=TRANSFORMERS,
-    help="What to train; several, one after the other.  [default: semantic, coarse, fine]",
+    help="Network to train; repeat the option to train several, one by one.  [default: semantic, coarse, fine]",
 )
-@click.option("--steps", "n_steps", type=int, required=True, help="Of each network.")
-@click.option("--lora", "rank", metavar="RANK", type=int, help="Train changes of this rank beside the weights.")
-@click.option("--lora-alpha", "alpha", type=float, help="How much they count.  [default: twice the rank]")
-@click.option("--codec-parts", type=click.Choice(["decoder", "all"]), help="Of the codec.  [default: decoder]")
-@click.option("--devices", metavar="N", help="To share rows over: a number, or all.  [default: one]")
+@click.option("--steps", "n_steps", type=int, required=True, help="Number of optimiser steps of each network.")
+@click.option("--lora", "rank", metavar="RANK", type=int, help="Train a LoRA of this rank instead of all weights.")
+@click.option(
+    "--lora-alpha", "alpha", type=float, help="Scale of the LoRA, which is alpha / rank.  [default: twice the rank]"
+)
+@click.option(
+    "--codec-parts",
+    type=click.Choice(["decoder", "all"]),
+    help="Parts of the codec to train, with --network codec.  [default: decoder]",
+)
+@click.option("--devices", metavar="N", help="Number of devices to share each batch over, or all.  [default: 1]")
 @_training_options
 @semantic_tokenizer_option
 @tokenizer_option
@@ -98,10 +115,15 @@ def _training_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def command(data: str, run: str, as_json: bool, **options: Any) -> None:
     """Train networks of a model on DATA: a dataset of `bark-jax prepare`, or a manifest, which is prepared in RUN/data.
 
-    Each network has a folder in RUN, with metrics.jsonl, loss.png and checkpoints. The result is RUN/model, a model for
-    -m, or with --lora RUN/lora.safetensors, for --lora of `bark-jax say`; both have what other commands trained in RUN
-    on the same model too. The same command again goes on where it was stopped. Training needs: pip install
-    'bark-jax[train]'.
+    Each network has a folder in RUN with metrics.jsonl, loss.png and checkpoints. The result is RUN/model, to use with
+    -m, or with --lora RUN/lora.safetensors, to use with --lora of `bark-jax say`. Networks that earlier commands have
+    trained in RUN on the same model are kept in it. Re-running the command resumes from the last checkpoint.
+
+    Training needs: pip install 'bark-jax[train]'.
+
+    \f
+    Raises:
+      click.UsageError, InputError: options that exclude each other or do not fit what RUN holds, before any training.
     """
     networks = options["networks"] = tuple(dict.fromkeys(options["networks"]))
     _check_networks(networks, options)
@@ -113,17 +135,19 @@ def command(data: str, run: str, as_json: bool, **options: Any) -> None:
     check_rows(plan["settings"].batch_size, getattr(plan["settings"], "accumulate", 1), plan["devices"])
     processor = open_processor(options["model"], options["revision"], options["tokenizer"])
     dataset = _open_data(data, Path(run), processor, options)
-    with stopping.last_words(f"stopped; the same command goes on from the last checkpoint in {run}"):
-        told = _train(networks, plan, dataset, Path(run), processor, options)
+    with stopping.last_words(f"stopped; re-run the command to resume from the last checkpoint in {run}"):
+        report = _train(networks, plan, dataset, Path(run), processor, options)
     if options["codec_parts"] == "all":
         click.echo(
-            "the codes of all audio are others now: prepare data anew, and train the transformers on it", err=True
+            "the trained codec encodes audio as other codes: prepare the data again with this model, and train the "
+            "transformers on it",
+            err=True,
         )
-    click.echo(json.dumps(told) if as_json else told["output"])
+    click.echo(json.dumps(report) if as_json else report["output"])
 
 
 def _check_networks(networks: tuple[str, ...], options: dict[str, Any]) -> None:
-    """Refuses what excludes each other."""
+    """Raises click.UsageError for options that exclude each other or have no effect on these networks."""
     has_codec = "codec" in networks
     if has_codec and len(networks) > 1:
         raise click.UsageError("The codec is trained by itself, as the codes that the others read may change with it.")
@@ -139,7 +163,7 @@ def _check_networks(networks: tuple[str, ...], options: dict[str, Any]) -> None:
 
 
 def _make_plan(networks: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
-    """Settings of run, network and optimiser, checked before anything is loaded."""
+    """Returns settings of run, network and optimiser by keyword of `train_stage`; raises InputError for bad values."""
     from bark_jax.training.codec_training import OPTIMIZER, CodecSettings
     from bark_jax.training.loop import RunSettings
     from bark_jax.training.optimizer import OptimizerSettings
@@ -162,7 +186,7 @@ def _make_plan(networks: tuple[str, ...], options: dict[str, Any]) -> dict[str, 
 
 
 def _check_run(run: Path, networks: tuple[str, ...], plan: dict[str, Any], *, is_lora: bool) -> None:
-    """Refuses now what the last of several networks, or the writing, would come upon after hours."""
+    """Raises InputError now for what would stop the run after hours: at its last network, or when it writes RUN."""
     from bark_jax.files import as_path, check_can_create, check_destination
     from bark_jax.training.loop import check_settings
 
@@ -184,7 +208,7 @@ def _given(options: dict[str, Any], fields: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _open_data(data: str, run: Path, processor: Any, options: dict[str, Any]) -> "Dataset":
-    """The dataset, prepared first where `data` is a manifest and that was not done before."""
+    """Opens the dataset. A manifest is prepared into RUN/data first, unless an earlier command has done so."""
     from bark_jax.files import write_atomically
     from bark_jax.training.dataset import Dataset
 
@@ -199,17 +223,17 @@ def _open_data(data: str, run: Path, processor: Any, options: dict[str, Any]) ->
     keep_audio = "codec" in options["networks"]
     given = {name: options[name] for name in names}
     dataset = prepare_recordings(data, run / DATA_FOLDER, keep_audio=keep_audio, **given)
-    write_atomically(run / MANIFEST_FILE, Path(data).read_bytes())
+    write_atomically(run / MANIFEST_FILE, Path(data).read_bytes())  # `_check_manifest_is_the_same` compares it
     return dataset
 
 
 def _check_manifest_is_the_same(manifest: Path, run: Path) -> None:
-    """Refuses to train on what was prepared from other lines."""
+    """Raises InputError if RUN/data was prepared from a manifest with other lines than it has now."""
     copy = run / MANIFEST_FILE
     if copy.is_file() and copy.read_bytes() != manifest.read_bytes():
         raise InputError(
             f"{run / DATA_FOLDER} was prepared from other lines than {manifest} has now. Give another RUN to train on "
-            f"these, or {run / DATA_FOLDER} as DATA to go on with those."
+            f"the new lines, or {run / DATA_FOLDER} as DATA to train on the old ones."
         )
 
 
@@ -221,7 +245,7 @@ def _train(
     processor: Any,
     options: dict[str, Any],
 ) -> dict[str, Any]:
-    """Trains, writes what came out, and tells it."""
+    """Trains the networks one by one and writes the result; returns its path and each network's steps and losses."""
     from bark_jax.checkpoints.find import find_model
     from bark_jax.model import BarkModel
     from bark_jax.training.codec_training import train_codec
@@ -238,7 +262,7 @@ def _train(
         earlier_loras = _earlier_loras(run, folder)
     if "codec" not in networks:
         _check_codes(dataset, model, run / MODEL_FOLDER if "codec_model" in earlier else options["model"])
-    trained, told = {}, {}
+    trained, results = {}, {}
     for name, field in zip(networks, fields, strict=True):
         click.echo(f"{name}: {run / field}", err=True)
         if name == "codec":
@@ -246,16 +270,20 @@ def _train(
         else:
             trained[field] = train_stage(model, field, dataset, run / field, **plan)
         result = trained[field].result
-        told[name] = {key: getattr(result, key) for key in ("steps", "best_step", "best_loss", "stopped_early")}
+        results[name] = {key: getattr(result, key) for key in ("steps", "best_step", "best_loss", "stopped_early")}
     if options["rank"] is None:
         output = _write_model(run, model, {field: each.network for field, each in trained.items()}, processor)
     else:
         output = _write_lora(run, folder, earlier_loras | {field: each.lora for field, each in trained.items()})
-    return {"output": str(output), "networks": told}
+    return {"output": str(output), "networks": results}
 
 
 def _earlier_networks(run: Path, model: "BarkModel", fields: list[str]) -> dict[str, Any]:
-    """What was trained whole in this folder before, on this model: RUN/model has it, and will have it again."""
+    """Loads from RUN/model the networks that earlier commands trained in RUN, to write them into RUN/model again.
+
+    Those that were trained from another model, by the fingerprint in their settings, are left out, as are `fields`,
+    which are about to be trained.
+    """
     from bark_jax.checkpoints.load import module_maker
     from bark_jax.checkpoints.model_folder import is_model_folder, load_network
     from bark_jax.training.loop import read_settings
@@ -273,19 +301,20 @@ def _earlier_networks(run: Path, model: "BarkModel", fields: list[str]) -> dict[
 
 
 def _earlier_loras(run: Path, folder: Path) -> dict[str, Any]:
-    """What was trained as LoRA in this folder before. Raises CheckpointError where that was on another model."""
+    """Loads the LoRA weights that earlier commands trained in RUN. Raises CheckpointError if on another model."""
     from bark_jax.checkpoints.lora import base_of, load_lora
 
     return load_lora(run / LORA_FILE, base=base_of(folder)) if (run / LORA_FILE).is_file() else {}
 
 
 def _check_codes(dataset: "Dataset", model: "BarkModel", name: str | Path) -> None:
+    """Raises InputError if the dataset's codes were made by another codec: the model would decode other sounds."""
     from bark_jax.training.prepare import codec_fingerprint
 
     if dataset.codec not in (None, codec_fingerprint(model.codec_model)):
         raise InputError(
-            f"DATA has the codes of another codec than that of {name}, which would speak them as other sounds; prepare "
-            f"it again with -m {name}"
+            f"DATA has the codes of another codec than that of {name}, which decodes them to other sounds; prepare it "
+            f"again with -m {name}"
         )
 
 
@@ -305,6 +334,7 @@ def _write_model(run: Path, model: "BarkModel", networks: dict[str, Any], proces
 
 
 def _choose_devices(given: str | None) -> tuple[Any, ...] | None:
+    """Returns the devices that --devices names, None for JAX's default one. Raises InputError for too many."""
     if given is None:
         return None
     import jax

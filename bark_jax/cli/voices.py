@@ -1,4 +1,4 @@
-"""`bark-jax voices`: which voices a model has by name."""
+"""`bark-jax voices`: lists the names of a model's voices."""
 
 import json
 
@@ -20,10 +20,10 @@ Examples:
 @click.command("voices", cls=Verb, epilog=EXAMPLES, short_help="List the voices of a model.")
 @model_option
 @revision_option
-@click.option("--language", help='Of this language alone, such as "de" or "German".')
+@click.option("--language", help='List voices of this language alone, such as "de" or "German".')
 @json_option
 def command(model: str, revision: str | None, language: str | None, as_json: bool) -> None:
-    """List the voices that a model knows by name, one a line; `bark-jax say --voice NAME` speaks in one."""
+    """List the names of a model's voices, one a line, for --voice of `bark-jax say`."""
     processor = open_voices(model, revision)
     names = processor.voices(language)
     click.echo(json.dumps(names, indent=2) if as_json else "\n".join(names), nl=bool(names) or as_json)
