@@ -206,7 +206,7 @@ def test_the_command_takes_no_kept_programs_and_the_checkpoints_dtype(report, mo
     [
         (["--seconds", "0"], 2, "seconds"),
         (["--seconds", "0.001"], 2, "seconds"),
-        (["--seconds", "60"], 2, "at most the 5.00"),
+        (["--seconds", "60"], 2, "at most 5.00"),
         (["--seconds", "nan"], 2, "seconds"),
         (["--rows", "0"], 2, "--rows"),
         (["--repeats", "0"], 2, "--repeats"),

@@ -181,7 +181,7 @@ def bad_lines(spaces):
     }
     return {f"audio {name}": (good | {"audio": name}, piece) for name, piece in audio.items()} | {
         "not JSON": (b'{"audio": "a.wav", ', "is not JSON"),
-        "deep JSON": (b"[" * 100_000, "is not JSON"),
+        "deep JSON": (b"[" * 100_000, "is nested too deeply"),
         "long number": (b'{"id": ' + b"1" * 5000 + b"}", "is not JSON"),
         "not an object": (b"[1, 2]", "expected a JSON object"),
         "not UTF-8": (b'{"audio": "\xff"}', "is not UTF-8"),

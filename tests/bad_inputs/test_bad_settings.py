@@ -155,7 +155,7 @@ LONG_ARGUMENTS = [
     ({"silence_s": "x" * 10**7}, "silence_s is 'xxx"),
     ({"silence_s": 10**5000}, "silence_s is a number too long to show"),
     ({"max_tokens": 0}, "max_tokens is 0"),
-    ({"max_tokens": 257}, "max_tokens is 257, expected at most the 256"),
+    ({"max_tokens": 257}, "max_tokens is 257, expected at most 256"),
     ({"max_tokens": "40"}, "max_tokens is '40'"),
     ({"language": 5}, "language is 5"),
     ({"language": "English"}, "language is 'English', expected a code such as 'en' or 'de'"),
