@@ -1,14 +1,19 @@
-"""The README's Python runs as it stands, one block after the other, on a small model under the name it uses."""
+"""The Python of the README and of the pages in docs runs as it stands, one block after the other.
+
+Pages about published models run on a small model under the name that they use, tutorials on the built-in voice itself.
+"""
 
 import json
 import re
+import textwrap
 import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bark_jax import BarkModel, BarkProcessor
+from bark_jax import Bark, BarkModel, BarkProcessor
+from bark_jax.training import Example, write_dataset
 from bark_jax.voices.voice import Voice
 
 ROOT = Path(__file__).parent.parent
@@ -42,14 +47,49 @@ def write_presets(folder, spaces):
     (folder / "speaker_embeddings_path.json").write_text(json.dumps({"repo_or_path": str(folder), **listed}))
 
 
+# A fence may be indented, inside a list.
+FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", flags=re.DOTALL | re.MULTILINE)
+# The `test` extra does not have what these blocks import.
+SKIPPED = ("from datasets import",)
+
+
+def blocks_of(page, *languages):
+    """Returns the page's fenced blocks in these languages, as (language, source) pairs in their order."""
+    found = [(match[2], textwrap.dedent(match[3])) for match in FENCE.finditer(page.read_text(encoding="utf-8"))]
+    return [block for block in found if block[0] in languages and not block[1].startswith(SKIPPED)]
+
+
 def test_every_block_of_python_runs(published, tmp_path, capsys):
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    blocks = blocks_of(README, "python")
     assert len(blocks) >= 6
     namespace = {}
-    for block in blocks:
-        exec(compile(block, str(README), "exec"), namespace)
+    for _, source in blocks:
+        exec(compile(source, str(README), "exec"), namespace)
     assert {path.name for path in tmp_path.iterdir()} >= {"hello.wav", "found.npz", "story.wav"}
     assert len(namespace["clips"]) == 2 and namespace["lengths"]
+
+
+GUIDES = {
+    "batch.md": {"out"},
+    "prompts.md": {"prompt.wav", "host.npz"},
+    "settings.md": set(),
+    "training.md": {"codec.wav"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GUIDES)
+def test_every_block_of_a_guide_runs(name, published, tmp_path, capsys):
+    bark = Bark.from_pretrained("suno/bark-small")
+    clip = bark.generate("One.", seed=0)
+    example = Example(np.ones(3, np.int32), clip.semantic, clip.fine, 0)
+    write_dataset("data", [example], bark.model.spaces)
+    Path("rows.jsonl").write_text('{"id": "a", "text": "One."}\n')
+    blocks, namespace = blocks_of(ROOT / "docs" / name, "python"), {"bark": bark}
+    assert blocks
+    for _, source in blocks:
+        exec(compile(source, name, "exec"), namespace)
+    assert {path.name for path in tmp_path.iterdir()} >= GUIDES[name]
 
 
 def test_extras_that_are_told_of_exist():
