@@ -25,7 +25,7 @@ keys = ("id", "text", "voice", "seed")
 rows = out / "rows.jsonl"
 rows.write_text("".join(json.dumps(dict(zip(keys, line, strict=True))) + "\n" for line in lines))
 
-summary = run_job(rows, out / "speech", Job("tiny"), Output(audio="flac"))
+summary = run_job(str(rows), out / "speech", Job("tiny"), Output(audio="flac"))
 print(f"{summary.finished} finished, {summary.failed} failed")
 for line in (out / "speech" / "manifest.jsonl").read_text().splitlines():
     entry = json.loads(line)

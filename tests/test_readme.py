@@ -1,10 +1,14 @@
-"""The Python of the README and of the pages in docs runs as it stands, one block after the other.
+"""The code of the README, of the guides and of the tutorials runs as it stands, one block after the other.
 
 Pages about published models run on a small model under the name that they use, tutorials on the built-in voice itself.
+Shell is run where it is marked `bash` in a tutorial; what needs a network is marked `console` there.
 """
 
 import json
+import os
 import re
+import subprocess
+import sys
 import textwrap
 import tomllib
 from pathlib import Path
@@ -92,9 +96,44 @@ def test_every_block_of_a_guide_runs(name, published, tmp_path, capsys):
     assert {path.name for path in tmp_path.iterdir()} >= GUIDES[name]
 
 
+TUTORIALS = {
+    "a_million_lines.md": {"rows.jsonl", "out", "shards"},
+    "fine_tuning.md": {"run", "tuned.wav", "plain.wav", "merged.wav"},
+    "first_sound.md": {"hello.wav", "hello.png", "thanks.flac", "elephant.wav", "take-1.wav", "story.wav"},
+    "stages.md": {"slower.wav", "other_voice.wav", "coarse_only.wav", "joined.wav"},
+}
+SHELL = """bark-jax() { "$PYTHON" -c "from bark_jax.cli import main; main()" "$@"; }
+"""
+
+
+def run_shell(source, folder):
+    """Runs lines of bash in which `bark-jax` is this checkout's command."""
+    environment = os.environ | {"PYTHON": sys.executable, "PYTHONPATH": str(ROOT), "HF_HOME": str(folder / "hf")}
+    command = ["bash", "-euo", "pipefail", "-c", SHELL + source]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, f"{source}\n{done.stderr}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TUTORIALS)
+def test_every_block_of_a_tutorial_runs(name, built_in, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("orbax.checkpoint")
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr("bark_jax.tiny.FOLDER", built_in)
+    monkeypatch.chdir(tmp_path)
+    namespace = {}
+    for language, source in blocks_of(ROOT / "docs" / "tutorials" / name, "python", "bash"):
+        if language == "bash":
+            run_shell(source, tmp_path)
+        else:
+            exec(compile(source, name, "exec"), namespace)
+    assert {path.name for path in tmp_path.iterdir()} >= TUTORIALS[name]
+
+
 def test_extras_that_are_told_of_exist():
     """pip only warns of an extra that is not there, and installs nothing for it."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    files = [README, *ROOT.glob("docs/*.md"), *ROOT.glob("bark_jax/**/*.py"), *ROOT.glob("bark_jax/**/*.md")]
+    pages = [README, *ROOT.glob("docs/**/*.md"), *ROOT.glob("bark_jax/**/*.md")]
+    files = [*pages, *ROOT.glob("bark_jax/**/*.py"), *ROOT.glob("examples/*.py")]
     told = {name for file in files for name in re.findall(r"bark-jax\[(\w+)\]", file.read_text())}
     assert {"parquet", "ray"} <= told <= set(extras)
