@@ -100,9 +100,11 @@ TUTORIALS = {
     "a_million_lines.md": {"rows.jsonl", "out", "shards"},
     "fine_tuning.md": {"run", "tuned.wav", "plain.wav", "merged.wav"},
     "first_sound.md": {"hello.wav", "hello.png", "thanks.flac", "elephant.wav", "take-1.wav", "story.wav"},
+    "../samples/README.md": {"digits.flac", "digits.png", "sentence.flac", "sentence.png"},
     "stages.md": {"slower.wav", "other_voice.wav", "coarse_only.wav", "joined.wav"},
 }
 SHELL = """bark-jax() { "$PYTHON" -c "from bark_jax.cli import main; main()" "$@"; }
+python() { "$PYTHON" "$@"; }
 """
 
 

@@ -39,6 +39,12 @@ def test_every_public_name_has_its_reference(module):
     assert missing == set()
 
 
+def test_the_samples_are_there_and_small():
+    sizes = {path.name: path.stat().st_size for path in (ROOT / "docs" / "samples").iterdir()}
+    assert sizes.keys() == {"README.md", "digits.flac", "digits.png", "sentence.flac", "sentence.png"}
+    assert max(sizes.values()) < 150_000
+
+
 def test_every_page_is_in_the_navigation():
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
     pages = {path.relative_to(ROOT / "docs").as_posix() for path in ROOT.glob("docs/**/*.md")}
