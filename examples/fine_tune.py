@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import bark_jax
-from bark_jax import tiny, training
+from bark_jax import training
 
 out = Path(sys.argv[1])
 (out / "recordings").mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,7 @@ run = training.RunSettings(n_steps=8, eval_every=4, save_every=4)
 trained = training.train_stage(
     bark.model, "coarse_acoustics", data, out / "run", run, settings=settings, optimizer=rate
 )
-training.save_lora(out / "lora.safetensors", {"coarse_acoustics": trained.lora}, base=training.base_of(tiny.FOLDER))
+training.save_lora(out / "lora.safetensors", {"coarse_acoustics": trained.lora}, base=training.base_of("tiny"))
 
 tuned = bark_jax.Bark.from_pretrained("tiny", lora=out / "lora.safetensors")
 tuned.generate("One two three.", seed=0).save(out / "tuned.wav")

@@ -2,14 +2,17 @@
 
 import itertools
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 from batch_engine import PlainEngine
+from batch_stub import MADE_WITH, StubSpeaker
 
 from bark_jax.bark import Bark
 from bark_jax.batch.job import Job
 from bark_jax.batch.rows import TextRow
+from bark_jax.batch.runner import run_batch
 from bark_jax.batch.speech import Speaker
 from bark_jax.errors import BarkError, InputError, VoiceNotFoundError
 from bark_jax.text.processor import BarkProcessor
@@ -202,6 +205,15 @@ def test_a_job_refuses_what_would_make_every_row_an_error(toy_folder):
         Job(str(toy_folder), max_tokens=1000).made_with()
     with pytest.raises(InputError, match="silence_s"):
         Job(str(toy_folder), silence_s=-1)
+
+
+def test_paths_are_taken_as_text_is(toy_folder, voice_file, tmp_path):
+    assert Job(Path(toy_folder), voice=Path(voice_file)) == Job(str(toy_folder), voice=str(voice_file))
+    rows = tmp_path / "rows.txt"
+    rows.write_text("One.\nTwo.\n")
+    options = {"model": "stub", "made_with": lambda: MADE_WITH}
+    for source in (rows, str(rows)):
+        assert run_batch(source, tmp_path / "out", lambda _: StubSpeaker(), **options).rows == 2
 
 
 def test_a_job_is_made_with_the_contents_of_its_files(toy_folder, voice_file):

@@ -12,7 +12,6 @@ import safetensors.numpy
 from click.testing import CliRunner
 from networks import as_dtype
 
-from bark_jax.checkpoints.find import find_model
 from bark_jax.checkpoints.lora import Base, Lora, base_of, init_lora, load_lora, merge, save_lora
 from bark_jax.checkpoints.model_folder import parameter_shapes
 from bark_jax.checkpoints.safetensors_file import read_safetensors
@@ -185,7 +184,7 @@ def merged_folder(tiny, loras, tmp_path_factory):
 @pytest.fixture(scope="module")
 def lora_file(loras, tmp_path_factory):
     path = tmp_path_factory.mktemp("lora") / "voice.safetensors"
-    save_lora(path, loras, base=base_of(find_model("tiny")))
+    save_lora(path, loras, base=base_of("tiny"))
     return path
 
 

@@ -26,7 +26,8 @@ class Job:
     """A model by name, not loaded yet, and the settings of a batch. Jobs of equal `made_with` speak a row alike.
 
     Attributes:
-      model, revision, lora, tokenizer, dtype, attn_implementation: as for `Bark.from_pretrained`.
+      model, revision, lora, tokenizer, dtype, attn_implementation: as for `Bark.from_pretrained`. A path is kept as
+        text.
       voice: of rows that name none: a preset's name, the path of a .npz file, or None.
       settings: default settings of `generate`; a row's own settings win.
       silence_s: seconds of silence between the sentences of a text.
@@ -38,13 +39,13 @@ class Job:
       InputError: a silence or a count out of range.
     """
 
-    model: str
+    model: str | os.PathLike[str]
     revision: str | None = None
-    lora: str | None = None
-    tokenizer: str | None = None
+    lora: str | os.PathLike[str] | None = None
+    tokenizer: str | os.PathLike[str] | None = None
     dtype: str | None = None
     attn_implementation: str = "auto"
-    voice: str | None = None
+    voice: str | os.PathLike[str] | None = None
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     silence_s: float = 0.25
     max_tokens: int | None = None
@@ -52,6 +53,10 @@ class Job:
     n_devices: int | None = None
 
     def __post_init__(self):
+        # As text, since run.json and the manifest hold them.
+        for name in ("model", "lora", "tokenizer", "voice"):
+            if isinstance(path := getattr(self, name), os.PathLike):
+                object.__setattr__(self, name, os.fspath(path))
         check_silence(self.silence_s)
         for name in ("max_tokens", "n_slots", "n_devices"):
             if getattr(self, name) is not None:
@@ -76,7 +81,7 @@ class Job:
             "lora": _named_file(self.lora),
             "tokenizer": _named_file(self.tokenizer),
             "dtype": self.dtype,
-            "voice": _named_file(self.voice) if self.voice and self.voice.endswith(".npz") else self.voice,
+            "voice": _named_file(self.voice) if self.voice and str(self.voice).endswith(".npz") else self.voice,
             "settings": dict(self.settings),
             "silence_s": self.silence_s,
             "max_tokens": self.max_tokens,
@@ -123,7 +128,9 @@ class Job:
         resolve_settings(self.settings, 1, generation_config, processor.spaces)
 
 
-def run_job(source: str, out: str | Path, job: Job, output: Output | None = None, **options: Any) -> Summary:
+def run_job(
+    source: str | os.PathLike[str], out: str | Path, job: Job, output: Output | None = None, **options: Any
+) -> Summary:
     """Speaks the rows of `source` into the folder `out` on this machine; resumable. See `run_batch` for arguments.
 
     Raises:

@@ -6,6 +6,7 @@ Nothing is written before the ids are checked, and no network is loaded before O
 """
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -68,7 +69,7 @@ class Output:
 
 
 def run_batch(
-    source: str,
+    source: str | os.PathLike[str],
     out: str | Path,
     open_speaker: Callable[[Interrupts], Speaks],
     *,
@@ -99,7 +100,7 @@ def run_batch(
       OutputError: the disk is full or fails; the manifest is intact.
       BarkError: the input file changed during the run; the rows in progress are finished first.
     """
-    output = output or Output()
+    source, output = os.fspath(source), output or Output()
     folder = choose_folder(out, output.shard)
     with local_copy(source) as path:
         form = choose_format(source, path, form)

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from bark_jax import tiny
 from bark_jax._system.own_jax_config import under_own_config
 from bark_jax.checkpoints._arrays import to_device
 from bark_jax.checkpoints.model_folder import (
@@ -136,11 +137,11 @@ def _is_of(kernel: str, target: str) -> bool:
 
 
 def base_of(folder: str | os.PathLike[str], name: str | None = None) -> Base:
-    """Reads the identity of a model folder, which `save_lora` stores and `load_lora` compares.
+    """Reads the identity of a model folder, or of "tiny", which `save_lora` stores and `load_lora` compares.
 
     `name` None takes the source in the manifest. Raises ModelNotFoundError or CheckpointError as `read_manifest` does.
     """
-    manifest = read_manifest(folder)
+    manifest = read_manifest(tiny.folder_of(folder))
     digests = {network: manifest.files.get(weight_file(network)) for network in NETWORKS}
     return Base(
         manifest.source if name is None else name,
