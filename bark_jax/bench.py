@@ -210,6 +210,7 @@ def benchmark(
 
 def _cases(dtypes: Sequence[str | None], with_offload: bool) -> list[_Case]:
     """Returns the configurations, each once, from least to most memory: offloaded first, then by bytes a weight."""
+    # A checkpoint's own dtype is not known before it is loaded: it counts as float32, the widest that is stored.
     widths = {dtype: 4 if dtype is None else parse_dtype(dtype).itemsize for dtype in dtypes}
     by_width = sorted(widths, key=widths.get)
     return [
@@ -235,6 +236,8 @@ def _count_tokens(seconds: float | None, spaces: TokenSpaces) -> int:
 def _run(folder: Path, case: _Case, n_rows: int, n_tokens: int, repeats: int, on_call: OnCall) -> Run:
     _, peak_before = _peak_bytes()
     on_call(f"{_label(case.dtype or 'own dtype', case.is_offloaded)}: loading")
+    # Without this package's compilation cache: a second benchmark would read its programs, and first_s not include
+    # them.
     model = BarkModel.from_pretrained(str(folder), dtype=case.dtype, keep_compiled=False)
     if case.is_offloaded:
         model.enable_cpu_offload()
@@ -262,6 +265,7 @@ def _time(
 ) -> tuple[dict[str, Timing], Timing]:
     """Returns the times of each stage and of all four, measured in the same calls."""
     rows = _make_rows(model, n_rows, n_tokens)
+    # Runs may share programs, such as one offloaded and one not: the second would not compile them.
     jax.clear_caches()
     stages_s, totals_s = [], []
     for call in range(repeats + 1):
@@ -301,6 +305,7 @@ def _make_rows(model: BarkModel, n_rows: int, n_tokens: int) -> list[Row]:
     spaces = model.spaces
     n_ids = model.config.semantic_config.input_vocab_size - spaces.text_offset
     rng = np.random.default_rng(0)
+    # The end token cannot be drawn, so every clip has exactly n_tokens and all repeats do the same work.
     settings = resolve_settings(
         {"max_new_tokens": n_tokens, "allow_early_stop": False}, n_rows, model.generation_config, spaces
     )

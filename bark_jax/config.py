@@ -252,6 +252,7 @@ def _is_instance(value: Any, expected: Any) -> bool:
         return any(_is_instance(value, choice) for choice in typing.get_args(expected))
     if origin is tuple:
         return isinstance(value, tuple) and all(_is_instance(item, typing.get_args(expected)[0]) for item in value)
+    # bool is a subclass of int in Python: without the exclusion, true would be the number 1.
     if expected is float:  # JSON writes 75 for 75.0
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if expected is int:
@@ -340,6 +341,7 @@ class BarkSubModelConfig(JsonConfig):
             f"a divisor of hidden_size {self.hidden_size}",
         )
         _require_between(self, "num_heads", 1, MAX_HEADS)
+        # 4,096 for 16 heads, 4,729 for 12: Bark's 1,024 positions are far below.
         max_block_size = min(MAX_BLOCK, math.isqrt(MAX_ATTENTION_PAIRS // self.num_heads))
         require(
             self,
@@ -479,6 +481,7 @@ class EncodecConfig(JsonConfig):
         """Audio samples from the start of one chunk to the start of the next; None without chunks."""
         if self.chunk_length_s is None or self.overlap is None:
             return None
+        # 47,520 in the 48 kHz codec: 0.99 of a chunk of 1 s.
         return max(1, int((1.0 - self.overlap) * self.chunk_length))
 
     def check(self) -> None:
@@ -596,6 +599,9 @@ class BarkConfig(JsonConfig):
     @classmethod
     def _sized(cls, **sizes: int) -> Self:
         return cls(
+            # 129,600: BERT's 119,547 ids from 10,048 on, the pad 129,595, three unused ids, and the infer token
+            # 129,599. 12,096: 10,000 semantic tokens and 2 * 1,024 codes, then the pad 12,048, the infer token 12,050
+            # and unused ids. 1,056: 1,024 codes, the pad 1,024, and 31 unused ids.
             semantic_config=BarkSemanticConfig(input_vocab_size=129_600, bias=False, **sizes),
             coarse_acoustics_config=BarkCoarseConfig(
                 input_vocab_size=12_096, output_vocab_size=12_096, bias=False, **sizes

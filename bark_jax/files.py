@@ -39,7 +39,7 @@ ABANDONED_S = 86_400.0
 _UNSAFE_CHARACTER = re.compile(r"[\x00-\x1f\x7f\\:\ud800-\udfff]")
 
 # Errors of a path that cannot be written, which become OutputError. Others, such as ENOENT, are faults of the caller.
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # EFBIG: ulimit -f, or the file system's limit
 CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO)
 
 
@@ -151,6 +151,7 @@ def _partial_folder(dst: Path, overwrite: bool) -> Iterator[Path]:
                 made_parents += _make_parents(dst)
                 partial.mkdir()
             yield partial
+            # Before the rename: if that reached the disk first, a power cut could leave a folder of empty files.
             _sync_tree(partial)
             _move_to_path(partial, dst, overwrite)
         except BaseException:
@@ -166,6 +167,7 @@ def remove_abandoned(dst: str | os.PathLike, older_than_s: float = ABANDONED_S) 
     dst = Path(dst)
     for partial in dst.parent.glob(f".{glob.escape(dst.name)}.*.partial"):
         with contextlib.suppress(OSError):
+            # A folder's own time changes when an entry is made or removed, not while a file in it grows.
             if time.time() - max(path.stat().st_mtime for path in (partial, *partial.iterdir())) > older_than_s:
                 shutil.rmtree(partial)
 
@@ -253,6 +255,7 @@ def _exchange(partial: Path, dst: Path, overwrite: bool) -> Path | None:
         old = dst.with_name(f".{dst.name}.{secrets.token_hex(4)}.old")
         os.rename(dst, old)
     try:
+        # rename(2) replaces an empty folder. If another process has filled `dst` meanwhile, it fails with ENOTEMPTY.
         os.rename(partial, dst)
     except OSError as error:
         if old is not None:
@@ -270,15 +273,19 @@ def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
     It is removed if the block raises. A file that was at `path` is replaced.
     """
     path = Path(path)
+    # Beside `path`, not in /tmp: a rename is atomic within one file system and fails with EXDEV between two.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     with stopping.cleaned_up(lambda: temporary.unlink(missing_ok=True)):
         try:
             with creation_errors(path):
+                # "x": a file or link that has this name already is an error, and never written through.
                 file = open(temporary, "xb")  # noqa: SIM115, it is closed below
             with file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
+            # The rename itself is not synced here. Who needs it to survive a power cut syncs the folder, once for many
+            # files.
             os.replace(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -325,6 +332,7 @@ def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
     try:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
+        # ELOOP is how O_NOFOLLOW refuses a link, ENXIO a pipe that is opened for writing and that nobody reads.
         if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
             raise
         kind = {errno.ELOOP: "a link", errno.EISDIR: "a folder", errno.ENXIO: "a pipe"}[error.errno]

@@ -39,6 +39,8 @@ def read_lines(file: BinaryIO, max_bytes: int) -> Iterator[tuple[int, bytes | No
     number = 0
     while line := file.readline(max_bytes):
         number += 1
+        # `readline(n)` stops after n bytes. Without a line's end there, the line is longer, or it ends the file with
+        # exactly n bytes, which counts as too long as well.
         if len(line) == max_bytes and not line.endswith(b"\n"):
             while line and not line.endswith(b"\n"):
                 line = file.readline(max_bytes)

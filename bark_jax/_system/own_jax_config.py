@@ -47,6 +47,7 @@ def under_own_config(function: Function) -> Function:
 def _steps_under_own_config(function: Callable[..., Any]) -> Any:
     @functools.wraps(function)
     def iterate(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        # A caller may abandon this generator: closing the inner one runs its `finally` blocks at once.
         with contextlib.closing(function(*args, **kwargs)) as steps:
             while True:
                 # Not around the yield: the caller's code runs there, and must see its own options.

@@ -21,6 +21,7 @@ LEAVE_WITHIN_S = 5.0
 
 _is_installed = False
 _first: Callable[[int], None] | None = None  # receives the next signal, which then does not end the process
+# Not reentrant: a block of `cleaned_up` must not begin or end within `uninterrupted`, which holds it.
 _lock = threading.Lock()  # the exiting thread takes it and keeps it, so that no new partial file is begun
 _clean_ups: dict[object, Callable[[], None]] = {}  # by a key of each block that is running
 _last_words: list[str] = []  # lines to print on exit
@@ -39,6 +40,7 @@ def install() -> None:
         numbers.append(signal.SIGHUP)
     try:
         woken, wakes = os.pipe()
+        # Python refuses a blocking descriptor here: its C handler writes to it, and must never wait.
         os.set_blocking(wakes, False)
         threading.Thread(target=_watch, args=(woken,), name="bark-jax-stop", daemon=True).start()
     except (OSError, RuntimeError):  # out of file descriptors or threads: Python's own handlers stay
@@ -104,12 +106,14 @@ def uninterrupted() -> Iterator[None]:
 
 def _watch(woken: int) -> None:
     while True:
+        # Each byte is the number of a signal. The C handler has written it, whatever Python code was running.
         for number in os.read(woken, 64):
             _receive(number)
 
 
 def _receive(number: int) -> None:
     global _first
+    # `receive` runs on this thread, which also reads the second signal: it must return at once.
     receive, _first = _first, None
     if receive is None:
         _leave(number)
@@ -122,6 +126,7 @@ def _leave(number: int) -> None:
         thread = threading.Thread(target=_tidy, daemon=True)
         thread.start()
         thread.join(LEAVE_WITHIN_S)
+    # Not sys.exit, which would end this thread alone. Nothing else runs after it: no `finally`, no flush, no atexit.
     os._exit(128 + number)
 
 
@@ -154,6 +159,7 @@ def _do_nothing(number: int, frame: FrameType | None) -> None:
 def _uninstall() -> None:
     """Restores Python's handlers in a forked child: the watcher thread is not copied, and the pipe is the parent's."""
     global _is_installed, _first, _lock
+    # A new lock: a thread that the child does not have may have held the parent's.
     _is_installed, _first, _lock = False, None, threading.Lock()
     _clean_ups.clear()
     signal.set_wakeup_fd(-1)

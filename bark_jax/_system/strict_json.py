@@ -28,6 +28,7 @@ def read_strict(data: bytes | str) -> Any:
     try:
         text = data if isinstance(data, str) else data.decode()
         check_depth(text)
+        # parse_constant gets NaN, Infinity and -Infinity; parse_float also 1e999, which Python would read as infinity.
         return json.loads(text, object_pairs_hook=_unique, parse_float=_finite, parse_constant=_finite)
     except UnicodeDecodeError as error:
         raise InputError(f"not UTF-8 (byte {error.start})") from error
@@ -43,6 +44,8 @@ def check_depth(text: str) -> None:
     """Raises InputError where arrays and objects are nested more than MAX_DEPTH deep."""
     if text.count("[") + text.count("{") <= MAX_DEPTH:  # the usual case, without the regular expressions
         return
+    # Strings are cut out, as their brackets nest nothing. In a text that is no JSON the depth may come out too high; it
+    # is refused either way.
     steps = (1 if bracket in "[{" else -1 for bracket in _BRACKET.findall(_STRING.sub("", text)))
     deepest = max(itertools.accumulate(steps), default=0)
     if deepest > MAX_DEPTH:

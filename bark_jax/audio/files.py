@@ -62,6 +62,7 @@ def write_stream(file: BinaryIO, samples: np.ndarray, sample_rate: int, audio_fo
     n_channels = 1 if samples.ndim == 1 else samples.shape[1]
     watched = _Watched(file)
     try:
+        # soundfile switches on libsndfile's clipping. Without it, samples beyond -1..1 wrap around to the other sign.
         with soundfile.SoundFile(watched, "w", sample_rate, n_channels, format=container, subtype=coding) as sound:
             for start in range(0, len(samples), _BLOCK):
                 sound.write(samples[start : start + _BLOCK])
@@ -121,6 +122,7 @@ class _Watched:
                 return function(*arguments)
             except Exception as error:
                 self.error = error
+        # The C callbacks expect a count. 0 bytes written is less than libsndfile asked for, so it stops.
         return 0
 
 

@@ -82,6 +82,7 @@ def envelope(samples_A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     if not len(samples_A):
         samples_A = np.zeros(1, np.float32)
+    # reduceat needs rising indices: where two are equal, it returns one sample instead of the extreme of a range.
     starts_K = np.unique(np.linspace(0, len(samples_A), min(len(samples_A), MAX_COLUMNS), endpoint=False).astype(int))
     return np.minimum.reduceat(samples_A, starts_K), np.maximum.reduceat(samples_A, starts_K)
 
@@ -89,6 +90,7 @@ def envelope(samples_A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def mel_spectrogram(samples_A: np.ndarray, sample_rate: int) -> np.ndarray:
     """Returns energy in dB relative to the loudest, FLOOR_DB to 0, [N_MELS, K] with K <= MAX_COLUMNS."""
     padded = np.pad(samples_A, (WINDOW // 2, WINDOW))
+    # A hop grows with the audio, so an hour takes no more columns, and no more memory for `frames_KW`, than 21 s.
     hop = max(WINDOW // 4, -(-len(samples_A) // MAX_COLUMNS))
     starts_K = np.arange(0, max(len(samples_A), 1), hop)
     frames_KW = padded[starts_K[:, None] + np.arange(WINDOW)[None]] * np.hanning(WINDOW)[None]

@@ -241,6 +241,7 @@ def _decode_start(text: str, is_complete: bool) -> tuple[Any, int]:
         return json.JSONDecoder().raw_decode(text)
     except (ValueError, RecursionError) as error:
         is_deep = isinstance(error, RecursionError)
+        # An error in the last characters of a sample is most likely where the sample was cut, not a fault of the file.
         is_cut = is_deep or (not is_complete and (error.pos >= len(text) - 16 or "Unterminated string" in error.msg))
         # An array, or an object over many lines, that has a syntax error is still JSON; its row reports the error.
         if is_cut or re.match(r"\[\s*\{\s*[\"'\w}]|\{\s*\n\s*[\"']", text):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Self
 from bark_jax.errors import InputError, quoted
 
 # File systems allow names of 255 bytes; 55 are left for the ending and for what a temporary file's name adds.
-MAX_ID_BYTES = 200
+MAX_ID_BYTES = 200  # the longest name is .ID.flac.1a2b3c4d.partial, 223 bytes
 # Path separators, characters that Windows forbids, control characters, and surrogates, which UTF-8 cannot encode.
 _UNSAFE = re.compile(r"""[/\\:*?"<>|\x00-\x1f\x7f-\x9f\ud800-\udfff]""")
 # Windows' device names, with any ending: con.wav is the console there.

@@ -30,6 +30,7 @@ class Interrupts:
             self._block.enter_context(stopping.first_signal(self._receive_first))
         elif threading.current_thread() is threading.main_thread():
             for each in (signal.SIGINT, signal.SIGTERM):
+                # The inner call installs the handler and returns the one before, which the callback restores.
                 self._block.callback(signal.signal, each, signal.signal(each, self._receive))
         return self
 

@@ -50,6 +50,7 @@ class _Scan:
         is_first, self._has_begun = not self._has_begun, True
         start = at = block.startswith(codecs.BOM_UTF8) * 3 if is_first else 0
         if self._is_escaped:
+            # The block's first byte is escaped by the last of the block before: a quote there ends no string.
             at, self._is_escaped = at + 1, False
         while found := self._next_mark.search(block, at):
             mark, at = found[0], found.end()

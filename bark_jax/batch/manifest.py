@@ -76,9 +76,11 @@ class Manifest:
         try:
             view = memoryview(data)
             while view:
+                # A write may take a part alone, such as on a disk that is nearly full.
                 view = view[os.write(self._descriptor, view) :]
             os.fsync(self._descriptor)
         except BaseException:
+            # Half a line may be at the file's end only: the next append would be glued to it, and both rows lost.
             with contextlib.suppress(OSError):  # if this fails too, the next `open` truncates
                 os.ftruncate(self._descriptor, end)
             raise
@@ -98,6 +100,7 @@ def read_entries(path: str | os.PathLike) -> Iterator[Entry]:
     with contextlib.suppress(FileNotFoundError), read_regular(Path(path)) as file:
         for _, line in read_lines(file, MAX_LINE_BYTES):
             entry: Entry = {}
+            # Not a last line without its end either: `Manifest.open` truncates it, so its row must not count as done.
             if line is not None and line.endswith(b"\n"):
                 with contextlib.suppress(InputError):
                     entry = read_object(line, MAX_LINE_BYTES)

@@ -18,6 +18,7 @@ from bark_jax.errors import CheckpointError, InputError, UnsupportedError
 from bark_jax.files import atomic_file, read_regular, sync
 
 DEFAULT_ROWS_PER_PART = 1000
+# 10 s of 16-bit WAV are 0.48 MB, so this limit comes first there, at 560 rows.
 MAX_PART_BYTES = 2**28  # of encoded audio in memory, after which a part is written though it has fewer rows
 
 _PART = re.compile(r"part-(\d+)\.parquet$")
@@ -27,7 +28,7 @@ _COLUMNS = {
     "id": ("string", False),
     "text": ("string", False),
     "voice": ("string", False),
-    "seed": ("uint64", False),
+    "seed": ("uint64", False),  # a seed may be 2**64 - 1, and int64 is what Arrow would infer
     "seconds": ("float64", False),
     "sample_rate": ("int32", False),
     "model": ("string", False),
@@ -93,6 +94,7 @@ class Parts:
         name = f"part-{self._number:05d}.parquet"
         with atomic_file(self._folder / name) as file:
             self._pyarrow.parquet.write_table(self._table(), file, compression="none")  # audio is compressed
+        # The rename reaches the disk before the manifest names the part.
         sync(self._folder)
         entries = [entry | {"file": f"{AUDIO_FOLDER}/{name}"} for entry, _ in self._rows]
         self._number, self._rows, self._n_bytes = self._number + 1, [], 0
@@ -142,6 +144,7 @@ def find_unlisted(folder: Path) -> list[Entry]:
             continue
         listed = {entry["id"] for entry in read_entries(folder / MANIFEST_FILE) if entry.get("file") == file}
         with read_regular(path) as part:
+            # Without the audio, which is nearly all of a part: Parquet reads the named columns alone.
             table = read_table(part, columns=list(_COLUMNS))
         found += [_entry(values) | {"file": file} for values in table.to_pylist() if values["id"] not in listed]
     return found

@@ -73,6 +73,7 @@ class RaySpeaker:
 
     def speak(self, rows: Iterable[TextRow], done: Callable[[Spoken], None]) -> None:
         """Speaks rows and calls `done` for each, as `speech.Speaks` says. Reads all rows before the first is spoken."""
+        # Pickled, as Ray's blocks are Arrow tables: a column has one type, and settings differ from row to row.
         items = [{"row": pickle.dumps(row)} for row in rows]
         if not items:
             return
@@ -84,6 +85,7 @@ class RaySpeaker:
             _Actor,
             fn_constructor_args=(self._job,),
             batch_size=self._rows_per_task,
+            # Two tasks: one runs and one waits, so an actor does not idle in between.
             compute=data.ActorPoolStrategy(size=self._n_actors, max_tasks_in_flight_per_actor=2),
             num_cpus=0,
             num_gpus=self._n_gpus,

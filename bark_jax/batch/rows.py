@@ -145,6 +145,7 @@ def _all_wrong_message(source: str, form: str, n_rows: int, first: TextRow, *, i
 def _repeated(digests: bytearray) -> set[bytes]:
     """Returns the digests that occur more than once; the array [rows] is sorted once, without a set of all."""
     values = np.sort(np.frombuffer(bytes(digests) or b"\0" * 16, "S16"))
+    # numpy's S16 drops zero bytes at the end, which one digest in 256 has.
     return {value.ljust(16, b"\0") for value in values[1:][values[1:] == values[:-1]].tolist()}
 
 
@@ -229,6 +230,7 @@ def _read_csv(path: Path) -> Iterator[TextRow | Fault]:
 
 def _open_csv(path: Path) -> TextIO:
     """Opens a CSV; bytes that are not UTF-8 become surrogates, so that they are errors of their own rows alone."""
+    # utf-8-sig drops the mark that spreadsheets write. newline="", as csv parses line ends itself, also within quotes.
     return open(path, encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 

@@ -164,6 +164,7 @@ def _lock(descriptor: int, folder: Path) -> None:
     except ImportError as error:
         raise UnsupportedError("batch needs flock of Linux or macOS, which this system does not have") from error
     try:
+        # flock, not lockf: a POSIX lock is lost as soon as this process closes any descriptor of the file.
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         holder = os.read(descriptor, 200).decode(errors="replace").strip()

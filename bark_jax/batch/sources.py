@@ -54,6 +54,7 @@ class Input:
 
     def __init__(self, source: str, path: Path):
         self.source, self.path = source, path
+        # The state first: a write while the file is hashed changes it, and `check` below finds that.
         self._state, self.sha256 = _state(path), sha256_of(path)
         self.n_bytes = self._state[0]
         self.check()

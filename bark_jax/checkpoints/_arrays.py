@@ -27,14 +27,16 @@ from bark_jax.errors import BarkError, CheckpointError, ModelNotFoundError
 MAX_DIRECTORY_BYTES = 4 * 2**20
 # The pickle of a torch checkpoint, without the values. A Bark's has 0.3 MB with its optimizer state.
 MAX_PICKLE_BYTES = 16 * 2**20
-MAX_DIMENSIONS = 32
-MAX_ELEMENTS = 2**40
+MAX_DIMENSIONS = 32  # numpy 1's limit; numpy 2 allows 64
+MAX_ELEMENTS = 2**40  # 4 TiB of float32; times an item size it stays far below the 2**63 at which numpy overflows
 CRC_CHUNK_BYTES = 2**20
 DOWNLOAD_AGAIN = "Download or make it again."
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 TORCH_STREAM = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
 # First bytes (magic numbers) of other kinds of files, to name the kind in an error.
+# The first that matches names the kind: torch's stream begins as any pickle of protocol 2 does, so it is listed before
+# b"\x80".
 BEGINNINGS = {
     TORCH_STREAM: "a checkpoint that torch before 1.6 wrote",
     b"PK\x03\x04": "a zip archive, as torch.save writes",
@@ -107,6 +109,7 @@ class FileRegion:
           CheckpointError: the file was changed since its directory was read, is cut short, or has another CRC-32.
         """
         with open_file(self.path) as file:
+            # The offsets come from an earlier opening: in a file that was replaced since, they point to other values.
             if version_of(file) != self.version:
                 refuse(self.path, "was changed while it was being read. Read it again")
             self._check_crc(file)
@@ -119,10 +122,13 @@ class FileRegion:
 
     def _read_into(self, array: np.ndarray, file: BinaryIO, offset: int) -> None:
         file.seek(self.start + offset)
+        # A short count is the end of the file: Linux reads at most 2 GiB a call, and the buffered file repeats until
+        # the array is full.
         if file.readinto(array.reshape(-1).view(np.uint8)) < array.nbytes:
             refuse(self.path, f"ends inside {self.label}. {DOWNLOAD_AGAIN}")
 
     def _copy_view(self, array: np.ndarray, file: BinaryIO, offset: int, strides: tuple[int, ...]) -> None:
+        # A mapping starts at a multiple of the page size; a storage may start at any byte.
         before = self.start % mmap.ALLOCATIONGRANULARITY
         start = self.start - before
         try:
@@ -195,6 +201,7 @@ def open_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
     with file:
         try:
             yield file
+        # Not wrapped again: ModelNotFoundError is an OSError too, and its message is complete.
         except BarkError:
             raise
         except OSError as error:
@@ -225,6 +232,7 @@ def refuse_pointers(path: str | os.PathLike, head: bytes) -> None:
 
 def looks_like(head: bytes) -> str:
     """Describes the kind of a file by its first 512 bytes, for a message: "a web page", "a GGUF file"."""
+    # tar's magic number follows name, mode, owner, size, time, checksum, type and link, 257 bytes. torch 0.1 wrote tar.
     if head[257:262] == b"ustar":
         return "a tar archive"
     if head[8:9] == b"{":

@@ -54,6 +54,7 @@ def _copy_inside(folder: Path, path: Path, target: Path) -> bool:
     if not (real.is_file() and any(real.is_relative_to(root) for root in _allowed_roots(folder))):
         return not (path.is_symlink() or real.is_file())
     target.parent.mkdir(parents=True, exist_ok=True)
+    # The path that was checked, not `path` again: the link may lead elsewhere by now.
     shutil.copyfile(real, target)
     return True
 

@@ -206,6 +206,7 @@ def check_constants(source: NetworkSource, plan: Plan) -> None:
             )
     for name, parameter in plan.copies.items():
         fill = plan.fills[parameter]
+        # equal_nan: NaN is refused later by a message of its own, or allowed on request.
         if not np.array_equal(source.arrays[name].read(), source.arrays[fill.names[0]].read(), equal_nan=True):
             raise CheckpointError(
                 f"{source.where}: {source.label(name)} differs from {source.label(fill.names[0])}. "
@@ -215,6 +216,7 @@ def check_constants(source: NetworkSource, plan: Plan) -> None:
 
 def _is_causal_mask(array: StoredArray) -> bool:
     size = array.shape[-1] if array.shape else 0
+    # [1, 1, size, size] in both layouts: bool in transformers', float ones in Suno's, which compare equal to True.
     if tuple(array.shape[-2:]) != (size, size) or math.prod(array.shape) != size * size:
         return False
     return np.array_equal(array.read().reshape(size, size), np.tri(size, dtype=np.bool_))
@@ -223,6 +225,7 @@ def _is_causal_mask(array: StoredArray) -> bool:
 def _kept_dtype(source: NetworkSource, fill: Fill) -> np.dtype:
     first, *others = (source.arrays[name].dtype for name in fill.names)
     for other in others:
+        # float16 beside bfloat16 gives float32: neither holds all values of the other.
         first = jnp.promote_types(first, other)
     return np.dtype(first) if first in KEPT_DTYPES else np.dtype(np.float32)
 
@@ -241,6 +244,7 @@ def _converted(
         done += array.nbytes
         if progress is not None:
             progress(source.network, done, total)
+    # Known only now, as a pass of its own would read the file twice. The caller's atomic folder drops what was written.
     if not has_values:
         raise CheckpointError(f"{source.where}: every weight of the {source.network} network is zero")
 

@@ -118,4 +118,5 @@ def _pattern(template: str) -> re.Pattern:
         content = r"[\w.]+" if field[1] == "at" else r"0|[1-9]\d{0,5}"  # no leading zeros: "h.03" is not "h.3"
         parts += [re.escape(template[end : field.start()]), f"(?P<{field[1]}>{content})"]
         end = field.end()
+    # ASCII alone: \d also matches the digits of other scripts, so two names would mean the same layer.
     return re.compile("".join(parts) + re.escape(template[end:]), re.ASCII)

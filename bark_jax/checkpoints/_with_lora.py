@@ -48,4 +48,6 @@ def _changed_array(arrays: Mapping[str, StoredArray], name: str, lora: Lora, dty
     """
     array = arrays[name]
     made_in = array.dtype if dtype is None else np.dtype(dtype)
+    # Made in a function of its own: in a loop, every lambda would see the last name. np.array, as `StoredArray.read`
+    # promises a writable numpy array and JAX's is neither.
     return StoredArray(array.shape, made_in, lambda: np.array(changed_kernel(array.read().astype(made_in), lora, name)))

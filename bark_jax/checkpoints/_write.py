@@ -48,6 +48,7 @@ def write_model(
         if to == "bark_jax":
             _write_own(source, folder, dtype, allow_non_finite, progress)
         else:
+            # Inside `folder`: on the disk that needs room for the result, and removed with it if the conversion fails.
             with tempfile.TemporaryDirectory(dir=folder) as own:
                 _write_own(source, Path(own), dtype, allow_non_finite, progress)
                 export_into(Path(own), folder, progress=progress)
@@ -70,6 +71,7 @@ def _write_own(
         save_json(source.generation, folder / GENERATION_CONFIG_FILE)
     if source.folder is not None:
         copy_extras(source.folder, folder)
+    # A dtype that was asked for is that of the files, and a model computes in that unless the manifest says otherwise.
     write_manifest(folder, Manifest(source.label, records, source.dtype if dtype is None else None))
 
 
@@ -82,6 +84,7 @@ def _write_original_codec(source: Source, path: Path) -> FileRecord | None:
         shutil.copyfile(source.original_codec, path)
         return FileRecord(sha256_of(path), path.stat().st_size, len(read_safetensors(path)))
     codec = source.networks["codec_model"]
+    # These arrays are folded already, and what they were before cannot be computed from them.
     if codec.rules == own_rules():
         return None
     names = _transformers_names(codec)

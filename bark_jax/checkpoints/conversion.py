@@ -63,6 +63,7 @@ def convert(
     if to not in TARGETS:
         raise InputError(f"to is {quoted(to)}, expected {' or '.join(TARGETS)}")
     dtype = None if dtype is None else _parse_dtype(dtype)
+    # Before the source is opened, which may download gigabytes.
     check_destination(dst, overwrite=overwrite)
     src = tiny.folder_of(src)
     source = _open(src, size, codec, revision, lora)

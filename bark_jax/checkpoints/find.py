@@ -121,6 +121,7 @@ def _once(target: Path, make: Callable[[Path], None]) -> Path:
     """Makes a folder unless it exists. Of two processes that make it at once, the slower takes what the faster made."""
     if is_model_folder(target):
         return target
+    # A killed conversion leaves gigabytes here, and nobody looks into a cache.
     remove_abandoned(target)
     try:
         make(target)
@@ -142,6 +143,7 @@ def _safe(name: str) -> str:
 
 def _fingerprint(folder: Path) -> str:
     """Hash of a folder's path and of the name, size and modification time of its files; 16 hexadecimal digits."""
+    # Sizes and times stand for the contents: to hash 4 GB would take seconds at every start.
     lines = [str(folder.resolve())]
     for path in sorted(folder.iterdir()):
         if path.is_file():

@@ -104,6 +104,8 @@ def load_networks(
     dtype = parse_dtype(dtype)
     manifest = read_manifest(folder)
     dtype = parse_dtype(manifest.dtype) if dtype is None else dtype
+    # int8 weights are made last: loaded as floats, merged with the LoRA, then rounded. A LoRA's change is too small to
+    # be added to a weight of eight bits.
     is_int8 = dtype == jnp.int8
     if is_int8:
         dtype = jnp.dtype("float32" if platform == "cpu" else "bfloat16")

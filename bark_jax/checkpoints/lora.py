@@ -37,6 +37,7 @@ from bark_jax.files import output_errors, write_atomically
 
 # Layers of a block. A target matches every kernel whose path ends in it: "mlp.up" matches blocks.0.mlp.up.kernel,
 # blocks.1.mlp.up.kernel and so on.
+# In a network of bark-small, rank 8 of all four takes 98,304 numbers a block: 4.7 MB in all, 1.4 % of its kernels.
 DEFAULT_TARGETS = ("attention.qkv", "attention.out", "mlp.up", "mlp.down")
 FORMAT = "bark_jax_lora"
 VERSION = 1
@@ -90,6 +91,7 @@ def init_lora(model: nnx.Module, rank: int, alpha: float, seed: int, targets: Se
     rng = np.random.default_rng(seed)
     return Lora(
         {name: to_device(np.float32(rng.normal(0, n_in**-0.5, (n_in, rank)))) for name, (n_in, _) in chosen.items()},
+        # With B zero, A has no gradient at the first step, and B has one through A. With both zero, neither would move.
         {name: to_device(np.zeros((rank, n_out), np.float32)) for name, (_, n_out) in chosen.items()},
         float(alpha),
     )
@@ -133,6 +135,7 @@ def _is_kernel(name: str, shape: tuple[int, ...]) -> bool:
 
 
 def _is_of(kernel: str, target: str) -> bool:
+    # The dots bind the target to complete parts of the path: "up" is no target of "mlp.backup.kernel".
     return f".{kernel}".endswith(f".{target}.kernel")
 
 
@@ -178,6 +181,7 @@ def save_lora(path: str | os.PathLike[str], loras: Mapping[str, Lora], *, base: 
         metadata |= {"base": base.name, "base_sha256": json.dumps(digests)}
     ordered = dict(sorted(arrays.items()))
     with output_errors(path):
+        # All in memory, unlike a network's file: a LoRA has megabytes.
         write_atomically(path, b"".join(safetensors_chunks(ordered, ordered.items(), metadata)))
 
 

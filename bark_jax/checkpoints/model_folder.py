@@ -102,6 +102,7 @@ def one_key() -> SimpleNamespace:
     return SimpleNamespace(params=itertools.repeat(jax.random.key(0)).__next__)
 
 
+# Configs are frozen and compared by value, so all folders of one size share an entry.
 @functools.lru_cache(maxsize=64)
 def network_shapes(module_class: type[nnx.Module], config: Any, dtype: Any = jnp.float32) -> Shapes:
     """Names, shapes and dtypes of a network's parameters. It is traced abstractly, so no memory is allocated."""
@@ -163,6 +164,7 @@ def load_network(
         {name: array.shape for name, array in expected.items()},
         {name: array.shape for name, array in arrays.items()},
     )
+    # In the order of the flat state, with which `zip` pairs them below.
     values = list(read_to_device([(arrays[name], array.dtype) for name, array in expected.items()], device))
     loaded = [
         (key, variable.replace(value)) for (key, variable), value in zip(nnx.to_flat_state(state), values, strict=True)
@@ -242,6 +244,7 @@ def write_network(
       shapes: anything with the attributes `shape` and `dtype`, by the name of each array.
       arrays: names and arrays, in the order of `shapes` and of its shapes and dtypes.
     """
+    # Computed on the way: reading the file again for it would cost as much as writing it.
     digest = hashlib.sha256()
     with open(path, "wb") as file:
         for chunk in safetensors_chunks(shapes, arrays, {"format": "pt"}):
@@ -302,6 +305,7 @@ def find_weights(
     path, record = Path(folder, name), manifest.files.get(name)
     if record is None or not path.is_file():
         raise ModelNotFoundError(f"{folder} has no {name}; the model lacks this network or was copied in part")
+    # The size first: a download that was cut is found without hashing gigabytes.
     size = path.stat().st_size
     if size != record.bytes:
         raise CheckpointError(f"{path} has {size} bytes, expected {record.bytes}; convert or download it again")

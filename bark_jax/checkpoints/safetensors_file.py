@@ -54,6 +54,7 @@ DTYPES = {
     "U8": np.dtype(np.uint8),
     "BOOL": np.dtype(np.bool_),
 }
+# The format has more, such as float8 and complex numbers, which no Bark has: `_array` refuses them by name.
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 ALIGNMENT = 64  # bytes; the data section of a file that is written here starts at a multiple, for readers that map it
 
@@ -90,6 +91,8 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[dict[str, Any], dict[str, 
     head = file.read(512)
     refuse_pointers(path, head)
     header_bytes = int.from_bytes(head[:8], "little")
+    # Checked before the length: the format demands "{" here, so another kind of file is called by its kind and not a
+    # header of 10**18 bytes.
     if head[8:9] != b"{":
         refuse(path, f"is no safetensors file, as no header begins at byte 8, but {looks_like(head)}. {DOWNLOAD_AGAIN}")
     if header_bytes > MAX_DIRECTORY_BYTES:
@@ -243,5 +246,6 @@ def _header(shapes: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
         entries[name] = {"dtype": CODES[dtype], "shape": list(expected.shape), "data_offsets": [start, stop]}
         start = stop
     text = json.dumps(entries, separators=(",", ":")).encode()
+    # The format allows spaces after the JSON, and the library pads with them too, to 8 bytes.
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
     return len(text).to_bytes(8, "little") + text

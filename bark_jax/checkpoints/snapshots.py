@@ -102,6 +102,7 @@ def _download(
     if not COMMIT.fullmatch(about.sha or ""):  # it becomes a part of paths, which the client does not check
         refuse_answer(constants.ENDPOINT, f"names no commit of {repository} but {quoted(about.sha)}")
     names = [file.rfilename for file in about.siblings or ()]
+    # By commit, not by branch: a branch may move between the two requests, and `names` would be another commit's.
     folder = snapshot_download(
         repository,
         revision=about.sha,
@@ -149,6 +150,7 @@ def find_snapshot(
     """
     check_revision(revision)
     reference = _reference(repository, revision, cache_dir)
+    # A revision that is a commit has no reference: it stands for itself.
     commit = reference.read_text(errors="replace").strip() if reference.is_file() else revision or ""
     folder = _home(repository, cache_dir) / "snapshots" / commit
     return folder if COMMIT.fullmatch(commit) and folder.is_dir() else None

@@ -97,6 +97,7 @@ def _check_answer(response: Any) -> None:
     # the response's own text, in any form, so it is not checked.
     is_inner_redirect = bool(headers.get("Location")) and not urllib.parse.urlsplit(headers["Location"]).netloc
     if commit is not None and response.status_code < 400 and not is_inner_redirect:
+        # A file in git-lfs is served by a redirect: X-Linked-ETag is the file's checksum, ETag that of the redirect.
         checksum = headers.get("X-Linked-ETag") or headers.get("ETag") or "none"
         checksum = checksum.lstrip("W/").strip('"')  # as the client does
         if not is_inner_path(checksum) or "/" in checksum:

@@ -72,6 +72,7 @@ def check_text(text: Any, what: str, max_characters: int = MAX_CHARACTERS) -> st
             f"{what} has {len(text):,} characters, expected at most {max_characters:,}; "
             "one prompt holds about 1,000, generate_long splits longer texts"
         )
+    # ASCII has no combining marks and is in NFC already.
     if not text.isascii():
         _check_marks(text, what)  # before normalising, which takes time quadratic in the number of marks
         text = as_nfc(text)

@@ -228,6 +228,7 @@ class PromptReader:
         ids = encoding.ids
         if len(ids) <= max_length:
             return ids
+        # Offsets count characters, not bytes of UTF-8, of the text as it was before normalization.
         cut = text[encoding.offsets[max_length][0] :]
         had = f"{what} has {len(ids)} tokens"
         _cut_or_refuse(cut, had, f"at most {max_length} are read", f"of which {max_length} are read", truncation)

@@ -196,6 +196,7 @@ def _read_json_tokenizer(path: Path, options: Mapping[str, Any]) -> "Tokenizer":
     check_tokenizer(read_json(path), path)
     with config_errors(f"{path} is damaged or of a newer `tokenizers`"):
         tokenizer = Tokenizer.from_file(str(path))
+    # A tokenizer.json may ask for both: padding would add tokens to the prompt, truncation silently cut the text.
     tokenizer.no_padding()
     tokenizer.no_truncation()
     normalizer = tokenizer.normalizer

@@ -138,6 +138,7 @@ def _coarse_window(
     semantic_T = np.concatenate([semantic_T, example.semantic])[first_semantic:][: spaces.n_coarse_semantic]
     now = len(stream_T) + n_done
     stream_T = np.concatenate([stream_T, interleave(example.codes[: spaces.n_coarse], spaces)])
+    # The last window of an utterance is cut by the end of the stream; the padding that follows is masked.
     return semantic_T, stream_T[now - n_recent : now + spaces.coarse_window], n_recent
 
 
@@ -167,6 +168,7 @@ def _fine_window(
     codes_TQ = true_TQ.copy()
     codes_TQ[max(n_history, n_filled) - start :, codebook:] = spaces.codebook_size
     drawn_TQ = codes_TQ[len(part_TQ) :, spaces.n_coarse : codebook]
+    # A view: this writes into codes_TQ.
     drawn_TQ[:] = rng.integers(spaces.codebook_size, size=drawn_TQ.shape)
     frame_T = np.arange(spaces.fine_window)
     is_target_T = (frame_T >= max(fill, n_history) - start) & (frame_T < len(part_TQ))
@@ -197,6 +199,7 @@ class _Rows:
         """(index of an example, its random generator) for each row of a step."""
         epoch, batch = divmod(step, len(self._dataset) // self._batch_size)
         return [
+            # numpy hashes the numbers of a seed: neighbouring steps and rows have unrelated draws.
             (int(index), np.random.default_rng((self._seed, step, row, _OF_A_ROW)))
             for row, index in enumerate(self._epoch(epoch)[batch])
         ]
@@ -218,6 +221,7 @@ class _Rows:
         """
         order = self._dataset.permutation(epoch, self._seed)
         order = order[: len(order) - len(order) % self._batch_size]
+        # Stable, so that examples of one length keep the epoch's random order.
         batches = order[np.argsort(self._length_N[order], kind="stable")].reshape(-1, self._batch_size)
         return np.random.default_rng((self._seed, epoch, 0, _OF_AN_EPOCH)).permutation(batches)
 
@@ -235,6 +239,7 @@ def _shares(history_share: HistoryShare, voices: Sequence[str]) -> list[float]:
 
 def _round_lengths(n_targets_N: np.ndarray, max_length: int) -> np.ndarray:
     """Rounds each count [N] up to one of at most MAX_LENGTHS lengths, quantiles of the counts: int [N]."""
+    # "higher" takes counts that occur. The last quantile is the largest count, so no example is cut.
     quantiles = np.quantile(n_targets_N, np.linspace(0, 1, MAX_LENGTHS + 1)[1:], method="higher")
     lengths = np.unique(np.minimum(-(-quantiles // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, max_length).astype(int))
     return lengths[np.searchsorted(lengths, n_targets_N)]

@@ -22,12 +22,16 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, keep: int):
+        # Not asynchronous: `save` would return before the files are complete, and report a full disk some steps later.
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=False)
         self._folder = folder
+        # Absolute, as orbax refuses to write below a relative path.
         self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
 
     def save(self, step: int, state: Any) -> None:
         """Writes a state, a pytree of arrays, and waits until it is on disk."""
+        # Without force, orbax silently skips a step below its latest one. A resumed run repeats evaluations, so its
+        # best state may be of an earlier step than the one in the folder.
         self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
 
     def latest_step(self) -> int | None:

@@ -45,6 +45,8 @@ def codec_batches(
 
     def draw_piece(step: int, row: int) -> np.ndarray:
         rng = np.random.default_rng((seed, step, row))
+        # A random frame of the corpus, and the utterance that it is in: with lengths 10 and 30, one in four rows is of
+        # the first. side="right", as frame 10 is the second's first.
         index = int(np.searchsorted(ends_N, rng.integers(ends_N[-1]), side="right"))
         start = int(rng.integers(max(frames_N[index] - n_frames, 0) + 1))
         piece_A = dataset.audio(index)[start * per_frame : (start + n_frames) * per_frame]

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from bark_jax.networks.codec.quantizer import nearest
 
+# An old step's share halves in 69 steps: 0.99**69 = 0.5.
 DECAY = 0.99  # of the moving averages, per step
 KMEANS_ROUNDS = 10
 # Both are shares of the even count, vectors / V. A code whose count is below DEAD_SHARE is dead: it becomes a vector of
@@ -53,6 +54,7 @@ class Quantized:
         weight_QB = _is_used(len(self.vector_QBTC), n_codebooks_B)
         x_BTC = jnp.einsum("QB,QBTC->BTC", weight_QB, self.vector_QBTC, precision="highest")
         before_BTC = self.residual_QBTC[0]
+        # The value is x_BTC only up to rounding: before + (x - before) rounds twice.
         return before_BTC + jax.lax.stop_gradient(x_BTC - before_BTC)
 
     def commitment(self, n_codebooks_B: jax.Array) -> jax.Array:
@@ -70,6 +72,7 @@ def _is_used(n_codebooks: int, n_codebooks_B: jax.Array) -> jax.Array:
 def begin(table_QVC: jax.Array, n_vectors: int) -> Codebooks:
     """Codebooks with these vectors, as if a step's n_vectors were spread evenly over the codes."""
     table_QVC = jnp.asarray(table_QVC, jnp.float32)
+    # At the default settings 16 rows of 72 frames are 1,152 vectors, 1.125 for each of 1,024 codes.
     count_QV = jnp.full(table_QVC.shape[:2], n_vectors / table_QVC.shape[1], jnp.float32)
     return Codebooks(table_QVC, table_QVC * count_QV[..., None], count_QV)
 
@@ -79,6 +82,7 @@ def quantize(x_BTC: jax.Array, table_QVC: jax.Array) -> Quantized:
     residual_BTC, stages = x_BTC, []
     with jax.default_matmul_precision("highest"):
         for table_VC in jax.lax.stop_gradient(table_QVC):
+            # The tables are constants to the gradient: the commitment loss moves the encoder towards them alone.
             codes_BT = nearest(jax.lax.stop_gradient(residual_BTC), table_VC)
             stages.append(Quantized(residual_BTC, table_VC[codes_BT], codes_BT))
             residual_BTC = residual_BTC - table_VC[codes_BT]
@@ -86,7 +90,7 @@ def quantize(x_BTC: jax.Array, table_QVC: jax.Array) -> Quantized:
 
 
 def share_used(quantized: Quantized, codebook_size: int) -> jax.Array:
-    """Codebook usage: the share of all codes that at least one vector has, a float32 scalar."""
+    """Codebook usage: the share of all codes that occur in codes_QBT, a float32 scalar."""
     n_codebooks = len(quantized.codes_QBT)
     is_used_QV = jnp.zeros((n_codebooks, codebook_size), bool)
     is_used_QV = is_used_QV.at[jnp.arange(n_codebooks)[:, None], quantized.codes_QBT.reshape(n_codebooks, -1)].set(True)
@@ -101,6 +105,7 @@ def update(codebooks: Codebooks, quantized: Quantized, key: jax.Array) -> Codebo
     Q, V, C = codebooks.table_QVC.shape
     residual_QNC = jax.lax.stop_gradient(quantized.residual_QBTC).reshape(Q, -1, C)
     count_QV, sum_QVC = jax.vmap(_sum_by_code, (0, 0, None))(residual_QNC, quantized.codes_QBT.reshape(Q, -1), V)
+    # Two averages and their ratio, not an average of means: a code that no vector has in a step keeps its vector.
     count_QV = DECAY * codebooks.count_QV + (1 - DECAY) * count_QV
     sum_QVC = DECAY * codebooks.sum_QVC + (1 - DECAY) * sum_QVC
     even_share = residual_QNC.shape[1] / V
@@ -109,6 +114,7 @@ def update(codebooks: Codebooks, quantized: Quantized, key: jax.Array) -> Codebo
     drawn_QVC = jnp.take_along_axis(residual_QNC, drawn_QV[..., None], axis=1)
     count_QV = jnp.where(is_dead_QV, REVIVED_SHARE * even_share, count_QV)
     sum_QVC = jnp.where(is_dead_QV[..., None], count_QV[..., None] * drawn_QVC, sum_QVC)
+    # Never divided by 0: a count below 2 % of the even share has just been raised to 20 % of it.
     return Codebooks(sum_QVC / count_QV[..., None], sum_QVC, count_QV)
 
 
@@ -119,12 +125,14 @@ def find_codebooks(x_NC: jax.Array, n_codebooks: int, codebook_size: int, key: j
         table_VC = _kmeans(residual_NC, codebook_size, key)
         return residual_NC - table_VC[_nearest(residual_NC, table_VC)], table_VC
 
+    # A rough start: one batch has hardly more vectors than a codebook has codes. The moving averages refine it.
     _, table_QVC = jax.lax.scan(refine, x_NC, jax.random.split(key, n_codebooks))
     return begin(table_QVC, len(x_NC))
 
 
 def _kmeans(x_NC: jax.Array, n_means: int, key: jax.Array) -> jax.Array:
     """k-means with KMEANS_ROUNDS rounds, [n_means, C]. A mean that no vector is nearest to becomes a random vector."""
+    # With fewer vectors than means, some means start equal. Ties go to the first of them; the others are redrawn.
     drawn = jax.random.permutation(key, len(x_NC))[jnp.arange(n_means) % len(x_NC)]
 
     def improve(mean_VC: jax.Array, key: jax.Array) -> tuple[jax.Array, None]:

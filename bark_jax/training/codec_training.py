@@ -205,7 +205,7 @@ class CodecTraining:
         If the loss or a gradient is not finite, only state.step and state.skipped change.
 
         Returns:
-          the new state, and metrics, float32 scalars, losses as means over the rows:
+          the new state, and metrics, float32 scalars (shape ()), losses as means over the rows of audio [B, A]:
             loss                              the weighted sum of all
             log_mel, mel, log_stft, complex_stft, waveform    see `codec_losses`
             grad_norm                         gradient norm of the codec's parameters, before clipping
@@ -218,8 +218,10 @@ class CodecTraining:
         Raises:
           InputError: the rows cannot be split evenly over the devices.
         """
+        # The batch's number, not state.step: to read that would wait for the device to finish the step before.
         step, audio_BA = int(batch["step"]), self._shard_rows(batch["audio"])
         discriminator = self.settings.discriminator
+        # Part of this step, so a run that is resumed here runs k-means again, on the same batch and with the same key.
         if step and step == self.settings.unquantized_steps:
             state = self._compiled_start(state, self._frozen, audio_BA)
         return self._compiled_step(
@@ -231,7 +233,7 @@ class CodecTraining:
         )
 
     def evaluate(self, state: CodecState, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """(reconstruction loss summed over the rows, number of rows), float32 scalars. Decodes from all codebooks."""
+        """(reconstruction loss summed over the rows of audio [B, A], B), float32. Decodes from all codebooks."""
         parts = (state.params, state.codebooks)
         return self._compiled_evaluation(*parts, self._frozen, self._shard_rows(batch["audio"]))
 
@@ -294,6 +296,7 @@ class CodecTraining:
     @functools.cached_property
     def _compiled_step(self) -> Callable:
         static = ("is_quantized", "is_adversarial")
+        # out_shardings keeps the state on every device. XLA could choose otherwise, and the next step compile again.
         return jax.jit(self._step, static_argnames=static, donate_argnums=0, out_shardings=self._everywhere)
 
     @functools.cached_property
@@ -342,16 +345,19 @@ class CodecTraining:
         self, state: CodecState, frozen: Arrays, audio_BA: jax.Array, *, is_quantized: bool, is_adversarial: bool
     ) -> tuple[CodecState, dict[str, jax.Array]]:
         key = self._key(state.step)
+        # With respect to the codec's parameters alone: the discriminator's, in `state`, are constants of this loss.
         gradients, made = jax.grad(self._loss, has_aux=True)(
             state.params, state, frozen, audio_BA, is_quantized=is_quantized, is_adversarial=is_adversarial
         )
         metrics = made.metrics | {"grad_norm": optax.tree.norm(gradients)}
+        # One norm stands for all gradients: a NaN or an infinity in any of them makes it non-finite.
         is_finite = jnp.isfinite(metrics["grad_norm"]) & jnp.isfinite(metrics["loss"])
         new = dataclasses.replace(state, **_move(self.optimizer, gradients, state.params, state.opt_state))
         if is_quantized and state.codebooks is not None:
             codebooks = codec_quantizer.update(state.codebooks, made.quantized, jax.random.fold_in(key, 2))
             new = dataclasses.replace(new, codebooks=codebooks)
         if is_adversarial:
+            # On the audio that the codec's loss has read, from before the codec's update: it is not decoded twice.
             metrics["discriminator"], gradients = jax.value_and_grad(self._discriminator_loss)(
                 state.discriminator_params, audio_BA, jax.lax.stop_gradient(made.decoded_BA)
             )
@@ -360,6 +366,8 @@ class CodecTraining:
                 self.discriminator_optimizer, gradients, state.discriminator_params, state.discriminator_opt_state
             )
             new = dataclasses.replace(new, **{f"discriminator_{name}": value for name, value in moved.items()})
+        # One decision for codec, codebooks and discriminator, as one of them alone would be a step ahead of the others.
+        # A select, not lax.cond: both states exist by now.
         new = _choose(is_finite, new, state)
         skipped = jnp.where(is_finite, 0, state.skipped + 1)
         return dataclasses.replace(new, step=state.step + 1, skipped=skipped), metrics | {"skipped": 1.0 - is_finite}
@@ -412,10 +420,12 @@ class CodecTraining:
         return discriminator_loss(discriminator(audio_BA), discriminator(decoded_BA)).mean()
 
     def _key(self, step: jax.Array) -> jax.Array:
+        # Each use folds in a number of its own: 1 for k-means, 2 for dead codes, 3 for the numbers of codebooks.
         return jax.random.fold_in(jax.random.key(self.settings.seed), step)
 
     def _draw_codebooks(self, step: jax.Array, n_rows: int) -> jax.Array:
         """Number of codebooks that each row is decoded from, int32 [B]: quantiser dropout."""
+        # All is one of the random numbers: with 8 codebooks and the default 0.4, 0.6 + 0.4 / 8 = 65 % of rows read all.
         is_fewer, how_many = jax.random.split(jax.random.fold_in(self._key(step), 3))
         return jnp.where(
             jax.random.uniform(is_fewer, (n_rows,)) < self.settings.fewer_share,
@@ -492,6 +502,7 @@ def train_codec(
         model.spaces.n_fine,
         None
         if discriminator is None
+        # optax counts this optimizer's own updates: its schedule begins at from_step by itself, and is shorter.
         else make_optimizer(discriminator.optimizer, max(run.n_steps - discriminator.from_step, 1)),
         None if devices is None else tuple(devices),
     )
@@ -499,6 +510,7 @@ def train_codec(
     learn, held_out = dataset.split(settings.eval_share, seed=settings.seed)
     evaluation = []
     if len(held_out):
+        # Without the random gain: loudness as recorded. The same crops at each evaluation, as the steps are the same.
         make_evaluation = codec_batches(held_out, **sizes)
         evaluation = [make_evaluation(step) for step in range(settings.eval_batches)]
     result = fit(

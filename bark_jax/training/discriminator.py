@@ -122,6 +122,8 @@ class WindowDiscriminator(nnx.Module):
 
     def __init__(self, window: int, channels: int, *, rng: np.random.Generator):
         self.window = window
+        # At window 1,024 the strides leave 513, 257, 129, 65 and 33 frequencies. A score sees 1 + 2 * (1 + 1 + 2 + 4) +
+        # 2 + 2 = 21 windows, 6,144 samples: a quarter of a second.
         made = {"gain": KEEPS_DEVIATION, "rng": rng}
         layers = [
             SpectrumConv((3, 9), channels if i else 2, channels, stride=2, dilation=dilation, **made)
@@ -157,11 +159,13 @@ def compress(spectrum_BTF: jax.Array) -> jax.Array:
     """Raises magnitudes to the power COMPRESSION and keeps phases: float32 [B, T, F, 2], real and imaginary part."""
     parts_BTFC = jnp.stack([spectrum_BTF.real, spectrum_BTF.imag], axis=-1)
     squares_BTF1 = jnp.square(parts_BTFC).sum(axis=-1, keepdims=True) + _FLOOR**2
+    # The factor is largest at silence: (2**-20)**-0.35 = 128.
     return parts_BTFC * squares_BTF1 ** ((COMPRESSION - 1) / 2)
 
 
 def discriminator_loss(true: tuple[DiscriminatorOutput, ...], decoded: tuple[DiscriminatorOutput, ...]) -> jax.Array:
     """The discriminator's hinge loss, [B]: 2 at scores of 0; 0 where original audio scores > 1 and decoded < -1."""
+    # A score beyond its margin of 1 has no gradient: a discriminator that wins stops there, and the codec can catch up.
     hinges = [
         jax.nn.relu(1 - a.score_BTF).mean(axis=(1, 2)) + jax.nn.relu(1 + b.score_BTF).mean(axis=(1, 2))
         for a, b in zip(true, decoded, strict=True)

@@ -48,7 +48,7 @@ class Training(Protocol):
         """Copies a restored state to the devices that `step` runs on."""
 
     def step(self, state: Any, batch: Mapping[str, Any]) -> tuple[Any, Mapping[str, jax.Array]]:
-        """(state after one step, metrics). Metrics are scalars by name, `loss` among them."""
+        """(state after one step, metrics). Metrics are scalars, of shape (), by name, `loss` among them."""
 
     def evaluate(self, state: Any, batch: Mapping[str, Any]) -> Any:
         """(sum of losses, their count), scalars; `fit` adds them up over batches and divides."""
@@ -191,8 +191,11 @@ class _Run:
                 is_end = step == settings.n_steps
                 is_due = step % settings.eval_every == 0 or step % settings.save_every == 0 or is_end
                 if is_due or len(waiting) == FETCH_EVERY:
+                    # Before a checkpoint, so that no step of it lacks a line after a kill. `int` waits for the device.
                     self._write_metrics(waiting, n_skipped=int(state.skipped))
                 if step % settings.eval_every == 0 or is_end:
+                    # Before the checkpoint, which thus never lacks the evaluation of its own step: a resumed run reads
+                    # the best one so far from metrics.jsonl.
                     is_end |= self._evaluate(state, step)
                 if step % settings.save_every == 0 or is_end:
                     self.last.save(step, state)
@@ -240,6 +243,7 @@ def _ahead(batches: Callable[[int], Mapping[str, Any]], steps: range) -> Iterato
     with ThreadPoolExecutor(1) as pool:
         pending: Future | None = None
         for step in steps:
+            # One worker: batches are made in order, and at most one is ready or being made while the device runs.
             upcoming = pool.submit(batches, step)
             if pending is not None:
                 yield pending.result()
@@ -276,6 +280,7 @@ def check_settings(folder: str | os.PathLike, settings: Mapping[str, Any]) -> No
     found = read_settings(folder)
     if found is None:
         return
+    # By way of JSON, as what was written there: tuples come back as lists.
     wanted = json.loads(json.dumps(settings))
     if differences := list(_differences({key: found.get(key) for key in wanted}, wanted)):
         raise InputError(

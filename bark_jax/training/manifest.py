@@ -217,7 +217,7 @@ def _parse_semantic(value: Any, folder: Path) -> np.ndarray | Path | None:
         return folder / value
     if not isinstance(value, list) or not all(type(token) is int and abs(token) < 2**62 for token in value):
         raise InputError(f"semantic is {quoted(value)}, expected a list of whole numbers or the path of a .npy file")
-    return np.array(value, np.int64)
+    return np.array(value, np.int64)  # does not overflow: the numbers were checked to be below 2**62
 
 
 def _check_files(

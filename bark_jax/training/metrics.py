@@ -32,6 +32,7 @@ class MetricsLog:
     def write(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Writes one line for each record and flushes, so that the file can be followed."""
         self._file.write("".join(map(_line, records)))
+        # Not synced: a kill loses nothing that was flushed, a power cut may lose lines.
         self._file.flush()
 
     def __enter__(self) -> Self:
@@ -42,6 +43,7 @@ class MetricsLog:
 
 
 def _line(record: Mapping[str, Any]) -> str:
+    # The loss of a skipped step may be NaN. Python writes and reads it as NaN, which strict parsers of JSON refuse.
     return json.dumps(record) + "\n"
 
 

@@ -78,7 +78,7 @@ class NetworkTraining:
         If the loss or a gradient is not finite, only state.step and state.skipped change.
 
         Returns:
-          the new state, and metrics, float32 scalars: loss, the mean in nats; grad_norm, the gradient norm before
+          the new state, and metrics, float32 of shape (): loss, the mean in nats; grad_norm, the gradient norm before
           clipping; skipped, 1 if the step was skipped, else 0.
 
         Raises:
@@ -130,6 +130,7 @@ class NetworkTraining:
         is_finite = jnp.isfinite(norm) & jnp.isfinite(loss.total)
         updates, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
         new = (optax.apply_updates(state.params, updates), opt_state)
+        # The optimizer's state is kept too: one NaN in Adam's averages would stay in them for ever.
         kept = jax.tree.map(lambda a, b: jnp.where(is_finite, a, b), new, (state.params, state.opt_state))
         skipped = jnp.where(is_finite, 0, state.skipped + 1)
         metrics = {"loss": loss.total / loss.count, "grad_norm": norm, "skipped": 1.0 - is_finite}
@@ -139,6 +140,7 @@ class NetworkTraining:
         """(summed loss over all micro-batches, gradients of the mean loss; None if `gradients` is False)."""
 
         def total(params: Any, part: Batch) -> tuple[jax.Array, jax.Array]:
+            # `assemble` casts inside the differentiated function, so gradients are float32, as the master weights are.
             return self.loss(self.assemble(params, frozen), part)
 
         def add(sums: tuple[Loss, Any], part: Batch) -> tuple[tuple[Loss, Any], None]:
@@ -150,6 +152,7 @@ class NetworkTraining:
 
         zero = Loss(jnp.float32(0), jnp.float32(0)), jax.tree.map(jnp.zeros_like, params) if gradients else None
         (loss, summed), _ = jax.lax.scan(add, zero, batch)
+        # Divided once, at the end: a mean of the micro-batches' means would weigh targets of short ones more.
         return loss, jax.tree.map(lambda array: array / loss.count, summed)
 
 

@@ -53,12 +53,14 @@ class OptimizerSettings:
 
 def learning_rate(settings: OptimizerSettings, n_steps: int) -> optax.Schedule:
     """Learning-rate schedule of a run of n_steps steps: step -> learning rate. Short runs shorten the warm-up."""
+    # The first step of a warm-up has learning rate 0: it fills Adam's averages and moves nothing. A run of a single
+    # step has no warm-up, so that it does move.
     warmup = min(settings.warmup_steps, max(n_steps - 1, 0))
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0 if warmup else settings.learning_rate,
         peak_value=settings.learning_rate,
         warmup_steps=warmup,
-        decay_steps=max(n_steps, warmup + 1),
+        decay_steps=max(n_steps, warmup + 1),  # optax counts the warm-up in, and refuses an equal number
         end_value=settings.learning_rate * settings.final_share,
     )
 

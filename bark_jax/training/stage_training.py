@@ -176,6 +176,7 @@ def _make_training(
     params, assemble = full_network(network, make_module, settings.dtype)
     frozen = None
     if settings.lora is not None:
+        # In the compute dtype already, and not trained: under a LoRA only A and B have float32 masters and averages.
         frozen = assemble(params, None)
         params, assemble = init_lora(network, settings.lora.rank, settings.lora.alpha, settings.seed), _add_lora
     return NetworkTraining(
@@ -211,6 +212,7 @@ def _evaluation(
     if not len(held_out):
         return []
     parts = settings.accumulate * n_devices
+    # A multiple of the parts: fewer held-out examples than a training batch make smaller batches, not none.
     batch_size = min(settings.batch_size, len(held_out) // parts * parts)
     if not batch_size:
         raise InputError(

@@ -141,6 +141,7 @@ def _read_member(
 
 def _parse_npy(data: bytes, what: str, kinds: str) -> np.ndarray:
     """Returns the array of a .npy file's bytes, read-only, of any shape. Raises VoiceError, beginning with `what`."""
+    # Not numpy.load: it allocates what the header claims before it finds the data too short.
     if not data.startswith(_NPY_START):
         raise VoiceError(f"{what} is no .npy array: {_what_it_is(data)}")
     stream = io.BytesIO(data)

@@ -166,6 +166,7 @@ class VoiceLibrary:
             if name not in self._read:
                 arrays = {key: read_npy(self._find(name, path), NUMBERS) for key, path in self._paths(name).items()}
                 self._read[name] = dataclasses.replace(Voice.from_dict(arrays, spaces=None), name=name)
+            # Read once, but checked each time: the same voice may be asked for with another model's token spaces.
             return check_voice(self._read[name], spaces)
         except VoiceError as error:
             raise VoiceError(f"voice {quoted(name)} of {self._home()}: {error}") from error

@@ -194,6 +194,7 @@ class Voice:
             object.__setattr__(self, field, value)
 
     def __hash__(self) -> int:
+        # Without coarse: it is nearly always the first rows of fine, and equal voices have equal hashes anyway.
         return hash((self.semantic.tobytes(), self.fine.tobytes()))
 
     def __repr__(self) -> str:
@@ -278,6 +279,7 @@ def _check_for_suno(voice: Voice, spaces: TokenSpaces) -> None:
         raise VoiceError(f"Suno's code would reject this voice, so it is not saved: {error}") from error
     n_semantic, n_frames = voice.semantic.size, voice.coarse.shape[1]
     ratio, expected = n_frames / n_semantic, float(spaces.frame_rate / spaces.semantic_rate)
+    # 750/499 frames a token round to 1.5, as do all published voices, with 1.500 to 1.503.
     if round(ratio, 1) != round(expected, 1):
         raise VoiceError(
             f"Suno's code would reject this voice, so it is not saved: it has {n_frames} frames and {n_semantic} "
@@ -323,6 +325,7 @@ def _as_tokens(value: Any, field: str, axes: str) -> np.ndarray:
         array = np.asarray(value)
     except Exception as error:  # such as a torch tensor on a GPU, which numpy cannot read
         raise VoiceError(f"the voice's {field} does not become a numpy array ({error}); move it to the CPU") from error
+    # Unsigned integers too: one published voice, announcer, is uint16, the others int32 and int64.
     if array.dtype.kind not in NUMBERS:
         raise VoiceError(f"the voice's {field} holds {quoted(str(array.dtype))}, expected integers")
     if array.dtype.kind == "f" and not (array == np.rint(array)).all():
@@ -330,6 +333,7 @@ def _as_tokens(value: Any, field: str, axes: str) -> np.ndarray:
         raise VoiceError(f"the voice's {field} holds {wrong} in {array.dtype}, expected whole numbers")
     if array.ndim != axes.count(",") + 1 or array.size == 0:
         raise VoiceError(f"the voice's {field} has shape {array.shape}, expected {axes} with no axis empty")
+    # Before the cast, which wraps: 2**32 + 5 would become the valid token 5.
     for value in (array.min().item(), array.max().item()):
         if not 0 <= value <= np.iinfo(np.int32).max:
             raise VoiceError(f"the voice's {field} holds {value}, which is no token; tokens start at 0")

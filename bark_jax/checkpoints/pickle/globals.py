@@ -91,6 +91,9 @@ def _check_view(storage_numel: int, offset: int, size: tuple, stride: tuple) -> 
         raise ValueError(f"{view}: it has {fault}; expected counts, 0 or more")
     if math.prod(size) == 0:
         return
+    # Size (2, 3) with stride (1, 2): the axis of stride 1 reaches element 1; stride 2 is beyond that, and the view
+    # reaches 1 + 2 * 2 = 5, each element once. Interleaved views, such as size (3, 2) with stride (2, 3), are refused
+    # although they reach no element twice: no weights are stored so.
     reach = 0  # the farthest element that the dimensions with smaller strides reach
     for step, count in sorted(zip(stride, size, strict=True)):
         if count > 1 and step <= reach:
@@ -118,6 +121,7 @@ def _rebuild_parameter(data: StoredArray, _requires_grad, _hooks) -> StoredArray
     return data
 
 
+# torch creates it empty and fills it by SETITEMS, so arguments are a TypeError and the file is refused.
 def _ordered_dict() -> dict:
     return {}
 

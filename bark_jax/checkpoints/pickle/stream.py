@@ -77,12 +77,14 @@ class TorchStream:
 
         Raises CheckpointError unless the file has exactly the storages of the tensors, complete.
         """
+        # Sorted lists, not sets: a key that comes twice would shift all values behind it.
         if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(self._regions):
             refuse(
                 self._path,
                 f"is damaged: it lists the storages {brief(keys)}, and its tensors need {brief(list(self._regions))}. "
                 f"{DOWNLOAD_AGAIN}",
             )
+        # Values follow in the order of `keys`, which torch sorts; the tensors name their storages in another order.
         position, end = self._position, size_of(self._file)
         for key in keys:
             region, itemsize = self._regions[key], self._itemsizes[key]

@@ -40,6 +40,7 @@ INHERITED_INSTRUCTIONS = (
 )
 
 
+# Python's slow unpickler: a subclass of the fast one, in C, can replace find_class and persistent_load, no opcode.
 class WeightsUnpickler(pickle._Unpickler):
     """An unpickler that makes only dicts, lists, tuples, strings, numbers and StoredArrays.
 
@@ -52,13 +53,14 @@ class WeightsUnpickler(pickle._Unpickler):
     """
 
     def __init__(self, data: bytes, path: Path, open_storage: Callable[[str, int, int], FileRegion], position: int = 0):
+        # Not by pickle._Unpickler.__init__, which wants a file. The inherited opcodes use the last four attributes.
         self._data = data
         self.position = position
         self._path = path
         self._open_storage = open_storage
         self._storages: dict[str, FileRegion] = {}
         self._num_arrays = 0
-        self.memo: dict[int, Any] = {}
+        self.memo: dict[int, Any] = {}  # a dict: LONG_BINPUT may name index 2**32 - 1, 32 GiB of pointers in an array
         self.metastack: list[list] = []
         self.stack: list[Any] = []
         self.append = self.stack.append
@@ -124,6 +126,7 @@ class WeightsUnpickler(pickle._Unpickler):
         """
         if type(pid) is not tuple or len(pid) not in (5, 6) or pid[0] != "storage":
             self._refuse("names a storage in a way that torch does not")
+        # The device, such as "cuda:0", is where the tensor was when it was saved: values are read into host memory.
         _, storage_type, key, _, numel, view = (*pid, None)[:6]
         if type(storage_type) is not StorageType or type(key) is not str or not are_counts((numel,)):
             self._refuse("names a storage in a way that torch does not")
@@ -131,6 +134,7 @@ class WeightsUnpickler(pickle._Unpickler):
         if key not in self._storages:
             self._storages[key] = self._open_storage(key, numel * itemsize, itemsize)
         region = self._storages[key]
+        # Tied weights and views name one storage several times, and each time with a type and a number of its own.
         if numel * itemsize != region.nbytes:
             refuse(
                 self._path,
@@ -173,6 +177,7 @@ class WeightsUnpickler(pickle._Unpickler):
         """REDUCE: calls a Function of GLOBALS, and nothing else. Raises CheckpointError for any other callable."""
         arguments = self.stack.pop()
         function = self.stack.pop()
+        # By exact type, not `callable`: dtypes and storage types are values that a file may name but not call.
         if type(function) is not Function or type(arguments) is not tuple:
             self._refuse(f"asks to call a {type(function).__name__}, which no weights need")
         value = function.call(*arguments)
@@ -219,6 +224,7 @@ class WeightsUnpickler(pickle._Unpickler):
         if type(self.stack[-1]) is not dict:
             self._refuse(f"sets an item of a {type(self.stack[-1]).__name__}")
         keys = items[::2]
+        # Strings need no such limit: their hashes depend on a random number of this process.
         for key in keys:
             if type(key) is not str and not (type(key) is int and abs(key) <= MAX_INT_KEY):
                 self._refuse(f"has a dict key of type {type(key).__name__}, expected a string or a small number")

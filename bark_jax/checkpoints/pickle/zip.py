@@ -86,6 +86,7 @@ class TorchZip:
         if member is None:
             refuse(self.path, f"has no record {name}, which its pickle needs. {DOWNLOAD_AGAIN}")
         label = f"record {name}"
+        # Nothing is ever inflated, so there is no zip bomb to guard against.
         if member.compress_type != zipfile.ZIP_STORED:
             refuse(self.path, f"has a compressed {label}; torch stores them as they are. Save it again with torch.save")
         start = self._data_start(member)
@@ -114,6 +115,8 @@ class TorchZip:
         """
         *_, name_bytes, extra_bytes = self._local_header(member)
         name = self._file.read(name_bytes)
+        # Readers differ in which of the two names they take: where these disagree, one archive means two things. Bit 11
+        # (0x800) says that a name is UTF-8.
         if name != member.orig_filename.encode("utf-8" if member.flag_bits & 0x800 else "cp437"):
             refuse(
                 self.path,
@@ -134,6 +137,8 @@ class TorchZip:
         ends = {}
         end = self._directory_start
         for member in sorted(self._members.values(), key=lambda member: member.header_offset, reverse=True):
+            # Without the extra field, by which torch aligns a record's bytes to 64: its length is in the local header
+            # alone. `_region` checks the end again once it has read that.
             header_bytes = LOCAL_HEADER.size + len(member.orig_filename)
             if member.header_offset < 0 or member.header_offset + header_bytes + member.compress_size > end:
                 refuse(
@@ -163,6 +168,8 @@ def _check_end_record(file: BinaryIO, path: Path) -> int:
     """
     end_start = size_of(file) - END_RECORD.size
     end = _tail(file, end_start)
+    # The last two bytes are the length of the archive's comment. In a comment a second end record could be hidden, so
+    # that two readers see two archives; torch writes none.
     if not end.startswith(zipfile.stringEndArchive) or not end.endswith(b"\0\0"):
         refuse(path, f"lacks the end of a zip archive: it was cut at {size_of(file)} bytes. {DOWNLOAD_AGAIN}")
     *_, nbytes, start, _ = END_RECORD.unpack(end)
@@ -207,10 +214,12 @@ def _members(file: BinaryIO, path: Path) -> dict[str, zipfile.ZipInfo]:
 
 
 def _check_member(info: zipfile.ZipInfo, path: Path) -> None:
+    # Not `filename`, which zipfile cuts at a NUL byte: the check would see another name than other programs do.
     name = info.orig_filename
     parts = name.split("/")
     if name.startswith("/") or "\\" in name or "\0" in name or ".." in parts or (":" in parts[0]):
         refuse(path, f"has the zip member {brief(name)}, which points out of the archive. Do not use this file")
+    # The upper 16 bits are the mode that Unix's stat has for the file.
     if stat.S_ISLNK(info.external_attr >> 16):
         refuse(path, f"has the zip member {brief(name)}, which is a symbolic link. Do not use this file")
     if info.flag_bits & ENCRYPTED:
