@@ -95,7 +95,7 @@ def test_it_learns_and_logs_every_step(uninterrupted):
     assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("killed_at", [1, 4, 5])
+@pytest.mark.parametrize("killed_at", [1, 3, 4, 5])
 def test_a_killed_run_resumes_with_the_same_bits(uninterrupted, tmp_path, killed_at):
     def killed(step):
         if step == killed_at:

@@ -32,6 +32,10 @@ class Checkpoints:
         """Writes a state, a pytree of arrays, and waits until it is on disk."""
         # Without force, orbax silently skips a step below its latest one. A resumed run repeats evaluations, so its
         # best state may be of an earlier step than the one in the folder.
+        # With force, it raises StepAlreadyExistsError where a run was killed between its best state and its latest one:
+        # the resumed run repeats that step, and comes to the same best again.
+        if step in self._manager.all_steps():
+            self._manager.delete(step)
         self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
 
     def latest_step(self) -> int | None:
