@@ -191,6 +191,8 @@ class Bark:
         for n_rows in rows if isinstance(rows, (list, tuple)) else [rows]:
             check_rows(check_count("rows", n_rows))
             for length_s in seconds if isinstance(seconds, (list, tuple)) else [seconds]:
+                # No early end, so that the clip has the wanted length: lengths choose programs, and the text does not
+                # matter.
                 asked = settings | {"max_seconds": length_s, "allow_early_stop": False}
                 batches.append(resolve_settings(asked, n_rows, self.model.generation_config, spaces))
         text = np.full(1, spaces.text_offset + 1, np.int32)
@@ -374,8 +376,10 @@ class Bark:
         clips = self._speak(candidate_texts, candidates, max_rows, callbacks)
         by_text = [clips[start : start + n_candidates] for start in range(0, len(clips), n_candidates)]
         if best_of is not None:
+            # Empty clips have -inf and come last; sorted is stable, so of equal clips the earlier candidate is kept.
             by_text = [sorted(takes, key=lambda clip: -clip.mean_logprob) for takes in by_text]
         by_text = [takes[:n_kept] for takes in by_text]
+        # 4 levels: _warn_of_empty, speak, generate, and the caller.
         _warn_of_empty(by_text, stacklevel=4)
         return by_text
 
@@ -589,6 +593,8 @@ class Bark:
             for part in parts:
                 samples = part.samples
                 if n_samples and part.first_frame == 0:
+                    # The silence belongs to the part that follows, so that nothing trails the last sentence, nor a
+                    # sentence without audio.
                     silence = np.zeros((round(silence_s * self.sample_rate), *samples.shape[1:]), np.float32)
                     samples = np.concatenate([silence, samples])
                 yield SpokenPart(samples, self.sample_rate, text, n_samples / self.sample_rate)
@@ -899,6 +905,7 @@ class Bark:
             timer = StageTimer(callbacks.on_stage)
             utterances = self.model.generate_rows(rows[batch], timer, callbacks.on_progress)
             timer.stop()
+            # Times are those of the batch: its rows run together, and each clip reports all of them.
             for text, row, utterance in zip(texts[batch], rows[batch], utterances, strict=True):
                 clips.append(self._clip(text, row, utterance, timer.seconds))
         return clips
@@ -916,6 +923,7 @@ class Bark:
         spoken: dict[int, tuple[Row, Clip]] = {}
         found = None  # that voice
         for index, row in enumerate(rows):
+            # One by one: a batch could not use the voice that its first row finds.
             if row.voice is None and found is None:
                 (clip,) = self._speak([texts[index]], [row], max_rows, callbacks)
                 spoken[index] = row, clip
@@ -936,6 +944,7 @@ class Bark:
           Each row, with the voice that conditioned it, and its clip.
         """
         spoken = []
+        # Voices compare by value, so lines with equal voices are one speaker; None is a speaker too.
         latest: dict[Voice | None, Voice] = {}  # by the speaker's own voice: the latest sentence as a voice
         for text, first_row in zip(texts, rows, strict=True):
             row = dataclasses.replace(first_row, voice=latest.get(first_row.voice, first_row.voice))

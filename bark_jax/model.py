@@ -65,6 +65,7 @@ class BarkModel(nnx.Module):
         fine_acoustics: BarkFineModel,
         codec_model: EncodecModel,
     ):
+        # Checked again after loading: a model can be built from networks without any file. The result is cached.
         check_fit(config, generation_config)
         self.config, self.generation_config = config, generation_config
         self.spaces = TokenSpaces.from_config(generation_config)
@@ -225,6 +226,8 @@ class BarkModel(nnx.Module):
                 expected = NETWORK_CLASSES[name].__name__
                 raise InputError(f"{name} is {quoted(type(network).__name__)}, expected a {expected}")
         other = type(self)(self.config, self.generation_config, **(held | networks))
+        # The new network may be on the accelerator even if this model is offloaded; `on_accelerator` takes it from
+        # anywhere.
         other._accelerator, other._voices = self._accelerator, self._voices
         return other
 
@@ -279,6 +282,7 @@ class BarkModel(nnx.Module):
             )
         host = jax.local_devices(backend="cpu")[0]
         for name in NETWORK_CLASSES:
+            # Stored on the host, yet traced for the accelerator: `on_accelerator` moves arrays and changes no program.
             network = for_platform(getattr(self, name), platform_of(accelerator))
             setattr(self, name, jax.device_put(network, host))
         self._accelerator = accelerator
@@ -300,6 +304,7 @@ class BarkModel(nnx.Module):
         """The device that the networks run on: the first that holds parameters, or `enable_cpu_offload`'s."""
         if self._accelerator is not None:
             return self._accelerator
+        # The smallest id, as `devices` is a set; a sharded array is on several.
         return min(jax.tree.leaves(self.semantic)[0].devices(), key=lambda device: device.id)
 
     @classmethod
@@ -408,6 +413,7 @@ class BarkModel(nnx.Module):
         texts = [text_tokens(ids_T, mask_T, self.spaces) for ids_T, mask_T in zip(ids_BT, mask_BT, strict=True)]
         voices = self._check_voices(history_prompt, B)
         keys = row_keys(seed, key, B)
+        # Settings are given for each text, before candidates multiply the rows; candidates share them.
         row_settings = resolve_settings(settings, B, self.generation_config, self.spaces)
         rows = [
             Row(text, voice, candidate, row_setting)
@@ -416,6 +422,7 @@ class BarkModel(nnx.Module):
         ]
         utterances = self.generate_rows(rows)
         lengths = [len(utterance.samples) for utterance in utterances]
+        # Padded on the host: jnp.pad would compile a program for each length of a row.
         audio = jnp.asarray(pad_audio([utterance.samples for utterance in utterances], max(lengths)))
         return (audio, lengths) if wants_lengths else audio
 
@@ -487,6 +494,7 @@ class BarkModel(nnx.Module):
     def _check_voice(self, prompt: Any) -> Voice | None:
         if not isinstance(prompt, (str, os.PathLike)):
             return None if prompt is None else check_voice(as_voice(prompt), self.spaces)
+        # A name that ends in .npz is a path, as in Suno's code, and needs no library of voices.
         is_file = isinstance(prompt, os.PathLike) or prompt.endswith(".npz")
         if is_file:
             return resolve_voice(prompt, VoiceLibrary({}), self.spaces)

@@ -215,7 +215,6 @@ class BarkCausalModel(nnx.Module):
         x_BTD = embeds_BTD + self.position_embedding(jnp.arange(embeds_BTD.shape[1])[None])
         hidden, keys, values = [], [], []
         for block in self.blocks:
-            # References to values that exist anyway: under jit those that nobody returns cost no memory.
             hidden.append(x_BTD)
             x_BTD, k_BTNH, v_BTNH = block(x_BTD, is_attended_BT)
             keys.append(k_BTNH)

@@ -94,7 +94,6 @@ def linear(
         raise ValueError(f"start is {start}, expected a multiple of {tiling.n_out} beside a residual")
     n_programs = pl.cdiv(n_before + size, tiling.n_out)
     inputs = {"x": x_RK, "norm": norm_K, "lse": lse_PRK, "weight": weight_NK, "residual": residual_RN}
-    # A kernel takes the arrays it needs and no placeholders; `names` tells it which they are.
     inputs = {name: array for name, array in inputs.items() if array is not None}
     # Triton's blocks have powers of two as sizes, so blocks reach past K = 768, to 1,024; masks keep loads within it.
     wide = pl.cdiv(K, tiling.n_in) * tiling.n_in
