@@ -219,7 +219,9 @@ class Bark:
         on_stage: OnStage | None = None,
         on_progress: OnProgress | None = None,
         **settings: Unpack[GenerateSettings],
-    ) -> Clip: ...
+    ) -> Clip:
+        """Returns one clip for one text. key: a JAX key, or its data, uint32 [2]."""
+        ...
 
     @overload
     def generate(
@@ -235,7 +237,9 @@ class Bark:
         on_stage: OnStage | None = None,
         on_progress: OnProgress | None = None,
         **settings: Unpack[GenerateSettings],
-    ) -> list[Clip]: ...
+    ) -> list[Clip]:
+        """Returns num_return_sequences clips of one text. key: a JAX key, or its data, uint32 [2]."""
+        ...
 
     @overload
     def generate(
@@ -251,7 +255,9 @@ class Bark:
         on_stage: OnStage | None = None,
         on_progress: OnProgress | None = None,
         **settings: Unpack[GenerateSettings],
-    ) -> list[Clip]: ...
+    ) -> list[Clip]:
+        """Returns a clip for each text. key: a JAX key or an array of them, or their data, uint32 [2] or [B, 2]."""
+        ...
 
     @overload
     def generate(
@@ -267,7 +273,9 @@ class Bark:
         on_stage: OnStage | None = None,
         on_progress: OnProgress | None = None,
         **settings: Unpack[GenerateSettings],
-    ) -> list[list[Clip]]: ...
+    ) -> list[list[Clip]]:
+        """Returns num_return_sequences clips for each text. key: as for a list of texts, uint32 [2] or [B, 2]."""
+        ...
 
     def generate(
         self,
@@ -604,12 +612,16 @@ class Bark:
                 found = Voice(semantic=spoken.semantic, coarse=spoken.coarse, fine=spoken.fine)
 
     @overload
-    def text_to_semantic(self, text: str, **arguments: Unpack[StageArguments]) -> NDArray[np.int32]: ...
+    def text_to_semantic(self, text: str, **arguments: Unpack[StageArguments]) -> NDArray[np.int32]:
+        """Returns the semantic tokens of one text, int32 [S]."""
+        ...
 
     @overload
     def text_to_semantic(
         self, text: list[str] | tuple[str, ...], **arguments: Unpack[StageArguments]
-    ) -> list[NDArray[np.int32]]: ...
+    ) -> list[NDArray[np.int32]]:
+        """Returns the semantic tokens of each text, int32 [S] each."""
+        ...
 
     def text_to_semantic(
         self,
@@ -658,12 +670,16 @@ class Bark:
     @overload
     def semantic_to_codes(
         self, tokens: Sequence[np.ndarray | jax.Array], **arguments: Unpack[StageArguments]
-    ) -> list[NDArray[np.int32]]: ...
+    ) -> list[NDArray[np.int32]]:
+        """Returns codes, int32 [n_fine, T], for each row of tokens [S]."""
+        ...
 
     @overload
     def semantic_to_codes(
         self, tokens: Any, **arguments: Unpack[StageArguments]
-    ) -> NDArray[np.int32] | list[NDArray[np.int32]]: ...
+    ) -> NDArray[np.int32] | list[NDArray[np.int32]]:
+        """Returns codes, int32 [n_fine, T], for one row of tokens [S]; a list of them for an array [B, S]."""
+        ...
 
     def semantic_to_codes(
         self,
@@ -719,12 +735,16 @@ class Bark:
         *,
         max_rows: int = MAX_ROWS,
         devices: Sequence[jax.Device] | None = None,
-    ) -> list[Recording]: ...
+    ) -> list[Recording]:
+        """Returns a recording for each row of codes [n_fine, T]."""
+        ...
 
     @overload
     def codes_to_audio(
         self, codes: Any, *, max_rows: int = MAX_ROWS, devices: Sequence[jax.Device] | None = None
-    ) -> Recording | list[Recording]: ...
+    ) -> Recording | list[Recording]:
+        """Returns a recording for one row of codes [n_fine, T]; a list of them for an array [B, n_fine, T]."""
+        ...
 
     def codes_to_audio(
         self, codes: Any, *, max_rows: int = MAX_ROWS, devices: Sequence[jax.Device] | None = None
@@ -754,10 +774,14 @@ class Bark:
     @overload
     def semantic_to_audio(
         self, tokens: Sequence[np.ndarray | jax.Array], **arguments: Unpack[StageArguments]
-    ) -> list[Recording]: ...
+    ) -> list[Recording]:
+        """Returns a recording for each row of tokens [S]."""
+        ...
 
     @overload
-    def semantic_to_audio(self, tokens: Any, **arguments: Unpack[StageArguments]) -> Recording | list[Recording]: ...
+    def semantic_to_audio(self, tokens: Any, **arguments: Unpack[StageArguments]) -> Recording | list[Recording]:
+        """Returns a recording for one row of tokens [S]; a list of them for an array [B, S]."""
+        ...
 
     def semantic_to_audio(
         self,

@@ -340,7 +340,9 @@ class BarkModel(nnx.Module):
         key: jax.Array | None = None,
         num_return_sequences: int = 1,
         **settings: Unpack[GenerateSettings],
-    ) -> jax.Array: ...
+    ) -> jax.Array:
+        """Returns audio, float32 [B * num_return_sequences, A]. key: JAX keys, or their data, uint32 [2] or [B, 2]."""
+        ...
 
     @overload
     def generate(
@@ -354,7 +356,9 @@ class BarkModel(nnx.Module):
         key: jax.Array | None = None,
         num_return_sequences: int = 1,
         **settings: Unpack[GenerateSettings],
-    ) -> tuple[jax.Array, list[int]]: ...
+    ) -> tuple[jax.Array, list[int]]:
+        """Returns audio and lengths in samples. key: JAX keys, or their data, uint32 [2] or [B, 2]."""
+        ...
 
     @under_own_config
     def generate(
@@ -427,10 +431,14 @@ class BarkModel(nnx.Module):
         return (audio, lengths) if wants_lengths else audio
 
     @overload
-    def codec_decode(self, fine_output: Any, output_lengths: None = None) -> jax.Array: ...
+    def codec_decode(self, fine_output: Any, output_lengths: None = None) -> jax.Array:
+        """Returns audio, float32 [B, A], zeros past a row's end."""
+        ...
 
     @overload
-    def codec_decode(self, fine_output: Any, output_lengths: Any) -> list[jax.Array]: ...
+    def codec_decode(self, fine_output: Any, output_lengths: Any) -> list[jax.Array]:
+        """Returns audio, float32 [A], of each row, without padding."""
+        ...
 
     @under_own_config
     def codec_decode(self, fine_output: Any, output_lengths: Any = None) -> jax.Array | list[jax.Array]:

@@ -118,7 +118,9 @@ class BarkCoarseModel(CoarseNetwork):
         seed: int | Sequence[int] | None = None,
         key: jax.Array | None = None,
         **settings: Any,
-    ) -> jax.Array: ...
+    ) -> jax.Array:
+        """Returns the stream of coarse codes, int32 [B, T]."""
+        ...
 
     @overload
     def generate(
@@ -133,7 +135,9 @@ class BarkCoarseModel(CoarseNetwork):
         seed: int | Sequence[int] | None = None,
         key: jax.Array | None = None,
         **settings: Any,
-    ) -> tuple[jax.Array, jax.Array]: ...
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns the stream of coarse codes, int32 [B, T], and each row's length, int32 [B]."""
+        ...
 
     def generate(
         self,
