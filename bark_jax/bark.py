@@ -947,7 +947,6 @@ class Bark:
         spoken: dict[int, tuple[Row, Clip]] = {}
         found = None  # that voice
         for index, row in enumerate(rows):
-            # One by one: a batch could not use the voice that its first row finds.
             if row.voice is None and found is None:
                 (clip,) = self._speak([texts[index]], [row], max_rows, callbacks)
                 spoken[index] = row, clip

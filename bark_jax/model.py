@@ -417,7 +417,6 @@ class BarkModel(nnx.Module):
         texts = [text_tokens(ids_T, mask_T, self.spaces) for ids_T, mask_T in zip(ids_BT, mask_BT, strict=True)]
         voices = self._check_voices(history_prompt, B)
         keys = row_keys(seed, key, B)
-        # Settings are given for each text, before candidates multiply the rows; candidates share them.
         row_settings = resolve_settings(settings, B, self.generation_config, self.spaces)
         rows = [
             Row(text, voice, candidate, row_setting)

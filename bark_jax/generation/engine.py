@@ -109,7 +109,7 @@ class Engine:
         if model.is_offloaded:
             raise UnsupportedError("the engine runs all networks at once, and this model's are offloaded one by one")
         self._programs = _Programs(model, devices)
-        # Rounded up, as shard_map divides rows into equal shards.
+        # Rounded up to a multiple of the devices, as shard_map divides rows into equal shards.
         self.n_slots = -(-check_count("n_slots", n_slots) // len(devices)) * len(devices)
 
     @under_own_config
@@ -312,7 +312,6 @@ class _Programs:
             sampling = self.rows(sampling_of(rows, "fine", self.n_group))
             codes_BQT = np.asarray(self._fill(self.fine_model, prompt, sampling, spaces=spaces))
         codes = [fine_result(codes_BQT, b, coarse_QT) for b, coarse_QT in enumerate(known)]
-        # The last groups may be part full; the programs have one shape, so idle rows fill them.
         idle = [np.zeros((spaces.n_fine, 0), np.int32)] * (self.n_group - len(jobs))
         with device_errors("codec", self.codec, len(jobs)):
             return codes, decode_codes(self.codec, codes + idle, self._decode)[: len(jobs)]

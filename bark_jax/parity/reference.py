@@ -105,7 +105,6 @@ class Reference:
         legal_QV = np.zeros((spaces.n_coarse, self._model.coarse_acoustics.config.output_vocab_size), bool)
         for q in range(spaces.n_coarse):
             start = spaces.semantic_vocab + q * spaces.codebook_size
-            # Undoes the fault that the module's docstring names: ids 12,048 to 12,095 in codebook 1.
             legal_QV[q, start : start + spaces.codebook_size] = True
         with self._watched(self._model.coarse_acoustics.lm_head, legal_QV) as margins:
             out = self._model.coarse_acoustics.generate(
