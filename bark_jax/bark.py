@@ -191,6 +191,8 @@ class Bark:
         for n_rows in rows if isinstance(rows, (list, tuple)) else [rows]:
             check_rows(check_count("rows", n_rows))
             for length_s in seconds if isinstance(seconds, (list, tuple)) else [seconds]:
+                # No early end, so that the clip has the wanted length: lengths choose programs, and the text does not
+                # matter.
                 asked = settings | {"max_seconds": length_s, "allow_early_stop": False}
                 batches.append(resolve_settings(asked, n_rows, self.model.generation_config, spaces))
         text = np.full(1, spaces.text_offset + 1, np.int32)
@@ -217,7 +219,9 @@ class Bark:
         on_stage: OnStage | None = None,
         on_progress: OnProgress | None = None,
         **settings: Unpack[GenerateSettings],
-    ) -> Clip: ...
+    ) -> Clip:
+        """Returns one clip for one text. key: a JAX key, or its data, uint32 [2]."""
+        ...
 
     @overload
     def generate(
@@ -233,7 +237,9 @@ class Bark:
         on_stage: OnStage | None = None,
         on_progress: OnProgress | None = None,
         **settings: Unpack[GenerateSettings],
-    ) -> list[Clip]: ...
+    ) -> list[Clip]:
+        """Returns num_return_sequences clips of one text. key: a JAX key, or its data, uint32 [2]."""
+        ...
 
     @overload
     def generate(
@@ -249,7 +255,9 @@ class Bark:
         on_stage: OnStage | None = None,
         on_progress: OnProgress | None = None,
         **settings: Unpack[GenerateSettings],
-    ) -> list[Clip]: ...
+    ) -> list[Clip]:
+        """Returns a clip for each text. key: a JAX key or an array of them, or their data, uint32 [2] or [B, 2]."""
+        ...
 
     @overload
     def generate(
@@ -265,7 +273,9 @@ class Bark:
         on_stage: OnStage | None = None,
         on_progress: OnProgress | None = None,
         **settings: Unpack[GenerateSettings],
-    ) -> list[list[Clip]]: ...
+    ) -> list[list[Clip]]:
+        """Returns num_return_sequences clips for each text. key: as for a list of texts, uint32 [2] or [B, 2]."""
+        ...
 
     def generate(
         self,
@@ -374,8 +384,10 @@ class Bark:
         clips = self._speak(candidate_texts, candidates, max_rows, callbacks)
         by_text = [clips[start : start + n_candidates] for start in range(0, len(clips), n_candidates)]
         if best_of is not None:
+            # Empty clips have -inf and come last; sorted is stable, so of equal clips the earlier candidate is kept.
             by_text = [sorted(takes, key=lambda clip: -clip.mean_logprob) for takes in by_text]
         by_text = [takes[:n_kept] for takes in by_text]
+        # 4 levels: _warn_of_empty, speak, generate, and the caller.
         _warn_of_empty(by_text, stacklevel=4)
         return by_text
 
@@ -589,6 +601,8 @@ class Bark:
             for part in parts:
                 samples = part.samples
                 if n_samples and part.first_frame == 0:
+                    # The silence belongs to the part that follows, so that nothing trails the last sentence, nor a
+                    # sentence without audio.
                     silence = np.zeros((round(silence_s * self.sample_rate), *samples.shape[1:]), np.float32)
                     samples = np.concatenate([silence, samples])
                 yield SpokenPart(samples, self.sample_rate, text, n_samples / self.sample_rate)
@@ -598,12 +612,16 @@ class Bark:
                 found = Voice(semantic=spoken.semantic, coarse=spoken.coarse, fine=spoken.fine)
 
     @overload
-    def text_to_semantic(self, text: str, **arguments: Unpack[StageArguments]) -> NDArray[np.int32]: ...
+    def text_to_semantic(self, text: str, **arguments: Unpack[StageArguments]) -> NDArray[np.int32]:
+        """Returns the semantic tokens of one text, int32 [S]."""
+        ...
 
     @overload
     def text_to_semantic(
         self, text: list[str] | tuple[str, ...], **arguments: Unpack[StageArguments]
-    ) -> list[NDArray[np.int32]]: ...
+    ) -> list[NDArray[np.int32]]:
+        """Returns the semantic tokens of each text, int32 [S] each."""
+        ...
 
     def text_to_semantic(
         self,
@@ -652,12 +670,16 @@ class Bark:
     @overload
     def semantic_to_codes(
         self, tokens: Sequence[np.ndarray | jax.Array], **arguments: Unpack[StageArguments]
-    ) -> list[NDArray[np.int32]]: ...
+    ) -> list[NDArray[np.int32]]:
+        """Returns codes, int32 [n_fine, T], for each row of tokens [S]."""
+        ...
 
     @overload
     def semantic_to_codes(
         self, tokens: Any, **arguments: Unpack[StageArguments]
-    ) -> NDArray[np.int32] | list[NDArray[np.int32]]: ...
+    ) -> NDArray[np.int32] | list[NDArray[np.int32]]:
+        """Returns codes, int32 [n_fine, T], for one row of tokens [S]; a list of them for an array [B, S]."""
+        ...
 
     def semantic_to_codes(
         self,
@@ -713,12 +735,16 @@ class Bark:
         *,
         max_rows: int = MAX_ROWS,
         devices: Sequence[jax.Device] | None = None,
-    ) -> list[Recording]: ...
+    ) -> list[Recording]:
+        """Returns a recording for each row of codes [n_fine, T]."""
+        ...
 
     @overload
     def codes_to_audio(
         self, codes: Any, *, max_rows: int = MAX_ROWS, devices: Sequence[jax.Device] | None = None
-    ) -> Recording | list[Recording]: ...
+    ) -> Recording | list[Recording]:
+        """Returns a recording for one row of codes [n_fine, T]; a list of them for an array [B, n_fine, T]."""
+        ...
 
     def codes_to_audio(
         self, codes: Any, *, max_rows: int = MAX_ROWS, devices: Sequence[jax.Device] | None = None
@@ -748,10 +774,14 @@ class Bark:
     @overload
     def semantic_to_audio(
         self, tokens: Sequence[np.ndarray | jax.Array], **arguments: Unpack[StageArguments]
-    ) -> list[Recording]: ...
+    ) -> list[Recording]:
+        """Returns a recording for each row of tokens [S]."""
+        ...
 
     @overload
-    def semantic_to_audio(self, tokens: Any, **arguments: Unpack[StageArguments]) -> Recording | list[Recording]: ...
+    def semantic_to_audio(self, tokens: Any, **arguments: Unpack[StageArguments]) -> Recording | list[Recording]:
+        """Returns a recording for one row of tokens [S]; a list of them for an array [B, S]."""
+        ...
 
     def semantic_to_audio(
         self,
@@ -899,6 +929,7 @@ class Bark:
             timer = StageTimer(callbacks.on_stage)
             utterances = self.model.generate_rows(rows[batch], timer, callbacks.on_progress)
             timer.stop()
+            # Times are those of the batch: its rows run together, and each clip reports all of them.
             for text, row, utterance in zip(texts[batch], rows[batch], utterances, strict=True):
                 clips.append(self._clip(text, row, utterance, timer.seconds))
         return clips
@@ -936,6 +967,7 @@ class Bark:
           Each row, with the voice that conditioned it, and its clip.
         """
         spoken = []
+        # Voices compare by value, so lines with equal voices are one speaker; None is a speaker too.
         latest: dict[Voice | None, Voice] = {}  # by the speaker's own voice: the latest sentence as a voice
         for text, first_row in zip(texts, rows, strict=True):
             row = dataclasses.replace(first_row, voice=latest.get(first_row.voice, first_row.voice))

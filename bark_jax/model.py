@@ -65,6 +65,7 @@ class BarkModel(nnx.Module):
         fine_acoustics: BarkFineModel,
         codec_model: EncodecModel,
     ):
+        # Checked again after loading: a model can be built from networks without any file. The result is cached.
         check_fit(config, generation_config)
         self.config, self.generation_config = config, generation_config
         self.spaces = TokenSpaces.from_config(generation_config)
@@ -225,6 +226,8 @@ class BarkModel(nnx.Module):
                 expected = NETWORK_CLASSES[name].__name__
                 raise InputError(f"{name} is {quoted(type(network).__name__)}, expected a {expected}")
         other = type(self)(self.config, self.generation_config, **(held | networks))
+        # The new network may be on the accelerator even if this model is offloaded; `on_accelerator` takes it from
+        # anywhere.
         other._accelerator, other._voices = self._accelerator, self._voices
         return other
 
@@ -279,6 +282,7 @@ class BarkModel(nnx.Module):
             )
         host = jax.local_devices(backend="cpu")[0]
         for name in NETWORK_CLASSES:
+            # Stored on the host, yet traced for the accelerator: `on_accelerator` moves arrays and changes no program.
             network = for_platform(getattr(self, name), platform_of(accelerator))
             setattr(self, name, jax.device_put(network, host))
         self._accelerator = accelerator
@@ -300,6 +304,7 @@ class BarkModel(nnx.Module):
         """The device that the networks run on: the first that holds parameters, or `enable_cpu_offload`'s."""
         if self._accelerator is not None:
             return self._accelerator
+        # The smallest id, as `devices` is a set; a sharded array is on several.
         return min(jax.tree.leaves(self.semantic)[0].devices(), key=lambda device: device.id)
 
     @classmethod
@@ -335,7 +340,9 @@ class BarkModel(nnx.Module):
         key: jax.Array | None = None,
         num_return_sequences: int = 1,
         **settings: Unpack[GenerateSettings],
-    ) -> jax.Array: ...
+    ) -> jax.Array:
+        """Returns audio, float32 [B * num_return_sequences, A]. key: JAX keys, or their data, uint32 [2] or [B, 2]."""
+        ...
 
     @overload
     def generate(
@@ -349,7 +356,9 @@ class BarkModel(nnx.Module):
         key: jax.Array | None = None,
         num_return_sequences: int = 1,
         **settings: Unpack[GenerateSettings],
-    ) -> tuple[jax.Array, list[int]]: ...
+    ) -> tuple[jax.Array, list[int]]:
+        """Returns audio and lengths in samples. key: JAX keys, or their data, uint32 [2] or [B, 2]."""
+        ...
 
     @under_own_config
     def generate(
@@ -416,14 +425,19 @@ class BarkModel(nnx.Module):
         ]
         utterances = self.generate_rows(rows)
         lengths = [len(utterance.samples) for utterance in utterances]
+        # Padded on the host: jnp.pad would compile a program for each length of a row.
         audio = jnp.asarray(pad_audio([utterance.samples for utterance in utterances], max(lengths)))
         return (audio, lengths) if wants_lengths else audio
 
     @overload
-    def codec_decode(self, fine_output: Any, output_lengths: None = None) -> jax.Array: ...
+    def codec_decode(self, fine_output: Any, output_lengths: None = None) -> jax.Array:
+        """Returns audio, float32 [B, A], zeros past a row's end."""
+        ...
 
     @overload
-    def codec_decode(self, fine_output: Any, output_lengths: Any) -> list[jax.Array]: ...
+    def codec_decode(self, fine_output: Any, output_lengths: Any) -> list[jax.Array]:
+        """Returns audio, float32 [A], of each row, without padding."""
+        ...
 
     @under_own_config
     def codec_decode(self, fine_output: Any, output_lengths: Any = None) -> jax.Array | list[jax.Array]:
@@ -487,6 +501,7 @@ class BarkModel(nnx.Module):
     def _check_voice(self, prompt: Any) -> Voice | None:
         if not isinstance(prompt, (str, os.PathLike)):
             return None if prompt is None else check_voice(as_voice(prompt), self.spaces)
+        # A name that ends in .npz is a path, as in Suno's code, and needs no library of voices.
         is_file = isinstance(prompt, os.PathLike) or prompt.endswith(".npz")
         if is_file:
             return resolve_voice(prompt, VoiceLibrary({}), self.spaces)

@@ -118,7 +118,9 @@ class BarkCoarseModel(CoarseNetwork):
         seed: int | Sequence[int] | None = None,
         key: jax.Array | None = None,
         **settings: Any,
-    ) -> jax.Array: ...
+    ) -> jax.Array:
+        """Returns the stream of coarse codes, int32 [B, T]."""
+        ...
 
     @overload
     def generate(
@@ -133,7 +135,9 @@ class BarkCoarseModel(CoarseNetwork):
         seed: int | Sequence[int] | None = None,
         key: jax.Array | None = None,
         **settings: Any,
-    ) -> tuple[jax.Array, jax.Array]: ...
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns the stream of coarse codes, int32 [B, T], and each row's length, int32 [B]."""
+        ...
 
     def generate(
         self,
@@ -331,6 +335,7 @@ def _generate_semantic(
 ) -> jax.Array:
     """Implements `BarkSemanticModel.generate`."""
     semantic_config = _as_config("semantic", semantic_config, BarkSemanticGenerationConfig)
+    # The other stages' configs are Bark's defaults here; they have no effect on this stage.
     config = BarkGenerationConfig(semantic_config=semantic_config)
     check_semantic_fit(BarkConfig(semantic_config=network.config), config)
     spaces = TokenSpaces.from_config(config)
@@ -369,6 +374,7 @@ def _generate_coarse(
     wants_lengths = check_flag("return_output_lengths", return_output_lengths or False)
     spaces = TokenSpaces.from_config(config)
     tokens_BT = as_integers("semantic_output", semantic_output)
+    # Either pad ends a row: 10,000 from the semantic stage, or 12,048, to which transformers changes it in place.
     tokens = split_rows("semantic_output", tokens_BT, spaces.semantic_vocab, (spaces.semantic_end, spaces.coarse_pad))
     voices = _check_voices("coarse", history_prompt, len(tokens), spaces)
     rows = _rows("coarse", [_NO_TEXT] * len(tokens), voices, seed, key, settings, config, spaces)
@@ -435,6 +441,7 @@ def _check_voice(stage: str, voice: Voice, spaces: TokenSpaces) -> Voice:
 
     Only the arrays that this stage reads are checked against the model: the others may come from another model.
     """
+    # A check is switched off by what it compares the voice with: here n_fine, below n_coarse and codebook_size.
     if stage != "fine":
         spaces = dataclasses.replace(spaces, n_fine=len(voice.fine))
     if stage == "semantic":
@@ -465,6 +472,7 @@ def _split_streams(stream_BT: np.ndarray, spaces: TokenSpaces) -> list[np.ndarra
     for index, stream_T in enumerate(split_rows("coarse_output", stream_BT, n_ids, (spaces.coarse_pad,))):
         if len(stream_T) % spaces.n_coarse:
             raise InputError(f"coarse_output[{index}] has {len(stream_T)} tokens, expected {spaces.n_coarse} a frame")
+        # A token of the other codebook shows as a code below 0 or of 1,024 and more.
         codes_QT = deinterleave(stream_T, spaces).astype(np.int32)
         if not ((codes_QT >= 0) & (codes_QT < spaces.codebook_size)).all():
             raise InputError(

@@ -96,6 +96,8 @@ def trim_history(semantic_T: np.ndarray, coarse_QT: np.ndarray, spaces: TokenSpa
     )
     if n_semantic == 0:
         return semantic_T[:0], stream_T[:0]
+    # n_stream can be odd: of Suno's 271 voices 264 give (209, 628) and three an odd number. The history then starts on
+    # codebook 1. So the codebook of the next token follows from the tokens generated, never from a position.
     n_stream = spaces.n_stream_history(n_semantic)
     return semantic_T[-n_semantic:], stream_T[-n_stream:][: -spaces.n_coarse]
 
@@ -114,8 +116,11 @@ def make_prompt(
     histories = [nothing if voice is None else trim_history(*voice, spaces) for voice in voices]
     # Padded to a multiple of max_semantic, so that texts of all lengths run one program.
     n_tokens = spaces.max_semantic * max(1, max(-(-len(tokens) // spaces.max_semantic) for tokens in semantic))
+    # The last n_coarse_semantic columns only pad: the last windows read past the row's tokens, and dynamic_slice would
+    # silently move a slice that does not fit. In Bark 209 + 768 + 256 = 1,233 columns.
     width = spaces.max_semantic_history + n_tokens + spaces.n_coarse_semantic
     semantic_BT = np.full((B, width), spaces.coarse_pad, np.int32)
+    # Right-aligned, so that in every row the first generated token follows at column n_coarse_history.
     stream_BT = np.full((B, spaces.n_coarse_history), spaces.coarse_pad, np.int32)
     for row, (tokens, (history, stream)) in enumerate(zip(semantic, histories, strict=True)):
         semantic_BT[row, : len(history) + len(tokens)] = np.concatenate([history, tokens])
@@ -162,6 +167,8 @@ def start(model: CoarseNetwork, prompt: CoarsePrompt, *, spaces: TokenSpaces) ->
     # n_coarse_history columns more than tokens: dynamic_slice clamps a start so that the slice fits, which would shift
     # the last windows' prompts without an error.
     n_room = n_tokens + spaces.n_coarse_history
+    # In Bark 39 windows fit, so the stream has 630 + 2,340 + 630 columns and the cache 887 + 60 = 947 slots: 70 MB a
+    # row of the small network in float32.
     return WindowsDone(
         jnp.zeros(B, jnp.int32),
         jnp.pad(prompt.stream_BT, ((0, 0), (0, n_room)), constant_values=spaces.coarse_pad),
@@ -204,6 +211,8 @@ def read_codes(prompt: CoarsePrompt, state: WindowsDone, *, spaces: TokenSpaces)
     """Fetches the codes of the windows done to the host. Codes past those windows are garbage."""
     stream_BT, logprob_BT, n_frames_B = jax.device_get((state.stream_BT, state.logprob_BT, prompt.n_frames_B))
     stream_BT = stream_BT[:, spaces.n_coarse_history :][:, : logprob_BT.shape[1]]
+    # Offsets go by column, which is right whatever token a voice's stream starts on: the generated part starts on
+    # codebook 0.
     offset_Q1 = spaces.semantic_vocab + spaces.codebook_size * np.arange(spaces.n_coarse, dtype=np.int32)[:, None]
     return CoarseCodes(_by_codebook(stream_BT, spaces) - offset_Q1, n_frames_B, _by_codebook(logprob_BT, spaces))
 
@@ -236,9 +245,13 @@ def _generate_window(
     is_new_B = is_active_B & ~_extends_previous(prompt, state, spaces)
     cache = _read_prompts(model, state.cache, tokens_BT, length_B - 1, is_new_B, spaces)
     # A row that has ended decodes from slot 0 in each window, so that it never leaves the cache.
+    # For a row that continues this is the length that its cache has: after a prompt of P tokens the last window read P
+    # + 59, one less than the P + 60 of this prompt.
     cache = dataclasses.replace(cache, length_B=jnp.where(is_active_B, length_B - 1, 0))
     last_B = jnp.take_along_axis(tokens_BT, (length_B - 1)[:, None], axis=1)[:, 0]
     starts = [spaces.semantic_vocab + codebook * spaces.codebook_size for codebook in range(spaces.n_coarse)]
+    # 1,024 of 12,096 ids each: of the small model's head in float32 a step reads 3.1 MB instead of 37. It also keeps
+    # ids 12,048 to 12,095 from being drawn, which transformers leaves legal in codebook 1.
     heads = [decoder.head_of(start, spaces.codebook_size) for start in starts]
 
     def body(frame: jax.Array, carry: tuple) -> tuple:
@@ -248,6 +261,7 @@ def _generate_window(
             index = frame * spaces.n_coarse + codebook
             hidden_BD, cache = decoder.decode(last_B, cache)
             logits_BV = head(hidden_BD)
+            # The draw's number counts the row's own tokens, so neither windows nor other rows change its key.
             code_B = choose(draw_logits(logits_BV, sampling), sampling, done_B + index)
             last_B = start + code_B
             tokens_BT = tokens_BT.at[:, index].set(last_B)
@@ -272,6 +286,8 @@ def _window_prompt(prompt: CoarsePrompt, state: WindowsDone, spaces: TokenSpaces
     semantic_BT = _slice_rows(prompt.semantic_BT, windows.first_semantic, spaces.n_coarse_semantic)
     infer_B1 = jnp.full((B, 1), spaces.coarse_infer, jnp.int32)
     recent_B = spaces.n_coarse_history + windows.n_done - windows.n_recent  # a voice's stream is right-aligned
+    # Always 630 columns in Bark. Those past n_recent hold pads, at and past length_B: causal attention keeps them out
+    # of the prompt, and decoding overwrites their slots.
     recent_BT = _slice_rows(state.stream_BT, recent_B, spaces.n_coarse_history)
     length_B = spaces.n_coarse_semantic + 1 + windows.n_recent
     return jnp.concatenate([semantic_BT, infer_B1, recent_BT], axis=1), length_B
@@ -342,6 +358,8 @@ def _slice_rows(x_BT: jax.Array, start_B: jax.Array, size: int) -> jax.Array:
 
 def _write_rows(x_BT: jax.Array, new_BT: jax.Array, start_B: jax.Array, is_written_B: jax.Array) -> jax.Array:
     """Writes new_BT into each row of x [B, T] from its own start, where is_written_B holds."""
+    # The select below is needed: a row that has filled its array starts at the end of it, where dynamic_update_slice
+    # clamps the start and would overwrite the row's last window.
     written_BT = jax.vmap(lambda x_T, new_T, start: jax.lax.dynamic_update_slice(x_T, new_T, (start,)))(
         x_BT, new_BT, start_B
     )

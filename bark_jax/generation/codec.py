@@ -28,6 +28,7 @@ def decode_codes(
     n_frames = [codes_QT.shape[1] for codes_QT in codes]
     if max(n_frames) == 0:
         audio = [np.zeros((0, config.audio_channels), np.float32) for _ in codes]
+    # Weight norm is part of the weights. The other norm, time_group_norm, takes statistics over all frames, pads too.
     elif config.use_causal_conv and config.norm_type == "weight_norm":
         audio = _decode_together(model, codes, decode or decode_padded)
     else:  # the codec looks ahead (is not causal), so padding would change a row's end: row by row, a program a length
@@ -39,6 +40,7 @@ def decode_codes(
 def _decode_together(model: Codec, codes: Sequence[np.ndarray], decode: Callable[..., jax.Array]) -> list[np.ndarray]:
     n_frames = [codes_QT.shape[1] for codes_QT in codes]
     width = -(-max(n_frames) // FRAMES_STEP) * FRAMES_STEP
+    # Padded with code 0, as the codec has no pad id. A causal codec's samples before it stay as they are.
     codes_BQT = np.zeros((len(codes), codes[0].shape[0], width), np.int32)
     for b, codes_QT in enumerate(codes):
         codes_BQT[b, :, : codes_QT.shape[1]] = codes_QT

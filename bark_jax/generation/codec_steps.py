@@ -8,11 +8,13 @@ from bark_jax.networks.codec.encodec import Codec, DecodeState
 
 # Frames of one call of the codec, 0.2 s of Bark's audio. A fixed number makes a clip run two programs, the first
 # call's and the later ones'.
+# 30 frames are a coarse window, so a window gives two full steps.
 FRAMES_PER_STEP = 15
 
 
 def frames_per_step(model: Codec) -> int:
     """Frames of one call: FRAMES_PER_STEP, or the smallest multiple of it with which the codec can start."""
+    # Bark's codec starts with 7 frames: its first convolution, of width 7, mirrors 6.
     return FRAMES_PER_STEP * -(-model.min_first_frames // FRAMES_PER_STEP)
 
 

@@ -52,8 +52,11 @@ from bark_jax.networks.attention import for_platform
 from bark_jax.networks.layout import for_decoding
 from bark_jax.networks.platform import check_devices, device_errors, platform_of
 
+# Slots by default. In bfloat16 the large model's caches then take 1.6 GB in the semantic and 1.5 GB in the coarse
+# stage.
 N_SLOTS = 16
 # Steps of the semantic stage between two polls for rows that have ended. A slot idles for half of them on average.
+# A multiple of semantic.STEPS_PER_POLL, to which `run_steps` rounds up.
 STEPS_PER_CHUNK = 32
 
 
@@ -106,6 +109,7 @@ class Engine:
         if model.is_offloaded:
             raise UnsupportedError("the engine runs all networks at once, and this model's are offloaded one by one")
         self._programs = _Programs(model, devices)
+        # Rounded up to a multiple of the devices, as shard_map divides rows into equal shards.
         self.n_slots = -(-check_count("n_slots", n_slots) // len(devices)) * len(devices)
 
     @under_own_config
@@ -286,6 +290,8 @@ class _Programs:
             return jax.shard_map(
                 functools.partial(function, spaces=spaces),
                 mesh=self._mesh,
+                # A KV cache [B * N, S, H] is cut along its first axis too: a row's heads are contiguous there, so with
+                # B a multiple of the devices each cut lies between two rows.
                 in_specs=(P(), *[P("data")] * n_trees),
                 out_specs=P("data"),
                 check_vma=False,
@@ -364,6 +370,8 @@ class _Slots:
 
     def run(self) -> list[tuple[_Job, BarkError | None]]:
         """Runs one chunk of steps, or one window, and returns the jobs that ended, each with its error or None."""
+        # may_cut is static, hence part of the tree's structure. The stored sampling always says False, so that groups
+        # fit into it, and the actual value is set for the call.
         prompt, sampling, state = self._state
         with device_errors(self.stage, self.network, self.n_slots):
             state = self._advance(prompt, dataclasses.replace(sampling, may_cut=self._may_cut), state)
@@ -406,10 +414,13 @@ class _SemanticSlots(_Slots):
         return self.programs.run_semantic(self.network, *rows, spaces=self.spaces)
 
     def _collect(self, state: semantic.Decoding) -> Iterator[tuple[_Job, BarkError | None]]:
+        # A poll fetches one bool a slot; the outputs, 768 tokens a slot, come only when a row has ended.
         if ended := self._ended(np.asarray(state.done_B)):
             output = jax.device_get(state.output)
         for slot in ended:
             self._jobs[slot].semantic = _copied(semantic_result(output, slot))
+            # All of the row, not its length alone: NaN logits leave their one trace past it
+            # (`semantic.SemanticTokens`).
             yield self._take_out(slot, output.logprob_BT[slot])
 
 

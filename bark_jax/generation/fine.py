@@ -46,6 +46,8 @@ def make_prompt(coarse: list[np.ndarray], histories: list[np.ndarray | None], sp
     """
     # Padded to a number of full windows, so that all lengths up to one window run one program.
     n_frames = max(codes_QT.shape[1] for codes_QT in coarse)
+    # Room for a full history even without a voice, so that rows with and without share a program: 1,536 columns in Bark
+    # up to 1,024 frames, 2,560 up to its longest clip of 1,154.
     width = spaces.n_fine_history + spaces.fine_window * max(1, -(-n_frames // spaces.fine_window))
     codes_BTQ = np.full((len(coarse), width, spaces.n_fine), spaces.codebook_size, np.int32)
     n_history = []
@@ -89,6 +91,7 @@ def generate_fine(model: FineNetwork, prompt: FinePrompt, sampling: Sampling, *,
         body,
         (jnp.zeros(B, jnp.int32), jnp.asarray(prompt.codes_BTQ)),
     )
+    # The start, n_history_B, is at most n_fine_history, so this slice always fits and is never moved.
     n_frames = codes_BTQ.shape[1] - spaces.n_fine_history
     return _slice_rows(codes_BTQ, prompt.n_history_B, n_frames).transpose(0, 2, 1)
 
@@ -101,9 +104,13 @@ def _fill_window(
     Codes before `fill` are context and keep their values. The keys of draws derive from row, window and codebook.
     """
     start_B, fill_B = fine_window(window_B, prompt.n_frames_B, prompt.n_history_B, spaces)
+    # To the end of the window, past the row's frames too: pads get codes, which the next codebooks' passes attend to.
+    # In Suno's code they do; keeping the pads would change the codes that count.
     is_filled_BT = jnp.arange(spaces.fine_window)[None] >= (fill_B - start_B)[:, None]
     window_BTQ = _slice_rows(prompt.codes_BTQ, start_B, spaces.fine_window)
     key_B = fold(sampling.key_B, window_B)
+    # Unrolled: which tables are summed and which is the head must be static. The program holds the network once a
+    # codebook, 6 times in Bark.
     for codebook in range(spaces.n_coarse, spaces.n_fine):
         # The network's ids past codebook_size are the pad and padding of the vocabulary: never a code.
         logits_BTV = model(codebook, window_BTQ)[:, :, : spaces.codebook_size]
@@ -116,7 +123,9 @@ def _fill_window(
 
 def _choose_codes(logits_BTV: jax.Array, temperature_B: jax.Array, key_B: jax.Array) -> jax.Array:
     """Chooses each frame's code, int32 [B, T]: the most likely at temperature 0, else a draw; -1 for NaN logits."""
+    # Greedy and drawn codes are both computed, as temperatures are traced: one program serves all rows.
     scaled_BTV = logits_BTV / jnp.where(temperature_B > 0, temperature_B, 1.0)[:, None, None]
+    # A key a row draws noise [T, V] for that row alone; one key for [B, T, V] would make draws depend on B.
     drawn_BT = jax.vmap(jax.random.categorical)(key_B, scaled_BTV)
     likeliest_BT = jnp.argmax(logits_BTV, axis=-1)
     code_BT = jnp.where(temperature_B[:, None] > 0, drawn_BT, likeliest_BT)

@@ -91,6 +91,8 @@ def check_ids(
         )
     if not mask_BT.any(1).all():
         raise InputError(f"attention_mask is all 0 in row {mask_BT.any(1).argmin()}: there is nothing to speak")
+    # Id 0 is BERT's [PAD]. transformers without a mask reads it as the text token 0 + 10,048 instead of Bark's pad,
+    # 129,595, and speaks something else without an error.
     if attention_mask is None and (ids_BT == 0).any():
         raise InputError(
             "input_ids has padding (id 0) and there is no attention_mask, so the padding would be read as text; "

@@ -70,6 +70,8 @@ def draw_logits(logits_BV: jax.Array, sampling: Sampling) -> jax.Array:
     Rows at temperature 0 keep their logits. A token that ties with the last one kept is kept too, so more than k may
     stay: the cut is by value, which spares the scatter of a mask from sorted order back.
     """
+    # transformers' order. Suno's code cuts first, top-p before top-k, and divides by the temperature afterwards: with
+    # top_p the two can keep different tokens, with top_k alone they keep the same.
     V = logits_BV.shape[-1]
     scaled_BV = logits_BV / jnp.where(sampling.temperature_B > 0, sampling.temperature_B, 1.0)[:, None]
     if not sampling.may_cut:
@@ -91,6 +93,7 @@ def _least_kept(logits_BV: jax.Array, top_k_B: jax.Array, top_p_B: jax.Array, is
     probabilities 0.5, 0.3, 0.2 at top_p 0.6 have masses before them of 0, 0.5, 0.8, so the first two stay.
     """
     V = logits_BV.shape[-1]
+    # All of V, 10,001 or 1,024: jax.lax.top_k needs a static k, and k is the row's.
     sorted_BV = jnp.sort(logits_BV, axis=-1, descending=True)
     rank_1V = jnp.arange(V)[None]
     in_top_k_BV = rank_1V < top_k_B[:, None]
@@ -110,6 +113,7 @@ def choose(logits_BV: jax.Array, sampling: Sampling, step: int | jax.Array) -> j
     Args:
       step: number of the row's draw, folded into its key: a scalar for all rows, or an array [B].
     """
+    # vmap over keys, not one key for [B, V]: the noise of one key depends on its shape, and so a row's draw on B.
     drawn_B = jax.vmap(jax.random.categorical)(fold(sampling.key_B, step), logits_BV)
     likeliest_B = jnp.argmax(logits_BV, axis=-1)
     return jnp.where(sampling.temperature_B > 0, drawn_B, likeliest_B).astype(jnp.int32)
@@ -121,4 +125,5 @@ def log_probability(logits_BV: jax.Array, token_B: jax.Array) -> jax.Array:
     Stages call it on logits before temperature and cuts, so it is the network's own, at temperature 1.
     """
     chosen_B1 = jnp.take_along_axis(logits_BV, token_B[:, None], axis=-1)
+    # -inf for a token that was cut or is illegal, and NaN where a logit is; both are what callers rely on.
     return chosen_B1[:, 0] - jax.nn.logsumexp(logits_BV, axis=-1)

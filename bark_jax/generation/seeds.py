@@ -75,6 +75,7 @@ def row_keys(seed: int | Sequence[int] | None, key: jax.Array | None, n_rows: in
     if key is not None:
         return _spread_keys(key, n_rows)
     if seed is None:
+        # From the system, so that neither random.seed nor np.random.seed of the caller makes two calls draw the same.
         seed = [secrets.randbits(32) for _ in range(n_rows)]
     is_one = not isinstance(seed, (list, tuple, np.ndarray)) or np.ndim(seed) == 0
     seeds = [seed] * n_rows if is_one else list(seed)
@@ -87,6 +88,7 @@ def _spread_keys(key: jax.Array, n_rows: int) -> list[np.ndarray]:
     if not isinstance(key, (jax.Array, np.ndarray)):
         raise InputError(f"key is {quoted(key)}, expected a key of JAX, jax.random.key(0); an integer goes into seed")
     if jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
+        # Another generator's key has other data, rbg's four numbers for instance, which no seed stands for.
         if jax.random.key_impl(key) != KEY_IMPLEMENTATION:
             raise InputError(
                 f"key is of generator {jax.random.key_impl(key)}, expected {KEY_IMPLEMENTATION}; give seed=, or a key "

@@ -94,6 +94,8 @@ def pad_prompt(
     texts: Sequence[np.ndarray], histories: Sequence[np.ndarray], spaces: TokenSpaces
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pads the two halves of the prompt, int32 [B, n_text] each: text tokens, and a voice's last semantic tokens."""
+    # 129,595 and not BERT's [PAD], and 10,000 for the history, also where there is no voice at all: the network attends
+    # to them, so their ids matter.
     text_BT = np.full((len(texts), spaces.n_text), spaces.text_pad, np.int32)
     history_BT = np.full((len(texts), spaces.n_text), spaces.semantic_end, np.int32)
     for b, (text, history) in enumerate(zip(texts, histories, strict=True)):
@@ -145,6 +147,8 @@ def start(model: SemanticNetwork, prompt: SemanticPrompt, *, spaces: TokenSpaces
     return Decoding(
         output=_no_tokens(B, spaces),
         last_B=jnp.full(B, spaces.semantic_infer, jnp.int32),
+        # 256 + 768 slots, all of the network's positions: the infer token and 767 tokens are read after the prompt, and
+        # the last token never. 75 MB a row of the small network in float32, 101 MB of the large one in bfloat16.
         cache=model.prefill(embeds_BTD, jnp.full(B, n_prompt, jnp.int32), n_prompt + spaces.max_semantic),
         done_B=prompt.max_tokens_B == 0,
     )
@@ -211,9 +215,12 @@ def _choose_token(
     """Chooses a token for each row and ends rows. `cache` holds last_B, which `state.cache` does not yet."""
     output, done_B = state.output, state.done_B
     drawn_from_BV = draw_logits(logits_BV, sampling)
+    # The row's own length numbers the draw: a row that entered its slot later draws what it draws alone.
     token_B = choose(drawn_from_BV, sampling, output.length_B)
+    # After temperature and cuts; 0 where the end token was cut or is illegal. At temperature 0 that of the logits.
     end_probability_B = jnp.exp(log_probability(drawn_from_BV, jnp.full_like(token_B, spaces.semantic_end)))
     ends_B = (token_B == spaces.semantic_end) | (end_probability_B >= prompt.min_end_probability_B)
+    # A row that min_end_probability ends drops the token drawn at that step, as Suno's code does.
     keeps_B = ~(done_B | ends_B)
     # A row that has ended writes past the end of the array, which mode="drop" ignores.
     slots = jnp.arange(len(done_B)), jnp.where(done_B, output.tokens_BT.shape[1], output.length_B)

@@ -100,6 +100,7 @@ SETTINGS: tuple[Setting, ...] = (
         "Top-k sampling: draw from the k most likely tokens.",
         "a count of tokens from 1 up, or None for all",
         minimum=1,
+        # `Sampling.top_k_B` is int32.
         maximum=2**31 - 1,
         takes_none=True,
         off=0,
@@ -351,7 +352,7 @@ def _value(given: Mapping[str, Any], stage: str, name: str, config: Any) -> Any:
         return setting.check(key, given[key])
     value = getattr(config, name) if setting.in_file else setting.default
     if setting.kind is int and value == 0:
-        value = None  # generation_config.json files write 0 for "all"
+        value = None  # top_k, the one integer read here: generation_config.json files write 0 for "all"
     return setting.check(f"{key} of generation_config.json", value)
 
 
@@ -413,6 +414,7 @@ def _coarse_windows(given: Mapping[str, Any], spaces: TokenSpaces) -> tuple[int,
     """Tokens of history and of generation of a coarse window; together at most the checkpoint's, 690 in Bark."""
     history = _pick(given, "coarse", "max_coarse_history", spaces.n_coarse_history)
     window = _pick(given, "coarse", "sliding_window_len", spaces.coarse_window)
+    # The sum that `check_coarse_fit` has compared with the network's positions, so any split of it fits.
     room = spaces.n_coarse_history + spaces.coarse_window
     if not _is_integer(history) or not spaces.n_coarse <= history <= spaces.n_coarse_history:
         raise InputError(

@@ -84,6 +84,7 @@ def _in_batches(
     if networks.is_offloaded:
         raise UnsupportedError("the networks of this model are offloaded to one device; give devices=None")
     copies = {device: _Copies(device) for device in check_devices(devices)}
+    # As many threads as copies, so a thread always finds a free one; a list's pop and append are atomic.
     free = list(copies.values())
 
     # The caller's may be set by a context manager, which is local to its thread: workers would start without it.
@@ -109,6 +110,7 @@ class _Copies:
         self._device, self._copies = device, {}
 
     def __call__(self, network: Any) -> Any:
+        # By id, as networks are not compared by value; the model keeps them alive, so no id is used twice.
         if id(network) not in self._copies:
             copy = for_platform(network, platform_of(self._device))
             self._copies[id(network)] = jax.device_put(copy, self._device)

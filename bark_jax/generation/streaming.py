@@ -142,6 +142,8 @@ class RowStream(Iterator[StreamedPart]):
             state = coarse.start(for_decoding(model.on_accelerator(model.coarse_acoustics), 1), prompt, spaces=spaces)
         n_frames = spaces.n_frames(len(tokens))
         n_per_window = frames_per_coarse_window(spaces)
+        # In Bark (512 - 15) // 30 = 16 windows: their frames and those held back fit one fine window behind a full
+        # history.
         max_windows = (n_new_fine_frames(spaces) - self._n_held) // n_per_window
         n_done = 0
         for stop in part_stops(count_coarse_windows(n_frames, spaces), self._first_windows, max_windows):
@@ -166,6 +168,7 @@ class RowStream(Iterator[StreamedPart]):
         """
         n_known = coarse_QT.shape[1]
         step = frames_per_step(self._model.codec_model)
+        # Whole steps of the codec, as only a clip's last call may end within one (`codec_steps.decode_next`).
         n_ready = n_left if n_known == n_left else max(0, n_known - self._n_held) // step * step
         if n_ready == 0:
             return self._sent[:, :0]
@@ -185,6 +188,8 @@ class RowStream(Iterator[StreamedPart]):
 
     def _fine_key(self) -> np.ndarray:
         """The row's key for the first part; for others one derived by first frame, so that no draws repeat."""
+        # 0 for the first part, and number 0 of a purpose is the key itself: an utterance of one part equals that of
+        # `generate`.
         first_frame = self._sent.shape[1]
         return derive_key(self._row.key, _LATER_PART, first_frame)
 

@@ -27,7 +27,10 @@ STAGES = ("semantic", "coarse", "fine")  # that choose tokens, in their order
 class TokenSpaces:
     """The ids, window lengths and rates of one model. The defaults are Bark's; suno's names stand in the comments."""
 
+    # Suno's vocabularies are padded: the semantic network predicts 10,048 = 157 * 64 ids, of which 10,001 have a
+    # meaning; text ids start right after them.
     text_offset: int = 10_048  # TEXT_ENCODING_OFFSET
+    # 10,048 + 119,547, one past the last text id: BERT's multilingual vocabulary has 119,547 words.
     text_pad: int = 129_595  # TEXT_PAD_TOKEN
     n_text: int = 256  # text tokens, and history tokens, that the semantic prompt has room for
     semantic_infer: int = 129_599  # SEMANTIC_INFER_TOKEN
@@ -37,13 +40,16 @@ class TokenSpaces:
 
     coarse_pad: int = 12_048  # COARSE_SEMANTIC_PAD_TOKEN
     coarse_infer: int = 12_050  # COARSE_INFER_TOKEN
+    # Of these up to 209 cover the history and the rest lies ahead: 47 tokens, 0.94 s, of which the window says 20.
     n_coarse_semantic: int = 256  # semantic tokens that the coarse prompt has room for
+    # 315 frames, 4.2 s.
     n_coarse_history: int = 630  # max_coarse_history
     coarse_window: int = 60  # sliding_window_len: tokens generated between two prompts, 30 frames
     n_coarse: int = 2  # N_COARSE_CODEBOOKS
 
     n_fine: int = 8  # N_FINE_CODEBOOKS
     codebook_size: int = 1024  # CODEBOOK_SIZE; also the id of a code that is not known yet
+    # In seconds 6.8 of history and 13.7 of window.
     n_fine_history: int = 512  # frames; also the step between two windows
     fine_window: int = 1024  # frames of a window
 
@@ -96,10 +102,13 @@ class TokenSpaces:
 
     def n_stream_history(self, n_semantic: int) -> int:
         """Tokens of the coarse stream that cover `n_semantic` history tokens, rounded half to even; it can be odd."""
+        # No ties: n * 1500 / 499 never ends in a half. torch's floats therefore cannot round to another integer here.
         return round(n_semantic * self.stream_per_semantic)
 
     def n_semantic_done(self, n_stream: int) -> int:
         """Semantic tokens that the first `n_stream` tokens of the coarse stream cover, rounded half to even."""
+        # Nor here at Bark's windows: k * 60 * 499 / 1500 = 19.96 k never ends in a half. Other windows can tie, first
+        # at 750 tokens, 249.5, which goes to 250.
         return round(n_stream / self.stream_per_semantic)
 
 
@@ -134,6 +143,7 @@ def interleave(codes_QT: np.ndarray, spaces: TokenSpaces) -> np.ndarray:
 
 def deinterleave(stream_T: np.ndarray, spaces: TokenSpaces) -> np.ndarray:
     """Undoes `interleave` for a stream that starts on codebook 0: [Q * T] tokens -> codes_QT."""
+    # A voice's trimmed stream may start on codebook 1 (`coarse.trim_history`); it must not come here.
     codes_TQ = stream_T.reshape(-1, spaces.n_coarse) - spaces.semantic_vocab
     return (codes_TQ - spaces.codebook_size * np.arange(spaces.n_coarse)[None]).T
 

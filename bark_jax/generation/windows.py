@@ -51,7 +51,7 @@ def coarse_window(window: Any, n_history: Any, n_stream: Any, n_windows: int, sp
         window            0    1    10   11   38          0    1    38
         n_done            0   60   600  660  2280         0   60  2280
         first_semantic    0    0     0   11   549         0   20   758
-        n_recent          0   60   600  630   630       628  630   630
+        n_recent          0   60   600  630   630       626  630   630
 
     Args:
       n_history, n_stream: semantic tokens and stream tokens of the voice's history (`coarse.trim_history`); 0 without.
@@ -62,6 +62,7 @@ def coarse_window(window: Any, n_history: Any, n_stream: Any, n_windows: int, sp
     """
     array = _library(window)
     n_done = window * spaces.coarse_window
+    # The table has n_windows + 1 entries, as a row that has ended still asks for the window after its last.
     present = n_history + array.asarray(_semantic_tokens_done(n_windows, spaces))[window]
     first_semantic = array.maximum(present - spaces.max_semantic_history, 0)
     return CoarseWindow(n_done, first_semantic, array.minimum(n_stream + n_done, spaces.n_coarse_history))
@@ -76,6 +77,7 @@ def extends_previous(window: Any, n_history: Any, n_stream: Any, n_windows: int,
     """
     before = coarse_window(_library(window).maximum(window - 1, 0), n_history, n_stream, n_windows, spaces)
     this = coarse_window(window, n_history, n_stream, n_windows, spaces)
+    # True up to n_coarse_history tokens of stream; from then on its first ones are dropped.
     has_lost_none = this.n_recent == n_stream + this.n_done
     return (window > 0) & (before.first_semantic == this.first_semantic) & has_lost_none
 
@@ -123,6 +125,8 @@ def fine_window(window: Any, n_frames: Any, n_history: Any, spaces: TokenSpaces)
     advanced = window * spaces.n_fine_history
     return FineWindow(
         array.minimum(advanced, n_total - spaces.fine_window),
+        # At least the last n_fine_history frames are filled, so the last window overwrites codes that the one before
+        # chose, as in Suno's code.
         array.minimum(n_history + advanced, n_total - spaces.n_fine_history),
     )
 

@@ -102,6 +102,8 @@ class SelfAttention(nnx.Module):
         self.n_heads = config.num_heads
         self.is_causal = is_causal
         self.platform, self.implementations = platform, implementations
+        # One product instead of three, in the layout of the checkpoints: the columns are all queries, then all keys,
+        # then all values (`split_heads`).
         self.qkv = Linear(D, 3 * D, **options)
         self.out = Linear(D, D, **options)
 
@@ -160,6 +162,8 @@ class SelfAttention(nnx.Module):
         B = len(length_B)
         step = {"xla": step_xla, "pallas": _step_pallas, "cudnn": _step_cudnn}[self.implementations.step]
         y_BNH, keys, values = step(self.qkv(x_RD)[:B], keys, values, length_B, self.n_heads)
+        # Rows past B stay finite through all layers: they start as zeros, and the LayerNorm's epsilon keeps a row of
+        # zeros from 0 / 0.
         y_RD = jnp.pad(y_BNH.reshape(B, -1), ((0, len(x_RD) - B), (0, 0)))
         return self.out(y_RD), keys, values
 
@@ -222,7 +226,11 @@ def _attend_by_head(q_BTNH: jax.Array, k_BTNH: jax.Array, v_BTNH: jax.Array, *, 
     against 4 MiB for one head.
     """
     B, T, N, H = q_BTNH.shape
+    # The queries are scaled instead of the logits, T * H numbers instead of T * T. For Bark's heads of 64 the factor is
+    # 1/8, so even bfloat16 queries are scaled exactly.
     qkv_MTH = [x.swapaxes(1, 2).reshape(B * N, T, H) for x in (q_BTNH * H**-0.5, k_BTNH, v_BTNH)]
+    # map, not vmap: vmap would turn the heads into a batch axis of one product, and make the logits of all heads at
+    # once after all.
     y_MTH = jax.lax.map(lambda qkv_TH: _attend_in_head(*qkv_TH, is_causal=is_causal), qkv_MTH)
     return y_MTH.reshape(B, N, T, H).swapaxes(1, 2)
 
@@ -245,7 +253,9 @@ def _attend_in_head(q_TH: jax.Array, k_TH: jax.Array, v_TH: jax.Array, *, is_cau
         if is_causal:
             is_attended_TS = jnp.arange(start, stop)[:, None] >= jnp.arange(stop)[None]
             logits_TS = jnp.where(is_attended_TS, logits_TS, -jnp.inf)
+        # The maximum is finite: a causal query attends at least to itself, so no row of logits is all -inf.
         weights_TS = jnp.exp(logits_TS - jnp.max(logits_TS, axis=1, keepdims=True))
+        # The column of ones sums the weights as they are after this cast, so rounded weights still add up to 1.
         y_TI = multiply(weights_TS.astype(v_TI.dtype), v_TI[:stop], 0, "cpu", jnp.float32)
         # Normalised after the product: H divisions a query instead of S.
         pieces.append(y_TI[:, :H] / y_TI[:, H:])
@@ -268,10 +278,14 @@ def step_xla(
     q_BNH, k_BNH, v_BNH = split_heads(qkv_BF, n_heads)
     keys = write_slot_by_head(keys, k_BNH.astype(keys.dtype), length_B)
     values = write_slot_by_head(values, v_BNH.astype(values.dtype), length_B)
+    # The new position is written first, since it attends to itself: hence length + 1. It also leaves no row without a
+    # live slot, an idle row of length 0 included.
     return attend_to_slots(q_BNH, keys, values, length_B + 1), keys, values
 
 
 def _step_pallas(qkv_BF, keys, values, length_B, n_heads):
+    # Imported here, so that a JAX without Pallas's Triton backend fails in the probe, where loading falls back to
+    # another implementation, and not when this module is imported.
     from bark_jax.networks import pallas_decode
 
     parts, lse, keys, values = pallas_decode.attend(qkv_BF, keys, values, length_B, n_heads)
@@ -294,10 +308,13 @@ def attend_to_slots(q_BNH: jax.Array, keys_MSH: jax.Array, values_MSH: jax.Array
       [B, N, H] in the queries' dtype. The softmax is float32.
     """
     B, N, H = q_BNH.shape
+    # Products over [B * N, S, H]: N counts as batch, so the cache is read in its own layout, without a transpose.
     batched = (((2,), (2,)), ((0,), (0,)))
     q_M1H = (q_BNH * jnp.asarray(H**-0.5, q_BNH.dtype)).reshape(B * N, 1, H).astype(keys_MSH.dtype)
     logits_M1S = jax.lax.dot_general(q_M1H, keys_MSH, batched, preferred_element_type=jnp.float32)
     is_live_BS = jnp.arange(keys_MSH.shape[1])[None] < length_B[:, None]
+    # The mask gives garbage slots a weight of 0, and 0 times a NaN is NaN: slots past the length must hold finite
+    # numbers. They do: zeros, keys and values of padding, or those of a token that was cut back.
     weights_M1S = jax.nn.softmax(jnp.where(jnp.repeat(is_live_BS, N, axis=0)[:, None], logits_M1S, -jnp.inf), axis=-1)
     summed = (((2,), (1,)), ((0,), (0,)))
     y_M1H = jax.lax.dot_general(
@@ -321,6 +338,8 @@ def write_slot_by_head(cache_MSH: jax.Array, new_BNH: jax.Array, slot_B: jax.Arr
     B, N, H = new_BNH.shape
     if B == 1:  # all heads share one slot, so a slice update does; the general form below is a scatter
         return jax.lax.dynamic_update_slice(cache_MSH, new_BNH.reshape(N, 1, H), (0, slot_B[0], 0))
+    # Index pairs (entry, slot) differ in the entry, so they are unique even where rows have equal lengths; XLA then
+    # needs no order among the writes.
     return cache_MSH.at[jnp.arange(B * N), jnp.repeat(slot_B, N)].set(
         new_BNH.reshape(B * N, H), mode="promise_in_bounds", unique_indices=True
     )
@@ -392,6 +411,7 @@ def with_implementations(network: nnx.Module, implementations: Implementations) 
     """Returns a transformer that attends by `implementations` and shares its arrays; itself where nothing changes."""
     if network.blocks[0].attention.implementations == implementations:
         return network
+    # A clone has new modules and Variables around the same arrays, so the caller's network keeps its own attributes.
     network = nnx.clone(network)
     for block in network.blocks:
         block.attention.implementations = implementations

@@ -58,6 +58,8 @@ class BarkCausalModel(nnx.Module):
         self.platform = resolve_platform(platform)
         self.keeps_copy = True  # whether `layout.for_decoding` may keep a transposed copy of its weights
         self.token_embedding = make_embedding(config, config.input_vocab_size, dtype, rngs)
+        # Learned absolute positions: keys and values of a token hold for one position only. A prompt that loses tokens
+        # at its front has to be read again (`generation.coarse`).
         self.position_embedding = make_embedding(config, config.block_size, dtype, rngs)
         implementations = resolve(attn_implementation, self.platform, dtype, config.head_size)
         self.blocks = nnx.List(
@@ -73,6 +75,7 @@ class BarkCausalModel(nnx.Module):
             for _ in range(config.num_layers)
         )
         self.final_norm = make_norm(config, has_bias=config.bias, dtype=dtype, rngs=rngs)
+        # Without a bias even where config.bias is true, as in torch, and not tied: the vocabularies differ.
         self.head = Linear(
             config.hidden_size,
             config.output_vocab_size,
@@ -165,6 +168,7 @@ class BarkCausalModel(nnx.Module):
         if n_slots < T:
             raise InputError(f"n_slots is {n_slots}, fewer than the prompt's {T} positions")
         _, keys, values = self._read(embeds_BTD)
+        # Any layer's would do: all have one platform and one choice of implementations.
         cached = self.blocks[0].attention.cached
         return KVCache(tuple(cached(k, n_slots) for k in keys), tuple(cached(v, n_slots) for v in values), length_B)
 
@@ -186,7 +190,10 @@ class BarkCausalModel(nnx.Module):
           The hidden state [B, D] after the final LayerNorm (for `logits`), and the cache, one position longer.
         """
         B = len(tokens_B)
+        # A length of block_size or more looks up NaN, not the last position (see `Embedding`): an overrun shows in the
+        # logits instead of passing unnoticed.
         x_BD = self.embed(tokens_B) + self.position_embedding(cache.length_B)
+        # Padded here, before the first layer; attention alone works on B rows, and pads its result again.
         x_RD = jnp.pad(x_BD, ((0, self._matmul_rows(B) - B), (0, 0)))
         keys, values = [], []
         for block, layer_keys, layer_values in zip(self.blocks, cache.keys, cache.values, strict=True):
@@ -233,6 +240,8 @@ class SemanticNetwork(BarkCausalModel):
         T is 256 in Bark, padded with text_pad and semantic_end. The network was trained to attend to the pads, so they
         are part of the prompt and are not masked.
         """
+        # One table serves both: history ids go up to semantic_end, 10,000, and text ids start at text_offset, 10,048.
+        # Without a voice every position still adds the vector of id 10,000; leaving it out would give other tokens.
         return self.embed(text_BT) + self.embed(history_BT)
 
 

@@ -20,6 +20,7 @@ def make_decoder(model: BarkCausalModel) -> "BarkCausalModel | KernelDecoder":
     The kernels need weights as [out, in], from `layout.for_decoding`, and "pallas" steps. Without both the model is its
     own decoder. It may be called under `jax.jit`: the choice depends on the model's structure, not on its values.
     """
+    # Int8Linear has no such attribute: int8 networks are always their own decoder.
     is_laid_out = getattr(model.head, "transposed", None) is not None
     has_kernels = model.blocks[0].attention.implementations.step == "pallas"
     return KernelDecoder(model) if is_laid_out and has_kernels else model
@@ -44,11 +45,14 @@ class KernelDecoder:
         """
         from bark_jax.networks.pallas_decode import attend, linear
 
+        # No padding to 8 rows as in the plain step: these kernels multiply row by row, without tensor cores.
         x_BD = self.model.embed(tokens_B) + self.model.position_embedding(cache.length_B)
         keys, values = [], []
         for block, layer_keys, layer_values in zip(self.model.blocks, cache.keys, cache.values, strict=True):
             attention, mlp = block.attention, block.mlp
             qkv = linear(x_BD, attention.qkv.transposed[...], norm_K=block.attention_norm.scale[...])
+            # y are 8 parts of the attention [8, B, D] at the one or two rows that come here (`pallas_decode.attend`);
+            # the next kernel joins them, as joining in a kernel of its own would cost one more launch a layer.
             y, lse, layer_keys, layer_values = attend(qkv, layer_keys, layer_values, cache.length_B, attention.n_heads)
             x_BD = linear(y, attention.out.transposed[...], lse_PRK=lse, residual_RN=x_BD)
             wide = linear(x_BD, mlp.up.transposed[...], norm_K=block.mlp_norm.scale[...], gelu=True)

@@ -49,6 +49,7 @@ class FineNetwork(nnx.Module):
         rngs = nnx.Rngs(0) if rngs is None else rngs
         self.config = config
         self.platform = resolve_platform(platform)
+        # In Bark 8 tables [1,056, D]: 1,024 codes, the pad id 1,024, and 31 ids that never occur.
         self.token_embeddings = nnx.List(
             make_embedding(config, config.input_vocab_size, dtype, rngs) for _ in range(config.n_codes_total)
         )
@@ -58,6 +59,8 @@ class FineNetwork(nnx.Module):
             Block(
                 config,
                 is_causal=False,
+                # Whatever config.bias says: Suno's FineGPT uses torch's LayerNorm, its causal networks one of their
+                # own.
                 norm_has_bias=True,
                 dtype=dtype,
                 platform=self.platform,
@@ -113,8 +116,12 @@ class FineNetwork(nnx.Module):
         check_axes(input_ids, embeds_BTD, "[B, T, n_codes_total]")
         check_sharding(self, input_ids, embeds_BTD)
         if embeds_BTD is None:
+            # codebook_idx + 1 tables: the codebook to predict is summed in as well, with pads or earlier codes. Leaving
+            # it out would be the obvious way, and wrong.
             embeds_BTD = sum(self.token_embeddings[q](input_ids[:, :, q]) for q in range(codebook_idx + 1))
         hidden = self._read(embeds_BTD, as_mask(attention_mask, embeds_BTD))
+        # torch counts heads from the first predicted codebook: this is its lm_heads[codebook_idx - 1]. A table has the
+        # layout [out, in] of a head already, hence axis 1.
         table_VD = self.token_embeddings[codebook_idx].embedding[...]
         logits_BTV = multiply(hidden[-1], table_VD, 1, self.platform, jnp.float32)
         return (logits_BTV, hidden) if output_hidden_states else logits_BTV

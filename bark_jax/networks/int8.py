@@ -71,6 +71,7 @@ class Int8Linear(nnx.Module):
 def quantize(network: nnx.Module) -> None:
     """Replaces each Linear of a transformer, in place, by an `Int8Linear`. Embeddings, norms and tied heads stay."""
     for block in network.blocks:
+        # Embedding tables would gain nothing: a step reads one row of them, and a whole matrix of each Linear.
         for module, names in ((block.attention, ("qkv", "out")), (block.mlp, ("up", "down"))):
             for name in names:
                 setattr(module, name, Int8Linear(getattr(module, name)))
@@ -120,6 +121,7 @@ def _linear(
         y_MN = _multiply_in_parts(x_MK, weight_NK)
     else:
         y_MN = _multiply(x_MK, weight_NK, platform)
+    # Scales come after the product: each is constant along the sum, so it need not multiply every weight.
     y_MN = y_MN * scale_N[None]
     if bias_N is not None:
         y_MN = y_MN + bias_N.astype(jnp.float32)[None]
@@ -133,6 +135,8 @@ def _multiply(x_MK: jax.Array, weight_NK: jax.Array, platform: str) -> jax.Array
 
 def _multiply_in_parts(x_MK: jax.Array, weight_NK: jax.Array) -> jax.Array:
     x_MK = x_MK.astype(jnp.float32)
+    # Integers cannot hold NaN, so it has to survive in the scale: NaN or infinity in a row makes its scale NaN or
+    # infinite, and the product with it below is not finite either. `runner.require_finite` relies on that.
     scale_M1 = _scale(x_MK)
     coarse_MK = jnp.round(x_MK / scale_M1)
     fine_MK = jnp.round((x_MK / scale_M1 - coarse_MK) * PARTS)
@@ -147,9 +151,12 @@ def _multiply_in_parts(x_MK: jax.Array, weight_NK: jax.Array) -> jax.Array:
 
 
 def _sums(x_MK: jax.Array, y_NK: jax.Array) -> jax.Array:
+    # int32 suffices: the 4,096 inputs of Bark's widest layer sum to at most 4,096 * 127 * 127 = 66 million.
     return jax.lax.dot_general(x_MK, y_NK, (((1,), (1,)), ((), ())), preferred_element_type=jnp.int32)
 
 
 def _joined(sums: jax.Array, axis: int) -> jax.Array:
+    # float32 is exact to 2**24 = 16.8 million; larger sums are rounded by 2**-24 of themselves, far less than the
+    # 2**-15 that the two parts resolve of an activation.
     coarse, fine = jnp.split(sums.astype(jnp.float32), 2, axis)
     return coarse + fine * (1 / PARTS)

@@ -27,6 +27,8 @@ MAX_KERNEL_ROWS = 2  # rows up to which the GPU kernels multiply faster than XLA
 class _Kept(NamedTuple):
     """A network with its copy, and the arrays that the copy was made from."""
 
+    # Held, not only their ids: once an array is freed another one may get its id, and a stale copy would pass as
+    # current. Replaced parameters are therefore freed at the next `for_decoding`, not at once.
     arrays: list[jax.Array]
     network: BarkCausalModel
 
@@ -48,6 +50,7 @@ def for_decoding(network: BarkCausalModel, n_rows: int) -> BarkCausalModel:
     with _lock:
         kept = _kept.get(network)
         if kept is None or list(map(id, kept.arrays)) != list(map(id, arrays)):
+            # Made within the lock: two threads that made it at once would need the memory twice.
             kept = _kept[network] = _Kept(arrays, with_transposed_weights(network))
     return kept.network
 
@@ -63,7 +66,8 @@ def is_faster_transposed(network: BarkCausalModel, n_rows: int) -> bool:
     if not isinstance(network.head, Linear):  # Int8Linear stores [out, in] already
         return False
     if network.platform == "cpu":
-        # With [out, in] two to eight float32 rows take a third longer: XLA passes them to a library made for [in, out].
+        # With [out, in] two to eight float32 rows take 16 to 40 % longer (benchmarks/RESULTS.md): XLA passes them to a
+        # library made for [in, out].
         return n_rows == 1 or network.head.param_dtype == jnp.bfloat16
     has_kernels = network.blocks[0].attention.implementations.step == "pallas"
     # `pallas_decode.linear` adds no bias, and rounds D up to whole programs of up to 8 output features.

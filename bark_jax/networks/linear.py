@@ -71,6 +71,7 @@ class Linear(nnx.Module):
         self.in_features, self.out_features = n_in, n_out
         self.param_dtype, self.platform = dtype, platform
         self.kernel = nnx.Param(nnx.initializers.normal(deviation)(rngs.params(), (n_in, n_out), dtype))
+        # nnx.data, as nnx takes a plain None for static metadata and refuses to put a Variable there later.
         self.transposed: TransposedWeight | None = nnx.data(None)
         self.bias = nnx.Param(nnx.initializers.zeros(rngs.params(), (n_out,), dtype)) if use_bias else None
 
@@ -81,10 +82,13 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps x [B, in] or [B, T, in] to [B, out] or [B, T, out], in param_dtype."""
+        # By the axes, not by the number of rows: a sequence of one position multiplies the same weights as a long one,
+        # and its bits do not depend on whether a copy has been made.
         if self.transposed is not None and x.ndim == 2:
             y = multiply(x, self.transposed[...], 1, self.platform)
         else:
             y = multiply(x.astype(self.param_dtype), self.kernel[...].astype(self.param_dtype), 0, self.platform)
+        # Reshaped, as a caller may have set jax_numpy_rank_promotion="raise".
         return y if self.bias is None else y + self.bias[...].astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
 
     def part(self, x: jax.Array, start: int = 0, size: int | None = None) -> jax.Array:
@@ -121,6 +125,7 @@ def multiply(x: jax.Array, weight: jax.Array, axis: int, platform: str, dtype: j
         return jax.lax.dot_general(x, weight, dimension_numbers, preferred_element_type=dtype)
     x_MK = x.reshape(-1, x.shape[-1])
     x_RK = jnp.pad(x_MK, ((0, max(0, MIN_BFLOAT16_ROWS - len(x_MK))), (0, 0)))
+    # Rows of zeros change no other row's sums; they only choose the form that XLA compiles.
     y_RN = jax.lax.dot_general(x_RK, weight, (((1,), (axis,)), ((), ())), preferred_element_type=jnp.float32)
     return y_RN[: len(x_MK)].reshape(*x.shape[:-1], -1).astype(dtype)
 

@@ -88,6 +88,7 @@ def linear(
     R, K = x_RK.shape[-2:]
     size = weight_NK.shape[0] - start if size is None else size
     tiling = tiling or _tiling(K, size)
+    # Bark's own starts, 0 and the codebooks' 10,000 and 11,024, are multiples of 8: there nothing is computed in vain.
     first, n_before = divmod(start, tiling.n_out)
     if n_before and residual_RN is not None:
         raise ValueError(f"start is {start}, expected a multiple of {tiling.n_out} beside a residual")
@@ -115,6 +116,8 @@ def linear(
         in_specs=[blocks.get(name, _full_block(array, wide)) for name, array in inputs.items()],
         out_specs=pl.BlockSpec((R, tiling.n_out), lambda i: (0, i)),
         out_shape=jax.ShapeDtypeStruct((R, n_programs * tiling.n_out), out_dtype or weight_NK.dtype),
+        # One stage: with the measured tilings n_in covers all of K, so a program has no loop whose loads could be
+        # pipelined.
         compiler_params=plgpu.CompilerParams(num_warps=tiling.n_warps, num_stages=1),
         interpret=interpret,
         name="linear",
@@ -129,6 +132,8 @@ def _full_block(array: jax.Array, wide: int) -> pl.BlockSpec:
 
 def _tiling(K: int, N: int) -> Tiling:
     """The fastest tiling on an H100 for a product of K input and N output features; see benchmarks/RESULTS.md."""
+    # Programs of the small model: 288 for query, key and value, 192 for the output projection, 384 and 96 for the MLP,
+    # 1,251 for the semantic head. n_in is 1,024, and 4,096 for the MLP's second Linear.
     if K > 1024:
         return Tiling(n_out=8, n_in=pl.next_power_of_2(K), n_warps=8)
     return Tiling(n_out=8 if N > K else 4, n_in=pl.next_power_of_2(K), n_warps=4)
@@ -148,11 +153,14 @@ def _linear_kernel(*refs, names: tuple[str, ...], n_features: int, K: int, first
         at = pl.ds(start, tiling.n_in)
         weight = _loaded(ref["weight"].at[:, at], is_out[:, None] & is_in[None, :])
         for row in range(R):
+            # Every program repeats the join and the norm of all K features. A kernel of their own would compute them
+            # once, and cost a launch, about 2 us (benchmarks/RESULTS.md).
             if "lse" in ref:
                 x = _joined(*([_row(ref[name], (part, row), at, is_in) for part in parts] for name in ("x", "lse")))
             else:
                 x = _row(ref["x"], (row,), at, is_in)
             if "norm" in ref:
+                # Rounded to the weights' dtype and back, as the LayerNorm of the plain step gives it.
                 x = _normalized(x, is_in, K, _loaded(ref["norm"].at[at], is_in)).astype(dtype).astype(jnp.float32)
             sums[row] += jnp.sum(weight * x[None, :], axis=1)
     for row in range(R):
@@ -182,6 +190,7 @@ def _joined(parts: Sequence[jax.Array], lse: Sequence[jax.Array]) -> jax.Array:
 
 
 def _normalized(x: jax.Array, is_in: jax.Array, K: int, norm: jax.Array) -> jax.Array:
+    # Features past K were loaded as 0: they leave the mean alone, but would enter the variance as (0 - mean)**2.
     centred = jnp.where(is_in, x - jnp.sum(x) / K, 0.0)
     return centred * jax.lax.rsqrt(jnp.sum(centred * centred) / K + NORM_EPSILON) * norm
 
@@ -233,6 +242,7 @@ def attend(
     """
     M, _, H = keys_MSH.shape
     B, D = M // n_heads, n_heads * H
+    # 8 parts up to 32 rows of 16 heads, M = 512; 4 at 64 rows; 1, without a join, from 2,049 entries on.
     n_parts = n_parts or min(MAX_PARTS, max(1, WANTED_PROGRAMS // M))
     # No blocks: the kernel computes its own addresses, since a block's index cannot depend on length_B.
     anywhere = lambda: pl.BlockSpec(memory_space=pl.ANY)  # noqa: E731
@@ -247,6 +257,7 @@ def attend(
         in_specs=[anywhere() for _ in range(4)],
         out_specs=[anywhere() for _ in [*out, *caches]],
         out_shape=[*out, *caches],
+        # Inputs 2 and 3, the caches, are the last two outputs: a slot is written in place, and the rest is not copied.
         input_output_aliases={2: len(out), 3: len(out) + 1},
         compiler_params=plgpu.CompilerParams(num_warps=n_warps, num_stages=2),
         interpret=interpret,
@@ -311,9 +322,11 @@ def _attend_kernel(length_ref, qkv_ref, keys_ref, values_ref, *out_refs, n_heads
             output * shrink + jnp.sum(weights[:, None] * values, axis=0),
         )
 
+    # A part past the live slots has stop < start.
     n_blocks = jnp.maximum(stop - start + block - 1, 0) // block
     max_logit, total, output = jax.lax.fori_loop(0, n_blocks, step, (max_logit, total, output))
     columns = pl.ds(head * H, H)
+    # A part without slots ends with total 0: its output is 0 and not NaN, its log-sum-exp about _NEVER.
     output = output / jnp.maximum(total, 1e-30)
     if n_parts > 1:
         out_refs[0][part, row, columns] = output

@@ -22,6 +22,7 @@ def default_device() -> jax.Device:
     """The device that `jax.default_device` names, else this process's first device."""
     chosen = jax.config.jax_default_device
     if chosen is None or isinstance(chosen, str):
+        # local_devices: among several processes jax.devices()[0] belongs to process 0, and the others cannot use it.
         return jax.local_devices(backend=chosen)[0]
     return chosen
 
@@ -119,6 +120,7 @@ def device_errors(stage: str, network: Any, n_rows: int) -> Iterator[None]:
     except jax.errors.JaxRuntimeError as error:
         weights = sum(leaf.nbytes for leaf in jax.tree.leaves(network)) / 1e6
         sizes = f"{stage} stage of {n_rows} row{'s' if n_rows > 1 else ''}, with {weights:,.0f} MB of weights"
+        # XLA's message starts with its status code, such as RESOURCE_EXHAUSTED, which the cut keeps.
         what = " ".join(str(error).split())[:300]
         if "RESOURCE_EXHAUSTED" in what:
             raise DeviceMemoryError(

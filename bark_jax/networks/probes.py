@@ -98,6 +98,7 @@ def probe_cudnn(dtype: jnp.dtype, head_size: int) -> None:
             q_BTNH[:, :1],
             k_BTNH,
             v_BTNH,
+            # One row ends within the cache: a kernel that ignored the lengths would attend to all of it.
             key_value_seq_lengths=jnp.array([T // 2, T], jnp.int32),
             implementation=implementation,
         ),
@@ -144,6 +145,8 @@ def _logits(dtype: jnp.dtype, head_size: int, n_rows: int, step: str) -> jax.Arr
     def read(model: BarkCausalModel, tokens_B: jax.Array) -> jax.Array:
         decoder = make_decoder(model)
         prompt_BT = jnp.broadcast_to(jnp.arange(length) % 64, (n_rows, length))
+        # Lengths differ from row to row, to reveal a kernel that reads another row's. 184 live slots in 8 parts of
+        # whole blocks are a full part, one of 56 slots, and six empty ones, which must weigh nothing.
         cache = model.prefill(model.embed(prompt_BT), length - jnp.arange(n_rows), N_SLOTS)
         hidden_BD, _ = decoder.decode(tokens_B, cache)
         return decoder.logits(hidden_BD)

@@ -80,6 +80,7 @@ def make_norm(config: BarkSubModelConfig, *, has_bias: bool, dtype: jnp.dtype, r
 
     One pass, E[x^2] - E[x]^2, cancels where the mean is large against the deviation.
     """
+    # nnx's defaults are an epsilon of 1e-6 and the variance in one pass.
     return nnx.LayerNorm(
         config.hidden_size,
         epsilon=1e-5,
@@ -106,6 +107,7 @@ class MLP(nnx.Module):
         wide_BTF = self.up(x_BTD)
         # GELU in float32, rounded once, as torch does. In half precision XLA would round after each operation of the
         # erf, and on a GPU split the GELU into two kernels with a round trip through memory.
+        # approximate=False: JAX's default is the tanh form.
         activated_BTF = jax.nn.gelu(wide_BTF.astype(jnp.float32), approximate=False)
         return self.down(activated_BTF.astype(wide_BTF.dtype))
 
@@ -145,6 +147,8 @@ class Block(nnx.Module):
         """Returns the output [B, T, D] and the layer's keys and values [B, T, N, H]; see `SelfAttention`."""
         y_BTD, k_BTNH, v_BTNH = self.attention(self.attention_norm(x_BTD), is_attended_BT)
         x_BTD = x_BTD + y_BTD
+        # The residual stays in the network's dtype, as transformers keeps it: in half precision each layer rounds it
+        # twice.
         return x_BTD + self.mlp(self.mlp_norm(x_BTD)), k_BTNH, v_BTNH
 
     def extend(

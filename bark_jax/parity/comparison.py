@@ -131,6 +131,7 @@ def _draw_inputs(
     spaces: TokenSpaces, text_ids: Sequence[int] | None, voice: Voice | None, max_tokens: int, seed: int
 ) -> _Inputs:
     rng = np.random.default_rng(seed)
+    # 119,547 in Bark. Ids are drawn from 1 on, as 0 is BERT's [PAD].
     n_ids = spaces.text_pad - spaces.text_offset
     ids = rng.integers(1, n_ids, N_TEXT_IDS) if text_ids is None else np.asarray(text_ids, np.int64)
     if ids.ndim != 1 or not 1 <= len(ids) <= spaces.n_text or not ((ids >= 0) & (ids < n_ids)).all():
@@ -159,6 +160,7 @@ def _all_rows(ours: BarkModel, theirs: Reference, inputs: _Inputs) -> Iterator[r
 def _semantic_logits(ours: BarkModel, theirs: Reference, inputs: _Inputs) -> rows.Row:
     spaces, network = ours.spaces, ours.semantic
     prompt = semantic.make_prompt([semantic.SemanticRow(_text(inputs, spaces), inputs.voice.semantic, 1)], spaces)
+    # 256 of prompt, the infer token and 767 tokens: all of Bark's 1,024 positions.
     n_tokens = network.config.block_size - spaces.n_text - 1
     tokens_T = np.concatenate([[spaces.semantic_infer], inputs.rng.integers(0, spaces.semantic_vocab, n_tokens)])
     embeds_1TD = jnp.concatenate(
@@ -172,6 +174,7 @@ def _coarse_logits(ours: BarkModel, theirs: Reference, inputs: _Inputs) -> rows.
     spaces, network = ours.spaces, ours.coarse_acoustics
     semantic_T = inputs.rng.integers(0, spaces.semantic_vocab, spaces.n_coarse_semantic)
     n_stream = network.config.block_size - len(semantic_T) - 1
+    # 767 positions are left for the stream, an odd number: 384 frames are drawn and their last token is cut off.
     codes_QT = inputs.rng.integers(0, spaces.codebook_size, (spaces.n_coarse, -(-n_stream // spaces.n_coarse)))
     tokens_T = np.concatenate([semantic_T, [spaces.coarse_infer], interleave(codes_QT, spaces)[:n_stream]])
     ours_TV = np.asarray(network(jnp.asarray(tokens_T)[None]))[0]
@@ -181,7 +184,9 @@ def _coarse_logits(ours: BarkModel, theirs: Reference, inputs: _Inputs) -> rows.
 def _fine_logits(ours: BarkModel, theirs: Reference, inputs: _Inputs) -> Iterator[rows.Row]:
     spaces, network = ours.spaces, ours.fine_acoustics
     codes_TQ = inputs.rng.integers(0, spaces.codebook_size, (spaces.fine_window, spaces.n_fine))
+    # From 1, though the fine stage predicts from 2 on: the network has a head for codebook 1 too.
     for codebook in range(network.config.n_codes_given, spaces.n_fine):
+        # Pads from the predicted codebook on, as in a first window; its own embedding is summed in (`FineNetwork`).
         known_TQ = np.where(np.arange(spaces.n_fine) < codebook, codes_TQ, spaces.codebook_size)
         ours_TV = np.asarray(network(codebook, jnp.asarray(known_TQ)[None]))[0]
         reference_TV = theirs.fine_logits(codebook, known_TQ)

@@ -44,13 +44,17 @@ class Reference:
         self._torch, transformers = import_torch()
         from transformers.models.bark import generation_configuration_bark as generation
 
+        # "eager": transformers' Bark refuses "sdpa".
         self._model = transformers.BarkModel.from_pretrained(
             folder, dtype=self._torch.float32, attn_implementation="eager", local_files_only=True
         ).eval()
         self.spaces = TokenSpaces.from_config(config)
         end = config.semantic_config.eos_token_id
+        # A pad id for the semantic stage alone, where it spares a warning. In the coarse stage transformers would infer
+        # an attention mask from it.
         self._semantic = generation.BarkSemanticGenerationConfig(pad_token_id=end, **_fields(config.semantic_config))
         self._coarse = generation.BarkCoarseGenerationConfig(**_fields(config.coarse_acoustics_config))
+        # No temperature, as transformers' fine stage is greedy by that, not by do_sample.
         self._fine = generation.BarkFineGenerationConfig(**_fields(config.fine_acoustics_config), temperature=None)
 
     def semantic_logits(self, text_T: np.ndarray, history_T: np.ndarray, tokens_T: np.ndarray) -> np.ndarray:
@@ -78,6 +82,7 @@ class Reference:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Generates semantic tokens [S] before the end, and margins: [S], or [S + 1] with that of the end token."""
         spaces = self.spaces
+        # The mask is what turns padding into text_pad there: without one, id 0 is read as text.
         ids_T, mask_T = np.zeros(spaces.n_text, np.int64), np.zeros(spaces.n_text, np.int64)
         ids_T[: len(text_ids)], mask_T[: len(text_ids)] = text_ids, 1
         legal_V = np.zeros(self._model.semantic.config.output_vocab_size, bool)

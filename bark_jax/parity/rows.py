@@ -78,6 +78,7 @@ def compare_tokens(stage: str, check: str, ours: np.ndarray, reference: np.ndarr
     first = int(differs[0]) if differs.size else n_both
     if first == len(ours) == len(reference):
         return Row(stage, check, True, n_equal=first, n_total=first)
+    # No margin where the reference has made all its choices and ours is longer: rounding does not explain that.
     margin = float(margins[first]) if first < len(margins) else float("inf")
     what = f"token {first} is {_at(ours, first)}, expected {_at(reference, first)}"
     return _differing(stage, check, first, len(reference), margin, what)
