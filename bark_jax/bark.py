@@ -219,9 +219,7 @@ class Bark:
         on_stage: OnStage | None = None,
         on_progress: OnProgress | None = None,
         **settings: Unpack[GenerateSettings],
-    ) -> Clip:
-        """Returns one clip for one text. key: a JAX key, or its data, uint32 [2]."""
-        ...
+    ) -> Clip: ...
 
     @overload
     def generate(
@@ -237,9 +235,7 @@ class Bark:
         on_stage: OnStage | None = None,
         on_progress: OnProgress | None = None,
         **settings: Unpack[GenerateSettings],
-    ) -> list[Clip]:
-        """Returns num_return_sequences clips of one text. key: a JAX key, or its data, uint32 [2]."""
-        ...
+    ) -> list[Clip]: ...
 
     @overload
     def generate(
@@ -255,9 +251,7 @@ class Bark:
         on_stage: OnStage | None = None,
         on_progress: OnProgress | None = None,
         **settings: Unpack[GenerateSettings],
-    ) -> list[Clip]:
-        """Returns a clip for each text. key: a JAX key or an array of them, or their data, uint32 [2] or [B, 2]."""
-        ...
+    ) -> list[Clip]: ...
 
     @overload
     def generate(
@@ -273,9 +267,7 @@ class Bark:
         on_stage: OnStage | None = None,
         on_progress: OnProgress | None = None,
         **settings: Unpack[GenerateSettings],
-    ) -> list[list[Clip]]:
-        """Returns num_return_sequences clips for each text. key: as for a list of texts, uint32 [2] or [B, 2]."""
-        ...
+    ) -> list[list[Clip]]: ...
 
     def generate(
         self,
@@ -612,16 +604,12 @@ class Bark:
                 found = Voice(semantic=spoken.semantic, coarse=spoken.coarse, fine=spoken.fine)
 
     @overload
-    def text_to_semantic(self, text: str, **arguments: Unpack[StageArguments]) -> NDArray[np.int32]:
-        """Returns the semantic tokens of one text, int32 [S]."""
-        ...
+    def text_to_semantic(self, text: str, **arguments: Unpack[StageArguments]) -> NDArray[np.int32]: ...
 
     @overload
     def text_to_semantic(
         self, text: list[str] | tuple[str, ...], **arguments: Unpack[StageArguments]
-    ) -> list[NDArray[np.int32]]:
-        """Returns the semantic tokens of each text, int32 [S] each."""
-        ...
+    ) -> list[NDArray[np.int32]]: ...
 
     def text_to_semantic(
         self,
@@ -670,16 +658,12 @@ class Bark:
     @overload
     def semantic_to_codes(
         self, tokens: Sequence[np.ndarray | jax.Array], **arguments: Unpack[StageArguments]
-    ) -> list[NDArray[np.int32]]:
-        """Returns codes, int32 [n_fine, T], for each row of tokens [S]."""
-        ...
+    ) -> list[NDArray[np.int32]]: ...
 
     @overload
     def semantic_to_codes(
         self, tokens: Any, **arguments: Unpack[StageArguments]
-    ) -> NDArray[np.int32] | list[NDArray[np.int32]]:
-        """Returns codes, int32 [n_fine, T], for one row of tokens [S]; a list of them for an array [B, S]."""
-        ...
+    ) -> NDArray[np.int32] | list[NDArray[np.int32]]: ...
 
     def semantic_to_codes(
         self,
@@ -735,16 +719,12 @@ class Bark:
         *,
         max_rows: int = MAX_ROWS,
         devices: Sequence[jax.Device] | None = None,
-    ) -> list[Recording]:
-        """Returns a recording for each row of codes [n_fine, T]."""
-        ...
+    ) -> list[Recording]: ...
 
     @overload
     def codes_to_audio(
         self, codes: Any, *, max_rows: int = MAX_ROWS, devices: Sequence[jax.Device] | None = None
-    ) -> Recording | list[Recording]:
-        """Returns a recording for one row of codes [n_fine, T]; a list of them for an array [B, n_fine, T]."""
-        ...
+    ) -> Recording | list[Recording]: ...
 
     def codes_to_audio(
         self, codes: Any, *, max_rows: int = MAX_ROWS, devices: Sequence[jax.Device] | None = None
@@ -774,14 +754,10 @@ class Bark:
     @overload
     def semantic_to_audio(
         self, tokens: Sequence[np.ndarray | jax.Array], **arguments: Unpack[StageArguments]
-    ) -> list[Recording]:
-        """Returns a recording for each row of tokens [S]."""
-        ...
+    ) -> list[Recording]: ...
 
     @overload
-    def semantic_to_audio(self, tokens: Any, **arguments: Unpack[StageArguments]) -> Recording | list[Recording]:
-        """Returns a recording for one row of tokens [S]; a list of them for an array [B, S]."""
-        ...
+    def semantic_to_audio(self, tokens: Any, **arguments: Unpack[StageArguments]) -> Recording | list[Recording]: ...
 
     def semantic_to_audio(
         self,

@@ -340,9 +340,7 @@ class BarkModel(nnx.Module):
         key: jax.Array | None = None,
         num_return_sequences: int = 1,
         **settings: Unpack[GenerateSettings],
-    ) -> jax.Array:
-        """Returns audio, float32 [B * num_return_sequences, A]. key: JAX keys, or their data, uint32 [2] or [B, 2]."""
-        ...
+    ) -> jax.Array: ...
 
     @overload
     def generate(
@@ -356,9 +354,7 @@ class BarkModel(nnx.Module):
         key: jax.Array | None = None,
         num_return_sequences: int = 1,
         **settings: Unpack[GenerateSettings],
-    ) -> tuple[jax.Array, list[int]]:
-        """Returns audio and lengths in samples. key: JAX keys, or their data, uint32 [2] or [B, 2]."""
-        ...
+    ) -> tuple[jax.Array, list[int]]: ...
 
     @under_own_config
     def generate(
@@ -430,14 +426,10 @@ class BarkModel(nnx.Module):
         return (audio, lengths) if wants_lengths else audio
 
     @overload
-    def codec_decode(self, fine_output: Any, output_lengths: None = None) -> jax.Array:
-        """Returns audio, float32 [B, A], zeros past a row's end."""
-        ...
+    def codec_decode(self, fine_output: Any, output_lengths: None = None) -> jax.Array: ...
 
     @overload
-    def codec_decode(self, fine_output: Any, output_lengths: Any) -> list[jax.Array]:
-        """Returns audio, float32 [A], of each row, without padding."""
-        ...
+    def codec_decode(self, fine_output: Any, output_lengths: Any) -> list[jax.Array]: ...
 
     @under_own_config
     def codec_decode(self, fine_output: Any, output_lengths: Any = None) -> jax.Array | list[jax.Array]:

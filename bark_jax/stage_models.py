@@ -118,9 +118,7 @@ class BarkCoarseModel(CoarseNetwork):
         seed: int | Sequence[int] | None = None,
         key: jax.Array | None = None,
         **settings: Any,
-    ) -> jax.Array:
-        """Returns the stream of coarse codes, int32 [B, T]."""
-        ...
+    ) -> jax.Array: ...
 
     @overload
     def generate(
@@ -135,9 +133,7 @@ class BarkCoarseModel(CoarseNetwork):
         seed: int | Sequence[int] | None = None,
         key: jax.Array | None = None,
         **settings: Any,
-    ) -> tuple[jax.Array, jax.Array]:
-        """Returns the stream of coarse codes, int32 [B, T], and each row's length, int32 [B]."""
-        ...
+    ) -> tuple[jax.Array, jax.Array]: ...
 
     def generate(
         self,
