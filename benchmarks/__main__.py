@@ -315,6 +315,29 @@ def wait(size, dtype, slots, repeats):
         click.echo(line)
 
 
+@main.command("training-memory")
+@click.option("--size", type=click.Choice(SIZES), default="small", show_default=True, help="Model size.")
+@click.option(
+    "--network",
+    "networks",
+    multiple=True,
+    type=click.Choice(["semantic", "coarse_acoustics", "fine_acoustics"]),
+    default=("semantic", "coarse_acoustics", "fine_acoustics"),
+    show_default=True,
+    help="Networks to compile a step of.",
+)
+@click.option(
+    "--rows", multiple=True, type=click.IntRange(1), default=(1, 8), show_default=True, help="Rows of a step."
+)
+def training_memory(size, networks, rows):
+    """Counts the bytes of a training step, from XLA's own analysis; nothing is trained."""
+    from benchmarks.training_memory import measure
+
+    _echo_run()
+    for line in measure(make_model(size, "float32"), networks, rows):
+        click.echo(line)
+
+
 def _echo_run() -> None:
     """Prints command, device and versions."""
     about = describe_run()

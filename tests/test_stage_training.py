@@ -1,19 +1,22 @@
 """Training of a model's transformers, in full and as LoRA; results load like any other model."""
 
+import dataclasses
 import subprocess
 import sys
 
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from test_training_batches import make_dataset
 
 from bark_jax.checkpoints.lora import Base, load_lora, merge, save_lora
-from bark_jax.errors import InputError
+from bark_jax.errors import DeviceMemoryError, InputError
 from bark_jax.generation.tokens import TokenSpaces
 from bark_jax.model import BarkModel
 from bark_jax.training.dataset import DatasetError
 from bark_jax.training.loop import RunSettings
+from bark_jax.training.network_training import NetworkTraining
 from bark_jax.training.optimizer import OptimizerSettings
 from bark_jax.training.stage_training import (
     STAGES,
@@ -109,7 +112,37 @@ def test_what_cannot_be_trained_is_refused(model, dataset, tmp_path):
         train(model, "semantic", dataset, tmp_path / "run", settings=StageSettings(4, accumulate=4, eval_share=0.3))
     with pytest.raises(InputError, match="dtype is 'float16'"):
         StageSettings(dtype="float16")
+    droppy = nnx.clone(model.semantic)
+    droppy.config = dataclasses.replace(droppy.config, dropout=0.1)
+    with pytest.raises(InputError, match=r"config of semantic has a dropout of 0\.1"):
+        train(model.replace(semantic=droppy), "semantic", dataset, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "remedies"),
+    [
+        (StageSettings(4, eval_share=0), ["accumulate=2", "lora=", "bfloat16", "fewer rows"]),
+        (StageSettings(2, accumulate=2, lora=LoraSettings(), eval_share=0), ["Give dtype='bfloat16'"]),
+    ],
+)
+def test_a_device_out_of_memory_is_reported_with_what_helps(model, dataset, tmp_path, monkeypatch, settings, remedies):
+    def step(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 17179869184 bytes.")
+
+    monkeypatch.setattr(NetworkTraining, "step", step)
+    with pytest.raises(DeviceMemoryError, match=r"training semantic, .* rows at once: RESOURCE_EXHAUSTED") as caught:
+        train(model, "semantic", dataset, tmp_path / "run", settings=settings)
+    assert all(remedy in str(caught.value) for remedy in remedies), str(caught.value)
+
+
+def test_another_failure_of_a_device_stays_as_it_is(model, dataset, tmp_path, monkeypatch):
+    def step(*_):
+        raise jax.errors.JaxRuntimeError("INTERNAL: the device has left")
+
+    monkeypatch.setattr(NetworkTraining, "step", step)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="the device has left"):
+        train(model, "semantic", dataset, tmp_path / "run", settings=StageSettings(2, eval_share=0))
 
 
 def test_every_public_name_is_there_and_none_is_loaded_before_it_is_used():

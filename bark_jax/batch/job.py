@@ -151,7 +151,7 @@ def choose_devices(count: int | None) -> "list[jax.Device]":
     """Returns the first `count` of this machine's devices, or all for None. Raises InputError if there are fewer."""
     import jax
 
-    # Not jax.devices(): where JAX runs on several machines, that lists the devices of all.
+    # Not jax.devices: where JAX runs on several machines, that lists the devices of all.
     devices = jax.local_devices()
     if count is not None and count > len(devices):
         raise InputError(f"--devices is {count}, and this machine has {len(devices)}: {quoted(str(devices), 200)}")

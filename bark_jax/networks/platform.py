@@ -22,7 +22,7 @@ def default_device() -> jax.Device:
     """The device that `jax.default_device` names, else this process's first device."""
     chosen = jax.config.jax_default_device
     if chosen is None or isinstance(chosen, str):
-        # local_devices: among several processes jax.devices()[0] belongs to process 0, and the others cannot use it.
+        # local_devices: among several processes jax.devices[0] belongs to process 0, and the others cannot use it.
         return jax.local_devices(backend=chosen)[0]
     return chosen
 

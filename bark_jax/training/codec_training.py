@@ -29,7 +29,7 @@ from bark_jax.errors import InputError
 from bark_jax.model import BarkModel
 from bark_jax.networks.codec.encodec import Codec
 from bark_jax.training import codec_quantizer
-from bark_jax.training.checks import check_integer, check_weight
+from bark_jax.training.checks import check_integer, check_weight, memory_errors
 from bark_jax.training.codec_batches import check_gain, codec_batches
 from bark_jax.training.codec_losses import ReconstructionWeights, reconstruction_loss
 from bark_jax.training.codec_quantizer import Codebooks, Quantized
@@ -513,21 +513,25 @@ def train_codec(
         # Without the random gain: loudness as recorded. The same crops at each evaluation, as the steps are the same.
         make_evaluation = codec_batches(held_out, **sizes)
         evaluation = [make_evaluation(step) for step in range(settings.eval_batches)]
-    result = fit(
-        training,
-        codec_batches(learn, **sizes, gain=settings.gain),
-        folder,
-        run,
-        evaluation=evaluation,
-        identity={
-            "network": NETWORK,
-            "settings": dataclasses.asdict(settings),
-            "optimizer": dataclasses.asdict(optimizer),
-            "start": fingerprint(codec),
-            "data": {"examples": len(dataset), "seconds": round(dataset.seconds, 2)},
-        },
-        show_progress=show_progress,
-    )
+    with memory_errors(
+        f"training the codec, {settings.batch_size} rows at once",
+        "Give a smaller batch_size (--batch-size) or n_frames",
+    ):
+        result = fit(
+            training,
+            codec_batches(learn, **sizes, gain=settings.gain),
+            folder,
+            run,
+            evaluation=evaluation,
+            identity={
+                "network": NETWORK,
+                "settings": dataclasses.asdict(settings),
+                "optimizer": dataclasses.asdict(optimizer),
+                "start": fingerprint(codec),
+                "data": {"examples": len(dataset), "seconds": round(dataset.seconds, 2)},
+            },
+            show_progress=show_progress,
+        )
     _, assemble = full_network(codec, lambda _: codec, codec.dtype)
     return TrainedCodec(assemble(training.arrays(result.state), None), result)
 

@@ -86,6 +86,14 @@ class NetworkTraining:
         """
         return self._compiled_step(state, self._frozen, self._split(batch))
 
+    def lower(self, batch: Batch) -> jax.stages.Lowered:
+        """Lowers `step` for the shapes of a batch and runs nothing: `.compile().memory_analysis()` has its bytes.
+
+        Raises:
+          InputError: as `step`.
+        """
+        return self._compiled_step.lower(jax.eval_shape(self.init), self._frozen, self._split(batch))
+
     def evaluate(self, state: TrainState, batch: Batch) -> Loss:
         """The loss of a batch, without an update."""
         return self._compiled_evaluation(state.params, self._frozen, self._split(batch))

@@ -17,7 +17,7 @@ from bark_jax.checkpoints.lora import Lora, init_lora, merge
 from bark_jax.errors import InputError
 from bark_jax.model import BarkModel
 from bark_jax.training import batches, losses
-from bark_jax.training.checks import check_integer
+from bark_jax.training.checks import check_integer, memory_errors
 from bark_jax.training.dataset import Dataset, check_same_meaning
 from bark_jax.training.loop import RunResult, RunSettings, fit
 from bark_jax.training.network_training import NetworkTraining, check_rows, full_network
@@ -120,6 +120,7 @@ def train_stage(
     Raises:
       InputError: settings that do not fit the dataset, the model or the run in the folder.
       TrainingError: too many consecutive steps had non-finite gradients.
+      DeviceMemoryError: the device is out of memory; the message says what to change.
     """
     settings = StageSettings() if settings is None else settings
     optimizer = OptimizerSettings() if optimizer is None else optimizer
@@ -127,9 +128,14 @@ def train_stage(
         raise InputError(f"name is {name!r}, expected one of {', '.join(STAGES)}")
     check_same_meaning(dataset.spaces, model.spaces, "the dataset")
     check_rows(settings.batch_size, settings.accumulate, devices)
+    if dropout := getattr(model, name).config.dropout:
+        raise InputError(
+            f"the config of {name} has a dropout of {dropout}, and training here applies none; set it to 0 in the "
+            "model's config.json, as it is in the published models"
+        )
     learn, held_out = dataset.split(settings.eval_share, seed=settings.seed)
     make_batches = functools.partial(STAGES[name].make_batches, spaces=model.spaces)
-    training = _make_training(model, name, settings, optimizer, run, devices)
+    training = make_training(model, name, settings, optimizer, run, devices)
     identity = {
         "network": name,
         "settings": dataclasses.asdict(settings),
@@ -137,17 +143,29 @@ def train_stage(
         "start": fingerprint(getattr(model, name)),
         "data": {"examples": len(dataset), "seconds": round(dataset.seconds, 2), "codec": dataset.codec},
     }
-    result = fit(
-        training,
-        make_batches(learn, **{key: getattr(settings, key) for key in ("batch_size", "seed", "history_share")}),
-        folder,
-        run,
-        evaluation=_evaluation(held_out, make_batches, settings, 1 if devices is None else len(devices)),
-        identity=identity,
-        show_progress=show_progress,
-    )
+    n_rows = settings.batch_size // settings.accumulate
+    with memory_errors(f"training {name}, {n_rows} rows at once", _remedy(settings)):
+        result = fit(
+            training,
+            make_batches(learn, **{key: getattr(settings, key) for key in ("batch_size", "seed", "history_share")}),
+            folder,
+            run,
+            evaluation=_evaluation(held_out, make_batches, settings, 1 if devices is None else len(devices)),
+            identity=identity,
+            show_progress=show_progress,
+        )
     lora = None if settings.lora is None else jax.tree.map(np.asarray, result.state.params)
     return TrainedStage(_result_network(getattr(model, name), lora, result), lora, result)
+
+
+def _remedy(settings: StageSettings) -> str:
+    """Names the settings that lower the memory of a step."""
+    steps = []
+    if settings.accumulate < settings.batch_size:
+        steps.append(f"accumulate={2 * settings.accumulate} (--accumulate)")
+    if settings.lora is None:
+        steps.append("lora=LoraSettings() (--lora 8)")
+    return "Give " + ", ".join([*steps, "dtype='bfloat16' (--dtype)", "or fewer rows"])
 
 
 def with_networks(model: BarkModel, networks: Mapping[str, nnx.Module]) -> BarkModel:
@@ -163,7 +181,7 @@ def fingerprint(network: nnx.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def _make_training(
+def make_training(
     model: BarkModel,
     name: str,
     settings: StageSettings,
@@ -171,6 +189,7 @@ def _make_training(
     run: RunSettings,
     devices: Sequence[jax.Device] | None,
 ) -> NetworkTraining:
+    """The steps and evaluations that `train_stage` runs. Arguments are those of `train_stage`, and none is optional."""
     network = getattr(model, name)
     make_module = module_maker(type(network), network.config, platform=network.platform)
     params, assemble = full_network(network, make_module, settings.dtype)

@@ -1,0 +1,55 @@
+"""Bytes that a training step of each transformer takes, as XLA counts them when it compiles the step."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from bark_jax.model import BarkModel
+from bark_jax.training.dataset import Dataset, Example
+from bark_jax.training.loop import RunSettings
+from bark_jax.training.optimizer import OptimizerSettings
+from bark_jax.training.stage_training import STAGES, LoraSettings, StageSettings, make_training
+
+SEMANTIC_TOKENS = 768  # the longest utterance of Bark, so that every batch has its largest shape
+VARIANTS = {
+    "all weights": StageSettings(),
+    "all weights, bfloat16": StageSettings(dtype="bfloat16"),
+    "LoRA": StageSettings(lora=LoraSettings()),
+}
+
+
+def measure(model: BarkModel, networks: tuple[str, ...], batch_sizes: tuple[int, ...]) -> Iterator[str]:
+    """Yields a line of a Markdown table for each network, batch size and variant, as each is compiled."""
+    yield "| network | rows | trained | state | activations | together |"
+    yield "|---|---|---|---|---|---|"
+    dataset = _longest_examples(model, max(batch_sizes))
+    for name in networks:
+        for n_rows in batch_sizes:
+            for variant, settings in VARIANTS.items():
+                state, temporary = _bytes(model, name, dataset, dataclasses.replace(settings, batch_size=n_rows))
+                sizes = (f"{size / 2**30:.1f} GiB" for size in (state, temporary, state + temporary))
+                yield f"| {name} | {n_rows} | {variant} | {' | '.join(sizes)} |"
+
+
+def _bytes(model: BarkModel, name: str, dataset: Dataset, settings: StageSettings) -> tuple[int, int]:
+    """(bytes of arguments: weights, optimizer state, batch; bytes of temporaries: activations and gradients)."""
+    training = make_training(model, name, settings, OptimizerSettings(), RunSettings(n_steps=1), None)
+    batches = STAGES[name].make_batches(dataset, batch_size=settings.batch_size, seed=0, spaces=model.spaces)
+    counts = training.lower(batches(0)).compile().memory_analysis()
+    return counts.argument_size_in_bytes, counts.temp_size_in_bytes
+
+
+def _longest_examples(model: BarkModel, n_examples: int) -> Dataset:
+    spaces, rng = model.spaces, np.random.default_rng(0)
+    n_frames = spaces.n_frames(SEMANTIC_TOKENS)
+    examples = [
+        Example(
+            text=rng.integers(0, spaces.text_pad - spaces.text_offset, spaces.n_text, dtype=np.int32),
+            semantic=rng.integers(0, spaces.semantic_vocab, SEMANTIC_TOKENS, dtype=np.int32),
+            codes=rng.integers(0, spaces.codebook_size, (spaces.n_fine, n_frames), dtype=np.int32),
+            voice=0,
+        )
+        for _ in range(n_examples)
+    ]
+    return Dataset.from_examples(iter(examples), spaces)
