@@ -85,6 +85,7 @@ def test_a_model_of_one_sentence_a_prompt_speaks_them_one_by_one(bark):
     assert len(bark.generate_long("Hello. Yes.", seed=7, **SHORT).sentences) == 1
 
 
+@pytest.mark.slow
 def test_the_slots_of_the_engine_give_the_same(bark, voice_file):
     from bark_jax.generation.engine import Engine
 

@@ -125,7 +125,8 @@ def beside_a_gpu(monkeypatch):
     monkeypatch.setattr(probes, "_failure", lambda *_: None)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_the_cpu_of_a_machine_with_a_gpu_computes_in_half_precision(dtype, toy_folder, request):
     def load(**options):
         return Bark.from_pretrained(toy_folder, dtype=dtype, **options)

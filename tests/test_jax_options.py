@@ -121,6 +121,7 @@ def speak(bark, engine):
         return [(np.asarray(array).dtype, np.asarray(array).tobytes()) for array in arrays]
 
 
+@pytest.mark.slow
 def test_a_process_speaks_alike_before_and_after_options_are_set(toy_folder):
     """In one process, where nothing is compiled again for them."""
     bark = Bark.from_pretrained(toy_folder)
