@@ -103,6 +103,13 @@ def check_sharding(*trees: Any) -> None:
             )
 
 
+def describe_failure(error: jax.errors.JaxRuntimeError) -> tuple[str, bool]:
+    """XLA's message on one line of at most 300 characters, and whether the device is out of memory."""
+    # The message starts with its status code, which the cut keeps.
+    message = " ".join(str(error).split())[:300]
+    return message, "RESOURCE_EXHAUSTED" in message
+
+
 @contextlib.contextmanager
 def device_errors(stage: str, network: Any, n_rows: int) -> Iterator[None]:
     """Turns JAX's runtime errors in the block into errors that name the stage, its sizes and the remedy.
@@ -120,9 +127,8 @@ def device_errors(stage: str, network: Any, n_rows: int) -> Iterator[None]:
     except jax.errors.JaxRuntimeError as error:
         weights = sum(leaf.nbytes for leaf in jax.tree.leaves(network)) / 1e6
         sizes = f"{stage} stage of {n_rows} row{'s' if n_rows > 1 else ''}, with {weights:,.0f} MB of weights"
-        # XLA's message starts with its status code, such as RESOURCE_EXHAUSTED, which the cut keeps.
-        what = " ".join(str(error).split())[:300]
-        if "RESOURCE_EXHAUSTED" in what:
+        what, is_memory = describe_failure(error)
+        if is_memory:
             raise DeviceMemoryError(
                 f"the device is out of memory in the {sizes}: {what}. Give fewer rows at once, load the model with "
                 "dtype='bfloat16' or decoding_copy=False, or keep one network at a time there: "

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from bark_jax.errors import DeviceMemoryError, InputError
+from bark_jax.networks.platform import describe_failure
 
 
 def is_integer(value: Any, least: int) -> bool:
@@ -32,13 +33,13 @@ def check_weight(name: str, value: Any) -> None:
 def memory_errors(what: str, remedy: str) -> Iterator[None]:
     """Raises DeviceMemoryError, with what was done and the remedy, where the block runs out of the device's memory.
 
-    Around a whole run, since JAX reports a failed step where its result is read, some steps later.
+    It goes around a whole run, since JAX reports a failed step where its result is read, some steps later. Other
+    failures of the device pass unchanged.
     """
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        # XLA's message starts with its status code, which the cut keeps; any other failure is not ours to explain.
-        message = " ".join(str(error).split())[:300]
-        if "RESOURCE_EXHAUSTED" not in message:
+        message, is_memory = describe_failure(error)
+        if not is_memory:
             raise
         raise DeviceMemoryError(f"the device is out of memory when {what}: {message}. {remedy}") from error
