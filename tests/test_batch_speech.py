@@ -215,6 +215,9 @@ def test_paths_are_taken_as_text_is(toy_folder, voice_file, tmp_path):
     options = {"model": "stub", "made_with": lambda: MADE_WITH}
     for source in (rows, str(rows)):
         assert run_batch(source, tmp_path / "out", lambda _: StubSpeaker(), **options).rows == 2
+    for source in (5, b"rows.txt", None):
+        with pytest.raises(InputError, match=r"source is .*, expected a path"):
+            run_batch(source, tmp_path / "out", lambda _: StubSpeaker(), **options)
 
 
 def test_a_job_is_made_with_the_contents_of_its_files(toy_folder, voice_file):

@@ -26,7 +26,7 @@ from bark_jax.batch.speech import Speaks, Spoken
 from bark_jax.batch.tally import Event, Summary, Tally
 from bark_jax.batch.writer import DEFAULT_THREADS, Audio, Store, Writer, failed
 from bark_jax.errors import BarkError, FaultsError, InputError, quoted
-from bark_jax.files import output_errors
+from bark_jax.files import as_path, output_errors
 from bark_jax.generation.settings import check_count
 
 MAX_LISTED_CHANGES = 20
@@ -100,7 +100,8 @@ def run_batch(
       OutputError: the disk is full or fails; the manifest is intact.
       BarkError: the input file changed during the run; the rows in progress are finished first.
     """
-    source, output = os.fspath(source), output or Output()
+    source = source if isinstance(source, str) else str(as_path(source, "source"))
+    output = output or Output()
     folder = choose_folder(out, output.shard)
     with local_copy(source) as path:
         form = choose_format(source, path, form)
