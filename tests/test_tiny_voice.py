@@ -60,8 +60,8 @@ def test_a_lora_gives_it_another_voice_that_survives_export(bark, built_in, tmp_
         "coarse_acoustics",
         dataset,
         tmp_path / "run",
-        RunSettings(n_steps=120, eval_every=60, save_every=120),
-        settings=StageSettings(batch_size=8, history_share=0.0, eval_share=0.1, lora=LoraSettings(rank=16, alpha=32.0)),
+        RunSettings(n_steps=80, eval_every=40, save_every=80),
+        settings=StageSettings(batch_size=4, history_share=0.0, eval_share=0.1, lora=LoraSettings(rank=16, alpha=32.0)),
         optimizer=OptimizerSettings(learning_rate=1e-2, warmup_steps=5),
         show_progress=False,
     )
