@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bark_jax.generation.sampling import COARSE_STAGE, Sampling, choose, draw_logits, fold, log_probability
-from bark_jax.generation.slots import put_rows, rows_at_once, take_rows
+from bark_jax.generation.slots import prompts_at_once, put_rows, take_rows
 from bark_jax.generation.tokens import TokenSpaces, interleave
 from bark_jax.generation.windows import (
     CoarseWindow,
@@ -329,9 +329,9 @@ def _read_prompts(
 def _read_rows(
     model: CoarseNetwork, cache: KVCache, tokens_BT: jax.Array, length_B: jax.Array, is_read_B: jax.Array
 ) -> KVCache:
-    """Returns the cache with the prompts of rows where is_read_B holds, read in groups of `rows_at_once` until done."""
+    """Returns the cache with the prompts of rows where is_read_B holds, read `prompts_at_once` until done."""
     B = len(length_B)
-    n_at_once = rows_at_once(B, model.platform)
+    n_at_once = prompts_at_once(B, model.platform)
     if n_at_once == B:
         # A cond, not the loop below: with a single row the loop's body does not depend on its carry, so XLA hoists it
         # and reads the prompt even where no row needs it.

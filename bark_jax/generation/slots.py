@@ -18,6 +18,15 @@ def rows_at_once(n_rows: int, platform: str) -> int:
     return min(n_rows, 1 if platform == "cpu" else ROWS_AT_ONCE)
 
 
+def prompts_at_once(n_rows: int, platform: str) -> int:
+    """Rows of a batch of n_rows whose coarse prompts are read together into its KV cache.
+
+    One on a TPU: XLA writes one row of the cache in place there, and for several it first lays out a second cache. A
+    prompt of 887 positions multiplies each weight often enough to fill a TPU's arithmetic alone.
+    """
+    return 1 if platform == "tpu" else rows_at_once(n_rows, platform)
+
+
 def take_rows(tree: Tree, is_taken_B: jax.Array, n_taken: int) -> tuple[Tree, jax.Array]:
     """Gathers the first n_taken rows for which bool is_taken_B holds.
 

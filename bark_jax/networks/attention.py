@@ -10,6 +10,7 @@ A decoding step attends in one of three ways, each with its KV-cache layout:
     "xla"      [B * N, S, H]   two products over all S slots, masked past the row's length. One merged batch axis lets
                                XLA update the cache in place inside a loop; with B and N apart it copies the cache at
                                every step, on a CPU twice. On a CPU the cache is float32 whatever the network's dtype
+    "xla"      [B, S, N * H]   on a TPU: heads side by side, see `tpu_cache`
     "pallas"   [B * N, S, H]   the kernel of `pallas_decode.py`, which reads the live slots only
     "cudnn"    [B, S, N, H]    cuDNN with a length for each row, live slots only
 
@@ -27,6 +28,7 @@ from flax import nnx
 
 from bark_jax.config import BarkSubModelConfig
 from bark_jax.errors import BarkWarning, InputError, UnsupportedError, quoted
+from bark_jax.networks import tpu_cache
 from bark_jax.networks.linear import Linear, multiply
 
 IMPLEMENTATIONS = ("auto", "xla", "cudnn")
@@ -58,13 +60,13 @@ class KVCache:
     its `length_B` alone, without a write to the cache.
     """
 
-    keys: tuple[jax.Array, ...]  # one array a layer, [B * N, S, H], or [B, S, N, H] for cuDNN
+    keys: tuple[jax.Array, ...]  # one array a layer: [B * N, S, H]; for cuDNN [B, S, N, H]; for a TPU [B, S, N * H]
     values: tuple[jax.Array, ...]  # same shapes and dtypes as keys
     length_B: jax.Array  # int32, slots filled in each row
 
     @property
     def n_slots(self) -> int:
-        """Slots S of each row; axis 1 in both layouts."""
+        """Slots S of each row; axis 1 in all layouts."""
         return self.keys[0].shape[1]
 
     def replaced(self, is_replaced_B: jax.Array, other: "KVCache") -> "KVCache":
@@ -129,17 +131,20 @@ class SelfAttention(nnx.Module):
         return self.out(y_BTNH.reshape(x_BTD.shape).astype(x_BTD.dtype)), k_BTNH, v_BTNH
 
     def empty_cache(self, n_rows: int, n_slots: int) -> jax.Array:
-        """Keys, or values, of an empty cache: zeros in the layout of `cached`, [B * N, S, H] or [B, S, N, H]."""
+        """Keys, or values, of an empty cache: zeros in the layout of `cached`."""
         H, dtype = self.out.in_features // self.n_heads, self.out.param_dtype
         return self.cached(jnp.zeros((n_rows, 0, self.n_heads, H), dtype), n_slots)
 
     def cached(self, x_BTNH: jax.Array, n_slots: int) -> jax.Array:
         """Lays keys or values [B, T, N, H] of a prompt out as a cache of S = n_slots slots, zeros past T.
 
-        Returns [B, S, N, H] for cuDNN, else [B * N, S, H]. On a CPU the cache is float32, holding the same numbers: of
-        a half-precision cache XLA:CPU would convert all slots to float32 and back at every step.
+        Returns [B, S, N, H] for cuDNN; [B, S, N * H] on a TPU, S rounded up (`tpu_cache.lay_out`); else [B * N, S, H].
+        On a CPU the cache is float32, holding the same numbers: of a half-precision cache XLA:CPU would convert all
+        slots to float32 and back at every step.
         """
         B, T, N, H = x_BTNH.shape
+        if self._is_wide:
+            return tpu_cache.lay_out(x_BTNH, n_slots)
         if self.implementations.step == "cudnn":
             return jnp.pad(x_BTNH, ((0, 0), (0, n_slots - T), (0, 0), (0, 0)))
         if self.implementations.step == "xla" and self.platform == "cpu":
@@ -153,19 +158,25 @@ class SelfAttention(nnx.Module):
 
         Args:
           x_RD: hidden states after the LayerNorm; R >= B, and rows past B only pad the matrix products.
-          keys, values: this layer's cache, [B * N, S, H], or [B, S, N, H] for cuDNN.
+          keys, values: this layer's cache, in the layout of `cached`.
           length_B: int32, slots filled in each row; below S, which nothing checks.
 
         Returns:
           The output [R, D], and keys and values with the new position written into slot `length_B` of each row.
         """
         B = len(length_B)
-        step = {"xla": step_xla, "pallas": _step_pallas, "cudnn": _step_cudnn}[self.implementations.step]
+        steps = {"xla": step_xla, "pallas": _step_pallas, "cudnn": _step_cudnn}
+        step = tpu_cache.step if self._is_wide else steps[self.implementations.step]
         y_BNH, keys, values = step(self.qkv(x_RD)[:B], keys, values, length_B, self.n_heads)
         # Rows past B stay finite through all layers: they start as zeros, and the LayerNorm's epsilon keeps a row of
         # zeros from 0 / 0.
         y_RD = jnp.pad(y_BNH.reshape(B, -1), ((0, len(x_RD) - B), (0, 0)))
         return self.out(y_RD), keys, values
+
+    @property
+    def _is_wide(self) -> bool:
+        """Whether the cache has a TPU's layout."""
+        return self.platform == "tpu" and self.implementations.step == "xla"
 
 
 def split_heads(qkv: jax.Array, n_heads: int) -> tuple[jax.Array, jax.Array, jax.Array]:
