@@ -98,7 +98,7 @@ def test_coarse_prompts_that_any_number_of_rows_read_at_a_time_are_read_alike(
     """Rows of several lengths, with a voice and without: some read a long prompt, some a short one, some none."""
     model, rows = bark.model, [request.row for request in requests[:5]]
     alone = [spoken[tag].utterance for tag in range(5)]
-    monkeypatch.setattr(coarse, "rows_at_once", lambda n_rows, platform: n_at_once)
+    monkeypatch.setattr(coarse, "prompts_at_once", lambda n_rows, platform: n_at_once)
     run_windows = jax.jit(functools.partial(coarse.run_windows.__wrapped__, spaces=model.spaces))
     prompt = coarse_prompt(rows, [row.semantic for row in alone], model.spaces, len(rows))
     state = coarse.start(model.coarse_acoustics, prompt, spaces=model.spaces)

@@ -254,8 +254,56 @@ class _Run:
         self._in_group = []
 
 
+class StageFunctions(NamedTuple):
+    """Jitted functions of all stages, which the engine calls with one shape each.
+
+    Each takes a network, then trees of arrays [B, ...] whose rows the mesh's devices share, and keyword `spaces`.
+    """
+
+    start_semantic: Callable[..., semantic.Decoding]
+    run_semantic: Callable[..., semantic.Decoding]  # a chunk of STEPS_PER_CHUNK steps; the state is donated
+    start_coarse: Callable[..., coarse.WindowsDone]
+    run_coarse: Callable[..., coarse.WindowsDone]  # one window; the state is donated
+    fill: Callable[..., jax.Array]
+    decode: Callable[..., jax.Array]
+
+
+def stage_functions(mesh: Mesh) -> StageFunctions:
+    """Makes the functions for a mesh of one axis, "data". Nothing is compiled until they are called or lowered."""
+    divided = functools.partial(_divided, mesh)
+    return StageFunctions(
+        divided(semantic.start, 1),
+        divided(functools.partial(semantic.run_steps, n_steps=STEPS_PER_CHUNK), 3, donate=(3,)),
+        divided(coarse.start, 1),
+        divided(functools.partial(coarse.run_windows, n_windows=1), 3, donate=(3,)),
+        divided(fine.generate_fine, 2),
+        divided(lambda *rows, spaces: decode_padded(*rows), 2),
+    )
+
+
+def _divided(mesh: Mesh, function: Callable, n_trees: int, donate: tuple[int, ...] = ()) -> Callable:
+    """Jits function(network, *trees): the network replicated, trees of arrays [B, ...] sharded by rows.
+
+    Each device runs the function on its own rows. check_vma is off, since loops of the stages start from constants,
+    whose type would not vary over devices as their results do.
+    """
+
+    def divided(network: Any, *rows: Any, spaces: TokenSpaces | None = None) -> Any:
+        return jax.shard_map(
+            functools.partial(function, spaces=spaces),
+            mesh=mesh,
+            # A KV cache [B * N, S, H] is cut along its first axis too: a row's heads are contiguous there, so with B a
+            # multiple of the devices each cut lies between two rows.
+            in_specs=(P(), *[P("data")] * n_trees),
+            out_specs=P("data"),
+            check_vma=False,
+        )(network, *rows)
+
+    return jax.jit(divided, static_argnames="spaces", donate_argnums=donate)
+
+
 class _Programs:
-    """The compiled functions of all stages, each with one shape, on one device or sharded among several."""
+    """The networks and the functions of all stages on one device, or sharded among several."""
 
     def __init__(self, model: Networks, devices: list[jax.Device]):
         self.model, self.n_devices = model, len(devices)
@@ -269,35 +317,7 @@ class _Programs:
 
         self.semantic_model, self.coarse_model = put(model.semantic), put(model.coarse_acoustics)
         self.fine_model, self.codec = put(model.fine_acoustics), put(model.codec_model)
-        self.insert = jax.jit(_insert, donate_argnums=0)
-        steps = functools.partial(semantic.run_steps, n_steps=STEPS_PER_CHUNK)
-        self.start_semantic = self._divided(semantic.start, 1)
-        self.run_semantic = self._divided(steps, 3, donate=(3,))
-        self.start_coarse = self._divided(coarse.start, 1)
-        windows = functools.partial(coarse.run_windows, n_windows=1)
-        self.run_coarse = self._divided(windows, 3, donate=(3,))
-        self._fill = self._divided(fine.generate_fine, 2)
-        self._decode = self._divided(lambda *rows, spaces: decode_padded(*rows), 2)
-
-    def _divided(self, function: Callable, n_trees: int, donate: tuple[int, ...] = ()) -> Callable:
-        """Compiles function(network, *trees): the network replicated, trees of arrays [B, ...] sharded by rows.
-
-        Each device runs the function on its own rows. check_vma is off, since loops of the stages start from constants,
-        whose type would not vary over devices as their results do.
-        """
-
-        def divided(network: Any, *rows: Any, spaces: TokenSpaces | None = None) -> Any:
-            return jax.shard_map(
-                functools.partial(function, spaces=spaces),
-                mesh=self._mesh,
-                # A KV cache [B * N, S, H] is cut along its first axis too: a row's heads are contiguous there, so with
-                # B a multiple of the devices each cut lies between two rows.
-                in_specs=(P(), *[P("data")] * n_trees),
-                out_specs=P("data"),
-                check_vma=False,
-            )(network, *rows)
-
-        return jax.jit(divided, static_argnames="spaces", donate_argnums=donate)
+        self.functions = stage_functions(self._mesh)
 
     def rows(self, tree: Any) -> Any:
         """Puts arrays [B, ...] onto the devices, rows divided among them."""
@@ -310,11 +330,11 @@ class _Programs:
         with device_errors("fine", self.fine_model, len(jobs)):
             prompt = self.rows(fine_prompt(rows, known, spaces, self.n_group))
             sampling = self.rows(sampling_of(rows, "fine", self.n_group))
-            codes_BQT = np.asarray(self._fill(self.fine_model, prompt, sampling, spaces=spaces))
+            codes_BQT = np.asarray(self.functions.fill(self.fine_model, prompt, sampling, spaces=spaces))
         codes = [fine_result(codes_BQT, b, coarse_QT) for b, coarse_QT in enumerate(known)]
         idle = [np.zeros((spaces.n_fine, 0), np.int32)] * (self.n_group - len(jobs))
         with device_errors("codec", self.codec, len(jobs)):
-            return codes, decode_codes(self.codec, codes + idle, self._decode)[: len(jobs)]
+            return codes, decode_codes(self.codec, codes + idle, self.functions.decode)[: len(jobs)]
 
 
 class _Slots:
@@ -366,7 +386,7 @@ class _Slots:
             # Rows that only fill the group get a slot past the end, which the scatter drops.
             to = np.full(n_group, self.n_slots, np.int32)
             to[: len(slots)] = slots
-            self._state = self.programs.insert(self._state, self.programs.rows(group), to)
+            self._state = insert(self._state, self.programs.rows(group), to)
 
     def run(self) -> list[tuple[_Job, BarkError | None]]:
         """Runs one chunk of steps, or one window, and returns the jobs that ended, each with its error or None."""
@@ -407,11 +427,11 @@ class _SemanticSlots(_Slots):
 
     def _read(self, jobs: list[_Job], n_rows: int) -> tuple[semantic.SemanticPrompt, Sampling, semantic.Decoding]:
         prompt = self.programs.rows(semantic_prompt([job.row for job in jobs], self.spaces, n_rows))
-        state = self.programs.start_semantic(self.network, prompt, spaces=self.spaces)
+        state = self.programs.functions.start_semantic(self.network, prompt, spaces=self.spaces)
         return prompt, self._sampling(jobs, n_rows), state
 
     def _advance(self, *rows: Any) -> semantic.Decoding:
-        return self.programs.run_semantic(self.network, *rows, spaces=self.spaces)
+        return self.programs.functions.run_semantic(self.network, *rows, spaces=self.spaces)
 
     def _collect(self, state: semantic.Decoding) -> Iterator[tuple[_Job, BarkError | None]]:
         # A poll fetches one bool a slot; the outputs, 768 tokens a slot, come only when a row has ended.
@@ -430,11 +450,11 @@ class _CoarseSlots(_Slots):
     def _read(self, jobs: list[_Job], n_rows: int) -> tuple[coarse.CoarsePrompt, Sampling, coarse.WindowsDone]:
         tokens = [job.semantic[0] for job in jobs]
         prompt = self.programs.rows(coarse_prompt([job.row for job in jobs], tokens, self.spaces, n_rows))
-        state = self.programs.start_coarse(self.network, prompt, spaces=self.spaces)
+        state = self.programs.functions.start_coarse(self.network, prompt, spaces=self.spaces)
         return prompt, self._sampling(jobs, n_rows), state
 
     def _advance(self, *rows: Any) -> coarse.WindowsDone:
-        return self.programs.run_coarse(self.network, *rows, spaces=self.spaces)
+        return self.programs.functions.run_coarse(self.network, *rows, spaces=self.spaces)
 
     def _collect(self, state: coarse.WindowsDone) -> Iterator[tuple[_Job, BarkError | None]]:
         prompt = self._state[0]
@@ -447,7 +467,9 @@ class _CoarseSlots(_Slots):
             yield self._take_out(slot, result[1])
 
 
-def _insert(all_rows: Any, some_rows: Any, slot_R: jax.Array) -> Any:
+@functools.partial(jax.jit, donate_argnums=0)
+def insert(all_rows: Any, some_rows: Any, slot_R: jax.Array) -> Any:
+    """Scatters the states of some rows into slots, in place: `all_rows` is donated. See `slots.put_rows`."""
     return put_rows(all_rows, some_rows, slot_R, n_slots=len(jax.tree.leaves(all_rows)[0]))
 
 
