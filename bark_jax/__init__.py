@@ -52,6 +52,7 @@ _MODULE_BY_NAME = {
     "Voice": "voices.voice",
     "VoiceError": "errors",
     "VoiceNotFoundError": "errors",
+    "export": "stablehlo.export",
 }
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ if TYPE_CHECKING:
     from bark_jax.model import BarkModel as BarkModel
     from bark_jax.networks.attention import AttentionNameWarning as AttentionNameWarning
     from bark_jax.networks.causal import BarkCausalModel as BarkCausalModel
+    from bark_jax.stablehlo.export import export as export
     from bark_jax.stage_models import BarkCoarseModel as BarkCoarseModel
     from bark_jax.stage_models import BarkFineModel as BarkFineModel
     from bark_jax.stage_models import BarkSemanticModel as BarkSemanticModel

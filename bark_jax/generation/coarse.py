@@ -58,11 +58,11 @@ class CoarsePrompt:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class CoarseCodes:
-    """Output of the stage, on the host. Codes at and past length_B are garbage: the rest of the row's last window."""
+    """Output of the stage, on the host unless it is traced. Codes at and past length_B are garbage: the rest of the row's last window."""
 
-    codes_BQT: np.ndarray  # int32 [B, n_coarse, T] in [0, codebook_size)
-    length_B: np.ndarray  # int32, frames
-    logprob_BQT: np.ndarray  # float32, log-probability of each code within its codebook at temperature 1
+    codes_BQT: np.ndarray | jax.Array  # int32 [B, n_coarse, T] in [0, codebook_size)
+    length_B: np.ndarray | jax.Array  # int32, frames
+    logprob_BQT: np.ndarray | jax.Array  # float32, log-probability of each code within its codebook at temperature 1
 
 
 @jax.tree_util.register_dataclass
@@ -138,9 +138,15 @@ def generate_coarse(
     model: CoarseNetwork, prompt: CoarsePrompt, sampling: Sampling, *, spaces: TokenSpaces
 ) -> CoarseCodes:
     """Generates all windows of all rows, in one program besides `start`."""
+    return read_codes(prompt, run_all_windows(model, prompt, sampling, spaces=spaces), spaces=spaces)
+
+
+def run_all_windows(
+    model: CoarseNetwork, prompt: CoarsePrompt, sampling: Sampling, *, spaces: TokenSpaces
+) -> WindowsDone:
+    """The state after all windows of all rows, on the device; it may be traced. `arrange_codes` reads it."""
     state = start(model, prompt, spaces=spaces)
-    state = run_windows(model, prompt, sampling, state, _room(prompt, spaces), spaces=spaces)
-    return read_codes(prompt, state, spaces=spaces)
+    return run_windows(model, prompt, sampling, state, _room(prompt, spaces), spaces=spaces)
 
 
 def generate_in_parts(
@@ -163,7 +169,7 @@ def generate_in_parts(
 @functools.partial(jax.jit, static_argnames="spaces")
 def start(model: CoarseNetwork, prompt: CoarsePrompt, *, spaces: TokenSpaces) -> WindowsDone:
     """The state before the first window."""
-    B, n_tokens = len(prompt.stream_BT), _room(prompt, spaces) * spaces.coarse_window
+    B, n_tokens = prompt.stream_BT.shape[0], _room(prompt, spaces) * spaces.coarse_window
     # n_coarse_history columns more than tokens: dynamic_slice clamps a start so that the slice fits, which would shift
     # the last windows' prompts without an error.
     n_room = n_tokens + spaces.n_coarse_history
@@ -209,7 +215,16 @@ def run_windows(
 
 def read_codes(prompt: CoarsePrompt, state: WindowsDone, *, spaces: TokenSpaces) -> CoarseCodes:
     """Fetches the codes of the windows done to the host. Codes past those windows are garbage."""
-    stream_BT, logprob_BT, n_frames_B = jax.device_get((state.stream_BT, state.logprob_BT, prompt.n_frames_B))
+    return arrange_codes(*jax.device_get((state.stream_BT, state.logprob_BT, prompt.n_frames_B)), spaces)
+
+
+def arrange_codes(
+    stream_BT: jax.Array | np.ndarray,
+    logprob_BT: jax.Array | np.ndarray,
+    n_frames_B: jax.Array | np.ndarray,
+    spaces: TokenSpaces,
+) -> CoarseCodes:
+    """Arranges a stream [B, T] and its log-probabilities [B, T], of `WindowsDone`, by codebook; traced if they are."""
     stream_BT = stream_BT[:, spaces.n_coarse_history :][:, : logprob_BT.shape[1]]
     # Offsets go by column, which is right whatever token a voice's stream starts on: the generated part starts on
     # codebook 0.
@@ -223,7 +238,7 @@ def _room(prompt: CoarsePrompt, spaces: TokenSpaces) -> int:
     return count_coarse_windows(spaces.n_frames(n_tokens), spaces)
 
 
-def _by_codebook(stream_BT: np.ndarray, spaces: TokenSpaces) -> np.ndarray:
+def _by_codebook(stream_BT: jax.Array | np.ndarray, spaces: TokenSpaces) -> jax.Array | np.ndarray:
     """Rearranges a stream [B, T * Q], frame by frame, to [B, Q, T]."""
     return stream_BT.reshape(stream_BT.shape[0], -1, spaces.n_coarse).transpose(0, 2, 1)
 
@@ -268,7 +283,7 @@ def _generate_window(
             logprob_BT = logprob_BT.at[:, index].set(log_probability(logits_BV, code_B))
         return last_B, cache, tokens_BT, logprob_BT
 
-    B = len(last_B)
+    B = last_B.shape[0]
     empty = (jnp.zeros((B, spaces.coarse_window), jnp.int32), jnp.zeros((B, spaces.coarse_window)))
     n_frames = frames_per_coarse_window(spaces)
     _, cache, tokens_BT, logprob_BT = jax.lax.fori_loop(0, n_frames, body, (last_B, cache, *empty))
@@ -282,7 +297,7 @@ def _generate_window(
 
 def _window_prompt(prompt: CoarsePrompt, state: WindowsDone, spaces: TokenSpaces) -> tuple[jax.Array, jax.Array]:
     """The windows' prompts, left-aligned, int32 [B, 887] in Bark, and their lengths, int32 [B]."""
-    B, windows = len(state.window_B), _windows(prompt, state, spaces)
+    B, windows = state.window_B.shape[0], _windows(prompt, state, spaces)
     semantic_BT = _slice_rows(prompt.semantic_BT, windows.first_semantic, spaces.n_coarse_semantic)
     infer_B1 = jnp.full((B, 1), spaces.coarse_infer, jnp.int32)
     recent_B = spaces.n_coarse_history + windows.n_done - windows.n_recent  # a voice's stream is right-aligned
@@ -330,7 +345,7 @@ def _read_rows(
     model: CoarseNetwork, cache: KVCache, tokens_BT: jax.Array, length_B: jax.Array, is_read_B: jax.Array
 ) -> KVCache:
     """Returns the cache with the prompts of rows where is_read_B holds, read `prompts_at_once` until done."""
-    B = len(length_B)
+    B = length_B.shape[0]
     n_at_once = prompts_at_once(B, model.platform)
     if n_at_once == B:
         # A cond, not the loop below: with a single row the loop's body does not depend on its carry, so XLA hoists it

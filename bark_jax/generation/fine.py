@@ -74,7 +74,7 @@ def generate_fine(model: FineNetwork, prompt: FinePrompt, sampling: Sampling, *,
       row's frames are garbage. Where the network's logits are not finite the code is -1, as codes, unlike
       log-probabilities, have no NaN.
     """
-    B = len(prompt.n_frames_B)
+    B = prompt.n_frames_B.shape[0]
     sampling = dataclasses.replace(sampling, key_B=fold(sampling.key_B, FINE_STAGE))
     n_windows_B = count_fine_windows(prompt.n_frames_B, prompt.n_history_B, spaces)
 

@@ -223,7 +223,7 @@ def _choose_token(
     # A row that min_end_probability ends drops the token drawn at that step, as Suno's code does.
     keeps_B = ~(done_B | ends_B)
     # A row that has ended writes past the end of the array, which mode="drop" ignores.
-    slots = jnp.arange(len(done_B)), jnp.where(done_B, output.tokens_BT.shape[1], output.length_B)
+    slots = jnp.arange(done_B.shape[0]), jnp.where(done_B, output.tokens_BT.shape[1], output.length_B)
     logprob_B = log_probability(logits_BV, token_B)
     # NaN logits choose some id, possibly the end token. The log-probability then stays in the output, past the row's
     # length, as the one trace of it; see SemanticTokens.

@@ -15,7 +15,8 @@ Tree = TypeVar("Tree", bound=Any)
 
 def rows_at_once(n_rows: int, platform: str) -> int:
     """Rows of a batch of n_rows whose whole sequences are read together: 1 on a CPU, else at most ROWS_AT_ONCE."""
-    return min(n_rows, 1 if platform == "cpu" else ROWS_AT_ONCE)
+    # min_dim, as the number of rows may be symbolic (`jax.export`); of integers it is `min`.
+    return 1 if platform == "cpu" else jax.core.min_dim(n_rows, ROWS_AT_ONCE)
 
 
 def prompts_at_once(n_rows: int, platform: str) -> int:
@@ -39,7 +40,7 @@ def take_rows(tree: Tree, is_taken_B: jax.Array, n_taken: int) -> tuple[Tree, ja
     Returns:
       The tree with arrays [R, ...], R = n_taken, and the row indices row_R, integers [R].
     """
-    B = len(is_taken_B)
+    B = is_taken_B.shape[0]
     (row_R,) = jnp.nonzero(is_taken_B, size=n_taken, fill_value=B)
     return jax.tree.map(lambda array: array.at[row_R].get(mode="clip"), tree), row_R
 
@@ -57,7 +58,7 @@ def put_rows(all_rows: Tree, some_rows: Tree, slot_R: jax.Array, n_slots: int) -
     Returns:
       all_rows with these rows replaced.
     """
-    n_rows = len(slot_R)
+    n_rows = slot_R.shape[0]
 
     def put(array: jax.Array, rows: jax.Array) -> jax.Array:
         shape = array.shape

@@ -78,7 +78,7 @@ class KVCache:
 
         def choose(mine: jax.Array, theirs: jax.Array) -> jax.Array:
             # The leading axis is B * N or B: rows are repeated N times or once.
-            is_replaced = jnp.repeat(is_replaced_B, len(mine) // len(is_replaced_B))
+            is_replaced = jnp.repeat(is_replaced_B, mine.shape[0] // is_replaced_B.shape[0])
             return jnp.where(jnp.expand_dims(is_replaced, range(1, mine.ndim)), theirs, mine)
 
         return jax.tree.map(choose, self, other)
@@ -164,13 +164,13 @@ class SelfAttention(nnx.Module):
         Returns:
           The output [R, D], and keys and values with the new position written into slot `length_B` of each row.
         """
-        B = len(length_B)
+        B = length_B.shape[0]
         steps = {"xla": step_xla, "pallas": _step_pallas, "cudnn": _step_cudnn}
         step = tpu_cache.step if self._is_wide else steps[self.implementations.step]
         y_BNH, keys, values = step(self.qkv(x_RD)[:B], keys, values, length_B, self.n_heads)
         # Rows past B stay finite through all layers: they start as zeros, and the LayerNorm's epsilon keeps a row of
         # zeros from 0 / 0.
-        y_RD = jnp.pad(y_BNH.reshape(B, -1), ((0, len(x_RD) - B), (0, 0)))
+        y_RD = jnp.pad(y_BNH.reshape(B, -1), ((0, x_RD.shape[0] - B), (0, 0)))
         return self.out(y_RD), keys, values
 
     @property

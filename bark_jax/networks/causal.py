@@ -189,7 +189,7 @@ class BarkCausalModel(nnx.Module):
         Returns:
           The hidden state [B, D] after the final LayerNorm (for `logits`), and the cache, one position longer.
         """
-        B = len(tokens_B)
+        B = tokens_B.shape[0]
         # A length of block_size or more looks up NaN, not the last position (see `Embedding`): an overrun shows in the
         # logits instead of passing unnoticed.
         x_BD = self.embed(tokens_B) + self.position_embedding(cache.length_B)
@@ -227,7 +227,8 @@ class BarkCausalModel(nnx.Module):
         At least 8 on a GPU, where XLA lowers fewer to slow loops, and on a TPU, where it multiplies a single row
         without the matrix unit: by its own estimate a step of bark-small then takes three times as long.
         """
-        return max(8, n_rows) if self.platform in ("gpu", "tpu") else n_rows
+        # max_dim, as the number of rows may be symbolic (`jax.export`); of integers it is `max`.
+        return jax.core.max_dim(n_rows, 8) if self.platform in ("gpu", "tpu") else n_rows
 
 
 class SemanticNetwork(BarkCausalModel):

@@ -124,10 +124,11 @@ def multiply(x: jax.Array, weight: jax.Array, axis: int, platform: str, dtype: j
         dimension_numbers = (((x.ndim - 1,), (axis,)), ((), ()))
         return jax.lax.dot_general(x, weight, dimension_numbers, preferred_element_type=dtype)
     x_MK = x.reshape(-1, x.shape[-1])
-    x_RK = jnp.pad(x_MK, ((0, max(0, MIN_BFLOAT16_ROWS - len(x_MK))), (0, 0)))
+    # max_dim, as the number of rows may be symbolic (`jax.export`); of integers it is `max`.
+    x_RK = jnp.pad(x_MK, ((0, jax.core.max_dim(MIN_BFLOAT16_ROWS - x_MK.shape[0], 0)), (0, 0)))
     # Rows of zeros change no other row's sums; they only choose the form that XLA compiles.
     y_RN = jax.lax.dot_general(x_RK, weight, (((1,), (axis,)), ((), ())), preferred_element_type=jnp.float32)
-    return y_RN[: len(x_MK)].reshape(*x.shape[:-1], -1).astype(dtype)
+    return y_RN[: x_MK.shape[0]].reshape(*x.shape[:-1], -1).astype(dtype)
 
 
 @functools.cache

@@ -46,7 +46,7 @@ def step(
     keys_BSD, values_BSD = _write_slot(keys_BSD, k_BD, length_B), _write_slot(values_BSD, v_BD, length_B)
     # The new position is written first, since it attends to itself: hence length + 1.
     y_BD = attend_to_slots(q_BD, keys_BSD, values_BSD, length_B + 1, n_heads)
-    return y_BD.reshape(len(y_BD), n_heads, -1), keys_BSD, values_BSD
+    return y_BD.reshape(y_BD.shape[0], n_heads, -1), keys_BSD, values_BSD
 
 
 def attend_to_slots(
@@ -77,5 +77,5 @@ def attend_to_slots(
 
 def _write_slot(cache_BSD: jax.Array, new_BD: jax.Array, slot_B: jax.Array) -> jax.Array:
     """Writes one position into slot `slot_B` of each row; callers keep slot_B below S."""
-    row_B = jnp.arange(len(slot_B))
+    row_B = jnp.arange(slot_B.shape[0])
     return cache_BSD.at[row_B, slot_B].set(new_BD, mode="promise_in_bounds", unique_indices=True)
