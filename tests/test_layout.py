@@ -27,13 +27,14 @@ FLOORS = (
     ("stage_models",),
     ("model",),
     ("bark",),
-    ("batch", "bench", "parity", "training"),
+    ("batch", "bench", "parity", "stablehlo", "training"),
     ("cli",),
     ("__main__",),
 )
 # Subpackages that must work without JAX, or before it is imported, and so import it inside functions.
 LAZY_ROOMS = {"batch", "cli"}
 # Modules that need an optional package, or a part of JAX that is slow to import.
+SCRIPT = "bark_jax.stablehlo.speak"
 LAZY_MODULES = {"bark_jax.audio.plots", "bark_jax.networks.pallas_decode"}
 
 
@@ -108,4 +109,6 @@ def test_one_module_reads_safetensors_files():
         for module, path in modules().items()
         if re.search(r"^\s*(import|from) safetensors\b", path.read_text(), re.M)
     }
-    assert users == {"bark_jax.checkpoints.safetensors_file"}
+    # speak.py is copied into exported folders, and no module imports it.
+    assert users == {"bark_jax.checkpoints.safetensors_file", SCRIPT}
+    assert all(SCRIPT not in (name for name, _ in imports(module)) for module in modules())

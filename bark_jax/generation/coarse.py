@@ -58,7 +58,10 @@ class CoarsePrompt:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class CoarseCodes:
-    """Output of the stage, on the host unless it is traced. Codes at and past length_B are garbage: the rest of the row's last window."""
+    """Output of the stage, on the host unless it is traced.
+
+    Codes at and past length_B are garbage: the rest of the row's last window.
+    """
 
     codes_BQT: np.ndarray | jax.Array  # int32 [B, n_coarse, T] in [0, codebook_size)
     length_B: np.ndarray | jax.Array  # int32, frames
@@ -228,8 +231,10 @@ def arrange_codes(
     stream_BT = stream_BT[:, spaces.n_coarse_history :][:, : logprob_BT.shape[1]]
     # Offsets go by column, which is right whatever token a voice's stream starts on: the generated part starts on
     # codebook 0.
-    offset_Q1 = spaces.semantic_vocab + spaces.codebook_size * np.arange(spaces.n_coarse, dtype=np.int32)[:, None]
-    return CoarseCodes(_by_codebook(stream_BT, spaces) - offset_Q1, n_frames_B, _by_codebook(logprob_BT, spaces))
+    offset_1Q1 = (
+        spaces.semantic_vocab + spaces.codebook_size * np.arange(spaces.n_coarse, dtype=np.int32)[None, :, None]
+    )
+    return CoarseCodes(_by_codebook(stream_BT, spaces) - offset_1Q1, n_frames_B, _by_codebook(logprob_BT, spaces))
 
 
 def _room(prompt: CoarsePrompt, spaces: TokenSpaces) -> int:

@@ -50,7 +50,7 @@ def export(
     *,
     platforms: Sequence[str] | str,
     rows: int | None = None,
-    voices: Sequence[Any] = (),
+    voices: Sequence[Any] | Mapping[str, Any] = (),
     dtype: Any = None,
     attn_implementation: str = "xla",
     decoding_copy: bool = True,
@@ -72,7 +72,8 @@ def export(
       platforms: one or several of "cpu", "cuda", "rocm" and "tpu"; each has its own programs.
       rows: number of rows of a batch; None, any number. With one or two rows a CPU decodes faster by programs that are
         made for them.
-      voices: voices whose arrays are written, in the forms that `Bark.generate` takes; a loaded one needs a name.
+      voices: voices to write along: names and .npz files, or a dict of voices by name, in the forms that
+        `Bark.generate` takes.
       dtype: as for `Bark.from_pretrained`.
       attn_implementation: "xla", or "cudnn" for cuDNN's kernels in the programs for cuda. JAX does not promise that
         later versions run their calls, so its check of them is disabled (`jax.export.DisabledSafetyCheck`).
@@ -157,19 +158,27 @@ def _open(model: Any, target: Target, *, dtype: Any, revision: str | None, decod
 
 
 def _find_voices(bark: Bark, voices: Any) -> dict[str, Voice]:
-    if not isinstance(voices, (list, tuple)):
-        raise InputError(f"voices is {quoted(voices)}, expected a list of voices")
+    """Loads voices by the names that their files will have."""
+    if not isinstance(voices, (list, tuple, Mapping)):
+        raise InputError(f"voices is {quoted(voices)}, expected a list of names and .npz files, or voices by name")
+    named = voices.items() if isinstance(voices, Mapping) else ((None, given) for given in voices)
     found: dict[str, Voice] = {}
-    for given in voices:
+    for chosen_name, given in named:
         voice = resolve_voice(given, bark.processor.library, bark.model.spaces)
-        name = None if voice is None else voice.name
-        if voice is None or name is None or not is_inner_path(name) or name == NO_VOICE or name in found:
+        name = _voice_name(given, voice) if chosen_name is None else chosen_name
+        if voice is None or not is_inner_path(name) or name == NO_VOICE or name in found:
             raise InputError(
-                f"voices has {quoted(given)}, expected voices with names of their own, which become their files, "
-                f"other than {NO_VOICE!r}"
+                f"voices has {quoted(given)} under the name {quoted(name)}, expected voices with different names that "
+                f"are file names, other than {NO_VOICE!r}; give a dict of voices by name"
             )
         found[name] = voice
     return found
+
+
+def _voice_name(given: Any, voice: Voice | None) -> str | None:
+    if voice is not None and voice.name is not None:
+        return voice.name
+    return Path(given).stem if isinstance(given, (str, os.PathLike)) else None
 
 
 def _check_room(bark: Bark, programs: Mapping[str, Program], target: Target, dst: Path, on_step: OnStep) -> None:
@@ -180,8 +189,8 @@ def _check_room(bark: Bark, programs: Mapping[str, Program], target: Target, dst
     free = shutil.disk_usage(folder).free
     if free < n_bytes:
         raise OutputError(
-            f"{dst} takes {n_bytes / 1e6:,.1f} MB, and its disk has {free / 1e6:,.1f} MB free; free some space, or name "
-            "another path"
+            f"{dst} takes {n_bytes / 1e6:,.1f} MB, and its disk has {free / 1e6:,.1f} MB free; free some space, or "
+            "name another path"
         )
 
 

@@ -4,8 +4,9 @@ At the boundary of a program are plain dicts of arrays: modules and the stages' 
 JAX can write it to a file, and who reads it needs no class of this package.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -18,7 +19,6 @@ from bark_jax.generation.tokens import TokenSpaces
 from bark_jax.networks.attention import (
     cudnn_obstacle,
     for_platform,
-    require_cudnn,
     resolve,
     with_implementations,
 )
@@ -101,11 +101,11 @@ def _check_int8(network: Any, target: Target) -> None:
 def _check_cudnn(network: Any, target: Target) -> None:
     if "cuda" not in target.platforms:
         raise UnsupportedError("cuDNN's attention is for the platform cuda alone; add it, or take 'xla'")
-    require_cudnn(cudnn_obstacle("gpu", network.position_embedding.param_dtype))
+    if (obstacle := cudnn_obstacle("gpu", network.position_embedding.param_dtype)) is not None:
+        raise UnsupportedError(f"cuDNN's attention cannot serve this model: {obstacle}; give dtype='bfloat16'")
+    # JAX would write such a program, with a call whose description has -2**63 as its number of rows.
     if target.rows is None:
-        raise UnsupportedError(
-            "JAX exports a call of cuDNN for a fixed number of rows alone: give rows (--rows), or take 'xla'"
-        )
+        raise UnsupportedError("a call of cuDNN has a fixed number of rows: give rows (--rows), or take 'xla'")
 
 
 def network_for(network: Any, platform: str, target: Target) -> Any:
@@ -171,16 +171,29 @@ def lower(network: Any, program: Program, platform: str, rows: int | None, space
     export = jax.export.export(jax.jit(run), platforms=[platform], disabled_checks=checks)
     shapes = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in weights.items()}
     try:
-        exported = export(shapes, abstract(program.inputs, rows))
+        with _no_paths():
+            exported = export(shapes, abstract(program.inputs, rows))
     except (RuntimeError, NotImplementedError, ValueError) as error:
         if not calls:
             raise
         # JAX asks for the cuDNN of this machine when it traces a call of it.
         raise UnsupportedError(
-            f"cuDNN's attention cannot be exported on this machine: {error}. Export where cuDNN is installed, or take "
-            "attn_implementation 'xla'"
+            f"cuDNN's attention cannot be exported on this machine: {str(error).rstrip('.')}. Export where cuDNN is "
+            "installed, or take attn_implementation 'xla'"
         ) from error
     return Lowered(exported, weights, calls)
+
+
+@contextlib.contextmanager
+def _no_paths() -> Iterator[None]:
+    """Keeps paths and line numbers of this machine out of programs, which are then the same wherever they are made."""
+    name = "jax_traceback_in_locations_limit"
+    limit = getattr(jax.config, name)
+    jax.config.update(name, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(name, limit)
 
 
 def _calls_cudnn(network: Any) -> bool:

@@ -66,7 +66,7 @@ def n_code_columns(spaces: TokenSpaces) -> int:
 
 
 def n_coarse_semantic_history(spaces: TokenSpaces) -> int:
-    """Columns of the coarse stage's `history`: 209 in Bark. At least one, as JAX gathers nothing from an empty array."""
+    """Columns of the coarse stage's `history`: 209 in Bark; at least one, as JAX takes nothing from an empty array."""
     return max(1, spaces.max_semantic_history)
 
 
@@ -158,8 +158,7 @@ def _fine_program(spaces: TokenSpaces, settings: RowSettings) -> Program:
             n_history_B=given["n_history"],
             n_frames_B=given["n_frames"],
         )
-        sampling = _sampling(given | {"top_k": jnp.zeros_like(given["n_frames"]), "top_p": given["temperature"]})
-        codes_BQT = fine.generate_fine(network, prompt, sampling, spaces=spaces)
+        codes_BQT = fine.generate_fine(network, prompt, _sampling(given), spaces=spaces)
         return {"codes": _fit(codes_BQT, given["n_frames"], n_columns), "n_frames": given["n_frames"]}
 
     sampled = _sampling_inputs(settings.fine)
@@ -201,9 +200,10 @@ def _token_arrays(spaces: TokenSpaces) -> dict[str, Array]:
 
 
 def _code_arrays(n_codebooks: int, n_columns: int | str) -> dict[str, Array]:
+    # Only the fine stage gives -1: the causal stages have log-probabilities, which are then not finite.
     return {
         "codes": Array(
-            (ROWS, n_codebooks, n_columns), "int32", "codes, any past a row's n_frames; -1 where logits were not finite"
+            (ROWS, n_codebooks, n_columns), "int32", "codes, any past a row's n_frames; -1 if logits are not finite"
         ),
         "n_frames": Array((ROWS,), "int32", "frames of each row"),
     }
@@ -223,9 +223,12 @@ def _sampling_inputs(settings: StageSampling) -> dict[str, Array]:
 
 
 def _sampling(given: Arrays) -> Sampling:
+    keys_B, temperature_B = jax.random.wrap_key_data(given["key"], impl=KEY_IMPLEMENTATION), given["temperature"]
+    # The fine stage has neither cut.
+    top_k_B = given.get("top_k", jnp.zeros_like(temperature_B, jnp.int32))
+    top_p_B = given.get("top_p", jnp.ones_like(temperature_B))
     # may_cut: whether a row cuts is a value here, and one program has to serve both.
-    keys_B = jax.random.wrap_key_data(given["key"], impl=KEY_IMPLEMENTATION)
-    return Sampling(keys_B, given["temperature"], given["top_k"], given["top_p"], may_cut=True)
+    return Sampling(keys_B, temperature_B, top_k_B, top_p_B, may_cut=True)
 
 
 def _join(
