@@ -24,6 +24,7 @@ from bark_jax.cli import main
 from bark_jax.config import EncodecConfig
 from bark_jax.errors import InputError, OutputError, UnsupportedError, VoiceNotFoundError
 from bark_jax.generation.rows import Row
+from bark_jax.generation.runner import run_semantic
 from bark_jax.generation.sampling import key_data
 from bark_jax.generation.settings import resolve_settings
 from bark_jax.generation.tokens import text_tokens
@@ -31,6 +32,7 @@ from bark_jax.networks.int8 import quantize
 from bark_jax.stablehlo import export as exporting
 from bark_jax.stablehlo.lowering import Target, check_network, lower, network_for
 from bark_jax.stablehlo.programs import programs_of
+from bark_jax.stablehlo.speak import load, speak
 from bark_jax.stablehlo.voices import voice_arrays
 
 ROOT = Path(__file__).parent.parent
@@ -94,11 +96,14 @@ def spoken(folder):
     return {name: dict(np.load(folder.parent / f"{name}.npz")) for name in ("plain", "voiced")}
 
 
-def utterances(model, seeds, voice=None, **settings):
+def rows_of(model, seeds, voice=None, **settings):
     (resolved,) = resolve_settings({"max_new_tokens": MAX_TOKENS} | settings, 1, model.generation_config, model.spaces)
     texts = [text_tokens(np.array(ids), np.ones(len(ids)), model.spaces) for ids in TEXTS]
-    rows = [Row(text, voice, key_data(seed), resolved) for text, seed in zip(texts, seeds, strict=True)]
-    return model.generate_rows(rows)
+    return [Row(text, voice, key_data(seed), resolved) for text, seed in zip(texts, seeds, strict=True)]
+
+
+def utterances(model, seeds, voice=None, **settings):
+    return model.generate_rows(rows_of(model, seeds, voice, **settings))
 
 
 def check_equal(found, expected):
@@ -118,6 +123,24 @@ def test_a_process_without_this_package_speaks_the_models_tokens(spoken, bark):
 def test_voices_settings_and_long_seeds_reach_the_programs(spoken, bark, toy_voice):
     check_equal(spoken["voiced"], utterances(bark.model, [2**40 + 5, 1], toy_voice, coarse_top_k=3))
     assert not np.array_equal(spoken["voiced"]["tokens"], spoken["plain"]["tokens"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "rows"), [("float32", 1), ("int8", 2), ("bfloat16", None)])
+def test_fixed_rows_and_narrow_dtypes_give_the_models_tokens(dtype, rows, toy_folder, tmp_path):
+    """The semantic stage alone: of the others' programs nothing else depends on dtype or rows."""
+    pytest.importorskip("flatbuffers")
+    bark = Bark.from_pretrained(toy_folder, dtype=dtype)
+    stages = load(bark_jax.export(bark, tmp_path / "exported", platforms="cpu", rows=rows))
+    n_rows = rows or 2
+    given = rows_of(bark.model, SEEDS)[:n_rows]
+    expected = run_semantic(bark.model.semantic, given, bark.model.spaces)
+    voice = load_file(tmp_path / "exported" / "voices" / "none.safetensors")
+    chosen = voice | {"semantic.max_tokens": MAX_TOKENS}
+    found = speak({"semantic": stages["semantic"]}, TEXTS[:n_rows], SEEDS[:n_rows], chosen)
+    for row, (tokens, logprob) in enumerate(expected):
+        np.testing.assert_array_equal(found["tokens"][row, : found["n_tokens"][row]], tokens)
+        np.testing.assert_array_equal(found["logprob"][row, : found["n_tokens"][row]], logprob)
 
 
 def test_the_pages_code_is_the_script_that_is_written(folder):

@@ -166,7 +166,7 @@ def _find_voices(bark: Bark, voices: Any) -> dict[str, Voice]:
     for chosen_name, given in named:
         voice = resolve_voice(given, bark.processor.library, bark.model.spaces)
         name = _voice_name(given, voice) if chosen_name is None else chosen_name
-        if voice is None or not is_inner_path(name) or name == NO_VOICE or name in found:
+        if voice is None or name is None or not is_inner_path(name) or name == NO_VOICE or name in found:
             raise InputError(
                 f"voices has {quoted(given)} under the name {quoted(name)}, expected voices with different names that "
                 f"are file names, other than {NO_VOICE!r}; give a dict of voices by name"
@@ -205,7 +205,8 @@ def _write_stage(
     bark: Bark, stage: str, program: Program, target: Target, made: Path, on_step: OnStep
 ) -> dict[str, manifest.StageFiles]:
     network = getattr(bark.model, program.network)
-    files, weights = {}, {}
+    files: dict[str, manifest.StageFiles] = {}
+    weights: dict[str, dict[str, jax.Array]] = {}
     for platform in target.platforms:
         on_step(f"{stage} for {platform}")
         lowered = lower(network_for(network, platform, target), program, platform, target.rows, bark.model.spaces)

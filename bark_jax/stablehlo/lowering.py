@@ -49,7 +49,7 @@ class Lowered:
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What programs are made for."""
+    """Platforms, rows and attention that programs are made for."""
 
     platforms: tuple[str, ...]  # of PLATFORMS
     rows: int | None  # rows of a batch; None for any number
@@ -128,7 +128,7 @@ def has_transposed(network: Any, n_rows: int) -> bool:
 
 
 def weights_of(network: Any, spaces: TokenSpaces) -> dict[str, jax.Array]:
-    """The arrays that a network's program reads, by their path in the module: `blocks.0.attention.qkv.kernel`."""
+    """The arrays that a network's program reads, of the module's shapes, by path: `blocks.0.attention.qkv.kernel`."""
     is_codec = isinstance(network, Codec)
     return {
         name: variable.get_value()
@@ -143,7 +143,7 @@ def _is_read_by_decoder(name: str, spaces: TokenSpaces) -> bool:
     return first == "decoder" or (first == "quantizer" and int(rest[1]) < spaces.n_fine)
 
 
-def _variables(network: Any) -> list[tuple[str, nnx.Variable]]:
+def _variables(network: Any) -> list[tuple[str, nnx.Variable[jax.Array]]]:
     return [(".".join(map(str, path)), variable) for path, variable in nnx.to_flat_state(nnx.state(network))]
 
 
@@ -201,7 +201,7 @@ def _calls_cudnn(network: Any) -> bool:
 
 
 def abstract(arrays: Mapping[str, Array], rows: int | None) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and dtypes of a program's inputs for `rows` rows, with a symbolic size for None and for FRAMES."""
+    """Shapes and dtypes of a program's inputs, [rows, ...], with symbolic sizes for `rows` None and for FRAMES."""
     scope = jax.export.SymbolicScope()
     given = {} if rows is None else {ROWS: str(rows)}
     return {

@@ -62,7 +62,7 @@ def programs_of(spaces: TokenSpaces, config: BarkGenerationConfig, codec: Encode
 
 def n_code_columns(spaces: TokenSpaces) -> int:
     """Columns of the arrays of codes: the longest row's frames, up to a multiple of FRAMES_STEP. 1,280 in Bark."""
-    return -(-spaces.n_frames(spaces.max_semantic) // FRAMES_STEP) * FRAMES_STEP
+    return -(-int(spaces.n_frames(spaces.max_semantic)) // FRAMES_STEP) * FRAMES_STEP
 
 
 def n_coarse_semantic_history(spaces: TokenSpaces) -> int:
@@ -248,7 +248,7 @@ def _join(
     return jax.vmap(join)(first_BT, n_first_B, then_BT, n_then_B)
 
 
-def _fit(x_BQT: jax.Array, n_frames_B: jax.Array, n_columns: int) -> jax.Array:
+def _fit(x_BQT: jax.Array | np.ndarray, n_frames_B: jax.Array, n_columns: int) -> jax.Array:
     """Cuts or pads x [B, Q, T] to n_columns, with zeros past each row's n_frames."""
     n_kept = min(x_BQT.shape[2], n_columns)
     x_BQT = jnp.pad(x_BQT[:, :, :n_kept], ((0, 0), (0, 0), (0, n_columns - n_kept)))

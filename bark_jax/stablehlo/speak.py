@@ -9,7 +9,7 @@ from jax import export
 from safetensors.flax import load_file
 
 
-def load(folder, platform=None):
+def load(folder: str, platform: str | None = None) -> dict:
     """Loads the stages of an exported folder, by default for the platform of JAX's default device."""
     stages = json.loads(Path(folder, "programs.json").read_text())["stages"]
     platform = platform or {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
@@ -20,7 +20,7 @@ def load(folder, platform=None):
     return stages
 
 
-def speak(stages, texts, seeds, chosen):
+def speak(stages: dict, texts: list, seeds: list, chosen: dict) -> dict:
     """Speaks rows, each of tokenizer ids and a seed; `chosen` is a voice's arrays, and settings by STAGE.NAME."""
     n_text = stages["semantic"]["inputs"]["text"]["shape"][1]
     known = {"text": np.array([list(ids) + [0] * (n_text - len(ids)) for ids in texts], np.int32)}
