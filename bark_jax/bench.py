@@ -205,7 +205,7 @@ def benchmark(
     on_call = on_call or (lambda line: None)
     runs = [_run(folder, case, n_rows, n_tokens, repeats, on_call) for case in _cases(dtypes, with_offload)]
     clip_s = runs[0].end_to_end.amount / n_rows
-    return Report(model, _describe_device(), _versions(), n_rows, clip_s, repeats, runs)
+    return Report(model, describe_device(), _versions(), n_rows, clip_s, repeats, runs)
 
 
 def _cases(dtypes: Sequence[str | None], with_offload: bool) -> list[_Case]:
@@ -327,7 +327,8 @@ def _peak_bytes() -> tuple[str, int]:
     return "process", peak if sys.platform == "darwin" else 1024 * peak  # bytes on macOS, KiB on Linux
 
 
-def _describe_device() -> dict[str, Any]:
+def describe_device() -> dict[str, Any]:
+    """Returns JAX's default device as a dict for JSON: platform, kind and the host's number of CPU cores."""
     device = jax.local_devices()[0]
     return {"platform": device.platform, "kind": device.device_kind, "cpu_cores": os.cpu_count()}
 

@@ -23,7 +23,12 @@ from bark_jax._system import stopping
 from bark_jax.errors import InputError, OutputError, quoted
 
 # Files by which a folder of each kind is known. A folder without any of them is never overwritten, whatever was asked.
-MARKERS = {"model": ("bark_jax.json", "config.json"), "dataset": ("dataset.json",), "programs": ("programs.json",)}
+MARKERS = {
+    "model": ("bark_jax.json", "config.json"),
+    "dataset": ("dataset.json",),
+    "programs": ("programs.json",),
+    "report": ("report.json",),
+}
 
 # Patterns of files, one of which every folder with a checkpoint has: the `signs` of all of `checkpoints.layouts`. They
 # are repeated here for code that looks at a folder without importing the layouts, and JAX with them.

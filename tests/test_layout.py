@@ -28,6 +28,7 @@ FLOORS = (
     ("model",),
     ("bark",),
     ("batch", "bench", "parity", "stablehlo", "training"),
+    ("verify",),
     ("cli",),
     ("__main__",),
 )
@@ -35,7 +36,11 @@ FLOORS = (
 LAZY_ROOMS = {"batch", "cli"}
 # Modules that need an optional package, or a part of JAX that is slow to import.
 SCRIPT = "bark_jax.stablehlo.speak"
-LAZY_MODULES = {"bark_jax.audio.plots", "bark_jax.networks.pallas_decode"}
+LAZY_MODULES = {
+    "bark_jax.audio.plots",
+    "bark_jax.networks.pallas_decode",
+    "bark_jax.training.recipes.tiny_voice.listen",
+}
 
 
 def room(module: str) -> str:

@@ -1,7 +1,6 @@
 """`bark-jax doctor`: reports installed versions, JAX's devices, caches, and which attention works."""
 
 import contextlib
-import importlib.metadata
 import json
 import os
 import platform
@@ -12,6 +11,7 @@ from typing import Any
 
 import click
 
+from bark_jax._system.versions import installed_versions
 from bark_jax.cli.group import Verb
 from bark_jax.cli.options import json_option
 
@@ -62,12 +62,7 @@ def _versions() -> dict[str, str]:
     from bark_jax import __version__
 
     found = {"bark_jax": __version__, "Python": platform.python_version(), "system": platform.platform()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+    return found | installed_versions(PACKAGES)
 
 
 def _devices() -> dict[str, Any]:

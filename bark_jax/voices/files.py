@@ -1,15 +1,16 @@
-"""Reads and writes integer arrays in .npy and .npz files. Files may be untrusted, damaged or hostile.
+"""Reads and writes arrays of numbers in .npy and .npz files. Files may be untrusted, damaged or hostile.
 
 Nothing is unpickled, and never more than MAX_BYTES of one array are in memory, whatever a header or an archive claims:
 a zip bomb costs no more than a voice.
 """
 
 import io
+import itertools
 import math
 import os
 import re
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,11 @@ from bark_jax.files import output_errors, write_atomically
 # 8 codebooks of about a quarter of an hour as int64. The published voices, of up to 15 s, have less than 0.1 MB.
 MAX_BYTES = 4 * 2**20
 
+# Of the arrays name_0, name_1 ... of one file: a file of a few bytes could claim thousands of MAX_BYTES each.
+MAX_NUMBERED = 32
+
 # Kinds of numpy dtypes. With NUMBERS the caller checks that floats are whole numbers.
-INTEGERS, NUMBERS = "iu", "iuf"
+INTEGERS, NUMBERS, ANY_NUMBERS = "iu", "iuf", "biuf"
 
 _NPY_START = b"\x93NUMPY"
 # Path traversal, on any system: absolute paths and "..". Only an attack on programs that unpack the archive has them.
@@ -42,19 +46,24 @@ def read_npy(path: str | os.PathLike, kinds: str = INTEGERS) -> np.ndarray:
     return _parse_npy(_read_bytes(path), str(path), kinds)
 
 
-def read_npz(path: str | os.PathLike, names: Collection[str]) -> dict[str, np.ndarray]:
-    """Reads arrays of NUMBERS, of any shape, from a .npz file, compressed or not. Other members are not read.
+def read_npz(
+    path: str | os.PathLike, names: Collection[str], numbered: Collection[str] = (), kinds: str = NUMBERS
+) -> dict[str, np.ndarray]:
+    """Reads arrays of any shape from a .npz file, compressed or not. Other members are not read.
 
     Args:
       path: the file.
       names: names of the arrays to read, each of which must be there.
+      numbered: names of which the file has `name_0`, `name_1` and so on; all of these are read too, up to the first
+        that is missing and at most MAX_NUMBERED.
+      kinds: accepted kinds of dtypes.
 
     Returns:
       The arrays by name.
 
     Raises:
       VoiceError: the file is damaged, has more than MAX_BYTES, is no .npz file, lacks an array, or has one twice or
-        with a dtype that is no number.
+        with a dtype of another kind.
       VoiceNotFoundError: there is no such file, or it cannot be read.
     """
     data = _read_bytes(path)
@@ -62,8 +71,9 @@ def read_npz(path: str | os.PathLike, names: Collection[str]) -> dict[str, np.nd
         raise VoiceError(f"{path} is no .npz archive: {_what_it_is(data)}")
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            names = [*names, *(each for name in numbered for each in _numbered(archive, name))]
             members = _members(archive, names, path)
-            return {name: _read_member(archive, members, name, path) for name in names}
+            return {name: _read_member(archive, members, name, path, kinds) for name in names}
     except VoiceError:
         raise
     except Exception as error:  # zipfile raises eight kinds for damaged, encrypted and exotic archives
@@ -99,8 +109,14 @@ def _read_bytes(path: str | os.PathLike) -> bytes:
     except (OSError, ValueError) as error:  # ValueError: a NUL or a lone surrogate in the path
         raise VoiceNotFoundError(f"{quoted(str(path))} cannot be read: {quoted(str(error), 200)}") from error
     if len(data) > MAX_BYTES:
-        raise VoiceError(f"{path} has more than {MAX_BYTES:,} bytes, the limit of a voice's file")
+        raise VoiceError(f"{path} has more than {MAX_BYTES:,} bytes, the limit of such a file")
     return data
+
+
+def _numbered(archive: zipfile.ZipFile, name: str) -> Iterator[str]:
+    """Yields name_0, name_1 and so on, up to the first that the archive does not have, and at most MAX_NUMBERED."""
+    has = set(archive.namelist())
+    return itertools.takewhile(lambda each: f"{each}.npy" in has, (f"{name}_{n}" for n in range(MAX_NUMBERED)))
 
 
 def _members(archive: zipfile.ZipFile, names: Collection[str], path: str | os.PathLike) -> dict[str, zipfile.ZipInfo]:
@@ -126,7 +142,7 @@ def _members(archive: zipfile.ZipFile, names: Collection[str], path: str | os.Pa
 
 
 def _read_member(
-    archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], name: str, path: str | os.PathLike
+    archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], name: str, path: str | os.PathLike, kinds: str
 ) -> np.ndarray:
     """Reads one array of an archive. Raises VoiceError if it is missing, damaged or larger than MAX_BYTES."""
     info = members.get(name)
@@ -136,7 +152,7 @@ def _read_member(
     if info.file_size > MAX_BYTES:
         raise VoiceError(f"{path}: {name} claims {info.file_size:,} bytes, expected at most {MAX_BYTES:,}")
     with archive.open(info) as file:
-        return _parse_npy(file.read(), f"{path}: {name}", NUMBERS)  # zipfile stops at file_size and checks the CRC
+        return _parse_npy(file.read(), f"{path}: {name}", kinds)  # zipfile stops at file_size and checks the CRC
 
 
 def _parse_npy(data: bytes, what: str, kinds: str) -> np.ndarray:
@@ -153,7 +169,8 @@ def _parse_npy(data: bytes, what: str, kinds: str) -> np.ndarray:
             "and shape; fetch or save it again"
         ) from error
     if dtype.kind not in kinds:
-        raise VoiceError(f"{what} holds {quoted(str(dtype))}, expected integers")
+        expected = "numbers" if kinds == ANY_NUMBERS else "integers"
+        raise VoiceError(f"{what} holds {quoted(str(dtype))}, expected {expected}")
     # max(size, 1): a shape with an empty axis agrees with 0 bytes, however large it claims the other axes to be.
     is_possible = (
         all(type(size) is int and size >= 0 for size in shape)
