@@ -32,7 +32,7 @@ from bark_jax.parity.rows import LOGIT_BOUND, Row
 from bark_jax.verify import recordings
 
 # Largest difference of logits that float16 explains, as a share of their standard deviation. Random networks of the
-# small size differ between float16 and float32 by 0.012 of it, in bfloat16 by 0.1.
+# small size differ between float16 and float32 by 0.012 of it, between bfloat16 and float32 by 0.1.
 FLOAT16_BOUND = 0.03
 
 
