@@ -12,7 +12,7 @@ from networks import jit
 from bark_jax.cli import main
 from bark_jax.cli.verify import PARTS as CLI_PARTS
 from bark_jax.generation.runner import run_coarse, run_fine, run_semantic
-from bark_jax.verify import checkpoint, parts, replay
+from bark_jax.verify import checkpoint, machine, parts, replay
 from bark_jax.verify.parts import PARTS
 from bark_jax.verify.private import without_paths
 from bark_jax.verify.replay import _Choices, compare_generated, compare_read_along, compare_with_float16
@@ -169,7 +169,7 @@ def test_parity_waits_for_memory_unless_it_is_asked_for(monkeypatch):
     monkeypatch.setattr(parts, "import_torch", lambda: None)
     monkeypatch.setattr(parts, "compare", lambda *_, **__: found.append("compared") or [])
     monkeypatch.setattr(checkpoint, "float32_bytes", lambda config: 4_400_000_000)
-    monkeypatch.setattr(checkpoint, "free_memory", lambda: 8_000_000_000)
+    monkeypatch.setattr(machine, "free_memory", lambda: 8_000_000_000)
     run = parts.Run("m", None, None, config, parts.TokenSpaces(), None, None, (), True, None, lambda line: None)
     part = parts.compare_with_transformers(run)
     assert part.status == "skipped" and "8.8 GB, 8.0 GB are free" in part.note and not found
@@ -250,6 +250,22 @@ def test_codes_that_are_chosen_at_once_are_judged_together():
 )
 def test_no_path_of_a_user_is_posted(text, expected):
     assert without_paths({"a": [text]}, {"/mnt/data of joe": "DATA"}) == {"a": [expected or text]}
+
+
+@pytest.mark.slow
+def test_recordings_that_transformers_makes_fit(bark_twins, tmp_path):
+    """In the form of the published recordings, with Bark's own ids, and windows that slide."""
+    from bark_jax.parity.reference import Reference, silenced
+    from benchmarks.record import record as record_with
+
+    with silenced():
+        files = record_with(Reference(bark_twins.folder / "theirs", bark_twins.ours.generation_config))
+    assert len(np.unique(files["coarse_greedy.npz"]["coarse_0"])) > 20
+    folder = write(tmp_path / "recordings", files)
+    *logits, tokens, generated, coarse, _, fine, _ = rows = list(replay.replay(bark_twins.ours, folder, list(files)))
+    assert all(row.is_within and "; float32 explains it" in row.note for row in logits)
+    assert all(row.n_equal == row.n_total for row in rows[3:]), rows
+    assert (generated.n_total, coarse.n_total, fine.n_total) == (tokens.n_total, 2 * 360, 6 * 60)
 
 
 @pytest.mark.slow

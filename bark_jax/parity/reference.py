@@ -40,13 +40,13 @@ def import_torch() -> tuple[Any, Any]:
 class Reference:
     """transformers' BarkModel of a folder. Arrays in and out are numpy's, of one row and without the batch axis."""
 
-    def __init__(self, folder: str | os.PathLike, config: BarkGenerationConfig):
+    def __init__(self, folder: str | os.PathLike, config: BarkGenerationConfig, dtype: str = "float32"):
         self._torch, transformers = import_torch()
         from transformers.models.bark import generation_configuration_bark as generation
 
         # "eager": transformers' Bark refuses "sdpa".
         self._model = transformers.BarkModel.from_pretrained(
-            folder, dtype=self._torch.float32, attn_implementation="eager", local_files_only=True
+            folder, dtype=getattr(self._torch, dtype), attn_implementation="eager", local_files_only=True
         ).eval()
         self.spaces = TokenSpaces.from_config(config)
         end = config.semantic_config.eos_token_id
@@ -65,17 +65,17 @@ class Reference:
                 self._tensor(history_T)
             )
             embeds = self._torch.cat([prompt, network.input_embeds_layer(self._tensor(tokens_T))], dim=1)
-            return network(inputs_embeds=embeds, use_cache=False).logits[0].numpy()
+            return network(inputs_embeds=embeds, use_cache=False).logits[0].float().numpy()
 
     def coarse_logits(self, tokens_T: np.ndarray) -> np.ndarray:
         """Logits [T, V] of every position of a coarse prompt [T]."""
         with self._torch.inference_mode():
-            return self._model.coarse_acoustics(self._tensor(tokens_T), use_cache=False).logits[0].numpy()
+            return self._model.coarse_acoustics(self._tensor(tokens_T), use_cache=False).logits[0].float().numpy()
 
     def fine_logits(self, codebook: int, codes_TQ: np.ndarray) -> np.ndarray:
         """Logits [T, V] of every frame's code in one codebook, from codes [T, Q] of a window."""
         with self._torch.inference_mode():
-            return self._model.fine_acoustics(codebook, self._tensor(codes_TQ)).logits[0].numpy()
+            return self._model.fine_acoustics(codebook, self._tensor(codes_TQ)).logits[0].float().numpy()
 
     def semantic_tokens(
         self, text_ids: Sequence[int], voice: Voice | None, max_tokens: int
@@ -170,7 +170,7 @@ class Reference:
         def make_hook(codebook: int) -> Any:
             def hook(_: Any, __: Any, logits: Any) -> None:
                 top = logits[0, :, : self.spaces.codebook_size].topk(2).values
-                margins.setdefault(codebook, []).append((top[:, 0] - top[:, 1]).numpy())
+                margins.setdefault(codebook, []).append((top[:, 0] - top[:, 1]).float().numpy())
 
             return hook
 

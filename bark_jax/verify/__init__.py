@@ -1,13 +1,16 @@
 """Verification: one report on a checkpoint that can be posted as it is.
 
-report = verify("suno/bark-small", "verify-bark-small", recordings="recordings")
-print(report.to_markdown())
+    report = verify("suno/bark-small", "verify-bark-small", recordings="recordings")
+    print(report.to_markdown())
 
-run.py          runs the parts one after the other and writes the folder
-report.py       the report: parts, JSON, Markdown; private.py takes paths and names of users out of it
-checkpoint.py   checksums, sizes and memory needed
-recordings.py   reads recordings of a published model; replay.py compares the model with them
-speech.py       a clip for each language; word error of a recogniser
+Its files:
+
+    run.py          runs the parts one after the other and writes the folder
+    parts.py        one function for each part
+    report.py       the report: parts, JSON, Markdown; private.py takes paths and names of users out of it
+    checkpoint.py   checksums, size and memory of the checkpoint; machine.py: devices and free memory
+    recordings.py   reads recordings of a published model; replay.py compares the model with them
+    speech.py       a clip for each language; word error of a recogniser
 """
 
 from typing import TYPE_CHECKING

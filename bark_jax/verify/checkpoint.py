@@ -1,4 +1,4 @@
-"""The checkpoint that is verified: checksums of its files, its size, and the memory that a comparison takes."""
+"""The checkpoint that is verified: checksums of its files, its size, and the memory that it takes."""
 
 import math
 import os
@@ -14,9 +14,6 @@ from bark_jax.files import sha256_of
 # Layers and width of the networks that choose tokens.
 SIZES = {"small": (12, 768), "large": (24, 1024)}
 ENDINGS = (".safetensors", ".bin", ".pt", ".th", ".json", ".txt")
-
-_CGROUP_LIMIT, _CGROUP_USED = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-_MEMINFO = Path("/proc/meminfo")
 
 
 def size_of(config: BarkConfig) -> str:
@@ -50,16 +47,3 @@ def float32_bytes(config: BarkConfig) -> int:
     """Returns the bytes of all four networks' weights in float32."""
     shapes = (network_shapes(module, getattr(config, field)) for module, field in NETWORKS.values())
     return sum(4 * math.prod(array.shape) for arrays in shapes for array in arrays.values())
-
-
-def free_memory() -> int | None:
-    """Returns the bytes that this process may still take, by Linux's count and the cgroup's limit; None elsewhere."""
-    try:
-        (line,) = (line for line in _MEMINFO.read_text().splitlines() if line.startswith("MemAvailable:"))
-        free = 1024 * int(line.split()[1])
-    except (OSError, ValueError):
-        return None
-    try:
-        return min(free, int(_CGROUP_LIMIT.read_text()) - int(_CGROUP_USED.read_text()))
-    except (OSError, ValueError):  # no cgroup, or one without a limit, whose file says "max"
-        return free

@@ -21,7 +21,7 @@ from bark_jax.model import BarkModel
 from bark_jax.parity.comparison import compare
 from bark_jax.parity.reference import import_torch
 from bark_jax.parity.rows import Row
-from bark_jax.verify import checkpoint
+from bark_jax.verify import checkpoint, machine
 from bark_jax.verify.recordings import SEMANTIC_LOGITS, find_recordings
 from bark_jax.verify.replay import replay
 from bark_jax.verify.report import FAILED, MEASURED, SKIPPED, Part, part_of_rows
@@ -87,7 +87,7 @@ def _fit(rows: list[Row], has_logits: bool, size: str) -> str:
     """Says whether the recorded logits are of this model."""
     logits = [row for row in rows if row.difference is not None]
     if not has_logits or not logits:
-        return ""
+        return "" if any(row.n_total for row in rows) else f"no file could be replayed by this model (size: {size})"
     if all(row.is_within for row in logits):
         return f"the recordings fit this model (size: {size})"
     return f"the recorded logits do not fit this model (size: {size}); they may be of the other published size"
@@ -101,11 +101,13 @@ def make_clips(run: Run) -> Part:
         run.on_line(f"clips: {clip['language']} {clip.get('problem', 'spoken')}")
         clips.append(clip)
     failed = [clip["language"] for clip in clips if "problem" in clip]
-    table = [("language", "voice", "seconds", "semantic tokens' SHA-256", "fine codes' SHA-256", "audio")]
+    table = [("language", "voice", "seconds", "semantic tokens' SHA-256", "fine codes' SHA-256", "files")]
     for clip in clips:
-        tokens, audio = clip.get("tokens", {}), clip.get("audio", clip.get("problem", ""))
+        tokens = clip.get("tokens", {})
+        made = [f"{CLIPS_FOLDER}/{clip[kind]}" for kind in ("audio", "figure") if kind in clip]
+        files = ", ".join(made) or clip["problem"]
         hashes = [tokens.get(stage, "")[:16] for stage in ("semantic", "fine")]
-        table.append((clip["language"], clip.get("voice") or "none", str(clip.get("seconds", "")), *hashes, audio))
+        table.append((clip["language"], clip.get("voice") or "none", str(clip.get("seconds", "")), *hashes, files))
     note = f"not spoken: {', '.join(failed)}" if failed else ""
     return Part("clips", FAILED if failed else MEASURED, note, {"clips": clips}, table)
 
@@ -149,7 +151,7 @@ def compare_with_transformers(run: Run) -> Part:
         import_torch()
     except UnsupportedError as error:
         return Part("parity", SKIPPED, f"not installed: {error}")
-    needed, free = 2 * checkpoint.float32_bytes(run.config), checkpoint.free_memory()
+    needed, free = 2 * checkpoint.float32_bytes(run.config), machine.free_memory()
     if "parity" not in run.asked and free is not None and free < needed:
         return Part(
             "parity",

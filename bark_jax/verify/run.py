@@ -13,18 +13,16 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from bark_jax import __version__
 from bark_jax._system.own_jax_config import under_own_config
 from bark_jax._system.versions import installed_versions
-from bark_jax.bench import describe_device
 from bark_jax.checkpoints.find import find_model
 from bark_jax.checkpoints.load import parse_dtype, read_configs
 from bark_jax.errors import InputError
 from bark_jax.files import as_path, atomic_folder, write_atomically
 from bark_jax.generation.tokens import TokenSpaces
 from bark_jax.verify.checkpoint import size_of
+from bark_jax.verify.machine import describe_machine
 from bark_jax.verify.parts import PARTS, OnLine, Run
 from bark_jax.verify.recordings import find_recordings
 from bark_jax.verify.report import FAILED, JSON_FILE, MARKDOWN_FILE, Part, Report
@@ -116,7 +114,7 @@ def _about(run: Run) -> dict[str, Any]:
         "dtype": run.dtype or "the checkpoint's own",
         "quick": run.is_quick,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "device": describe_device() | {"devices": jax.local_device_count()},
+        "device": describe_machine(),
         "versions": versions | installed_versions(PACKAGES),
     }
 
