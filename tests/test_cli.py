@@ -432,7 +432,7 @@ def test_bytes_on_stdin_that_are_no_text_end_with_2(no_networks):
 
 
 @pytest.mark.parametrize("model", ["of-nobody/no-such-model", "./missing"])
-@pytest.mark.parametrize("call", [["say", "-m"], ["download"], ["parity"]])
+@pytest.mark.parametrize("call", [["say", "-m"], ["download"], ["parity"], ["verify"]])
 def test_a_missing_model_ends_with_3(call, model):
     if call == ["parity"]:
         pytest.importorskip("torch")

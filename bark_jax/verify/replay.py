@@ -76,7 +76,7 @@ def _replay_logits(model: BarkModel, folder: Path, is_quick: bool) -> Iterator[R
         if recording.is_summed:
             ours_V = _semantic_logits(model.semantic, recording.ids_T, recording.ids_T[-1:], spaces)[0]
         else:
-            ours_V = np.asarray(_logits(model.semantic, recording.ids_T[None])[0, -1])
+            ours_V = np.asarray(_logits(model.semantic, recording.ids_T[None]))[0, -1]
         how = "text and history summed" if recording.is_summed else "text and history in sequence"
         yield compare_with_float16(f"logits, prompt {n}, {how}", ours_V[: len(recording.logits_V)], recording.logits_V)
 
@@ -138,6 +138,7 @@ def _greedy_row(model: BarkModel, text_T: np.ndarray, n_tokens: int) -> Generati
     return GenerationRow(text_T, None, key_data(0), settings)
 
 
+# Results are sliced by numpy: on the device each slice would be a program of its own.
 @jax.jit
 def _logits(network: CoarseNetwork, tokens_BT: jax.Array) -> jax.Array:
     """Logits [B, T, V] of a causal network."""
@@ -158,7 +159,7 @@ def _semantic_logits(
     padded_T = np.zeros(spaces.max_semantic, np.int32)
     padded_T[: len(read_T)] = read_T
     text_T, history_T = ids_T[: spaces.n_text], ids_T[spaces.n_text : 2 * spaces.n_text]
-    return np.asarray(_logits_of_prompt(network, text_T[None], history_T[None], padded_T[None])[0, : len(read_T)])
+    return np.asarray(_logits_of_prompt(network, text_T[None], history_T[None], padded_T[None]))[0, : len(read_T)]
 
 
 def _coarse_choices(
@@ -178,7 +179,7 @@ def _coarse_choices(
         tokens_T = np.zeros(spaces.n_coarse_semantic + 1 + spaces.n_coarse_history + spaces.coarse_window, np.int32)
         tokens_T[: len(prompt_T) + len(new_T)] = np.concatenate([prompt_T, new_T])
         first = len(prompt_T) - 1
-        logits_TV = np.asarray(_logits(network, tokens_T[None])[0, first : first + len(new_T)])
+        logits_TV = np.asarray(_logits(network, tokens_T[None]))[0, first : first + len(new_T)]
         parts.append(_coarse_codes(logits_TV, new_T, spaces))
     return _joined(parts)
 
@@ -211,7 +212,7 @@ def _fine_choices(network: FineNetwork, codes_QT: np.ndarray, spaces: TokenSpace
     window_TQ[:T, : spaces.n_coarse] = codes_QT[: spaces.n_coarse].T
     parts = []
     for codebook in range(spaces.n_coarse, spaces.n_fine):
-        logits_TV = np.asarray(_fine_logits(network, codebook, window_TQ[None], spaces.codebook_size)[0])
+        logits_TV = np.asarray(_fine_logits(network, codebook, window_TQ[None], spaces.codebook_size))[0]
         window_TQ[:, codebook] = logits_TV.argmax(axis=1)
         window_TQ[:T, codebook] = codes_QT[codebook]
         parts.append(_choices(logits_TV[:T], codes_QT[codebook]))
