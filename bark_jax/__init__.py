@@ -53,6 +53,7 @@ _MODULE_BY_NAME = {
     "VoiceError": "errors",
     "VoiceNotFoundError": "errors",
     "export": "stablehlo.export",
+    "tensor_parallel": "networks.tensor_parallel",
 }
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ if TYPE_CHECKING:
     from bark_jax.model import BarkModel as BarkModel
     from bark_jax.networks.attention import AttentionNameWarning as AttentionNameWarning
     from bark_jax.networks.causal import BarkCausalModel as BarkCausalModel
+    from bark_jax.networks.tensor_parallel import tensor_parallel as tensor_parallel
     from bark_jax.stablehlo.export import export as export
     from bark_jax.stage_models import BarkCoarseModel as BarkCoarseModel
     from bark_jax.stage_models import BarkFineModel as BarkFineModel

@@ -17,6 +17,7 @@ from bark_jax.checkpoints import find, load
 from bark_jax.errors import InputError, quoted
 from bark_jax.files import atomic_folder
 from bark_jax.generation import stage_by_stage
+from bark_jax.generation.placement import placement_of
 from bark_jax.generation.rows import Row, Utterance, check_rows, spread_prompts
 from bark_jax.generation.runner import OnProgress, OnStage, as_on_stage
 from bark_jax.generation.seeds import CANDIDATE, SENTENCE, derive_keys, row_keys, seed_of
@@ -25,7 +26,8 @@ from bark_jax.generation.streaming import RowStream, stream_row
 from bark_jax.generation.tokens import TokenSpaces
 from bark_jax.hub.source import Source
 from bark_jax.model import BarkModel
-from bark_jax.networks.platform import check_platform
+from bark_jax.networks.platform import Devices, check_devices, check_platform
+from bark_jax.networks.tensor_parallel import ChooseSharding
 from bark_jax.text.processor import BarkProcessor
 from bark_jax.text.prompts import Prompts, Script
 from bark_jax.text.sentences import Line, LongClip, Sentence
@@ -43,7 +45,7 @@ class StageArguments(GenerateSettings, total=False):
     seed: int | Sequence[int] | None
     key: jax.Array | None
     max_rows: int
-    devices: Sequence[jax.Device] | None
+    devices: Devices
 
 
 class Bark:
@@ -80,6 +82,7 @@ class Bark:
         local_files_only: bool = False,
         keep_compiled: bool = True,
         decoding_copy: bool = True,
+        sharding: ChooseSharding | None = None,
     ) -> Self:
         """Loads a model with its tokenizer and its voices, from a folder or from the Hugging Face Hub.
 
@@ -106,6 +109,8 @@ class Bark:
             switches it off.
           decoding_copy: keeps a second copy of the semantic and coarse weights in the layout from which small batches
             decode faster; False saves its memory. See `BarkModel.from_pretrained`.
+          sharding: divides parameters among devices, such as `bark_jax.tensor_parallel(mesh)`; see
+            `BarkModel.from_pretrained`.
 
         Returns:
           The model, ready to generate.
@@ -133,6 +138,7 @@ class Bark:
             lora=lora,
             keep_compiled=check_flag("keep_compiled", keep_compiled),
             decoding_copy=check_flag("decoding_copy", decoding_copy),
+            sharding=sharding,
             source=Source(name_or_folder, **source),
         )
         return cls(model, processor)
@@ -162,6 +168,7 @@ class Bark:
         *,
         seconds: float | Sequence[float] = 1.0,
         voice: Any = None,
+        devices: Devices = None,
         **settings: Unpack[GenerateSettings],
     ) -> None:
         """Compiles the programs that `generate` will run, so that the first text does not wait for compilation.
@@ -177,6 +184,7 @@ class Bark:
           seconds: length of audio in seconds, one number or a list; 1.0 by default. Every pair of rows and seconds is
             compiled.
           voice: the voice that `generate` will get: with one the fine stage has more windows.
+          devices: the devices that `generate` will get. Numbers of rows are those of all of them together.
           settings: the settings that `generate` will get: top_k and top_p compile programs of their own.
 
         Raises:
@@ -198,7 +206,8 @@ class Bark:
         text = np.full(1, spaces.text_offset + 1, np.int32)
         for resolved in batches:
             keys = row_keys(0, None, len(resolved))
-            self.model.generate_rows([Row(text, voice, *row) for row in zip(keys, resolved, strict=True)])
+            batch = [Row(text, voice, *row) for row in zip(keys, resolved, strict=True)]
+            self.model.generate_rows(batch, devices=devices)
 
     @property
     def sample_rate(self) -> int:
@@ -216,6 +225,7 @@ class Bark:
         best_of: int | None = None,
         num_return_sequences: None = None,
         max_rows: int = MAX_ROWS,
+        devices: Devices = None,
         on_stage: OnStage | None = None,
         on_progress: OnProgress | None = None,
         **settings: Unpack[GenerateSettings],
@@ -232,6 +242,7 @@ class Bark:
         best_of: int | None = None,
         num_return_sequences: int,
         max_rows: int = MAX_ROWS,
+        devices: Devices = None,
         on_stage: OnStage | None = None,
         on_progress: OnProgress | None = None,
         **settings: Unpack[GenerateSettings],
@@ -248,6 +259,7 @@ class Bark:
         best_of: int | None = None,
         num_return_sequences: None = None,
         max_rows: int = MAX_ROWS,
+        devices: Devices = None,
         on_stage: OnStage | None = None,
         on_progress: OnProgress | None = None,
         **settings: Unpack[GenerateSettings],
@@ -264,6 +276,7 @@ class Bark:
         best_of: int | None = None,
         num_return_sequences: int,
         max_rows: int = MAX_ROWS,
+        devices: Devices = None,
         on_stage: OnStage | None = None,
         on_progress: OnProgress | None = None,
         **settings: Unpack[GenerateSettings],
@@ -279,6 +292,7 @@ class Bark:
         best_of: int | None = None,
         num_return_sequences: int | None = None,
         max_rows: int = MAX_ROWS,
+        devices: Devices = None,
         on_stage: OnStage | None = None,
         on_progress: OnProgress | None = None,
         **settings: Unpack[GenerateSettings],
@@ -305,7 +319,9 @@ class Bark:
           num_return_sequences: number of clips to keep per text. Without best_of these are the candidates in order;
             with it, the best ones, best first. None keeps one and returns it without a list.
           max_rows: batch size limit in rows (texts times candidates), 64 by default; more rows run as several
-            batches. Lower it if the device runs out of memory.
+            batches. Lower it if the device runs out of memory. With devices it is the limit of each of them.
+          devices: "all", or a list of devices of this process: each takes an equal share of a batch's rows, with its
+            own copy of the networks, which is kept. None (default) runs on the model's own device.
           on_stage: called as `on_stage(stage)` with "semantic", "coarse", "fine" and "codec" as each starts, in every
             batch.
           on_progress: called as `on_progress(stage, n_done, n_max)` within the two long stages, which counts semantic
@@ -331,6 +347,7 @@ class Bark:
             best_of=best_of,
             num_return_sequences=num_return_sequences,
             max_rows=max_rows,
+            devices=devices,
             on_stage=on_stage,
             on_progress=on_progress,
         )
@@ -344,6 +361,7 @@ class Bark:
         best_of: int | None = None,
         num_return_sequences: int | None = None,
         max_rows: int = MAX_ROWS,
+        devices: Devices = None,
         on_stage: OnStage | None = None,
         on_progress: OnProgress | None = None,
     ) -> list[list[Clip]]:
@@ -354,6 +372,7 @@ class Bark:
           best_of: as for `generate`.
           num_return_sequences: as for `generate`.
           max_rows: as for `generate`.
+          devices: as for `generate`.
           on_stage: as for `generate`.
           on_progress: as for `generate`.
 
@@ -361,19 +380,18 @@ class Bark:
           A list of the kept clips for each text, also for a single text.
 
         Raises:
-          InputError: best_of, num_return_sequences, max_rows or a callback is invalid.
+          InputError: best_of, num_return_sequences, max_rows, devices or a callback is invalid.
           DeviceMemoryError: a stage runs out of memory; lower max_rows.
         """
         n_candidates, n_kept = _check_candidates(best_of, num_return_sequences)
-        max_rows = check_count("max_rows", max_rows)
+        how = _How(check_count("max_rows", max_rows), devices, on_stage, on_progress)
         candidates = [
             dataclasses.replace(row, key=candidate_key)
             for row in script.rows
             for candidate_key in derive_keys(row.key, CANDIDATE, n_candidates)
         ]
         candidate_texts = [text for text in script.texts for _ in range(n_candidates)]
-        callbacks = _Callbacks(on_stage, on_progress)
-        clips = self._speak(candidate_texts, candidates, max_rows, callbacks)
+        clips = self._speak(candidate_texts, candidates, how)
         by_text = [clips[start : start + n_candidates] for start in range(0, len(clips), n_candidates)]
         if best_of is not None:
             # Empty clips have -inf and come last; sorted is stable, so of equal clips the earlier candidate is kept.
@@ -394,6 +412,7 @@ class Bark:
         max_tokens: int | None = None,
         language: str | None = None,
         max_rows: int = MAX_ROWS,
+        devices: Devices = None,
         on_stage: OnStage | None = None,
         on_progress: OnProgress | None = None,
         **settings: Unpack[GenerateSettings],
@@ -428,6 +447,7 @@ class Bark:
           language: a code such as "en" or "de", whose abbreviations do not end a sentence. None takes it from the
             preset's name, else "en". It affects the splitting alone.
           max_rows: sentences in one batch at most, 64 by default. Lower it if the device runs out of memory.
+          devices: as for `generate`, in voice_mode "fixed"; sentences that run one by one keep to the first of them.
           on_stage: as for `generate`.
           on_progress: as for `generate`.
           settings: the settings of `GenerateSettings`, each one value for all sentences.
@@ -450,6 +470,7 @@ class Bark:
             voice_mode=voice_mode,
             silence_s=silence_s,
             max_rows=max_rows,
+            devices=devices,
             on_stage=on_stage,
             on_progress=on_progress,
         )
@@ -462,6 +483,7 @@ class Bark:
         voice_mode: Literal["fixed", "carry"] = "fixed",
         silence_s: float = 0.25,
         max_rows: int = MAX_ROWS,
+        devices: Devices = None,
         on_stage: OnStage | None = None,
         on_progress: OnProgress | None = None,
     ) -> LongClip:
@@ -473,6 +495,7 @@ class Bark:
           voice_mode: as for `generate_long`.
           silence_s: as for `generate_long`.
           max_rows: as for `generate_long`.
+          devices: as for `generate_long`.
           on_stage: as for `generate`.
           on_progress: as for `generate`.
 
@@ -480,18 +503,15 @@ class Bark:
           A `LongClip`.
 
         Raises:
-          InputError: voice_mode, silence_s, max_rows or a callback is invalid.
+          InputError: voice_mode, silence_s, max_rows, devices or a callback is invalid.
           DeviceMemoryError: a stage runs out of memory; lower max_rows.
         """
         check_silence(silence_s)
-        max_rows = check_count("max_rows", max_rows)
+        how = _How(check_count("max_rows", max_rows), devices, on_stage, on_progress)
         if not isinstance(voice_mode, str) or voice_mode not in ("fixed", "carry"):
             raise InputError(f"voice_mode is {quoted(voice_mode)}, expected 'fixed' or 'carry'")
-        callbacks = _Callbacks(on_stage, on_progress)
-        if voice_mode == "carry":
-            spoken = self._speak_carrying(*script, callbacks)
-        else:
-            spoken = self._speak_fixed(*script, max_rows, callbacks)
+        speak = self._speak_carrying if voice_mode == "carry" else self._speak_fixed
+        spoken = speak(*script, how)
         _warn_of_empty([[clip] for _, clip in spoken], stacklevel=4, name="sentence")
         samples, starts_s = join([clip for _, clip in spoken], silence_s)
         sentences = [
@@ -619,7 +639,7 @@ class Bark:
         seed: int | Sequence[int] | None = None,
         key: jax.Array | None = None,
         max_rows: int = MAX_ROWS,
-        devices: Sequence[jax.Device] | None = None,
+        devices: Devices = None,
         **settings: Unpack[GenerateSettings],
     ) -> NDArray[np.int32] | list[NDArray[np.int32]]:
         """Runs the semantic stage alone; the tokens are those that `generate` draws with the same arguments.
@@ -633,9 +653,8 @@ class Bark:
           voice: as for `generate`.
           seed: as for `generate`; None draws a random one per text.
           key: as for `generate`.
-          max_rows: batch size limit, 64 by default.
-          devices: devices of this process, such as jax.local_devices(), which take batches in turn, each with its own
-            copy of the network. None runs on the model's own device.
+          max_rows: batch size limit of each device, 64 by default.
+          devices: as for `generate`.
           settings: the settings of the semantic stage in `GenerateSettings`, with or without the prefix semantic_.
 
         Returns:
@@ -673,7 +692,7 @@ class Bark:
         seed: int | Sequence[int] | None = None,
         key: jax.Array | None = None,
         max_rows: int = MAX_ROWS,
-        devices: Sequence[jax.Device] | None = None,
+        devices: Devices = None,
         **settings: Unpack[GenerateSettings],
     ) -> NDArray[np.int32] | list[NDArray[np.int32]]:
         """Runs the coarse and the fine stage; the codes are those that `generate` draws with the same voice and seed.
@@ -684,7 +703,7 @@ class Bark:
           voice: as for `generate`.
           seed: as for `generate`; None draws a random one per row.
           key: as for `generate`.
-          max_rows: batch size limit, 64 by default.
+          max_rows: batch size limit of each device, 64 by default.
           devices: as for `text_to_semantic`.
           settings: the settings of the coarse and the fine stage in `GenerateSettings`.
 
@@ -718,23 +737,23 @@ class Bark:
         codes: Sequence[np.ndarray | jax.Array],
         *,
         max_rows: int = MAX_ROWS,
-        devices: Sequence[jax.Device] | None = None,
+        devices: Devices = None,
     ) -> list[Recording]: ...
 
     @overload
     def codes_to_audio(
-        self, codes: Any, *, max_rows: int = MAX_ROWS, devices: Sequence[jax.Device] | None = None
+        self, codes: Any, *, max_rows: int = MAX_ROWS, devices: Devices = None
     ) -> Recording | list[Recording]: ...
 
     def codes_to_audio(
-        self, codes: Any, *, max_rows: int = MAX_ROWS, devices: Sequence[jax.Device] | None = None
+        self, codes: Any, *, max_rows: int = MAX_ROWS, devices: Devices = None
     ) -> Recording | list[Recording]:
         """Decodes codes to audio with the codec.
 
         Args:
           codes: integers [n_fine, T] in [0, 1024) in Bark, or a list or array [B, n_fine, T] of such rows: from
             `semantic_to_codes` or from `Clip.fine`.
-          max_rows: batch size limit, 64 by default.
+          max_rows: batch size limit of each device, 64 by default.
           devices: as for `text_to_semantic`.
 
         Returns:
@@ -767,7 +786,7 @@ class Bark:
         seed: int | Sequence[int] | None = None,
         key: jax.Array | None = None,
         max_rows: int = MAX_ROWS,
-        devices: Sequence[jax.Device] | None = None,
+        devices: Devices = None,
         **settings: Unpack[GenerateSettings],
     ) -> Recording | list[Recording]:
         """Runs the coarse stage, the fine stage and the codec: `semantic_to_codes`, then `codes_to_audio`.
@@ -777,7 +796,7 @@ class Bark:
           voice: as for `generate`.
           seed: as for `generate`; None draws a random one per row.
           key: as for `generate`.
-          max_rows: batch size limit, 64 by default.
+          max_rows: batch size limit of each device, 64 by default.
           devices: as for `text_to_semantic`.
           settings: the settings of the coarse and the fine stage in `GenerateSettings`.
 
@@ -897,22 +916,20 @@ class Bark:
         spaces = self.model.spaces
         return prompts.script(keys, resolve_settings(settings, len(keys), self.model.generation_config, spaces), spaces)
 
-    def _speak(self, texts: list[str], rows: list[Row], max_rows: int, callbacks: "_Callbacks") -> list[Clip]:
-        """Generates the rows' clips, in batches of at most max_rows."""
-        clips = []
-        for start in range(0, len(rows), max_rows):
-            batch = slice(start, start + max_rows)
-            timer = StageTimer(callbacks.on_stage)
-            utterances = self.model.generate_rows(rows[batch], timer, callbacks.on_progress)
+    def _speak(self, texts: list[str], rows: list[Row], how: "_How") -> list[Clip]:
+        """Generates the rows' clips, in batches of at most max_rows on each device."""
+        clips, n_at_once = [], how.max_rows * placement_of(self.model, how.devices).n_devices
+        for start in range(0, len(rows), n_at_once):
+            batch = slice(start, start + n_at_once)
+            timer = StageTimer(how.on_stage)
+            utterances = self.model.generate_rows(rows[batch], timer, how.on_progress, how.devices)
             timer.stop()
             # Times are those of the batch: its rows run together, and each clip reports all of them.
             for text, row, utterance in zip(texts[batch], rows[batch], utterances, strict=True):
                 clips.append(self._clip(text, row, utterance, timer.seconds))
         return clips
 
-    def _speak_fixed(
-        self, texts: list[str], rows: list[Row], max_rows: int, callbacks: "_Callbacks"
-    ) -> list[tuple[Row, Clip]]:
+    def _speak_fixed(self, texts: list[str], rows: list[Row], how: "_How") -> list[tuple[Row, Clip]]:
         """Generates sentences with their fixed voices, in batches.
 
         Rows without a voice run one by one until one of them has audio; it becomes the voice of all others.
@@ -924,7 +941,7 @@ class Bark:
         found = None  # that voice
         for index, row in enumerate(rows):
             if row.voice is None and found is None:
-                (clip,) = self._speak([texts[index]], [row], max_rows, callbacks)
+                (clip,) = self._speak([texts[index]], [row], how.on_one_device())
                 spoken[index] = row, clip
                 found = None if clip.is_empty else clip.as_voice()
         rest = {
@@ -932,11 +949,11 @@ class Bark:
             for index, row in enumerate(rows)
             if index not in spoken
         }
-        clips = self._speak([texts[index] for index in rest], list(rest.values()), max_rows, callbacks)
+        clips = self._speak([texts[index] for index in rest], list(rest.values()), how)
         spoken.update({index: (row, clip) for (index, row), clip in zip(rest.items(), clips, strict=True)})
         return [spoken[index] for index in range(len(rows))]
 
-    def _speak_carrying(self, texts: list[str], rows: list[Row], callbacks: "_Callbacks") -> list[tuple[Row, Clip]]:
+    def _speak_carrying(self, texts: list[str], rows: list[Row], how: "_How") -> list[tuple[Row, Clip]]:
         """Generates sentences one by one, each conditioned on the speaker's previous one.
 
         Returns:
@@ -947,7 +964,7 @@ class Bark:
         latest: dict[Voice | None, Voice] = {}  # by the speaker's own voice: the latest sentence as a voice
         for text, first_row in zip(texts, rows, strict=True):
             row = dataclasses.replace(first_row, voice=latest.get(first_row.voice, first_row.voice))
-            (clip,) = self._speak([text], [row], 1, callbacks)
+            (clip,) = self._speak([text], [row], how.on_one_device())
             spoken.append((row, clip))
             if clip.is_empty:
                 latest.pop(first_row.voice, None)
@@ -977,11 +994,17 @@ def _check_stages(settings: Mapping[str, Any], stages: tuple[str, ...], method: 
             raise InputError(f"{method} has no setting {name}: it does not run that stage")
 
 
-class _Callbacks(NamedTuple):
-    """Callbacks that report which stage runs and how far it is."""
+class _How(NamedTuple):
+    """Batch size and devices of a generation, and callbacks that report which stage runs and how far it is."""
 
+    max_rows: int  # rows of a batch on each device
+    devices: Devices
     on_stage: OnStage | None
     on_progress: OnProgress | None
+
+    def on_one_device(self) -> "_How":
+        """For a row that runs alone: other devices would only wait for it. None stays None."""
+        return self if self.devices is None else self._replace(devices=check_devices(self.devices)[:1])
 
 
 def _check_candidates(best_of: int | None, num_return_sequences: int | None) -> tuple[int, int]:

@@ -32,6 +32,7 @@ from bark_jax.generation.settings import check_count, resolve_settings
 from bark_jax.generation.tokens import TokenSpaces, text_tokens
 from bark_jax.model import BarkModel
 from bark_jax.networks.layout import copy_bytes
+from bark_jax.networks.platform import Devices, check_devices
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -131,6 +132,7 @@ class Report:
     model: str
     device: dict[str, Any]  # platform, kind and cpu_cores
     versions: dict[str, str]  # by package
+    n_devices: int  # that share the rows
     n_rows: int  # utterances per call
     clip_s: float  # seconds of audio per row
     repeats: int  # calls after the first
@@ -141,6 +143,7 @@ class Report:
         return {
             "model": self.model,
             "device": self.device,
+            "devices": self.n_devices,
             "versions": self.versions,
             "rows": self.n_rows,
             "clip_s": self.clip_s,
@@ -162,6 +165,7 @@ def benchmark(
     dtypes: Sequence[str | None] = (None,),
     with_offload: bool = False,
     n_rows: int = 1,
+    devices: Devices = None,
     seconds: float | None = None,
     repeats: int = DEFAULT_REPEATS,
     on_call: OnCall | None = None,
@@ -181,6 +185,7 @@ def benchmark(
       dtypes: dtypes of the networks, one run each; None is the checkpoint's own.
       with_offload: True also runs each dtype with `BarkModel.enable_cpu_offload`.
       n_rows: utterances per call, 1 by default. The networks run the next power of two; rates count n_rows.
+      devices: as for `BarkModel.generate`: they share the rows of a call. None is JAX's default device.
       seconds: seconds of audio per utterance, rounded to a semantic token. None is 10, or the model's longest if that
         is less.
       repeats: calls after the first, which is reported by itself because it compiles; 5 by default.
@@ -203,9 +208,11 @@ def benchmark(
     spaces = TokenSpaces.from_config(generation_config)
     n_tokens = _count_tokens(seconds, spaces)
     on_call = on_call or (lambda line: None)
-    runs = [_run(folder, case, n_rows, n_tokens, repeats, on_call) for case in _cases(dtypes, with_offload)]
+    devices = None if devices is None else check_devices(devices)
+    runs = [_run(folder, case, n_rows, n_tokens, repeats, on_call, devices) for case in _cases(dtypes, with_offload)]
     clip_s = runs[0].end_to_end.amount / n_rows
-    return Report(model, describe_device(), _versions(), n_rows, clip_s, repeats, runs)
+    n_devices = 1 if devices is None else len(devices)
+    return Report(model, describe_device(), _versions(), n_devices, n_rows, clip_s, repeats, runs)
 
 
 def _cases(dtypes: Sequence[str | None], with_offload: bool) -> list[_Case]:
@@ -233,7 +240,7 @@ def _count_tokens(seconds: float | None, spaces: TokenSpaces) -> int:
     return n_tokens
 
 
-def _run(folder: Path, case: _Case, n_rows: int, n_tokens: int, repeats: int, on_call: OnCall) -> Run:
+def _run(folder: Path, case: _Case, n_rows: int, n_tokens: int, repeats: int, on_call: OnCall, devices: Devices) -> Run:
     _, peak_before = _peak_bytes()
     on_call(f"{_label(case.dtype or 'own dtype', case.is_offloaded)}: loading")
     # Without this package's compilation cache: a second benchmark would read its programs, and first_s not include
@@ -244,7 +251,7 @@ def _run(folder: Path, case: _Case, n_rows: int, n_tokens: int, repeats: int, on
     shapes = {name: parameter_shapes(getattr(model, name)) for name in NETWORKS}
     dtypes = sorted({array.dtype.name for arrays in shapes.values() for array in arrays.values()})
     label = _label(", ".join(dtypes), case.is_offloaded)
-    stages, end_to_end = _time(model, n_rows, n_tokens, repeats, lambda what: on_call(f"{label}: {what}"))
+    stages, end_to_end = _time(model, n_rows, n_tokens, repeats, lambda what: on_call(f"{label}: {what}"), devices)
     of, peak = _peak_bytes()
     return Run(
         dtype=", ".join(dtypes),
@@ -261,7 +268,7 @@ def _run(folder: Path, case: _Case, n_rows: int, n_tokens: int, repeats: int, on
 
 
 def _time(
-    model: BarkModel, n_rows: int, n_tokens: int, repeats: int, on_call: OnCall
+    model: BarkModel, n_rows: int, n_tokens: int, repeats: int, on_call: OnCall, devices: Devices
 ) -> tuple[dict[str, Timing], Timing]:
     """Returns the times of each stage and of all four, measured in the same calls."""
     rows = _make_rows(model, n_rows, n_tokens)
@@ -272,7 +279,7 @@ def _time(
         on_call(f"repeat {call} of {repeats}" if call else "first call, with compilation")
         timer = StageTimer(None)
         started = time.perf_counter()
-        utterances = model.generate_rows(rows, on_stage=timer)
+        utterances = model.generate_rows(rows, on_stage=timer, devices=devices)
         timer.stop()
         totals_s.append(time.perf_counter() - started)
         stages_s.append(timer.seconds)
@@ -345,9 +352,10 @@ def _label(dtype: str, is_offloaded: bool) -> str:
 def format_report(report: Report) -> str:
     """Formats a report as text: the workload and the machine, then a table of times and a table of memory."""
     device, rows = report.device, "row" if report.n_rows == 1 else "rows"
+    among = f", {report.n_devices} devices" if report.n_devices > 1 else ""
     lines = [
         f"{report.model}: {report.n_rows} {rows} of {report.clip_s:.2f} s, {report.repeats} repeats",
-        f"{device['platform']} {device['kind']}, {device['cpu_cores']} CPU cores",
+        f"{device['platform']} {device['kind']}{among}, {device['cpu_cores']} CPU cores",
         ", ".join(f"{package} {version}" for package, version in report.versions.items()),
         "",
         *_align(_time_table(report.runs), n_left=2),

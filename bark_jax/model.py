@@ -18,6 +18,7 @@ from bark_jax.checkpoints.options import MODEL_IGNORED, MODEL_REFUSED, check_opt
 from bark_jax.config import BarkConfig, BarkGenerationConfig
 from bark_jax.errors import InputError, VoiceNotFoundError, quoted
 from bark_jax.generation.padding import check_codes, pad_audio
+from bark_jax.generation.placement import placement_of
 from bark_jax.generation.rows import Row, Utterance, as_integers, check_ids, check_rows, spread_prompts
 from bark_jax.generation.runner import OnProgress, OnStage, as_on_stage, run_codec, run_rows
 from bark_jax.generation.seeds import CANDIDATE, derive_keys, row_keys
@@ -25,7 +26,8 @@ from bark_jax.generation.settings import GenerateSettings, check_count, check_fl
 from bark_jax.generation.tokens import TokenSpaces, check_fit, text_tokens
 from bark_jax.hub.source import Source
 from bark_jax.networks.attention import for_platform
-from bark_jax.networks.platform import check_platform, default_device, on_its_platform, platform_of
+from bark_jax.networks.platform import Devices, check_platform, default_device, on_its_platform, platform_of
+from bark_jax.networks.tensor_parallel import ChooseSharding
 from bark_jax.stage_models import NETWORK_CLASSES, BarkCoarseModel, BarkFineModel, BarkSemanticModel, EncodecModel
 from bark_jax.voices.library import SPEAKER_EMBEDDINGS_FILE, VoiceLibrary, resolve_voice
 from bark_jax.voices.voice import Voice, as_voice, check_voice
@@ -91,6 +93,7 @@ class BarkModel(nnx.Module):
         force_download: bool = False,
         keep_compiled: bool = True,
         decoding_copy: bool = True,
+        sharding: ChooseSharding | None = None,
         **options: Any,
     ) -> Self:
         """Loads the four networks, from a folder or from the Hugging Face Hub.
@@ -123,6 +126,9 @@ class BarkModel(nnx.Module):
             faster (`networks.layout`): one row, or bfloat16, on a CPU; one or two rows on a GPU. The copy is made when
             such rows are first generated. False saves its memory; decoding is slower, and the other order of float
             sums may decide a near-tie between tokens differently.
+          sharding: a function of a parameter's name ("semantic.blocks.0.attention.qkv.kernel") and shape that gives its
+            `jax.sharding.Sharding`. Each device reads its share alone. `tensor_parallel` makes one. None (default)
+            puts all parameters on one device.
           options: other arguments of transformers' method. Those that make no difference are ignored, others refused;
             see `checkpoints.options`.
 
@@ -154,6 +160,7 @@ class BarkModel(nnx.Module):
             lora=lora,
             keep_compiled=keep_compiled,
             decoding_copy=decoding_copy,
+            sharding=sharding,
             source=Source(pretrained_model_name_or_path, revision=revision, **hub_options),
         )
 
@@ -168,6 +175,7 @@ class BarkModel(nnx.Module):
         lora: str | os.PathLike[str] | None = None,
         keep_compiled: bool = True,
         decoding_copy: bool = True,
+        sharding: ChooseSharding | None = None,
         source: Source | None = None,
     ) -> Self:
         """Loads the networks of a model folder whose configs have been read.
@@ -180,6 +188,7 @@ class BarkModel(nnx.Module):
           lora: as for `from_pretrained`.
           keep_compiled: as for `from_pretrained`.
           decoding_copy: as for `from_pretrained`.
+          sharding: as for `from_pretrained`.
           source: the folder or Hub repository of the model's voices; None is the folder itself.
 
         Returns:
@@ -201,6 +210,7 @@ class BarkModel(nnx.Module):
             config=found.config,
             lora=lora,
             decoding_copy=decoding_copy,
+            sharding=sharding,
         )
         model = cls(found.config, found.generation_config, **networks)
         model._voices = _NamedVoices(Source(str(found.folder)) if source is None else source, model.spaces)
@@ -339,6 +349,7 @@ class BarkModel(nnx.Module):
         seed: int | Sequence[int] | None = None,
         key: jax.Array | None = None,
         num_return_sequences: int = 1,
+        devices: Devices = None,
         **settings: Unpack[GenerateSettings],
     ) -> jax.Array: ...
 
@@ -353,6 +364,7 @@ class BarkModel(nnx.Module):
         seed: int | Sequence[int] | None = None,
         key: jax.Array | None = None,
         num_return_sequences: int = 1,
+        devices: Devices = None,
         **settings: Unpack[GenerateSettings],
     ) -> tuple[jax.Array, list[int]]: ...
 
@@ -367,6 +379,7 @@ class BarkModel(nnx.Module):
         seed: int | Sequence[int] | None = None,
         key: jax.Array | None = None,
         num_return_sequences: int = 1,
+        devices: Devices = None,
         **settings: Unpack[GenerateSettings],
     ) -> jax.Array | tuple[jax.Array, list[int]]:
         """Generates audio from tokenizer ids, with the arguments of transformers' `BarkModel.generate`.
@@ -398,6 +411,7 @@ class BarkModel(nnx.Module):
 
         Raises:
           InputError: ids, an argument or a setting is out of range, or there are more than 1,024 rows.
+          UnsupportedError: devices is given for a model with `enable_cpu_offload`.
           VoiceError: a voice is damaged or belongs to another model.
           VoiceNotFoundError: no voice has this name, or the file does not exist.
           DeviceMemoryError: a stage runs out of memory; give fewer rows.
@@ -419,7 +433,7 @@ class BarkModel(nnx.Module):
             for text, voice, row_key, row_setting in zip(texts, voices, keys, row_settings, strict=True)
             for candidate in derive_keys(row_key, CANDIDATE, n_each)
         ]
-        utterances = self.generate_rows(rows)
+        utterances = self.generate_rows(rows, devices=devices)
         lengths = [len(utterance.samples) for utterance in utterances]
         # Padded on the host: jnp.pad would compile a program for each length of a row.
         audio = jnp.asarray(pad_audio([utterance.samples for utterance in utterances], max(lengths)))
@@ -450,14 +464,18 @@ class BarkModel(nnx.Module):
         """
         codes_BQT = as_integers("fine_output", fine_output, "[rows, codebooks, frames]")
         codes = check_codes(codes_BQT, output_lengths, self.spaces.codebook_size, self.config.codec_config)
-        audio = run_codec(self.codec_model, codes, self.on_accelerator)
+        audio = run_codec(self.codec_model, codes, placement_of(self, None))
         if output_lengths is not None:
             return [jnp.asarray(samples) for samples in audio]
         return jnp.asarray(pad_audio(audio, codes_BQT.shape[2] * self.config.codec_config.hop_length))
 
     @under_own_config
     def generate_rows(
-        self, rows: Sequence[Row], on_stage: OnStage | None = None, on_progress: OnProgress | None = None
+        self,
+        rows: Sequence[Row],
+        on_stage: OnStage | None = None,
+        on_progress: OnProgress | None = None,
+        devices: Devices = None,
     ) -> list[Utterance]:
         """Generates one utterance per row, as a single batch.
 
@@ -467,12 +485,14 @@ class BarkModel(nnx.Module):
           on_progress: called as `on_progress(stage, n_done, n_max)` within the two long stages, which counts semantic
             tokens of the longest row ("semantic") and coarse windows ("coarse"). With it these stages run as several
             compiled calls, whose results are bit for bit the same.
+          devices: as for `generate`.
 
         Returns:
           Utterances in the order of the rows, each with its tokens, codes, audio samples and log-probabilities.
 
         Raises:
-          InputError: rows is no list of rows, or a callback is not callable.
+          InputError: rows is no list of rows, devices are not this process's, or a callback is not callable.
+          UnsupportedError: devices is given for a model with `enable_cpu_offload`.
           DeviceMemoryError: a stage runs out of memory; give fewer rows.
           DeviceError: the device fails in a stage.
           BarkError: a stage computed values that are not finite.
@@ -485,7 +505,7 @@ class BarkModel(nnx.Module):
             )
         if not isinstance(rows, (list, tuple)) or not rows:
             raise InputError(f"rows is {quoted(rows)}, expected a list of one Row or more")
-        return run_rows(self, rows, on_stage, on_progress)
+        return run_rows(self, rows, on_stage, on_progress, devices)
 
     def _check_voices(self, history_prompt: Any, n_rows: int) -> list[Voice | None]:
         return [self._check_voice(prompt) for prompt in spread_prompts(history_prompt, n_rows)]

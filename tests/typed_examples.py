@@ -58,7 +58,7 @@ for part in bark.stream("A long paragraph. It has two sentences.", voice="v2/en_
     assert_type(part.start_s, float)
 
 tokens = bark.text_to_semantic(["Hi.", "Good morning."], seed=[1, 2])
-codes = bark.semantic_to_codes(tokens, seed=[1, 2], devices=jax.local_devices())
+codes = bark.semantic_to_codes(tokens, seed=[1, 2], devices="all")
 recordings = bark.codes_to_audio(codes)
 data = recordings[0].to_bytes("mp3")
 assert_type(tokens, list[NDArray[np.int32]])

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import jax
 import numpy as np
+from jax.sharding import Sharding
 
 from bark_jax.config import without_duplicates
 from bark_jax.errors import BarkError, CheckpointError, ModelNotFoundError
@@ -266,17 +267,17 @@ def first_misshapen(shapes: Iterable[Sequence[Any]]) -> tuple[int, str] | None:
 
 
 def read_to_device(
-    arrays: Iterable[tuple[StoredArray, np.dtype]], device: jax.Device | None = None
+    arrays: Iterable[tuple[StoredArray, np.dtype, jax.Device | Sharding | None]],
 ) -> Iterator[jax.Array]:
-    """Reads arrays one by one and yields each, of its stored shape and in the dtype given with it, on the device.
+    """Reads arrays one by one and yields each, of its stored shape, in the dtype and on the device given with it.
 
-    Only one array at a time is in host memory.
+    Only one array at a time is in host memory. A device gets its share alone of an array that is divided.
     """
-    for stored, dtype in arrays:
+    for stored, dtype, device in arrays:
         yield to_device(stored.read().astype(dtype, copy=False), device)
 
 
-def to_device(array: np.ndarray, device: jax.Device | None = None) -> jax.Array:
+def to_device(array: np.ndarray, device: jax.Device | Sharding | None = None) -> jax.Array:
     """Copies an array [...] to the device, or to JAX's default one for None; same shape and dtype. Waits for the copy.
 
     Without the wait, host copies of arrays under way would pile up in memory. `jnp.asarray` would compile a program for

@@ -43,6 +43,7 @@ from bark_jax.networks.codec.encodec import Codec
 from bark_jax.networks.int8 import is_quantized, quantize
 from bark_jax.networks.platform import pinned_device, resolve_platform
 from bark_jax.networks.probes import with_working_attention
+from bark_jax.networks.tensor_parallel import ChooseSharding
 
 DTYPES = ("float32", "bfloat16", "float16", "int8")
 
@@ -79,6 +80,7 @@ def load_networks(
     config: BarkConfig | None = None,
     lora: str | os.PathLike | None = None,
     decoding_copy: bool = True,
+    sharding: ChooseSharding | None = None,
 ) -> dict[str, nnx.Module]:
     """Loads all four networks of a model folder.
 
@@ -88,6 +90,7 @@ def load_networks(
       config: the folder's config, if it has been read.
       lora: a LoRA file to merge into the networks.
       decoding_copy: `keeps_copy` of the causal networks.
+      sharding: chooses the sharding of each parameter; see `tensor_parallel`.
 
     The other arguments are those of `BarkModel.from_pretrained`.
 
@@ -101,12 +104,16 @@ def load_networks(
     if config is None:
         config, _ = read_configs(folder)
     attn_implementation, platform = known_implementation(attn_implementation), resolve_platform(platform)
+    if sharding is not None:
+        attn_implementation = _check_sharding(sharding, attn_implementation)
     dtype = parse_dtype(dtype)
     manifest = read_manifest(folder)
     dtype = parse_dtype(manifest.dtype) if dtype is None else dtype
     # int8 weights are made last: loaded as floats, merged with the LoRA, then rounded. A LoRA's change is too small to
     # be added to a weight of eight bits.
     is_int8 = dtype == jnp.int8
+    if is_int8 and sharding is not None:
+        raise InputError("sharding divides no weights of eight bits; leave out dtype='int8'")
     if is_int8:
         dtype = jnp.dtype("float32" if platform == "cpu" else "bfloat16")
     changes = {} if lora is None else load_lora(lora, base=base_of(folder))
@@ -126,6 +133,7 @@ def load_networks(
             manifest=manifest,
             prepare=prepare,
             device=pinned_device(platform),
+            sharding=sharding,
         )
         if name in changes:
             network = merge(network, changes[name], where=f"{lora}, for {name},")
@@ -135,6 +143,17 @@ def load_networks(
             network.keeps_copy = decoding_copy
         networks[name] = network
     return networks
+
+
+def _check_sharding(sharding: Any, attn_implementation: Any) -> Any:
+    """Returns the attention of a network whose parameters are divided. Raises InputError where `sharding` is none."""
+    if not callable(sharding):
+        raise InputError(
+            f"sharding is {quoted(sharding)}, expected a function of a parameter's name and shape that gives its "
+            "sharding, such as bark_jax.tensor_parallel(mesh)"
+        )
+    # XLA divides its own attention among devices; it cannot look into the Pallas kernels that "auto" may choose.
+    return "xla" if attn_implementation == "auto" else attn_implementation
 
 
 def load_codec(folder: Path, codec_class: type[Codec], *, dtype: Any = None, platform: str | None = None) -> Codec:

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from flax import nnx
+from jax.sharding import Sharding
 
 from bark_jax.checkpoints._arrays import StoredArray, read_to_device
 from bark_jax.checkpoints.safetensors_file import CODES, read_safetensors, safetensors_chunks
@@ -32,6 +33,7 @@ from bark_jax.files import sha256_of
 from bark_jax.networks.causal import CoarseNetwork, SemanticNetwork
 from bark_jax.networks.codec.encodec import Codec
 from bark_jax.networks.fine import FineNetwork
+from bark_jax.networks.tensor_parallel import ChooseSharding, check_choice
 
 MANIFEST_FILE = "bark_jax.json"
 FORMAT = "bark_jax"
@@ -133,6 +135,7 @@ def load_network(
     manifest: Manifest | None = None,
     prepare: Callable[[nnx.Module], nnx.Module] = lambda module: module,
     device: jax.Device | None = None,
+    sharding: ChooseSharding | None = None,
 ) -> nnx.Module:
     """Loads one network of a model folder.
 
@@ -148,8 +151,10 @@ def load_network(
       manifest: the folder's, if it has been read.
       prepare: changes the traced module, not its parameters, before any array is read.
       device: the device to pin the arrays to; None for JAX's default device.
+      sharding: chooses the sharding of each array instead, by its name in `BarkModel` and its shape.
 
     Raises:
+      InputError: `sharding` gives what no array can have.
       ModelNotFoundError: there is no such folder, or it has no such network.
       CheckpointError: the file is not the one in the manifest, or not this network.
     """
@@ -164,8 +169,13 @@ def load_network(
         {name: array.shape for name, array in expected.items()},
         {name: array.shape for name, array in arrays.items()},
     )
+    destinations: dict[str, jax.Device | Sharding | None] = dict.fromkeys(expected, device)
+    if sharding is not None:  # all are checked before the first is read
+        for name, array in expected.items():
+            full_name = f"{network}.{name}"
+            destinations[name] = check_choice(full_name, array.shape, sharding(full_name, array.shape))
     # In the order of the flat state, with which `zip` pairs them below.
-    values = list(read_to_device([(arrays[name], array.dtype) for name, array in expected.items()], device))
+    values = list(read_to_device((arrays[name], array.dtype, destinations[name]) for name, array in expected.items()))
     loaded = [
         (key, variable.replace(value)) for (key, variable), value in zip(nnx.to_flat_state(state), values, strict=True)
     ]

@@ -36,7 +36,7 @@ MODEL_REFUSED: Mapping[str, str] = _DOWNLOAD_REFUSED | {
     "output_loading_info": "an array without a parameter, or a parameter without an array, is an error here",
     "quantization_config": "the only quantization is dtype='int8'",
     "state_dict": "write it into a folder first: bark-jax convert",
-    "tp_plan": "shard the networks with jax.device_put",
+    "tp_plan": "use sharding=bark_jax.tensor_parallel(mesh)",
     "use_flash_attention_2": "use attn_implementation='auto', the default",
     "variant": "give the folder that has the files",
 }

@@ -4,8 +4,9 @@ import json
 
 import click
 
+from bark_jax.cli.devices import choose_devices
 from bark_jax.cli.group import Verb
-from bark_jax.cli.options import DTYPES, json_option, model_option, revision_option
+from bark_jax.cli.options import DTYPES, devices_option, json_option, model_option, revision_option
 from bark_jax.cli.paths import check_plot
 
 EXAMPLES = """\b
@@ -34,6 +35,7 @@ Examples:
 @click.option(
     "--rows", "n_rows", type=click.IntRange(1), default=1, show_default=True, help="Number of clips in the batch."
 )
+@devices_option
 @click.option("--seconds", type=float, help="Seconds of audio of each clip.  [default: 10, or the model's maximum]")
 @click.option(
     "--repeats",
@@ -50,21 +52,25 @@ def command(
     dtypes: tuple[str, ...],
     with_offload: bool,
     n_rows: int,
+    devices: str | None,
     seconds: float | None,
     repeats: int,
     plot: str | None,
     as_json: bool,
 ) -> None:
-    """Measure a model on JAX's default device: seconds and rate of each stage, real-time factor, weights, peak memory.
+    """Measure a model: seconds and rate of each stage, real-time factor, weights, peak memory.
 
-    The first call compiles and is reported by itself; the compilation cache on disk is not used. The other calls are
-    reported as median and spread. Peak memory is the device's if the backend reports it, else the process's.
+    It runs on JAX's default device, or on those of --devices. The first call compiles and is reported by itself; the
+    compilation cache on disk is not used. The other calls are reported as median and spread. Peak memory is the
+    device's if the backend reports it, else the process's.
 
     \f
     Raises:
       InputError, UnsupportedError: --plot cannot be written, before anything is measured.
     """
     check_plot(plot)
+    if with_offload and devices is not None:
+        raise click.UsageError("--offload keeps one network at a time on one device; leave out --devices.")
     import jax
 
     # Set before anything is compiled: JAX reads it once. With the cache on, the first call would not compile.
@@ -77,6 +83,7 @@ def command(
         dtypes=dtypes or (None,),
         with_offload=with_offload,
         n_rows=n_rows,
+        devices=choose_devices(devices),
         seconds=seconds,
         repeats=repeats,
         on_call=lambda line: click.echo(line, err=True),

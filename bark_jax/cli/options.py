@@ -25,6 +25,9 @@ model_option: Decorator = click.option(
     help="Model: a folder, a Hub id, or tiny, the built-in one.",
 )
 revision_option: Decorator = click.option("--revision", help="Branch, tag or commit of a Hub id.")
+devices_option: Decorator = click.option(
+    "--devices", metavar="N", help="Number of devices to divide the rows among, or all.  [default: 1]"
+)
 json_option: Decorator = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 _greedy_option: Decorator = click.option(
     "--greedy", is_flag=True, help="Decode greedily: take the most likely token at every step."

@@ -103,6 +103,8 @@ def _check_idle(options: SayOptions) -> None:
     """Refuses options that would have no effect."""
     if options.is_of_any_length:
         idle = ("best_of", "voice_mode") if options.is_streamed else ("best_of",)
+        if options.is_streamed and options.devices is not None:
+            raise click.UsageError("--devices has no effect: --stream speaks one sentence after the other.")
         remedy = "it is for one prompt; leave out --long and --stream" if options.best_of else "it is for --long alone"
     else:
         idle, remedy = LONG_OPTIONS, "it is for longer texts; add --long"

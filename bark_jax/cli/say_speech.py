@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bark_jax.audio.formats import FORMATS
+from bark_jax.cli.devices import choose_devices
 from bark_jax.cli.models import open_processor
 from bark_jax.cli.options import (
     DTYPES,
     declared,
+    devices_option,
     json_option,
     model_option,
     revision_option,
@@ -24,6 +26,8 @@ from bark_jax.cli.say_audio import DEFAULT_OUTPUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import jax
 
     from bark_jax.audio.clip import Clip, SpokenPart
     from bark_jax.bark import Bark
@@ -119,6 +123,7 @@ class SayOptions:
             help="Attention implementation.",
         )
     )
+    devices: str | None = declared(devices_option)
     lora: str | None = declared(
         click.option("--lora", metavar="FILE", help="LoRA weights to apply: a file that `bark-jax train --lora` wrote.")
     )
@@ -170,6 +175,7 @@ class Speech:
     settings: "list[RowSettings]"  # one for each prompt
     processor: "BarkProcessor"
     model: "FoundModel"
+    devices: "list[jax.Device] | None"
 
     def load(self) -> "Bark":
         """Loads the model's networks."""
@@ -184,10 +190,11 @@ class Speech:
 
     def speak(self, bark: "Bark", seed: int, progress: "Progress") -> "Clip | LongClip":
         """Speaks the text as `Bark.generate` does, or as `generate_long` does if `is_long`."""
-        script, callbacks = self._script(seed), {"on_stage": progress, "on_progress": progress.on_progress}
+        script, how = self._script(seed), {"on_stage": progress, "on_progress": progress.on_progress}
+        how["devices"] = self.devices
         if self.is_long:
-            return bark.speak_long(script, seed, **self.options.given("silence_s", "voice_mode"), **callbacks)
-        ((clip,),) = bark.speak(script, **self.options.given("best_of"), **callbacks)
+            return bark.speak_long(script, seed, **self.options.given("silence_s", "voice_mode"), **how)
+        ((clip,),) = bark.speak(script, **self.options.given("best_of"), **how)
         return clip
 
     def stream(self, bark: "Bark", seed: int) -> "Iterator[SpokenPart]":
@@ -216,6 +223,7 @@ def prepare(text: str, options: SayOptions) -> Speech:
 
     if options.silence_s is not None:
         check_silence(options.silence_s)
+    devices = choose_devices(options.devices)
     if options.lora is not None:
         from bark_jax.checkpoints.lora import load_lora
 
@@ -229,4 +237,4 @@ def prepare(text: str, options: SayOptions) -> Speech:
     # Last, as the model may have to be downloaded and converted: a fault of the text is reported before that.
     model = FoundModel.read(find_model(options.model, revision=options.revision))
     resolved = resolve_settings(options.settings, len(prompts.texts), model.generation_config, processor.spaces)
-    return Speech(options, is_long, prompts, resolved, processor, model)
+    return Speech(options, is_long, prompts, resolved, processor, model, devices)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bark_jax._system import stopping
+from bark_jax.cli.devices import choose_devices
 from bark_jax.cli.group import Verb
 from bark_jax.cli.models import open_processor
 from bark_jax.cli.options import json_option, model_option, revision_option
@@ -108,6 +109,11 @@ def _training_options(function: Callable[..., Any]) -> Callable[..., Any]:
     help="Parts of the codec to train, with --network codec.  [default: decoder]",
 )
 @click.option("--devices", metavar="N", help="Number of devices to share each batch over, or all.  [default: 1]")
+@click.option(
+    "--shard-state",
+    is_flag=True,
+    help="Divide master weights and optimiser state among the devices instead of having all on each.",
+)
 @_training_options
 @semantic_tokenizer_option
 @tokenizer_option
@@ -131,7 +137,9 @@ def command(data: str, run: str, as_json: bool, **options: Any) -> None:
 
     plan = _make_plan(networks, options)
     _check_run(Path(run), networks, plan, is_lora=options["rank"] is not None)
-    plan["devices"] = _choose_devices(options["devices"])
+    plan["devices"] = choose_devices(options["devices"])
+    if options["shard_state"]:
+        plan["shard_state"] = True
     check_rows(plan["settings"].batch_size, getattr(plan["settings"], "accumulate", 1), plan["devices"])
     processor = open_processor(options["model"], options["revision"], options["tokenizer"])
     dataset = _open_data(data, Path(run), processor, options)
@@ -153,6 +161,10 @@ def _check_networks(networks: tuple[str, ...], options: dict[str, Any]) -> None:
         raise click.UsageError("The codec is trained by itself, as the codes that the others read may change with it.")
     if has_codec and options["rank"] is not None:
         raise click.UsageError("--lora is for the transformers; the codec is trained whole.")
+    if has_codec and options["shard_state"]:
+        raise click.UsageError("--shard-state is for the transformers.")
+    if options["shard_state"] and options["devices"] is None:
+        raise click.UsageError("--shard-state divides the state among devices; give --devices too.")
     if not has_codec and options["codec_parts"] is not None:
         raise click.UsageError("--codec-parts is for --network codec.")
     if options["alpha"] is not None and options["rank"] is None:
@@ -331,19 +343,3 @@ def _write_model(run: Path, model: "BarkModel", networks: dict[str, Any], proces
 
     Bark(with_networks(model, networks), processor).save_pretrained(run / MODEL_FOLDER, overwrite=True)
     return run / MODEL_FOLDER
-
-
-def _choose_devices(given: str | None) -> tuple[Any, ...] | None:
-    """Returns the devices that --devices names, None for JAX's default one. Raises InputError for too many."""
-    if given is None:
-        return None
-    import jax
-
-    devices = jax.local_devices()
-    if given == "all":
-        return tuple(devices)
-    if not given.isdecimal() or len(given) > 9 or not 1 <= int(given) <= len(devices):
-        raise InputError(
-            f"--devices is {quoted(given)}, expected all or a number from 1 to the {len(devices)} there are"
-        )
-    return tuple(devices[: int(given)])

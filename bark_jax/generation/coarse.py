@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bark_jax.generation.placement import ON_ITS_PLATFORM, Placement
 from bark_jax.generation.sampling import COARSE_STAGE, Sampling, choose, draw_logits, fold, log_probability
 from bark_jax.generation.slots import prompts_at_once, put_rows, take_rows
 from bark_jax.generation.tokens import TokenSpaces, interleave
@@ -138,18 +139,24 @@ def make_prompt(
 
 
 def generate_coarse(
-    model: CoarseNetwork, prompt: CoarsePrompt, sampling: Sampling, *, spaces: TokenSpaces
+    model: CoarseNetwork,
+    prompt: CoarsePrompt,
+    sampling: Sampling,
+    *,
+    spaces: TokenSpaces,
+    placement: Placement = ON_ITS_PLATFORM,
 ) -> CoarseCodes:
-    """Generates all windows of all rows, in one program besides `start`."""
-    return read_codes(prompt, run_all_windows(model, prompt, sampling, spaces=spaces), spaces=spaces)
+    """Generates all windows of all rows, in one program besides `start`, on the placement's devices."""
+    state = placement.compiled(start)(model, prompt, spaces=spaces)
+    state = placement.compiled(_run_all, donate=(3,))(model, prompt, sampling, state, spaces=spaces)
+    return read_codes(prompt, state, spaces=spaces)
 
 
 def run_all_windows(
     model: CoarseNetwork, prompt: CoarsePrompt, sampling: Sampling, *, spaces: TokenSpaces
 ) -> WindowsDone:
     """The state after all windows of all rows, on the device; it may be traced. `arrange_codes` reads it."""
-    state = start(model, prompt, spaces=spaces)
-    return run_windows(model, prompt, sampling, state, _room(prompt, spaces), spaces=spaces)
+    return _run_all(model, prompt, sampling, start(model, prompt, spaces=spaces), spaces=spaces)
 
 
 def generate_in_parts(
@@ -159,11 +166,16 @@ def generate_in_parts(
     on_part: Callable[[int], None],
     *,
     spaces: TokenSpaces,
+    placement: Placement = ON_ITS_PLATFORM,
 ) -> CoarseCodes:
-    """`generate_coarse`, bit for bit, window by window; `on_part` is called after each with the number done."""
-    state = start(model, prompt, spaces=spaces)
+    """`generate_coarse`, bit for bit, window by window; `on_part` is called after each with the number done.
+
+    The rows are on the placement's devices.
+    """
+    state = placement.compiled(start)(model, prompt, spaces=spaces)
+    run = placement.compiled(_run_window, donate=(3,))
     for n_done in range(1, int(np.max(count_coarse_windows(prompt.n_frames_B, spaces))) + 1):
-        state = run_windows(model, prompt, sampling, state, 1, spaces=spaces)
+        state = run(model, prompt, sampling, state, spaces=spaces)
         jax.block_until_ready(state.window_B)
         on_part(n_done)
     return read_codes(prompt, state, spaces=spaces)
@@ -214,6 +226,18 @@ def run_windows(
         lambda carry: (carry[0] < n_windows) & jnp.any(carry[1].window_B < needed_B), body, (jnp.int32(0), state)
     )
     return state
+
+
+def _run_all(
+    model: CoarseNetwork, prompt: CoarsePrompt, sampling: Sampling, state: WindowsDone, *, spaces: TokenSpaces
+) -> WindowsDone:
+    return run_windows(model, prompt, sampling, state, _room(prompt, spaces), spaces=spaces)
+
+
+def _run_window(
+    model: CoarseNetwork, prompt: CoarsePrompt, sampling: Sampling, state: WindowsDone, *, spaces: TokenSpaces
+) -> WindowsDone:
+    return run_windows(model, prompt, sampling, state, 1, spaces=spaces)
 
 
 def read_codes(prompt: CoarsePrompt, state: WindowsDone, *, spaces: TokenSpaces) -> CoarseCodes:

@@ -17,7 +17,7 @@ waits for another.
 import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -30,6 +30,7 @@ from bark_jax._system.own_jax_config import under_own_config
 from bark_jax.errors import BarkError, DeviceMemoryError, InputError, UnsupportedError
 from bark_jax.generation import coarse, fine, semantic
 from bark_jax.generation.codec import FRAMES_STEP, decode_codes, decode_padded
+from bark_jax.generation.placement import AXIS, divide, divide_rows, put_copy
 from bark_jax.generation.rows import Row, Utterance
 from bark_jax.generation.runner import (
     Networks,
@@ -46,11 +47,9 @@ from bark_jax.generation.runner import (
 from bark_jax.generation.sampling import Sampling
 from bark_jax.generation.settings import check_count
 from bark_jax.generation.slots import ROWS_AT_ONCE, put_rows, rows_at_once
-from bark_jax.generation.tokens import TokenSpaces
 from bark_jax.generation.windows import count_coarse_windows, count_fine_windows
-from bark_jax.networks.attention import for_platform
 from bark_jax.networks.layout import for_decoding
-from bark_jax.networks.platform import check_devices, device_errors, platform_of
+from bark_jax.networks.platform import Devices, check_devices, device_errors, platform_of
 
 # Slots by default. In bfloat16 the large model's caches then take 1.6 GB in the semantic and 1.5 GB in the coarse
 # stage.
@@ -95,7 +94,7 @@ class Engine:
       model: its networks are copied to the devices.
       n_slots: rows in the semantic stage at once, and as many in the coarse stage; rounded up to a multiple of the
         number of devices. Throughput grows with it until the device's arithmetic or memory is full.
-      devices: devices of this process; None takes the model's.
+      devices: devices of this process, or "all" of them; None takes the model's.
 
     Raises:
       InputError: n_slots or devices is invalid.
@@ -103,7 +102,7 @@ class Engine:
     """
 
     @under_own_config
-    def __init__(self, model: Networks, n_slots: int = N_SLOTS, devices: Sequence[jax.Device] | None = None):
+    def __init__(self, model: Networks, n_slots: int = N_SLOTS, devices: Devices = None):
         check_process()
         devices = check_devices([model.device] if devices is None else devices)
         if model.is_offloaded:
@@ -270,36 +269,16 @@ class StageFunctions(NamedTuple):
 
 def stage_functions(mesh: Mesh) -> StageFunctions:
     """Makes the functions for a mesh of one axis, "data". Nothing is compiled until they are called or lowered."""
-    divided = functools.partial(_divided, mesh)
+    steps = functools.partial(semantic.run_steps, n_steps=STEPS_PER_CHUNK)
+    windows = functools.partial(coarse.run_windows, n_windows=1)
     return StageFunctions(
-        divided(semantic.start, 1),
-        divided(functools.partial(semantic.run_steps, n_steps=STEPS_PER_CHUNK), 3, donate=(3,)),
-        divided(coarse.start, 1),
-        divided(functools.partial(coarse.run_windows, n_windows=1), 3, donate=(3,)),
-        divided(fine.generate_fine, 2),
-        divided(lambda *rows, spaces: decode_padded(*rows), 2),
+        divide(semantic.start, mesh),
+        divide(steps, mesh, donate=(3,)),
+        divide(coarse.start, mesh),
+        divide(windows, mesh, donate=(3,)),
+        divide(fine.generate_fine, mesh),
+        divide(decode_padded, mesh),
     )
-
-
-def _divided(mesh: Mesh, function: Callable, n_trees: int, donate: tuple[int, ...] = ()) -> Callable:
-    """Jits function(network, *trees): the network replicated, trees of arrays [B, ...] sharded by rows.
-
-    Each device runs the function on its own rows. check_vma is off, since loops of the stages start from constants,
-    whose type would not vary over devices as their results do.
-    """
-
-    def divided(network: Any, *rows: Any, spaces: TokenSpaces | None = None) -> Any:
-        return jax.shard_map(
-            functools.partial(function, spaces=spaces),
-            mesh=mesh,
-            # A KV cache [B * N, S, H] is cut along its first axis too: a row's heads are contiguous there, so with B a
-            # multiple of the devices each cut lies between two rows.
-            in_specs=(P(), *[P("data")] * n_trees),
-            out_specs=P("data"),
-            check_vma=False,
-        )(network, *rows)
-
-    return jax.jit(divided, static_argnames="spaces", donate_argnums=donate)
 
 
 class _Programs:
@@ -309,19 +288,15 @@ class _Programs:
         self.model, self.n_devices = model, len(devices)
         platform = platform_of(devices[0])
         self.n_group = rows_at_once(ROWS_AT_ONCE, platform) * len(devices)
-        self._mesh = Mesh(np.array(devices), ("data",))
-        everywhere = NamedSharding(self._mesh, P())
-
-        def put(network: Any) -> Any:
-            return jax.device_put(for_platform(network, platform), everywhere)
-
+        self._mesh = Mesh(np.array(devices), (AXIS,))
+        put = functools.partial(put_copy, sharding=NamedSharding(self._mesh, P()))
         self.semantic_model, self.coarse_model = put(model.semantic), put(model.coarse_acoustics)
         self.fine_model, self.codec = put(model.fine_acoustics), put(model.codec_model)
         self.functions = stage_functions(self._mesh)
 
     def rows(self, tree: Any) -> Any:
         """Puts arrays [B, ...] onto the devices, rows divided among them."""
-        return jax.device_put(tree, NamedSharding(self._mesh, P("data")))
+        return divide_rows(tree, self._mesh)
 
     def finish(self, jobs: list[_Job]) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Runs the fine stage and the codec for a group of rows: all codes [n_fine, T] and audio samples of each."""

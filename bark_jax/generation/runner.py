@@ -21,7 +21,8 @@ import numpy as np
 
 from bark_jax.errors import BarkError, InputError, quoted
 from bark_jax.generation import coarse, fine, semantic
-from bark_jax.generation.codec import decode_codes
+from bark_jax.generation.codec import decode_codes, decode_padded
+from bark_jax.generation.placement import ON_ITS_PLATFORM, Placement, placement_of
 from bark_jax.generation.rows import Row, Utterance
 from bark_jax.generation.sampling import Sampling
 from bark_jax.generation.settings import StageSampling
@@ -31,11 +32,10 @@ from bark_jax.networks.causal import CoarseNetwork, SemanticNetwork
 from bark_jax.networks.codec.encodec import Codec
 from bark_jax.networks.fine import FineNetwork
 from bark_jax.networks.layout import for_decoding
-from bark_jax.networks.platform import check_sharding, device_errors, on_its_platform
+from bark_jax.networks.platform import Devices, check_sharding, device_errors
 
 OnStage = Callable[[str], None]  # called with the stage that starts
 OnProgress = Callable[[str, int, int], None]  # called with stage, amount done (tokens or windows), maximum
-ToDevice = Callable[[Any], Any]  # a network -> the network on the device where its stage runs
 
 _NOTHING = np.zeros(0, np.int32)
 
@@ -62,19 +62,23 @@ class Networks(Protocol):
 
 
 def run_rows(
-    networks: Networks, rows: Sequence[Row], on_stage: OnStage, on_progress: OnProgress | None = None
+    networks: Networks,
+    rows: Sequence[Row],
+    on_stage: OnStage,
+    on_progress: OnProgress | None = None,
+    devices: Devices = None,
 ) -> list[Utterance]:
     """Runs all four stages, one after the other, for all rows; arguments and errors of `BarkModel.generate_rows`."""
-    spaces, to_device = networks.spaces, networks.on_accelerator
+    spaces, where = networks.spaces, placement_of(networks, devices)
     on_stage("semantic")
-    spoken = run_semantic(networks.semantic, rows, spaces, to_device, on_progress)
+    spoken = run_semantic(networks.semantic, rows, spaces, where, on_progress)
     on_stage("coarse")
     tokens = [tokens for tokens, _ in spoken]
-    coded = run_coarse(networks.coarse_acoustics, rows, tokens, spaces, to_device, on_progress)
+    coded = run_coarse(networks.coarse_acoustics, rows, tokens, spaces, where, on_progress)
     on_stage("fine")
-    filled = run_fine(networks.fine_acoustics, rows, [codes for codes, _ in coded], spaces, to_device)
+    filled = run_fine(networks.fine_acoustics, rows, [codes for codes, _ in coded], spaces, where)
     on_stage("codec")
-    audio = run_codec(networks.codec_model, filled, to_device)
+    audio = run_codec(networks.codec_model, filled, where)
     return [
         Utterance(tokens, codes, all_codes, samples, semantic_logprob, coarse_logprob)
         for (tokens, semantic_logprob), (codes, coarse_logprob), all_codes, samples in zip(
@@ -87,7 +91,7 @@ def run_semantic(
     network: SemanticNetwork,
     rows: Sequence[Row],
     spaces: TokenSpaces,
-    to_device: ToDevice = on_its_platform,
+    where: Placement = ON_ITS_PLATFORM,
     on_progress: OnProgress | None = None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Runs the semantic stage.
@@ -99,16 +103,17 @@ def run_semantic(
       BarkError: a computed value is not finite; or DeviceMemoryError (out of memory), DeviceError, UnsupportedError, as
         `device_errors` and `check_sharding` do.
     """
-    prompt, sampling = semantic_prompt(rows, spaces), sampling_of(rows, "semantic")
+    n_rows = where.count(len(rows))
+    prompt, sampling = semantic_prompt(rows, spaces, n_rows), sampling_of(rows, "semantic", n_rows)
     check_sharding(network)
     with device_errors("semantic", network, len(rows)):
-        generate: Callable[..., semantic.SemanticTokens] = semantic.generate_semantic
+        generate: Callable[..., semantic.SemanticTokens] = where.compiled(semantic.generate_semantic)
         if on_progress is not None:
             maximum = max(row.settings.max_semantic_tokens for row in rows)
-            generate = _in_parts(semantic.generate_in_parts, on_progress, "semantic", maximum)
+            generate = _in_parts(semantic.generate_in_parts, on_progress, "semantic", maximum, where)
         # The filled-up number of rows decides the layout: three rows run as four.
-        laid_out = for_decoding(to_device(network), len(prompt.max_tokens_B))
-        out = jax.device_get(generate(laid_out, prompt, sampling, spaces=spaces))
+        laid_out = for_decoding(where.network(network), n_rows // where.n_devices)
+        out = jax.device_get(generate(laid_out, where.rows(prompt), where.rows(sampling), spaces=spaces))
     require_finite(out.logprob_BT, "semantic")
     return [semantic_result(out, b) for b in range(len(rows))]
 
@@ -118,7 +123,7 @@ def run_coarse(
     rows: Sequence[Row],
     tokens: list[np.ndarray],
     spaces: TokenSpaces,
-    to_device: ToDevice = on_its_platform,
+    where: Placement = ON_ITS_PLATFORM,
     on_progress: OnProgress | None = None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Runs the coarse stage on each row's semantic tokens [S].
@@ -130,22 +135,26 @@ def run_coarse(
       BarkError: as `run_semantic`.
     """
     spaces = coarse_spaces(rows, spaces)
-    prompt, sampling = coarse_prompt(rows, tokens, spaces), sampling_of(rows, "coarse")
+    n_rows = where.count(len(rows))
+    prompt, sampling = coarse_prompt(rows, tokens, spaces, n_rows), sampling_of(rows, "coarse", n_rows)
     check_sharding(network)
     with device_errors("coarse", network, len(rows)):
-        generate: Callable[..., coarse.CoarseCodes] = coarse.generate_coarse
+        generate: Callable[..., coarse.CoarseCodes] = functools.partial(coarse.generate_coarse, placement=where)
         if on_progress is not None:
             n_windows = int(np.max(count_coarse_windows(prompt.n_frames_B, spaces)))
-            generate = _in_parts(coarse.generate_in_parts, on_progress, "coarse", n_windows)
-        laid_out = for_decoding(to_device(network), len(prompt.n_frames_B))
-        out = jax.device_get(generate(laid_out, prompt, sampling, spaces=spaces))
+            generate = _in_parts(coarse.generate_in_parts, on_progress, "coarse", n_windows, where)
+        laid_out = for_decoding(where.network(network), n_rows // where.n_devices)
+        out = jax.device_get(generate(laid_out, where.rows(prompt), where.rows(sampling), spaces=spaces))
     require_finite(out.logprob_BQT, "coarse")
     return [coarse_result(out, b) for b in range(len(rows))]
 
 
-def _in_parts(generate_in_parts: Callable, on_progress: OnProgress, stage: str, maximum: int) -> Callable:
+def _in_parts(
+    generate_in_parts: Callable, on_progress: OnProgress, stage: str, maximum: int, where: Placement
+) -> Callable:
     """A stage's `generate_in_parts` that reports each part to `on_progress`; `maximum` may never be reached."""
-    return functools.partial(generate_in_parts, on_part=lambda n_done: on_progress(stage, n_done, maximum))
+    report = functools.partial(on_progress, stage)
+    return functools.partial(generate_in_parts, on_part=lambda n_done: report(n_done, maximum), placement=where)
 
 
 def run_fine(
@@ -153,7 +162,7 @@ def run_fine(
     rows: Sequence[Row],
     codes: list[np.ndarray],
     spaces: TokenSpaces,
-    to_device: ToDevice = on_its_platform,
+    where: Placement = ON_ITS_PLATFORM,
     histories: Sequence[np.ndarray | None] | None = None,
 ) -> list[np.ndarray]:
     """Runs the fine stage on each row's coarse codes [n_coarse, T].
@@ -167,17 +176,21 @@ def run_fine(
     Raises:
       BarkError: as `run_semantic`.
     """
-    prompt, sampling = fine_prompt(rows, codes, spaces, histories=histories), sampling_of(rows, "fine")
+    n_rows = where.count(len(rows))
+    prompt = fine_prompt(rows, codes, spaces, n_rows, histories=histories)
+    sampling = sampling_of(rows, "fine", n_rows)
     check_sharding(network)
     with device_errors("fine", network, len(rows)):
-        codes_BQT = np.asarray(fine.generate_fine(to_device(network), prompt, sampling, spaces=spaces))
+        generate = where.compiled(fine.generate_fine)
+        out = generate(where.network(network), where.rows(prompt), where.rows(sampling), spaces=spaces)
+        codes_BQT = np.asarray(out)
     filled = [fine_result(codes_BQT, b, coarse_QT) for b, coarse_QT in enumerate(codes)]
     for codes_QT in filled:
         require_finite(codes_QT, "fine")
     return filled
 
 
-def run_codec(network: Codec, codes: list[np.ndarray], to_device: ToDevice = on_its_platform) -> list[np.ndarray]:
+def run_codec(network: Codec, codes: list[np.ndarray], where: Placement = ON_ITS_PLATFORM) -> list[np.ndarray]:
     """Runs the codec on each row's codes [n_fine, T].
 
     Returns:
@@ -189,7 +202,8 @@ def run_codec(network: Codec, codes: list[np.ndarray], to_device: ToDevice = on_
     idle = np.zeros((len(codes[0]), 0), np.int32)
     check_sharding(network)
     with device_errors("codec", network, len(codes)):
-        audio = decode_codes(to_device(network), _fill(codes, idle))[: len(codes)]
+        filled = _fill(codes, idle, where.count(len(codes)))
+        audio = decode_codes(where.network(network), filled, where.compiled(decode_padded))[: len(codes)]
     for samples in audio:
         require_finite(samples, "codec")
     return audio

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bark_jax.generation.placement import ON_ITS_PLATFORM, Placement
 from bark_jax.generation.sampling import SEMANTIC_STAGE, Sampling, choose, draw_logits, fold, log_probability
 from bark_jax.generation.tokens import TokenSpaces
 from bark_jax.networks.attention import KVCache
@@ -126,15 +127,18 @@ def generate_in_parts(
     on_part: Callable[[int], None],
     *,
     spaces: TokenSpaces,
+    placement: Placement = ON_ITS_PLATFORM,
 ) -> SemanticTokens:
     """`generate_semantic`, bit for bit, as several calls of PART_STEPS tokens, with a report after each.
 
     Args:
       on_part: called after each part with the number of tokens of the longest row.
+      placement: the devices that the rows are on.
     """
-    state = start(model, prompt, spaces=spaces)
+    state = placement.compiled(start)(model, prompt, spaces=spaces)
+    run = placement.compiled(_run_part, donate=(3,))
     while not jax.device_get(state.done_B).all():
-        state = run_steps(model, prompt, sampling, state, PART_STEPS, spaces=spaces)
+        state = run(model, prompt, sampling, state, spaces=spaces)
         on_part(int(jax.device_get(state.output.length_B).max()))
     return state.output
 
@@ -187,6 +191,12 @@ def run_steps(
         lambda carry: (carry[0] < n_steps) & ~jnp.all(carry[1].done_B), steps, (jnp.int32(0), state)
     )
     return state
+
+
+def _run_part(
+    model: SemanticNetwork, prompt: SemanticPrompt, sampling: Sampling, state: Decoding, *, spaces: TokenSpaces
+) -> Decoding:
+    return run_steps(model, prompt, sampling, state, PART_STEPS, spaces=spaces)
 
 
 def _no_tokens(B: int, spaces: TokenSpaces) -> SemanticTokens:

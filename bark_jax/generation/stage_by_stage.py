@@ -1,41 +1,32 @@
-"""Driver of single stages for any number of rows: batch after batch, on one device or in parallel on several.
+"""Driver of single stages for any number of rows: batch after batch, each on one device or divided among several."""
 
-Each device has a copy of the network and takes the next batch when it is done with one; no device waits for another.
-A batch is the same program wherever it runs, so a row's result does not depend on the number of devices.
-"""
-
-import concurrent.futures
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
-from bark_jax._system.own_jax_config import under_own_config
-from bark_jax.errors import InputError, UnsupportedError, quoted
+from bark_jax.errors import InputError, quoted
 from bark_jax.generation.padding import check_range
+from bark_jax.generation.placement import Placement, placement_of
 from bark_jax.generation.rows import Row, as_array
-from bark_jax.generation.runner import Networks, ToDevice, run_coarse, run_codec, run_fine, run_semantic
+from bark_jax.generation.runner import Networks, run_coarse, run_codec, run_fine, run_semantic
 from bark_jax.generation.tokens import TokenSpaces
-from bark_jax.networks.attention import for_platform
-from bark_jax.networks.platform import check_devices, platform_of
+from bark_jax.networks.platform import Devices
 
-# (to_device, slice of the rows) -> the results of these rows.
-RunBatch = Callable[[ToDevice, slice], list[Any]]
+# (placement, slice of the rows) -> the results of these rows.
+RunBatch = Callable[[Placement, slice], list[Any]]
 
 
-def semantic_tokens(
-    networks: Networks, rows: Sequence[Row], max_rows: int, devices: Sequence[jax.Device] | None
-) -> list[np.ndarray]:
-    """Runs the semantic stage in batches of max_rows: semantic tokens, int32 [S], of each row, in order.
+def semantic_tokens(networks: Networks, rows: Sequence[Row], max_rows: int, devices: Devices) -> list[np.ndarray]:
+    """Runs the semantic stage in batches of max_rows on each device: semantic tokens, int32 [S], of each row, in order.
 
     Raises:
       InputError, UnsupportedError: devices are not of this process, or the networks are offloaded.
       BarkError: as `runner.run_semantic`.
     """
 
-    def run(to_device: ToDevice, batch: slice) -> list[np.ndarray]:
-        found = run_semantic(networks.semantic, rows[batch], networks.spaces, to_device)
+    def run(where: Placement, batch: slice) -> list[np.ndarray]:
+        found = run_semantic(networks.semantic, rows[batch], networks.spaces, where)
         return [tokens for tokens, _ in found]
 
     return _in_batches(networks, len(rows), run, max_rows, devices)
@@ -46,75 +37,38 @@ def all_codes(
     rows: Sequence[Row],
     tokens: Sequence[np.ndarray],
     max_rows: int,
-    devices: Sequence[jax.Device] | None,
+    devices: Devices,
 ) -> list[np.ndarray]:
     """Runs the coarse and fine stages on semantic tokens [S]: codes, int32 [n_fine, T], of each row.
 
     Raises as `semantic_tokens`.
     """
 
-    def run(to_device: ToDevice, batch: slice) -> list[np.ndarray]:
-        coded = run_coarse(networks.coarse_acoustics, rows[batch], list(tokens[batch]), networks.spaces, to_device)
+    def run(where: Placement, batch: slice) -> list[np.ndarray]:
+        coded = run_coarse(networks.coarse_acoustics, rows[batch], list(tokens[batch]), networks.spaces, where)
         codes = [codes for codes, _ in coded]
-        return run_fine(networks.fine_acoustics, rows[batch], codes, networks.spaces, to_device)
+        return run_fine(networks.fine_acoustics, rows[batch], codes, networks.spaces, where)
 
     return _in_batches(networks, len(rows), run, max_rows, devices)
 
 
-def audio_samples(
-    networks: Networks, codes: Sequence[np.ndarray], max_rows: int, devices: Sequence[jax.Device] | None
-) -> list[np.ndarray]:
+def audio_samples(networks: Networks, codes: Sequence[np.ndarray], max_rows: int, devices: Devices) -> list[np.ndarray]:
     """Runs the codec on codes [n_fine, T]: audio, float32 [A] or [A, channels], of each row.
 
     Raises as `semantic_tokens`.
     """
 
-    def run(to_device: ToDevice, batch: slice) -> list[np.ndarray]:
-        return run_codec(networks.codec_model, list(codes[batch]), to_device)
+    def run(where: Placement, batch: slice) -> list[np.ndarray]:
+        return run_codec(networks.codec_model, list(codes[batch]), where)
 
     return _in_batches(networks, len(codes), run, max_rows, devices)
 
 
-def _in_batches(
-    networks: Networks, n_rows: int, run: RunBatch, max_rows: int, devices: Sequence[jax.Device] | None
-) -> list[Any]:
-    batches = [slice(start, start + max_rows) for start in range(0, n_rows, max_rows)]
-    if devices is None:
-        return [row for batch in batches for row in run(networks.on_accelerator, batch)]
-    if networks.is_offloaded:
-        raise UnsupportedError("the networks of this model are offloaded to one device; give devices=None")
-    copies = {device: _Copies(device) for device in check_devices(devices)}
-    # As many threads as copies, so a thread always finds a free one; a list's pop and append are atomic.
-    free = list(copies.values())
-
-    # The caller's may be set by a context manager, which is local to its thread: workers would start without it.
-    precision = jax.config.jax_default_matmul_precision
-
-    @under_own_config
-    def run_on_a_free_device(batch: slice) -> list[Any]:
-        to_device = free.pop()
-        try:
-            with jax.default_matmul_precision(precision):
-                return run(to_device, batch)
-        finally:
-            free.append(to_device)
-
-    with concurrent.futures.ThreadPoolExecutor(len(copies)) as threads:
-        return [row for rows in threads.map(run_on_a_free_device, batches) for row in rows]
-
-
-class _Copies:
-    """Copies networks to a device, each of them once."""
-
-    def __init__(self, device: jax.Device):
-        self._device, self._copies = device, {}
-
-    def __call__(self, network: Any) -> Any:
-        # By id, as networks are not compared by value; the model keeps them alive, so no id is used twice.
-        if id(network) not in self._copies:
-            copy = for_platform(network, platform_of(self._device))
-            self._copies[id(network)] = jax.device_put(copy, self._device)
-        return self._copies[id(network)]
+def _in_batches(networks: Networks, n_rows: int, run: RunBatch, max_rows: int, devices: Devices) -> list[Any]:
+    where = placement_of(networks, devices)
+    n_at_once = max_rows * where.n_devices
+    batches = [slice(start, start + n_at_once) for start in range(0, n_rows, n_at_once)]
+    return [row for batch in batches for row in run(where, batch)]
 
 
 def check_tokens(tokens: Any, spaces: TokenSpaces) -> tuple[list[np.ndarray], bool]:

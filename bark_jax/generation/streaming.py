@@ -32,6 +32,7 @@ from bark_jax._system.by_value import ByValue
 from bark_jax._system.own_jax_config import under_own_config
 from bark_jax.generation import coarse
 from bark_jax.generation.codec_steps import decode_next, frames_per_step
+from bark_jax.generation.placement import placement_of
 from bark_jax.generation.rows import Row, Utterance
 from bark_jax.generation.runner import (
     Networks,
@@ -119,7 +120,7 @@ class RowStream(Iterator[StreamedPart]):
     def _generate(self) -> Iterator[StreamedPart]:
         model, spaces = self._model, self._model.spaces
         self._on_stage("semantic")
-        ((tokens, semantic_logprob),) = run_semantic(model.semantic, [self._row], spaces, model.on_accelerator)
+        ((tokens, semantic_logprob),) = run_semantic(model.semantic, [self._row], spaces, placement_of(model, None))
         n_frames = spaces.n_frames(len(tokens))
         audio, _ = decode_next(model.codec_model, self._sent, self._codec_state)  # no samples yet: [0] or [0, channels]
         known = np.zeros((spaces.n_coarse, 0), np.int32), np.zeros((spaces.n_coarse, 0), np.float32)
@@ -175,7 +176,7 @@ class RowStream(Iterator[StreamedPart]):
         self._on_stage("fine")
         model, row = self._model, dataclasses.replace(self._row, key=self._fine_key())
         (known_QT,) = run_fine(
-            model.fine_acoustics, [row], [coarse_QT], model.spaces, model.on_accelerator, [self._fine_history()]
+            model.fine_acoustics, [row], [coarse_QT], model.spaces, placement_of(model, None), [self._fine_history()]
         )
         codes_QT = known_QT[:, :n_ready]
         self._sent = np.concatenate([self._sent, codes_QT], axis=1)

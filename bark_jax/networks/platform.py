@@ -6,7 +6,7 @@ function under `jax.jit` cannot see where it will run.
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -16,6 +16,8 @@ from bark_jax.errors import DeviceError, DeviceMemoryError, InputError, Unsuppor
 
 PLATFORMS = ("cpu", "gpu", "tpu")
 _GPU_PLUGINS = ("cuda", "rocm")  # names that a device's `platform` may have for "gpu"
+
+Devices = Sequence[jax.Device] | Literal["all"] | None
 
 
 def default_device() -> jax.Device:
@@ -75,14 +77,23 @@ def _is_pinned(array: jax.Array, platform: str) -> bool:
     return array.committed and all(platform_of(device) == platform for device in array.devices())
 
 
-def check_devices(devices: Sequence[jax.Device] | None) -> list[jax.Device]:
-    """Returns the devices as a list; for None the default one. Raises InputError unless all are of this process."""
+def check_devices(devices: Devices) -> list[jax.Device]:
+    """Returns the devices as a list: for "all" this process's own, for None the default one.
+
+    Raises:
+      InputError: something else, a device twice, or a device of another process.
+    """
     if devices is None:
         return [default_device()]
+    if isinstance(devices, str) and devices == "all":
+        # local_devices: among several processes jax.devices has those of the others, which this one cannot fill.
+        return list(jax.local_devices())
     if not isinstance(devices, (list, tuple)) or not devices or not all(isinstance(d, jax.Device) for d in devices):
-        raise InputError(f"devices is {quoted(devices)}, expected a list of devices, such as jax.local_devices()")
+        raise InputError(f"devices is {quoted(devices)}, expected 'all' or a list of devices: jax.local_devices()")
     if foreign := [device for device in devices if device.process_index != jax.process_index()]:
         raise InputError(f"devices has {foreign[0]}, expected devices of this process: jax.local_devices()")
+    if len(set(devices)) < len(devices):
+        raise InputError(f"devices is {quoted(devices)}, expected each device once")
     return list(devices)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from bark_jax.errors import CheckpointError, UnsupportedError
+from bark_jax.training.crew import Crew
 
 try:
     import orbax.checkpoint as ocp
@@ -19,11 +20,18 @@ class Checkpoints:
     Args:
       folder: created if it does not exist.
       keep: number of latest checkpoints to keep; older ones are deleted.
+      crew: the processes that write and read it together.
     """
 
-    def __init__(self, folder: Path, keep: int):
+    def __init__(self, folder: Path, keep: int, crew: Crew):
         # Not asynchronous: `save` would return before the files are complete, and report a full disk some steps later.
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=False)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            create=False,  # orbax refuses True where some processes alone take part
+            enable_async_checkpointing=False,
+            multiprocessing_options=_of(crew),
+        )
+        folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         # Absolute, as orbax refuses to write below a relative path.
         self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
@@ -61,3 +69,11 @@ class Checkpoints:
     def close(self) -> None:
         """Releases orbax's threads and handles."""
         self._manager.close()
+
+
+def _of(crew: Crew) -> ocp.options.MultiprocessingOptions:
+    """The processes that orbax waits for: by default all that `jax.distributed` has connected."""
+    if len(crew.processes) == jax.process_count():
+        return ocp.options.MultiprocessingOptions()
+    (alone,) = crew.processes
+    return ocp.options.MultiprocessingOptions(alone, {alone}, f"process {alone}")

@@ -28,6 +28,7 @@ from bark_jax.errors import BarkError, InputError, UnsupportedError
 from bark_jax.files import partials_in, write_atomically
 from bark_jax.training.checkpoints import Checkpoints
 from bark_jax.training.checks import check_integer
+from bark_jax.training.crew import Crew
 from bark_jax.training.metrics import Bar, MetricsLog, plot_losses, read_metrics
 
 SETTINGS_FILE = "settings.json"
@@ -40,6 +41,10 @@ class TrainingError(BarkError, RuntimeError):
 
 class Training(Protocol):
     """Interface that `fit` runs; implemented by `NetworkTraining` and `CodecTraining`."""
+
+    @property
+    def devices(self) -> Sequence[jax.Device] | None:
+        """The devices that `step` runs on: of this process, or of all, which then run `fit` together."""
 
     def init(self) -> Any:
         """The state before the first step: a pytree with int32 scalars `step` and `skipped`."""
@@ -109,6 +114,9 @@ def fit(
 ) -> RunResult:
     """Runs a training to its end; resumes from the latest checkpoint in the folder if there is one.
 
+    With devices of several processes all of them call it, with equal arguments and one folder that all of them see.
+    Each reads it and takes part in writing checkpoints; the first alone writes the other files.
+
     Args:
       batches: step -> batch; must depend on the step alone.
       folder: run folder; created if it does not exist.
@@ -123,19 +131,21 @@ def fit(
       TrainingError: settings.max_skipped consecutive steps had non-finite gradients.
     """
     check_process()
-    folder = Path(folder)
-    _claim(folder, {"run": dataclasses.asdict(settings), **(identity or {})})
-    with _open(folder, settings) as (last, best):
+    folder, crew = Path(folder), Crew(training.devices)
+    _claim(folder, {"run": dataclasses.asdict(settings), **(identity or {})}, crew)
+    with _open(folder, settings, crew) as (last, best):
         state = training.init()
         if last.latest_step() is not None:
             state = training.put_on_devices(last.restore(state))
         record = _Record(folder, int(state.step))
-        bar = Bar(settings.n_steps, int(state.step), is_visible=show_progress)
-        with MetricsLog(folder, int(state.step)) as log, bar:
+        crew.wait("metrics read")
+        bar = Bar(settings.n_steps, int(state.step), is_visible=show_progress and crew.writes)
+        with MetricsLog(folder, int(state.step), writes=crew.writes) as log, bar:
             run = _Run(training, settings, evaluation, last, best, log, bar, record)
             state = run.steps(state, batches)
-        with contextlib.suppress(UnsupportedError):  # no matplotlib
-            plot_losses(folder)
+        if crew.writes:
+            with contextlib.suppress(UnsupportedError):  # no matplotlib
+                plot_losses(folder)
         has_best = best.latest_step() is not None
         return RunResult(
             training.put_on_devices(best.restore(state)) if has_best else state,
@@ -289,10 +299,11 @@ def check_settings(folder: str | os.PathLike, settings: Mapping[str, Any]) -> No
         )
 
 
-def _claim(folder: Path, identity: Mapping[str, Any]) -> None:
+def _claim(folder: Path, identity: Mapping[str, Any], crew: Crew) -> None:
     """Writes settings.json into a new run folder. Raises InputError, naming the differences, if it is another run's."""
     check_settings(folder, identity)
-    if not (folder / SETTINGS_FILE).is_file():
+    crew.wait("settings compared")  # all have seen the same folder, and all go on or none
+    if crew.writes and not (folder / SETTINGS_FILE).is_file():
         folder.mkdir(parents=True, exist_ok=True)
         for partial in partials_in(folder, {SETTINGS_FILE}):
             partial.unlink(missing_ok=True)
@@ -309,10 +320,11 @@ def _differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _open(folder: Path, settings: RunSettings) -> Iterator[tuple[Checkpoints, Checkpoints]]:
+def _open(folder: Path, settings: RunSettings, crew: Crew) -> Iterator[tuple[Checkpoints, Checkpoints]]:
     """Yields (the latest checkpoints, the best one) of a run folder."""
-    last = Checkpoints(folder / "checkpoints", settings.keep)
-    best = Checkpoints(folder / "best", 1)
+    crew.wait("folder made")
+    last = Checkpoints(folder / "checkpoints", settings.keep, crew)
+    best = Checkpoints(folder / "best", 1, crew)
     try:
         yield last, best
     finally:

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 METRICS_FILE = "metrics.jsonl"
 PLOT_FILE = "loss.png"
@@ -19,9 +19,13 @@ class MetricsLog:
     Args:
       folder: run folder.
       step: the step to resume from; 0 for a new run.
+      writes: False leaves the file to another process of the same run.
     """
 
-    def __init__(self, folder: Path, step: int):
+    def __init__(self, folder: Path, step: int, *, writes: bool = True):
+        self._file: TextIO | None = None
+        if not writes:
+            return
         self._path = folder / METRICS_FILE
         kept = [record for record in read_metrics(folder) if record["step"] <= step]
         partial = self._path.with_suffix(".partial")
@@ -31,15 +35,17 @@ class MetricsLog:
 
     def write(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Writes one line for each record and flushes, so that the file can be followed."""
-        self._file.write("".join(map(_line, records)))
-        # Not synced: a kill loses nothing that was flushed, a power cut may lose lines.
-        self._file.flush()
+        if self._file is not None:
+            self._file.write("".join(map(_line, records)))
+            # Not synced: a kill loses nothing that was flushed, a power cut may lose lines.
+            self._file.flush()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 def _line(record: Mapping[str, Any]) -> str:

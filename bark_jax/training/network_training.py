@@ -4,8 +4,8 @@ The trained parameters are a pytree of float32 arrays: all parameters of the net
 beside frozen parameters. A step casts them to the compute dtype, accumulates the gradients of its micro-batches, and
 updates the float32 master copy.
 
-On several devices the rows of each micro-batch are split, the parameters are on every device, and XLA sums the
-gradients (all-reduce). Losses are (sum, count) pairs, so micro-batches and devices change the mean by rounding only.
+On several devices the rows of each micro-batch are split, and XLA sums the gradients; `placement` says where the state
+is. Losses are (sum, count) pairs, so micro-batches and devices change the mean by rounding only.
 """
 
 import dataclasses
@@ -18,11 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bark_jax.errors import InputError
 from bark_jax.networks.probes import with_working_attention
 from bark_jax.training.losses import Loss
+from bark_jax.training.placement import Placement, on_host
 
 Arrays = Mapping[str, jax.Array]
 Batch = Mapping[str, Any]
@@ -50,7 +50,8 @@ class NetworkTraining:
       optimizer: updates `params`.
       frozen: further argument of `assemble`, which is not trained.
       accumulate: micro-batches a step; a batch's rows are cut into so many.
-      devices: split the rows, with all parameters on each (data parallel); None is JAX's default device.
+      devices: split the rows (data parallel); of this process or of all. None is JAX's default device.
+      shard_state: divide the state among the devices, instead of having all of it on each; see `placement`.
     """
 
     params: Any
@@ -60,17 +61,23 @@ class NetworkTraining:
     frozen: Any = None
     accumulate: int = 1
     devices: Sequence[jax.Device] | None = None
+    shard_state: bool = False
 
     def init(self) -> TrainState:
-        """The state before the first step, on all devices."""
-        # A copy, because `step` donates its memory and self.params must survive.
-        params = jax.tree.map(lambda array: jnp.array(array, jnp.float32), self.params)
-        state = TrainState(jnp.int32(0), params, self.optimizer.init(params), jnp.int32(0))
-        return self.put_on_devices(state)
+        """The state before the first step, on the devices."""
+        if self._placement.mesh is None:
+            # A copy, because `step` donates its memory and self.params must survive.
+            return self._begin(jax.tree.map(lambda array: jnp.array(array, jnp.float32), self.params))
+        # Copies too. Each device gets its share alone, and makes its share of the averages.
+        params = self._placement.put_state(jax.tree.map(lambda array: np.array(array, np.float32), self.params))
+        return jax.jit(self._begin, out_shardings=self._state_shardings)(params)
 
     def put_on_devices(self, state: TrainState) -> TrainState:
-        """Copies the state to every device."""
-        return state if self._mesh is None else jax.device_put(state, NamedSharding(self._mesh, PartitionSpec()))
+        """Puts a state onto the devices."""
+        return self._placement.put_state(state)
+
+    def _begin(self, params: Any) -> TrainState:
+        return TrainState(jnp.int32(0), params, self.optimizer.init(params), jnp.int32(0))
 
     def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         """Trains on one batch. The memory of `state` is donated: do not use it afterwards.
@@ -92,7 +99,15 @@ class NetworkTraining:
         Raises:
           InputError: as `step`.
         """
-        return self._compiled_step.lower(jax.eval_shape(self.init), self._frozen, self._split(batch))
+        params = jax.tree.map(lambda array: jax.ShapeDtypeStruct(np.shape(array), jnp.float32), self.params)
+        state = jax.eval_shape(self._begin, params)
+        if self._placement.mesh is not None:
+            state = jax.tree.map(
+                lambda array, sharding: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding),
+                state,
+                self._state_shardings,
+            )
+        return self._compiled_step.lower(state, self._frozen, self._split(batch))
 
     def evaluate(self, state: TrainState, batch: Batch) -> Loss:
         """The loss of a batch, without an update."""
@@ -100,21 +115,26 @@ class NetworkTraining:
 
     def module(self, state: TrainState) -> nnx.Module:
         """The network with the state's parameters, in the dtype of `assemble`."""
-        return self.assemble(jax.tree.map(np.asarray, state.params), self.frozen)
+        return self.assemble(on_host(state.params), self.frozen)
 
     @functools.cached_property
-    def _mesh(self) -> Mesh | None:
-        return None if self.devices is None else Mesh(np.array(self.devices), ("data",))
+    def _placement(self) -> Placement:
+        return Placement(self.devices, is_divided=self.shard_state)
+
+    @functools.cached_property
+    def _state_shardings(self) -> TrainState:
+        params = jax.tree.map(lambda array: jax.ShapeDtypeStruct(np.shape(array), jnp.float32), self.params)
+        return self._placement.state_shardings(jax.eval_shape(self._begin, params))
 
     @functools.cached_property
     def _frozen(self) -> Any:
-        if self._mesh is None:
-            return self.frozen
-        return jax.device_put(self.frozen, NamedSharding(self._mesh, PartitionSpec()))
+        return self._placement.put_everywhere(self.frozen)
 
     @functools.cached_property
     def _compiled_step(self) -> Callable:
-        return jax.jit(self._step, donate_argnums=0)
+        # XLA could choose another sharding of the new state, and the next step compile again.
+        options = {"out_shardings": (self._state_shardings, None)} if self.shard_state else {}
+        return jax.jit(self._step, donate_argnums=0, **options)
 
     @functools.cached_property
     def _compiled_evaluation(self) -> Callable:
@@ -128,9 +148,7 @@ class NetworkTraining:
             name: np.reshape(array, (self.accumulate, rows // self.accumulate, *np.shape(array)[1:]))
             for name, array in batch.items()
         }
-        if self._mesh is None:
-            return cut
-        return jax.device_put(cut, NamedSharding(self._mesh, PartitionSpec(None, "data")))
+        return self._placement.put_batch(cut)
 
     def _step(self, state: TrainState, frozen: Any, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         loss, gradients = self._loss_and_gradients(state.params, frozen, batch, gradients=True)
@@ -149,16 +167,18 @@ class NetworkTraining:
 
         def total(params: Any, part: Batch) -> tuple[jax.Array, jax.Array]:
             # `assemble` casts inside the differentiated function, so gradients are float32, as the master weights are.
-            return self.loss(self.assemble(params, frozen), part)
+            return self.loss(self._placement.gathered(self.assemble(params, frozen)), part)
 
         def add(sums: tuple[Loss, Any], part: Batch) -> tuple[tuple[Loss, Any], None]:
             if gradients:
                 (part_total, count), part_gradients = jax.value_and_grad(total, has_aux=True)(params, part)
+                part_gradients = self._placement.divided(part_gradients)
             else:
                 (part_total, count), part_gradients = total(params, part), None
             return jax.tree.map(jnp.add, sums, (Loss(part_total, count), part_gradients)), None
 
-        zero = Loss(jnp.float32(0), jnp.float32(0)), jax.tree.map(jnp.zeros_like, params) if gradients else None
+        zeros = self._placement.divided(jax.tree.map(jnp.zeros_like, params)) if gradients else None
+        zero = Loss(jnp.float32(0), jnp.float32(0)), zeros
         (loss, summed), _ = jax.lax.scan(add, zero, batch)
         # Divided once, at the end: a mean of the micro-batches' means would weigh targets of short ones more.
         return loss, jax.tree.map(lambda array: array / loss.count, summed)

@@ -15,13 +15,16 @@ from bark_jax._system.own_jax_config import under_own_config
 from bark_jax.checkpoints.load import module_maker
 from bark_jax.checkpoints.lora import Lora, init_lora, merge
 from bark_jax.errors import InputError
+from bark_jax.generation.settings import check_flag
 from bark_jax.model import BarkModel
+from bark_jax.networks.platform import Devices
 from bark_jax.training import batches, losses
 from bark_jax.training.checks import check_integer, memory_errors
 from bark_jax.training.dataset import Dataset, check_same_meaning
 from bark_jax.training.loop import RunResult, RunSettings, fit
 from bark_jax.training.network_training import NetworkTraining, check_rows, full_network
 from bark_jax.training.optimizer import OptimizerSettings, make_optimizer
+from bark_jax.training.placement import choose_devices, on_host
 
 
 class _Stage(NamedTuple):
@@ -101,7 +104,8 @@ def train_stage(
     *,
     settings: StageSettings | None = None,
     optimizer: OptimizerSettings | None = None,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Devices = None,
+    shard_state: bool = False,
     show_progress: bool = True,
 ) -> TrainedStage:
     """Trains one transformer of a model. Does not change the model.
@@ -114,7 +118,10 @@ def train_stage(
       run: number of steps, and how often to evaluate and save.
       settings: StageSettings() if None.
       optimizer: OptimizerSettings() if None.
-      devices: split the rows of a batch, with all parameters on each (data parallel); None is JAX's default device.
+      devices: split the rows of a batch (data parallel): "all" of this process, or a list of devices of this process
+        or of all processes, `jax.devices()`. None is JAX's default device.
+      shard_state: divide master parameters and optimizer state among the devices, instead of having all on each. A
+        run may be resumed on another number of devices, and with or without it.
       show_progress: shows a progress bar on a terminal.
 
     Raises:
@@ -127,6 +134,8 @@ def train_stage(
     if name not in STAGES:
         raise InputError(f"name is {name!r}, expected one of {', '.join(STAGES)}")
     check_same_meaning(dataset.spaces, model.spaces, "the dataset")
+    devices = choose_devices(devices)
+    check_flag("shard_state", shard_state)
     check_rows(settings.batch_size, settings.accumulate, devices)
     if dropout := getattr(model, name).config.dropout:
         raise InputError(
@@ -135,7 +144,7 @@ def train_stage(
         )
     learn, held_out = dataset.split(settings.eval_share, seed=settings.seed)
     make_batches = functools.partial(STAGES[name].make_batches, spaces=model.spaces)
-    training = make_training(model, name, settings, optimizer, run, devices)
+    training = make_training(model, name, settings, optimizer, run, devices, shard_state=shard_state)
     identity = {
         "network": name,
         "settings": dataclasses.asdict(settings),
@@ -154,7 +163,7 @@ def train_stage(
             identity=identity,
             show_progress=show_progress,
         )
-    lora = None if settings.lora is None else jax.tree.map(np.asarray, result.state.params)
+    lora = None if settings.lora is None else on_host(result.state.params)
     return TrainedStage(_result_network(getattr(model, name), lora, result), lora, result)
 
 
@@ -188,8 +197,10 @@ def make_training(
     optimizer: OptimizerSettings,
     run: RunSettings,
     devices: Sequence[jax.Device] | None,
+    *,
+    shard_state: bool = False,
 ) -> NetworkTraining:
-    """The steps and evaluations that `train_stage` runs. Arguments are those of `train_stage`, and none is optional."""
+    """The steps and evaluations that `train_stage` runs. Arguments are those of `train_stage`."""
     network = getattr(model, name)
     make_module = module_maker(type(network), network.config, platform=network.platform)
     params, assemble = full_network(network, make_module, settings.dtype)
@@ -206,6 +217,7 @@ def make_training(
         frozen=frozen,
         accumulate=settings.accumulate,
         devices=None if devices is None else tuple(devices),
+        shard_state=shard_state,
     )
 
 
@@ -217,7 +229,7 @@ def _result_network(network: nnx.Module, lora: Lora | None, result: RunResult) -
     if lora is not None:
         return merge(network, lora)
     _, assemble = full_network(network, lambda _: network, jax.tree.leaves(network)[0].dtype)
-    return assemble(result.state.params, None)
+    return assemble(on_host(result.state.params), None)
 
 
 def _evaluation(
