@@ -1,7 +1,7 @@
 """Batches: speaks a file of texts into a folder of audio with continuous batching, resumable after a kill.
 
     sources.py forms.py json_array.py rows.py    input: opens it, detects its format, parses it into rows
-    ids.py                                       ids: checks as file names, seeds, shards
+    ids.py auto_shard.py                         ids: checks as file names, seeds, shards; the shard of this process
     speech.py                                    rows to audio with `generation.engine`: split, speak, join
     job.py                                       the model and settings that rows are spoken with
     writer.py files.py parquet.py                audio to storage, on threads: a file a row, or Parquet files
@@ -28,12 +28,14 @@ _MODULE_BY_NAME = {
     "Shard": "batch.ids",
     "Speaker": "batch.speech",
     "Summary": "batch.tally",
+    "find_shard": "batch.auto_shard",
     "merge_shards": "batch.merge",
     "run_batch": "batch.runner",
     "run_job": "batch.job",
 }
 
 if TYPE_CHECKING:
+    from bark_jax.batch.auto_shard import find_shard as find_shard
     from bark_jax.batch.ids import Shard as Shard
     from bark_jax.batch.job import Job as Job
     from bark_jax.batch.job import run_job as run_job

@@ -30,7 +30,8 @@ Examples:
   bark-jax batch rows.jsonl out -m suno/bark-small --voice v2/en_speaker_6
   bark-jax batch lines.txt out -m tiny --audio flac
   bark-jax batch s3://bucket/rows.csv out --format parquet --audio opus
-  bark-jax batch rows.jsonl out --shard "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT"
+  bark-jax batch rows.jsonl out --shard 0/8
+  srun --ntasks=8 bark-jax batch rows.jsonl out --shard auto
   bark-jax batch merge out
 """
 
@@ -100,7 +101,12 @@ class _BatchVerb(Verb):
     show_default=True,
     help="Maximum rows of a Parquet file, with --format parquet.",
 )
-@click.option("--shard", metavar="I/N", help="Speak shard I of N alone, 0 <= I < N, into a folder of its own in OUT.")
+@click.option(
+    "--shard",
+    metavar="I/N|auto",
+    help="Speak shard I of N alone, 0 <= I < N, into a folder of its own in OUT; auto takes I and N from Slurm, "
+    "SkyPilot or Open MPI.",
+)
 @click.option("--retry-failed", is_flag=True, help="Also retry rows that failed before.")
 @click.option(
     "--force",
@@ -190,13 +196,15 @@ def command(rows: str, out: str, as_json: bool, is_quiet: bool, **options: Any) 
 
 
 def _output(options: dict[str, Any]) -> "Output":
+    from bark_jax.batch.auto_shard import AUTO, find_shard
     from bark_jax.batch.ids import Shard
     from bark_jax.batch.runner import Output
 
-    shard = options["shard"]
+    text = options["shard"]
+    shard = find_shard() if text == AUTO else None if text is None else Shard.parse(text)
     names = ("form", "audio", "rows_per_part", "force", "retry_failed")
     given = {name: options[name] for name in names}
-    return Output(**given, shard=None if shard is None else Shard.parse(shard), n_threads=options["threads"])
+    return Output(**given, shard=shard, n_threads=options["threads"])
 
 
 def _job(options: dict[str, Any], settings: dict[str, Any]) -> "Job":
