@@ -12,6 +12,8 @@ from bark_jax.training.optimizer import OptimizerSettings
 from bark_jax.training.stage_training import STAGES, LoraSettings, StageSettings, make_training
 
 SEMANTIC_TOKENS = 768  # the longest utterance of Bark, so that every batch has its largest shape
+# Buffers are assigned before machine code is made, which need not be fast here.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 VARIANTS = {
     "all weights": StageSettings(),
     "all weights, bfloat16": StageSettings(dtype="bfloat16"),
@@ -21,22 +23,25 @@ VARIANTS = {
 
 def measure(model: BarkModel, networks: tuple[str, ...], batch_sizes: tuple[int, ...]) -> Iterator[str]:
     """Yields a line of a Markdown table for each network, batch size and variant, as each is compiled."""
-    yield "| network | rows | trained | state | activations | together |"
-    yield "|---|---|---|---|---|---|"
+    yield "| network | rows | trained | state | activations | together | activations, remat | together, remat |"
+    yield "|---|---|---|---|---|---|---|---|"
     dataset = _longest_examples(model, max(batch_sizes))
     for name in networks:
         for n_rows in batch_sizes:
             for variant, settings in VARIANTS.items():
-                state, temporary = _bytes(model, name, dataset, dataclasses.replace(settings, batch_size=n_rows))
-                sizes = (f"{size / 2**30:.1f} GiB" for size in (state, temporary, state + temporary))
+                settings = dataclasses.replace(settings, batch_size=n_rows)
+                state, kept = _bytes(model, name, dataset, settings, remat=False)
+                _, recomputed = _bytes(model, name, dataset, settings, remat=True)
+                counts = (state, kept, state + kept, recomputed, state + recomputed)
+                sizes = (f"{size / 2**30:.1f} GiB" for size in counts)
                 yield f"| {name} | {n_rows} | {variant} | {' | '.join(sizes)} |"
 
 
-def _bytes(model: BarkModel, name: str, dataset: Dataset, settings: StageSettings) -> tuple[int, int]:
+def _bytes(model: BarkModel, name: str, dataset: Dataset, settings: StageSettings, *, remat: bool) -> tuple[int, int]:
     """(bytes of arguments: weights, optimizer state, batch; bytes of temporaries: activations and gradients)."""
-    training = make_training(model, name, settings, OptimizerSettings(), RunSettings(n_steps=1), None)
+    training = make_training(model, name, settings, OptimizerSettings(), RunSettings(n_steps=1), None, remat=remat)
     batches = STAGES[name].make_batches(dataset, batch_size=settings.batch_size, seed=0, spaces=model.spaces)
-    counts = training.lower(batches(0)).compile().memory_analysis()
+    counts = training.lower(batches(0)).compile(compiler_options=QUICK).memory_analysis()
     return counts.argument_size_in_bytes, counts.temp_size_in_bytes
 
 

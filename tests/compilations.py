@@ -31,7 +31,7 @@ BUDGET = 730
 
 FOLDER, IS_OURS = "JAX_COMPILATION_CACHE_DIR", "BARK_JAX_TESTS_CACHE"
 # Toy networks take far longer to compile than to run, so XLA skips expensive optimisations: a fifth of the seconds.
-# XLA_FLAGS= (empty) compiles with defaults, as continuous integration does for slow tests and for a newer JAX's numbers.
+# XLA_FLAGS= (empty) compiles with defaults, as continuous integration does for slow tests and a newer JAX's numbers.
 QUICKLY = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 # Two more, which not every XLA knows.
 QUICKLY_ON_SOME = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"

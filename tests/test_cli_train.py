@@ -317,6 +317,7 @@ def test_defaults_in_the_help_are_those_of_the_settings():
         (["--steps", "2", "--network", "codec", "--network", "fine"], 2, "trained by itself"),
         (["--steps", "2", "--network", "codec", "--lora", "2"], 2, "trained whole"),
         (["--steps", "2", "--network", "codec", "--dtype", "bfloat16"], 2, "--dtype has no effect"),
+        (["--steps", "2", "--network", "codec", "--remat"], 2, "--remat has no effect"),
         (["--steps", "2", "--codec-parts", "all"], 2, "for --network codec"),
         (["--steps", "2", "--lora", "0"], 2, "--lora is 0"),
         (["--steps", "2", "--lora-alpha", "3"], 2, "--lora-alpha is for --lora"),

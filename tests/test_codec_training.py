@@ -358,9 +358,10 @@ def test_the_decoder_alone_leaves_codes_as_they_are(tmp_path):
 
 def test_a_discriminator_learns_to_tell(rng):
     settings = DiscriminatorSettings(windows=(32,), channels=4)
-    params, assemble = full_network(
+    make_params, assemble = full_network(
         Discriminator(settings, seed=0), lambda _: Discriminator(settings, seed=0), "float32"
     )
+    params = make_params()
     optimizer = optax.adam(3e-3)
 
     def loss(params, true_BA, false_BA):

@@ -122,8 +122,8 @@ def test_what_cannot_be_trained_is_refused(model, dataset, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "remedies"),
     [
-        (StageSettings(4, eval_share=0), ["accumulate=2", "lora=", "bfloat16", "fewer rows"]),
-        (StageSettings(2, accumulate=2, lora=LoraSettings(), eval_share=0), ["Give dtype='bfloat16'"]),
+        (StageSettings(4, eval_share=0), ["remat=True", "accumulate=2", "lora=", "bfloat16", "fewer rows"]),
+        (StageSettings(2, accumulate=2, lora=LoraSettings(), eval_share=0), ["Give remat=True", ", dtype='bfloat16'"]),
     ],
 )
 def test_a_device_out_of_memory_is_reported_with_what_helps(model, dataset, tmp_path, monkeypatch, settings, remedies):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import jit
 from test_training_batches import make_dataset
 
 from bark_jax.checkpoints.model_folder import parameter_shapes
@@ -213,6 +214,30 @@ def test_the_losses_of_parts_of_a_batch_add_up_to_that_of_the_batch(name, tiny, 
         of_batch.total.dtype == of_batch.count.dtype == jnp.float32
         and of_batch.total.shape == of_batch.count.shape == ()
     )
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "semantic")) for name in STAGES]
+)
+def test_recomputed_layers_have_the_same_gradients_and_take_less_memory(name, tiny, tiny_batches):
+    network = getattr(tiny, name)
+    # Many rows, so that activations outweigh the copy of the weights.
+    batch = {field: np.tile(array, (4, *[1] * (array.ndim - 1))) for field, array in tiny_batches[name].items()}
+
+    def total(network, batch, remat):
+        return STAGES[name][1](network, batch, spaces=tiny.spaces, remat=remat).total
+
+    compiled = [
+        jit(jax.value_and_grad(total), static_argnums=2).lower(network, batch, remat).compile()
+        for remat in (True, False)
+    ]
+    (loss, found), (expected_loss, expected) = (program(network, batch) for program in compiled)
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-6)
+    for (parameter, array), other in zip(arrays_of(found).items(), arrays_of(expected).values(), strict=True):
+        assert np.abs(array - other).max() <= 1e-5 * np.abs(other).max(), parameter
+    # XLA's count of the program itself: on a CPU it can undo a recomputation that was asked for.
+    remat_bytes, plain_bytes = (program.memory_analysis().temp_size_in_bytes for program in compiled)
+    assert remat_bytes < 0.75 * plain_bytes, (remat_bytes, plain_bytes)
 
 
 @functools.partial(jax.jit, static_argnums=0, static_argnames="spaces")

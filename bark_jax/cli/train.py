@@ -56,6 +56,12 @@ _SETTING_OPTIONS = (
         "--accumulate", type=int, help="Micro-batches of a step, run one by one to save memory.  [default: 1]"
     ),
     click.option(
+        "--remat",
+        is_flag=True,
+        default=None,
+        help="Recompute each layer in the backward pass: a third more computation, a fraction of the memory.",
+    ),
+    click.option(
         "--dtype",
         type=click.Choice(["float32", "bfloat16"]),
         help="Dtype of the computation; weights and optimiser stay float32.  [default: float32]",
@@ -169,7 +175,7 @@ def _check_networks(networks: tuple[str, ...], options: dict[str, Any]) -> None:
         raise click.UsageError("--codec-parts is for --network codec.")
     if options["alpha"] is not None and options["rank"] is None:
         raise click.UsageError("--lora-alpha is for --lora.")
-    unused = [name for name in STAGE_FIELDS if name not in CODEC_FIELDS and options[name] is not None]
+    unused = [name for name in (*STAGE_FIELDS, "remat") if name not in CODEC_FIELDS and options[name] is not None]
     if has_codec and unused:
         raise click.UsageError(f"--{unused[0].replace('_', '-')} has no effect on the codec.")
 
@@ -192,6 +198,7 @@ def _make_plan(networks: tuple[str, ...], options: dict[str, Any]) -> dict[str, 
         if rank < 1:
             raise InputError(f"--lora is {rank}, expected a rank of 1 or more")
         lora = LoraSettings(rank, 2.0 * rank if options["alpha"] is None else options["alpha"])
+    plan["remat"] = bool(options["remat"])
     plan["settings"] = StageSettings(lora=lora, **_given(options, STAGE_FIELDS))
     plan["optimizer"] = OptimizerSettings(**_given(options, OPTIMIZER_FIELDS))
     return plan
@@ -260,8 +267,7 @@ def _train(
     """Trains the networks one by one and writes the result; returns its path and each network's steps and losses."""
     from bark_jax.checkpoints.find import find_model
     from bark_jax.model import BarkModel
-    from bark_jax.training.codec_training import train_codec
-    from bark_jax.training.stage_training import train_stage, with_networks
+    from bark_jax.training.stage_training import with_networks
 
     folder = find_model(options["model"], revision=options["revision"])
     fields = [NETWORKS[name] for name in networks]
@@ -277,17 +283,29 @@ def _train(
     trained, results = {}, {}
     for name, field in zip(networks, fields, strict=True):
         click.echo(f"{name}: {run / field}", err=True)
-        if name == "codec":
-            trained[field] = train_codec(model, dataset, run / field, **plan)
-        else:
-            trained[field] = train_stage(model, field, dataset, run / field, **plan)
-        result = trained[field].result
-        results[name] = {key: getattr(result, key) for key in ("steps", "best_step", "best_loss", "stopped_early")}
+        trained[field], results[name] = _train_one(model, field, dataset, run / field, plan)
     if options["rank"] is None:
-        output = _write_model(run, model, {field: each.network for field, each in trained.items()}, processor)
+        output = _write_model(run, model, trained, processor)
     else:
-        output = _write_lora(run, folder, earlier_loras | {field: each.lora for field, each in trained.items()})
+        output = _write_lora(run, folder, earlier_loras | trained)
     return {"output": str(output), "networks": results}
+
+
+def _train_one(
+    model: "BarkModel", field: str, dataset: "Dataset", folder: Path, plan: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """(trained network, or its LoRA; report of the run). The optimizer's state is freed before the next network."""
+    from bark_jax.training.codec_training import train_codec
+    from bark_jax.training.stage_training import train_stage
+
+    if field == NETWORKS["codec"]:
+        network, result = train_codec(model, dataset, folder, **plan)
+        changes = network
+    else:
+        network, lora, result = train_stage(model, field, dataset, folder, **plan)
+        changes = network if lora is None else lora
+    keys = ("steps", "best_step", "best_loss", "stopped_early")
+    return changes, {key: getattr(result, key) for key in keys}
 
 
 def _earlier_networks(run: Path, model: "BarkModel", fields: list[str]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from bark_jax.networks.transformer import (
     choose_embeds,
     make_embedding,
     make_norm,
+    run_recomputed,
 )
 
 
@@ -134,8 +135,13 @@ class BarkCausalModel(nnx.Module):
         """Token embeddings [B, T, D], without positions."""
         return self.token_embedding(tokens_BT)
 
-    def hidden(self, embeds_BTD: jax.Array) -> jax.Array:
-        """Hidden states [B, T, D] after the final LayerNorm, as `logits` takes them, of whole sequences."""
+    def hidden(self, embeds_BTD: jax.Array, *, remat: bool = False) -> jax.Array:
+        """Hidden states [B, T, D] after the final LayerNorm, as `logits` takes them, of whole sequences.
+
+        remat: a backward pass recomputes each layer instead of keeping what it needs of all; see `run_recomputed`.
+        """
+        if remat:
+            return self.final_norm(run_recomputed(self.blocks, self._with_positions(embeds_BTD)))
         return self._read(embeds_BTD)[0][-1]
 
     def logits(self, hidden: jax.Array, start: int = 0, size: int | None = None) -> jax.Array:
@@ -211,8 +217,7 @@ class BarkCausalModel(nnx.Module):
           Hidden states, num_layers + 1 arrays [B, T, D]: the input of each layer, then the final LayerNorm's output;
           keys and values, one [B, T, N, H] a layer.
         """
-        check_size(embeds_BTD, self.config, "positions")
-        x_BTD = embeds_BTD + self.position_embedding(jnp.arange(embeds_BTD.shape[1])[None])
+        x_BTD = self._with_positions(embeds_BTD)
         hidden, keys, values = [], [], []
         for block in self.blocks:
             hidden.append(x_BTD)
@@ -220,6 +225,11 @@ class BarkCausalModel(nnx.Module):
             keys.append(k_BTNH)
             values.append(v_BTNH)
         return (*hidden, self.final_norm(x_BTD)), keys, values
+
+    def _with_positions(self, embeds_BTD: jax.Array) -> jax.Array:
+        """The first layer's input. Raises InputError for an empty batch, or more positions than block_size."""
+        check_size(embeds_BTD, self.config, "positions")
+        return embeds_BTD + self.position_embedding(jnp.arange(embeds_BTD.shape[1])[None])
 
     def _matmul_rows(self, n_rows: int) -> int:
         """Rows R of a decoding step's matrix products.

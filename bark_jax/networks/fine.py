@@ -21,6 +21,7 @@ from bark_jax.networks.transformer import (
     choose_embeds,
     make_embedding,
     make_norm,
+    run_recomputed,
 )
 
 
@@ -130,19 +131,28 @@ class FineNetwork(nnx.Module):
         """The embedding tables, one a codebook, under transformers' name."""
         return self.token_embeddings
 
-    def hidden(self, embeds_BTD: jax.Array) -> jax.Array:
-        """Hidden states [B, T, D] after the final LayerNorm, of windows given as summed embeddings [B, T, D]."""
+    def hidden(self, embeds_BTD: jax.Array, *, remat: bool = False) -> jax.Array:
+        """Hidden states [B, T, D] after the final LayerNorm, of windows given as summed embeddings [B, T, D].
+
+        remat: a backward pass recomputes each layer instead of keeping what it needs of all; see `run_recomputed`.
+        """
+        if remat:
+            return self.final_norm(run_recomputed(self.blocks, self._with_positions(embeds_BTD)))
         return self._read(embeds_BTD)[-1]
 
     def _read(self, embeds_BTD: jax.Array, is_attended_BT: jax.Array | None = None) -> tuple[jax.Array, ...]:
         """Runs all layers: num_layers + 1 hidden states [B, T, D], each layer's input and the final norm's output."""
-        check_size(embeds_BTD, self.config, "frames")
-        x_BTD = embeds_BTD + self.position_embedding(jnp.arange(embeds_BTD.shape[1])[None])
+        x_BTD = self._with_positions(embeds_BTD)
         hidden = []
         for block in self.blocks:
             hidden.append(x_BTD)
             x_BTD, _, _ = block(x_BTD, is_attended_BT)
         return (*hidden, self.final_norm(x_BTD))
+
+    def _with_positions(self, embeds_BTD: jax.Array) -> jax.Array:
+        """The first layer's input. Raises InputError for an empty batch, or more frames than block_size."""
+        check_size(embeds_BTD, self.config, "frames")
+        return embeds_BTD + self.position_embedding(jnp.arange(embeds_BTD.shape[1])[None])
 
 
 def _as_index(codebook_idx: Any) -> int:

@@ -5,6 +5,8 @@
 Source: suno-ai/bark, bark/model.py, and transformers 5.23, models/bark/modeling_bark.py.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -161,6 +163,21 @@ class Block(nnx.Module):
         y_RD, keys, values = self.attention.extend(self.attention_norm(x_RD), keys, values, length_B)
         x_RD = x_RD + y_RD
         return x_RD + self.mlp(self.mlp_norm(x_RD)), keys, values
+
+
+def run_recomputed(blocks: Sequence[Block], x_BTD: jax.Array) -> jax.Array:
+    """Runs layers over x [B, T, D] for a backward pass that keeps each layer's input and computes the rest again.
+
+    Returns the last layer's output [B, T, D].
+    """
+    # Stacking copies the weights, but the recomputation needs a loop of its own. Unrolled, XLA:CPU drops the barriers of
+    # `jax.checkpoint` and merges the recomputation with the forward pass, which saves nothing.
+    stacked = jax.tree.map(lambda *weights: jnp.stack(weights), *blocks)
+
+    def run(x_BTD: jax.Array, block: Block) -> tuple[jax.Array, None]:
+        return block(x_BTD)[0], None
+
+    return jax.lax.scan(jax.checkpoint(run, prevent_cse=False), x_BTD, stacked)[0]
 
 
 def check_axes(input_ids: jax.Array | None, embeds_BTD: jax.Array | None, axes: str) -> None:

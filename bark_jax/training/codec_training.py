@@ -247,7 +247,8 @@ class CodecTraining:
     @functools.cached_property
     def _params_and_assemble(self) -> tuple[dict[str, np.ndarray], Callable]:
         make_module = module_maker(type(self.codec), self.codec.config, platform=self.codec.platform)
-        return full_network(self.codec, make_module, "float32")
+        make_params, assemble = full_network(self.codec, make_module, "float32")
+        return make_params(), assemble
 
     @property
     def _arrays(self) -> dict[str, np.ndarray]:
@@ -261,7 +262,8 @@ class CodecTraining:
         def make(dtype: Any = None) -> Discriminator:
             return Discriminator(settings, seed=self.settings.seed)
 
-        return full_network(make(), make, "float32")
+        make_params, assemble = full_network(make(), make, "float32")
+        return make_params(), assemble
 
     @property
     def _table_names(self) -> list[str]:

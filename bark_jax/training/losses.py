@@ -5,6 +5,7 @@ other ids are not computed. A loss is a (sum, count) pair, so that the losses of
 several devices add up to that of the batch.
 
 `batches` makes the batches and documents their arrays. Positions where is_target is False do not affect the loss.
+`remat` recomputes each layer in the backward pass; see `BarkCausalModel.hidden`.
 """
 
 from collections.abc import Mapping
@@ -27,13 +28,17 @@ class Loss(NamedTuple):
     count: jax.Array  # number of targets
 
 
-def semantic_loss(model: SemanticNetwork, batch: Batch, *, spaces: TokenSpaces) -> Loss:
+def semantic_loss(model: SemanticNetwork, batch: Batch, *, spaces: TokenSpaces, remat: bool = False) -> Loss:
     """Loss of the semantic tokens and their end token, given the text and a voice's semantic tokens."""
     targets_BT = batch["targets"]
-    prompt_BTD = model.embed_prompt(batch["text"], batch["history"])
     read_BT = _shift_in(targets_BT, spaces.semantic_infer)
-    # Position n_text holds the infer token, and its output predicts the first target.
-    hidden_BTD = model.hidden(jnp.concatenate([prompt_BTD, model.embed(read_BT)], axis=1))[:, spaces.n_text :]
+    # One look-up for all ids: the gradient of each look-up is as large as the table, 400 MB in bark-small.
+    embeds_BTD = model.embed(jnp.concatenate([batch["text"], batch["history"], read_BT], axis=1))
+    text_BTD, history_BTD, read_BTD = jnp.split(embeds_BTD, [spaces.n_text, 2 * spaces.n_text], axis=1)
+    # The prompt of `SemanticNetwork.embed_prompt`. Position n_text holds the infer token, and its output predicts the
+    # first target.
+    prompt_BTD = jnp.concatenate([text_BTD + history_BTD, read_BTD], axis=1)
+    hidden_BTD = model.hidden(prompt_BTD, remat=remat)[:, spaces.n_text :]
     # The end token's id need not follow the semantic ids directly, so its logit is computed by itself.
     logits_BTV = model.logits(hidden_BTD, 0, spaces.semantic_vocab)
     end_BT = model.logits(hidden_BTD, spaces.semantic_end, 1)[:, :, 0]
@@ -42,7 +47,9 @@ def semantic_loss(model: SemanticNetwork, batch: Batch, *, spaces: TokenSpaces) 
     return _sum(log_sum_BT - logit_BT, batch["is_target"])
 
 
-def coarse_loss(model: CoarseNetwork, batch: Batch, *, spaces: TokenSpaces, only_new: bool = False) -> Loss:
+def coarse_loss(
+    model: CoarseNetwork, batch: Batch, *, spaces: TokenSpaces, only_new: bool = False, remat: bool = False
+) -> Loss:
     """Loss of every code of the stream, each within its own codebook, given semantic tokens and the stream before it.
 
     Args:
@@ -50,7 +57,7 @@ def coarse_loss(model: CoarseNetwork, batch: Batch, *, spaces: TokenSpaces, only
     """
     stream_BT = batch["stream"]
     tokens_BT = jnp.concatenate([batch["semantic"], _shift_in(stream_BT, spaces.coarse_infer)], axis=1)
-    hidden_BTD = model.hidden(model.embed(tokens_BT))[:, spaces.n_coarse_semantic :]
+    hidden_BTD = model.hidden(model.embed(tokens_BT), remat=remat)[:, spaces.n_coarse_semantic :]
     logits_BTV = model.logits(hidden_BTD, spaces.semantic_vocab, spaces.n_coarse * spaces.codebook_size)
     codes_BT = stream_BT - spaces.semantic_vocab
     # A history can start in the middle of a frame, so the codebook follows from the code's id, not from its position.
@@ -60,7 +67,7 @@ def coarse_loss(model: CoarseNetwork, batch: Batch, *, spaces: TokenSpaces, only
     return _sum(nll_BT, batch["is_new"] if only_new else batch["is_target"])
 
 
-def fine_loss(model: FineNetwork, batch: Batch, *, spaces: TokenSpaces) -> Loss:
+def fine_loss(model: FineNetwork, batch: Batch, *, spaces: TokenSpaces, remat: bool = False) -> Loss:
     """Loss of the codes of one codebook a row, given the codebooks below it and its own codes outside of the targets.
 
     The codebook's index is data, not static, so one program trains all codebooks and rows of a batch may differ in it.
@@ -70,7 +77,7 @@ def fine_loss(model: FineNetwork, batch: Batch, *, spaces: TokenSpaces) -> Loss:
         jnp.where((codebook_B >= q)[:, None, None], table(codes_BTQ[:, :, q]), 0)
         for q, table in enumerate(model.token_embeddings)
     ]
-    hidden_BTD = model.hidden(sum(read))
+    hidden_BTD = model.hidden(sum(read), remat=remat)
     # A row's own table is gathered below, [B, V, D]: 25 MB for 8 rows of bark-small, where all logits would be 268 MB.
     tables_QVD = jnp.stack([table.embedding[: spaces.codebook_size] for table in model.token_embeddings])
     logits_BTV = jnp.einsum("BTD,BVD->BTV", hidden_BTD, tables_QVD[codebook_B], preferred_element_type=jnp.float32)

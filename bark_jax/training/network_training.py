@@ -44,17 +44,18 @@ class NetworkTraining:
     """Steps and evaluations of one network: a `loop.Training`.
 
     Args:
-      params: initial trained parameters, a pytree of float32 arrays.
+      make_params: makes the initial trained parameters, a pytree of float32 arrays. Each `init` calls it and drops its
+        arrays once they are on the device.
       assemble: (params, frozen) -> network; differentiable in params.
       loss: (network, batch) -> Loss.
-      optimizer: updates `params`.
+      optimizer: updates the parameters.
       frozen: further argument of `assemble`, which is not trained.
       accumulate: micro-batches a step; a batch's rows are cut into so many.
       devices: split the rows (data parallel); of this process or of all. None is JAX's default device.
       shard_state: divide the state among the devices, instead of having all of it on each; see `placement`.
     """
 
-    params: Any
+    make_params: Callable[[], Any]
     assemble: Callable[[Any, Any], nnx.Module]
     loss: Callable[[nnx.Module, Batch], Loss]
     optimizer: optax.GradientTransformation
@@ -65,11 +66,12 @@ class NetworkTraining:
 
     def init(self) -> TrainState:
         """The state before the first step, on the devices."""
+        params = self.make_params()
         if self._placement.mesh is None:
-            # A copy, because `step` donates its memory and self.params must survive.
-            return self._begin(jax.tree.map(lambda array: jnp.array(array, jnp.float32), self.params))
+            # A copy, because `step` donates its memory and the network that the arrays belong to must survive.
+            return self._begin(jax.tree.map(lambda array: jnp.array(array, jnp.float32), params))
         # Copies too. Each device gets its share alone, and makes its share of the averages.
-        params = self._placement.put_state(jax.tree.map(lambda array: np.array(array, np.float32), self.params))
+        params = self._placement.put_state(jax.tree.map(lambda array: np.array(array, np.float32), params))
         return jax.jit(self._begin, out_shardings=self._state_shardings)(params)
 
     def put_on_devices(self, state: TrainState) -> TrainState:
@@ -99,8 +101,7 @@ class NetworkTraining:
         Raises:
           InputError: as `step`.
         """
-        params = jax.tree.map(lambda array: jax.ShapeDtypeStruct(np.shape(array), jnp.float32), self.params)
-        state = jax.eval_shape(self._begin, params)
+        state = self._abstract_state
         if self._placement.mesh is not None:
             state = jax.tree.map(
                 lambda array, sharding: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding),
@@ -123,8 +124,12 @@ class NetworkTraining:
 
     @functools.cached_property
     def _state_shardings(self) -> TrainState:
-        params = jax.tree.map(lambda array: jax.ShapeDtypeStruct(np.shape(array), jnp.float32), self.params)
-        return self._placement.state_shardings(jax.eval_shape(self._begin, params))
+        return self._placement.state_shardings(self._abstract_state)
+
+    @functools.cached_property
+    def _abstract_state(self) -> TrainState:
+        shapes = jax.tree.map(lambda array: jax.ShapeDtypeStruct(np.shape(array), jnp.float32), self.make_params())
+        return jax.eval_shape(self._begin, shapes)
 
     @functools.cached_property
     def _frozen(self) -> Any:
@@ -194,8 +199,12 @@ def check_rows(n_rows: int, accumulate: int, devices: Sequence[jax.Device] | Non
         )
 
 
-def full_network(module: nnx.Module, make_module: Callable[[Any], nnx.Module], dtype: Any) -> tuple[dict, Callable]:
-    """Splits a network for full training: (parameters by name, float32 numpy arrays; `assemble`, which reverses it).
+def full_network(
+    module: nnx.Module, make_module: Callable[[Any], nnx.Module], dtype: Any
+) -> tuple[Callable[[], dict[str, np.ndarray]], Callable]:
+    """Splits a network for full training: (`make_params`, `assemble`, which reverses it).
+
+    make_params() gives the parameters by name, float32 numpy arrays of the module's shapes, read at each call.
 
     Args:
       module: the network.
@@ -205,13 +214,25 @@ def full_network(module: nnx.Module, make_module: Callable[[Any], nnx.Module], d
     graphdef, abstract = nnx.split(with_working_attention(nnx.eval_shape(lambda: make_module(jnp.dtype(dtype)))))
     names = [(".".join(map(str, path)), path, variable) for path, variable in nnx.to_flat_state(abstract)]
     values = dict(nnx.to_flat_state(nnx.state(module)))
-    params = {name: np.asarray(values[path].get_value(), np.float32) for name, path, _ in names}
+
+    def make_params() -> dict[str, np.ndarray]:
+        return {name: host_array(values[path].get_value()).astype(np.float32, copy=False) for name, path, _ in names}
 
     def assemble(params: Arrays, frozen: None) -> nnx.Module:
         flat = [(path, variable.replace(_as_dtype(params[name], dtype))) for name, path, variable in names]
         return nnx.merge(graphdef, nnx.from_flat_state(flat))
 
-    return params, assemble
+    return make_params, assemble
+
+
+def host_array(array: jax.Array | np.ndarray) -> np.ndarray:
+    """The array in numpy, of the same shape and dtype.
+
+    np.asarray alone would leave a second copy in host memory for as long as an array of an accelerator lives.
+    """
+    if isinstance(array, jax.Array) and len(array.sharding.device_set) == 1:
+        array = array.addressable_data(0)  # shares the memory; the copy is kept in this object, and goes with it
+    return np.asarray(array)
 
 
 def _as_dtype(array: jax.Array | np.ndarray, dtype: Any) -> jax.Array:

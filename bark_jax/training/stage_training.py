@@ -22,7 +22,7 @@ from bark_jax.training import batches, losses
 from bark_jax.training.checks import check_integer, memory_errors
 from bark_jax.training.dataset import Dataset, check_same_meaning
 from bark_jax.training.loop import RunResult, RunSettings, fit
-from bark_jax.training.network_training import NetworkTraining, check_rows, full_network
+from bark_jax.training.network_training import NetworkTraining, check_rows, full_network, host_array
 from bark_jax.training.optimizer import OptimizerSettings, make_optimizer
 from bark_jax.training.placement import choose_devices, on_host
 
@@ -106,6 +106,7 @@ def train_stage(
     optimizer: OptimizerSettings | None = None,
     devices: Devices = None,
     shard_state: bool = False,
+    remat: bool = False,
     show_progress: bool = True,
 ) -> TrainedStage:
     """Trains one transformer of a model. Does not change the model.
@@ -122,6 +123,8 @@ def train_stage(
         or of all processes, `jax.devices()`. None is JAX's default device.
       shard_state: divide master parameters and optimizer state among the devices, instead of having all on each. A
         run may be resumed on another number of devices, and with or without it.
+      remat: recomputes each layer in the backward pass, which takes a third more computation and less memory. Losses
+        change by rounding, so a run may be resumed with another value.
       show_progress: shows a progress bar on a terminal.
 
     Raises:
@@ -144,7 +147,7 @@ def train_stage(
         )
     learn, held_out = dataset.split(settings.eval_share, seed=settings.seed)
     make_batches = functools.partial(STAGES[name].make_batches, spaces=model.spaces)
-    training = make_training(model, name, settings, optimizer, run, devices, shard_state=shard_state)
+    training = make_training(model, name, settings, optimizer, run, devices, shard_state=shard_state, remat=remat)
     identity = {
         "network": name,
         "settings": dataclasses.asdict(settings),
@@ -153,7 +156,7 @@ def train_stage(
         "data": {"examples": len(dataset), "seconds": round(dataset.seconds, 2), "codec": dataset.codec},
     }
     n_rows = settings.batch_size // settings.accumulate
-    with memory_errors(f"training {name}, {n_rows} rows at once", _remedy(settings)):
+    with memory_errors(f"training {name}, {n_rows} rows at once", _remedy(settings, remat)):
         result = fit(
             training,
             make_batches(learn, **{key: getattr(settings, key) for key in ("batch_size", "seed", "history_share")}),
@@ -167,9 +170,9 @@ def train_stage(
     return TrainedStage(_result_network(getattr(model, name), lora, result), lora, result)
 
 
-def _remedy(settings: StageSettings) -> str:
+def _remedy(settings: StageSettings, remat: bool) -> str:
     """Names the settings that lower the memory of a step."""
-    steps = []
+    steps = [] if remat else ["remat=True (--remat)"]
     if settings.accumulate < settings.batch_size:
         steps.append(f"accumulate={2 * settings.accumulate} (--accumulate)")
     if settings.lora is None:
@@ -186,7 +189,7 @@ def fingerprint(network: nnx.Module) -> str:
     """Hash of all parameters, 16 hex digits: identifies the start of a run, so that it resumes from the same model."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(network):
-        digest.update(np.ascontiguousarray(leaf).tobytes())
+        digest.update(host_array(leaf).tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -199,20 +202,22 @@ def make_training(
     devices: Sequence[jax.Device] | None,
     *,
     shard_state: bool = False,
+    remat: bool = False,
 ) -> NetworkTraining:
     """The steps and evaluations that `train_stage` runs. Arguments are those of `train_stage`."""
     network = getattr(model, name)
     make_module = module_maker(type(network), network.config, platform=network.platform)
-    params, assemble = full_network(network, make_module, settings.dtype)
+    make_params, assemble = full_network(network, make_module, settings.dtype)
     frozen = None
     if settings.lora is not None:
         # In the compute dtype already, and not trained: under a LoRA only A and B have float32 masters and averages.
-        frozen = assemble(params, None)
-        params, assemble = init_lora(network, settings.lora.rank, settings.lora.alpha, settings.seed), _add_lora
+        frozen = assemble(make_params(), None)
+        lora = init_lora(network, settings.lora.rank, settings.lora.alpha, settings.seed)
+        make_params, assemble = (lambda: lora), _add_lora
     return NetworkTraining(
-        params,
+        make_params,
         assemble,
-        functools.partial(STAGES[name].loss, spaces=model.spaces),
+        functools.partial(STAGES[name].loss, spaces=model.spaces, remat=remat),
         make_optimizer(optimizer, run.n_steps),
         frozen=frozen,
         accumulate=settings.accumulate,
