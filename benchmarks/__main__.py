@@ -5,49 +5,24 @@
     python -m benchmarks engine                                 continuous batching against fixed batches
     python -m benchmarks batch                                  bark-jax batch against a loop over generate
     python -m benchmarks memory                                 peak memory of bark-jax batch, few rows and many
+    python -m benchmarks jobs --size small                      whole jobs of real texts, with the cost of an hour
+    python -m benchmarks gpu OUT                                one GPU, all tables, within minutes; resumes
 
-Prints a table and writes results.jsonl, results.md and results.png. Every measurement is repeated; contenders take
-turns, so that a busy machine slows all of them. With n_short and n_long steps in a short and a long call:
-
-    step       (t_long - t_short) / (n_long - n_short)
-    prefill    t_short - n_short * step
-
-A coarse step is measured over whole windows with a voice, so it contains 1/60 of the window's prefill of 887 positions.
+Prints a table and writes results.jsonl, results.md and results.png. `benchmarks.measures` says how steps are timed.
 The floor of a step is the time that reading the weights and the KV cache takes at the measured memory bandwidth.
 """
 
-import dataclasses
-import functools
 import math
-import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import click
-import jax
 
-from benchmarks.contenders import SEMANTIC_TOKENS, BarkJax, Contender, Transformers
-from benchmarks.models import SIZES, Shape, make_model, measure_bandwidth, step_floor_ms, weight_bytes, with_int8
+from benchmarks import gpu
+from benchmarks.contenders import SEMANTIC_TOKENS
+from benchmarks.measures import CONTENDERS, MEASURES, Plan, contender_makers, measure_all, peak_memory
+from benchmarks.models import SIZES, make_model, measure_bandwidth, weight_bytes
 from benchmarks.report import Result, describe_run, format_report, write_report
-from benchmarks.timing import Spread, seconds, take_turns
-
-INT8 = "bark_jax, int8"
-CONTENDERS = ("bark_jax", INT8, "transformers", "torch.compile")
-MEASURES = ("semantic", "coarse", "fine", "codec", "clip", "compile")
-N_PROMPT = 257
-N_COARSE_KEYS = 917  # positions that an average step of a window attends to: prompt of 887 and half of 60 new tokens
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """Measurements to make, and their lengths."""
-
-    measures: tuple[str, ...]
-    repeats: int
-    semantic_steps: tuple[int, int]  # in the short and in the long call
-    coarse_windows: tuple[int, int]  # likewise
-    deadline: float  # of time.monotonic(); no measurement starts after it
 
 
 @click.group(invoke_without_command=True, help=__doc__.splitlines()[0])
@@ -122,130 +97,11 @@ def main(context, sizes, rows, dtypes, measures, contenders, quick, repeats, tim
             model = make_model(size, dtype)
             about["notes"].append(f"{size}, {dtype}: {weight_bytes(model) / 1e6:,.0f} MB of weights.")
             for n_rows in rows:
-                makers = _makers(size, dtype, n_rows, model, contenders)
-                for result in _measure(plan, (size, dtype, n_rows), makers, bandwidth):
+                makers = contender_makers(size, dtype, n_rows, model, contenders)
+                for result in measure_all(plan, (size, dtype, n_rows), makers, bandwidth):
                     results.append(result)
-                    write_report(out, about | {"peak_memory": _peak_memory()}, results)
+                    write_report(out, about | {"peak_memory": peak_memory()}, results)
     click.echo(format_report(about, results))
-
-
-def _makers(size, dtype, n_rows, model, contenders) -> dict[str, Callable[[], Contender]]:
-    """Constructors of the contenders by name. Called later, since importing or constructing one may fail."""
-
-    def torch_compile() -> Contender:
-        from benchmarks.torch_static_cache import TorchCompile
-
-        return TorchCompile(size, dtype, n_rows)
-
-    makers = {
-        "bark_jax": lambda: BarkJax(model, n_rows),
-        INT8: lambda: BarkJax(with_int8(model), n_rows),
-        "transformers": lambda: Transformers(size, dtype, n_rows),
-        "torch.compile": torch_compile,
-    }
-    return {name: makers[name] for name in contenders}
-
-
-def _measure(plan: Plan, case: tuple[str, str, int], makers, bandwidth: float):
-    """Yields a Result for each measurement of each contender, also for those that fail."""
-    made, failed = {}, {}
-    for name, make in makers.items():
-        try:
-            made[name] = make()
-        except Exception as error:  # a missing package, a driver, out of memory: the other contenders still run
-            failed[name] = _error_line(error)
-            yield Result(*case, "start", "", name, None, failure=failed[name])
-    read = {"semantic step": (N_PROMPT + plan.semantic_steps[1] / 2, 10_001), "coarse step": (N_COARSE_KEYS, 1024)}
-    for measure in plan.measures:
-        if time.monotonic() > plan.deadline:
-            yield Result(*case, measure, "", "all", None, failure="no time was left")
-            continue
-        for name, unit, found in _take(plan, measure, made):
-            for contender, spread in found.items():
-                if isinstance(spread, str):
-                    yield Result(*case, name, unit, contender, None, failure=spread)
-                else:
-                    shape = Shape.of(*case[:2], has_int8=contender == INT8)
-                    floor = step_floor_ms(shape, case[2], *read[name], bandwidth) if name in read else None
-                    yield Result(*case, name, unit, contender, spread, floor)
-
-
-def _take(plan: Plan, measure: str, made: dict[str, Contender]):
-    """Yields (name of the measurement, unit, {contender: Spread or message of its failure})."""
-    able = {name: each for name, each in made.items() if hasattr(each, measure)}
-    if measure == "semantic":
-        yield from _steps(plan, able, "semantic", plan.semantic_steps, per=1)
-    elif measure == "coarse":
-        yield from _steps(plan, able, "coarse", plan.coarse_windows, per=60)
-    elif measure == "compile":
-        yield "compile, nothing kept", "s", _compile(made["bark_jax"], False) if "bark_jax" in made else {}
-        yield "compile, programs kept", "s", _compile(made["bark_jax"], True) if "bark_jax" in made else {}
-    else:
-        calls = {name: getattr(each, measure) for name, each in able.items()}
-        ready, found = _warm(calls)
-        found |= take_turns({name: lambda call=call: 1e3 * seconds(call) for name, call in ready.items()}, plan.repeats)
-        yield {"clip": "10 s clip"}.get(measure, measure), "ms", found
-
-
-def _steps(plan: Plan, able, stage: str, counts: tuple[int, int], per: int):
-    """As `_take`, for a stage's decoding steps. counts: arguments of the short and the long call; per: steps of one."""
-    short, long = counts
-    calls = {name: getattr(each, stage) for name, each in able.items()}
-    ready, found = _warm({name: lambda call=call: (call(short), call(long)) for name, call in calls.items()})
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ready}
-    for _ in range(plan.repeats):
-        for name in ready:
-            at = [seconds(functools.partial(calls[name], count)) for count in counts]
-            times[name].append((at[0], at[1]))
-    step = {
-        name: Spread(tuple(1e3 * (b - a) / (per * (long - short)) for a, b in each)) for name, each in times.items()
-    }
-    yield f"{stage} step", "ms", found | step
-    if stage == "semantic":
-        yield (
-            "semantic prefill",
-            "ms",
-            {name: Spread(tuple(1e3 * a - short * step[name].median for a, _ in each)) for name, each in times.items()},
-        )
-
-
-def _warm(calls):
-    """Runs each call once, which compiles it. Returns (calls that work, messages of the failures), by name."""
-    ready, failed = {}, {}
-    for name, call in calls.items():
-        try:
-            call()
-            ready[name] = call
-        except Exception as error:
-            failed[name] = _error_line(error)
-    return ready, failed
-
-
-def _compile(ours: BarkJax, is_kept: bool) -> dict[str, Spread]:
-    """Compile time in seconds: time of the first clip minus that of the second.
-
-    Args:
-      is_kept: the compilation cache on disk is warm, so the first clip reads its programs from there.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        jax.config.update("jax_compilation_cache_dir", folder)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-        try:
-            for _ in range(1 + is_kept):
-                jax.clear_caches()
-                first = seconds(ours.clip)
-            return {ours.name: Spread((first - seconds(ours.clip),))}
-        finally:
-            jax.config.update("jax_compilation_cache_dir", None)
-
-
-def _error_line(error: Exception) -> str:
-    """An error as one short line for the table."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
-
-
-def _peak_memory() -> int | None:
-    return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
 
 @main.command("engine")
@@ -312,6 +168,47 @@ def wait(size, dtype, slots, repeats):
 
     _echo_run()
     for line in measure(make_model(size, dtype), slots, repeats):
+        click.echo(line)
+
+
+@main.command("gpu")
+@click.argument("out", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), default=9, show_default=True, help="Time limit.")
+@click.option("--size", type=click.Choice(SIZES), default="large", show_default=True, help="Model size.")
+@click.option("--dtype", default="bfloat16", show_default=True, help="Dtype of weights and computation.")
+@click.option(
+    "--rows",
+    multiple=True,
+    type=click.IntRange(1),
+    default=(1, 8, 16, 64),
+    show_default=True,
+    help="Batch sizes.",
+)
+@click.option(
+    "--measures", multiple=True, type=click.Choice(gpu.MEASURES), default=gpu.MEASURES, help="Measurements to make."
+)
+@click.option(
+    "--contenders",
+    multiple=True,
+    type=click.Choice(gpu.CONTENDERS),
+    default=gpu.CONTENDERS,
+    show_default=True,
+    help="Implementations to compare.",
+)
+@click.option(
+    "--part-seconds",
+    type=click.FloatRange(1),
+    default=180,
+    show_default=True,
+    help="Time limit of a part, after which it counts as failed.",
+)
+def gpu_run(out, minutes, size, dtype, rows, measures, contenders, part_seconds):
+    """Measures one GPU in parts, the most valuable first, and writes tables into OUT.
+
+    Re-running the command resumes. Delete OUT/parts/NAME.json to repeat a part.
+    """
+    case = gpu.Case(size, dtype, out.absolute())
+    for line in gpu.run(case, gpu.make_parts(rows, measures, contenders), minutes=minutes, limit_s=part_seconds):
         click.echo(line)
 
 

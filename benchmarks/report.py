@@ -35,6 +35,11 @@ class Result:
         values = dataclasses.asdict(self)
         return values | {"spread": None if self.spread is None else list(self.spread.values)}
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Result":
+        """The result of a JSON object that `to_dict` made."""
+        return cls(**values | {"spread": None if values["spread"] is None else Spread(tuple(values["spread"]))})
+
 
 def describe_run() -> dict[str, Any]:
     """Command, device, processor and versions of this run, as a JSON object."""
@@ -45,8 +50,13 @@ def describe_run() -> dict[str, Any]:
         "processor": _processor(),
         "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "python": platform.python_version(),
-        "versions": {package: _version(package) for package in PACKAGES},
+        "versions": installed_versions(),
     }
+
+
+def installed_versions() -> dict[str, str | None]:
+    """Versions of PACKAGES; None for one that is not installed."""
+    return {package: _version(package) for package in PACKAGES}
 
 
 def _version(package: str) -> str | None:

@@ -22,7 +22,7 @@ from bark_jax.generation.rows import Row
 from bark_jax.model import BarkModel
 from benchmarks.batch_memory import WORDS
 from benchmarks.contenders import BarkJax
-from benchmarks.timing import seconds
+from benchmarks.timing import Spread, seconds
 
 
 def make_rows(model: BarkModel, n_rows: int, max_tokens: int) -> list[Row]:
@@ -65,6 +65,26 @@ def compare(model: BarkModel, n_slots: int, n_rows: int, max_tokens: int, *, alo
     for name in others:
         faster, decoding = rates[ours] / rates[name], decoding_s[name] / decoding_s[ours]
         yield f"{ours}: {faster:.2f} x {name}; {decoding:.2f} x without the fine stage and the codec"
+
+
+def engine_rates(model: BarkModel, n_slots: int, n_rows: int, max_tokens: int) -> dict[str, Spread]:
+    """Audio seconds a second of n_rows utterances of mixed length, of the engine and of fixed batches of n_slots rows.
+
+    Each runs twice, and the first run, which compiles, is not timed.
+    """
+    rows = make_rows(model, n_rows, max_tokens)
+    speaker = Engine(model, n_slots)
+    runs: dict[str, Callable[[], list]] = {
+        f"engine, {n_slots} slots": lambda: [
+            done.utterance for done in speaker.run(Request(index, row) for index, row in enumerate(rows))
+        ],
+        f"fixed batches of {n_slots}": lambda: run_batches(model, rows, n_slots),
+    }
+    rates = {}
+    for name, run in runs.items():
+        audio_s = sum(len(each.samples) for each in run()) / model.sample_rate
+        rates[name] = Spread((audio_s / seconds(run),))
+    return rates
 
 
 @contextlib.contextmanager
