@@ -33,6 +33,7 @@ _MODULE_BY_NAME = {
     "RunSettings": "training.loop",
     "StageSettings": "training.stage_training",
     "TrainingError": "training.loop",
+    "TrainingStopped": "training.loop",
     "base_of": "checkpoints.lora",
     "check_manifest": "training.manifest",
     "coarse_loss": "training.losses",
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from bark_jax.training.loop import RunResult as RunResult
     from bark_jax.training.loop import RunSettings as RunSettings
     from bark_jax.training.loop import TrainingError as TrainingError
+    from bark_jax.training.loop import TrainingStopped as TrainingStopped
     from bark_jax.training.losses import coarse_loss as coarse_loss
     from bark_jax.training.losses import fine_loss as fine_loss
     from bark_jax.training.losses import semantic_loss as semantic_loss

@@ -471,6 +471,7 @@ def train_codec(
     optimizer: OptimizerSettings | None = None,
     devices: Sequence[jax.Device] | None = None,
     show_progress: bool = True,
+    stop: Callable[[], bool] | None = None,
 ) -> TrainedCodec:
     """Trains the codec of a model on the dataset's audio. Does not change the model.
 
@@ -486,10 +487,12 @@ def train_codec(
       optimizer: OPTIMIZER if None.
       devices: split the rows of a batch, with all parameters on each (data parallel); None is JAX's default device.
       show_progress: shows a progress bar on a terminal.
+      stop: called after every step but the last; if it returns True, the state is saved and the run stops.
 
     Raises:
       InputError: settings that do not fit the dataset, the model or the run in the folder.
       TrainingError: too many consecutive steps had non-finite gradients.
+      TrainingStopped: `stop` returned True.
     """
     settings = CodecSettings() if settings is None else settings
     optimizer = OPTIMIZER if optimizer is None else optimizer
@@ -533,6 +536,7 @@ def train_codec(
                 "data": {"examples": len(dataset), "seconds": round(dataset.seconds, 2)},
             },
             show_progress=show_progress,
+            stop=stop,
         )
     _, assemble = full_network(codec, lambda _: codec, codec.dtype)
     return TrainedCodec(assemble(training.arrays(result.state), None), result)

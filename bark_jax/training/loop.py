@@ -39,6 +39,10 @@ class TrainingError(BarkError, RuntimeError):
     """Training that cannot continue, because too many consecutive steps had non-finite gradients."""
 
 
+class TrainingStopped(BarkError):
+    """A run that its caller has stopped before its last step; its folder resumes."""
+
+
 class Training(Protocol):
     """Interface that `fit` runs; implemented by `NetworkTraining` and `CodecTraining`."""
 
@@ -111,6 +115,7 @@ def fit(
     evaluation: Sequence[Mapping[str, Any]] = (),
     identity: Mapping[str, Any] | None = None,
     show_progress: bool = True,
+    stop: Callable[[], bool] | None = None,
 ) -> RunResult:
     """Runs a training to its end; resumes from the latest checkpoint in the folder if there is one.
 
@@ -124,11 +129,13 @@ def fit(
       identity: further facts that make up the run, as JSON values, such as a fingerprint of the data. A folder whose
         run has another identity or other settings is refused.
       show_progress: shows a progress bar on a terminal.
+      stop: called after every step but the last; if it returns True, the state is saved and the run stops.
 
     Raises:
       InputError: the folder holds another run, or something else.
       CheckpointError: the latest checkpoint cannot be read.
       TrainingError: settings.max_skipped consecutive steps had non-finite gradients.
+      TrainingStopped: `stop` returned True.
     """
     check_process()
     folder, crew = Path(folder), Crew(training.devices)
@@ -141,7 +148,7 @@ def fit(
         crew.wait("metrics read")
         bar = Bar(settings.n_steps, int(state.step), is_visible=show_progress and crew.writes)
         with MetricsLog(folder, int(state.step), writes=crew.writes) as log, bar:
-            run = _Run(training, settings, evaluation, last, best, log, bar, record)
+            run = _Run(training, settings, evaluation, last, best, log, bar, record, stop)
             state = run.steps(state, batches)
         if crew.writes:
             with contextlib.suppress(UnsupportedError):  # no matplotlib
@@ -187,6 +194,7 @@ class _Run:
     log: MetricsLog
     bar: Bar
     record: _Record
+    stop: Callable[[], bool] | None
 
     def steps(self, state: Any, batches: Callable[[int], Mapping[str, Any]]) -> Any:
         """Runs the remaining steps with their evaluations and checkpoints. Returns the last state."""
@@ -211,7 +219,17 @@ class _Run:
                     self.last.save(step, state)
                 if is_end:
                     break
+                if self.stop is not None and self.stop():
+                    self._leave(state, step, waiting)
         return state
+
+    def _leave(self, state: Any, step: int, waiting: list[tuple[int, Mapping[str, jax.Array]]]) -> None:
+        """Saves the state unless it is saved already, and raises TrainingStopped."""
+        if waiting:
+            self._write_metrics(waiting, n_skipped=int(state.skipped))
+        if self.last.latest_step() != step:
+            self.last.save(step, state)
+        raise TrainingStopped(f"stopped after step {step:,} of {self.settings.n_steps:,}; the same command resumes")
 
     def _has_ended(self, step: int) -> bool:
         patience = self.settings.patience

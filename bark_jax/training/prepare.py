@@ -120,6 +120,7 @@ def recode(
     *,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    rows_at_once: int = ENCODE_ROWS,
 ) -> Dataset:
     """Encodes the audio of a dataset again with another codec and writes the result as a new dataset, atomically.
 
@@ -129,6 +130,7 @@ def recode(
       dataset: prepared with its audio (keep_audio).
       codec: makes the new codes; float32.
       folder, overwrite, progress: as for `prepare_dataset`.
+      rows_at_once: clips that are encoded at once; more are faster on an accelerator, and take more of its memory.
 
     Raises:
       InputError: the dataset holds no audio, the codec is not float32, or the folder exists.
@@ -139,7 +141,7 @@ def recode(
     check_destination(folder, overwrite=overwrite, kind="dataset")
     clips = (_clip_of(dataset, index) for index in range(len(dataset)))
     with open_writer(folder, spaces, dataset.voices, codec=codec_fingerprint(codec), overwrite=overwrite) as writer:
-        for clip, codes_QT in _with_codes(codec, clips, spaces.n_fine):
+        for clip, codes_QT in _with_codes(codec, clips, spaces.n_fine, rows_at_once):
             writer.add(Example(clip.text, clip.semantic, codes_QT, clip.voice))
             if progress is not None:
                 progress(writer.n_examples, len(dataset))
@@ -147,7 +149,9 @@ def recode(
 
 
 @under_own_config
-def encode_audio(codec: Codec, audio: Sequence[np.ndarray], n_codebooks: int) -> list[np.ndarray]:
+def encode_audio(
+    codec: Codec, audio: Sequence[np.ndarray], n_codebooks: int, rows_at_once: int = ENCODE_ROWS
+) -> list[np.ndarray]:
     """Encodes clips of different length in padded batches: for each its codes, int32 [n_codebooks, F].
 
     The encoder is causal and padding comes after a clip, so a clip's vectors equal those of encoding it alone, up to
@@ -156,6 +160,7 @@ def encode_audio(codec: Codec, audio: Sequence[np.ndarray], n_codebooks: int) ->
 
     Args:
       audio: mono clips, float32 [A], A a multiple of the codec's hop_length and not 0.
+      rows_at_once: rows of a batch.
     """
     hop = codec.config.hop_length
     n_frames = [len(samples) // hop for samples in audio]
@@ -168,10 +173,10 @@ def encode_audio(codec: Codec, audio: Sequence[np.ndarray], n_codebooks: int) ->
         else:
             codes[index] = _encode(codec, samples[None], n_codebooks)[0]
     padded.sort(key=n_frames.__getitem__)
-    for first in range(0, len(padded), ENCODE_ROWS):
-        batch = padded[first : first + ENCODE_ROWS]
+    for first in range(0, len(padded), rows_at_once):
+        batch = padded[first : first + rows_at_once]
         width = -(-n_frames[batch[-1]] // FRAMES_STEP) * FRAMES_STEP
-        samples_BA = np.zeros((ENCODE_ROWS, width * hop), np.float32)
+        samples_BA = np.zeros((rows_at_once, width * hop), np.float32)
         for row, index in enumerate(batch):
             samples_BA[row, : len(audio[index])] = audio[index]
         for row_QT, index in zip(_encode(codec, samples_BA, n_codebooks), batch, strict=False):
@@ -265,11 +270,13 @@ def _clip_of(dataset: Dataset, index: int) -> _Clip:
     return _Clip(example.text, example.semantic, dataset.audio(index), example.voice)
 
 
-def _with_codes(codec: Codec, clips: Iterable[_Clip], n_codebooks: int) -> Iterator[tuple[_Clip, np.ndarray]]:
+def _with_codes(
+    codec: Codec, clips: Iterable[_Clip], n_codebooks: int, rows_at_once: int = ENCODE_ROWS
+) -> Iterator[tuple[_Clip, np.ndarray]]:
     """Yields each clip with its codes, int32 [Q, F], in the order of `clips`."""
     clips = iter(clips)
-    while held := list(itertools.islice(clips, HELD_CLIPS)):
-        codes = encode_audio(codec, [clip.samples for clip in held], n_codebooks)
+    while held := list(itertools.islice(clips, max(HELD_CLIPS, 4 * rows_at_once))):
+        codes = encode_audio(codec, [clip.samples for clip in held], n_codebooks, rows_at_once)
         yield from zip(held, codes, strict=True)
 
 

@@ -108,6 +108,7 @@ def train_stage(
     shard_state: bool = False,
     remat: bool = False,
     show_progress: bool = True,
+    stop: Callable[[], bool] | None = None,
 ) -> TrainedStage:
     """Trains one transformer of a model. Does not change the model.
 
@@ -126,10 +127,12 @@ def train_stage(
       remat: recomputes each layer in the backward pass, which takes a third more computation and less memory. Losses
         change by rounding, so a run may be resumed with another value.
       show_progress: shows a progress bar on a terminal.
+      stop: called after every step but the last; if it returns True, the state is saved and the run stops.
 
     Raises:
       InputError: settings that do not fit the dataset, the model or the run in the folder.
       TrainingError: too many consecutive steps had non-finite gradients.
+      TrainingStopped: `stop` returned True.
       DeviceMemoryError: the device is out of memory; the message says what to change.
     """
     settings = StageSettings() if settings is None else settings
@@ -165,6 +168,7 @@ def train_stage(
             evaluation=_evaluation(held_out, make_batches, settings, 1 if devices is None else len(devices)),
             identity=identity,
             show_progress=show_progress,
+            stop=stop,
         )
     lora = None if settings.lora is None else on_host(result.state.params)
     return TrainedStage(_result_network(getattr(model, name), lora, result), lora, result)
