@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
@@ -16,12 +17,14 @@ from click.testing import CliRunner
 from bark_jax.bark import Bark
 from bark_jax.config import BarkGenerationConfig
 from bark_jax.errors import InputError, ModelNotFoundError, UnsupportedError
-from bark_jax.training.recipes.tiny_voice import choose, measure, speech, texts
+from bark_jax.training.loop import RunSettings, TrainingStopped
+from bark_jax.training.recipes.tiny_voice import choose, measure, open_texts, pace, speech, texts
 from bark_jax.training.recipes.tiny_voice.__main__ import main
 from bark_jax.training.recipes.tiny_voice.amounts import AMOUNTS
+from bark_jax.training.recipes.tiny_voice.corpus import Share
 from bark_jax.training.recipes.tiny_voice.listen import edit_distance, listen, word_error
-from bark_jax.training.recipes.tiny_voice.model import CHARACTERS, MAX_SEMANTIC, N_TEXT
-from bark_jax.training.recipes.tiny_voice.train import make_processor, train
+from bark_jax.training.recipes.tiny_voice.model import CHARACTERS, GRAMMAR, OPEN
+from bark_jax.training.recipes.tiny_voice.train import make_processor, random_model, train
 
 
 @pytest.mark.parametrize("kind", measure.KINDS)
@@ -37,7 +40,7 @@ def test_the_grammar_says_only_words_of_its_vocabulary_in_signs_that_the_model_r
     said = [*texts.draw("digits", 200, seed=0), *texts.draw("sentences", 2000, seed=0)]
     found = {word for text in said for word in texts.words(text)}
     assert found == set(texts.vocabulary())
-    assert set("".join(said)) <= set(CHARACTERS) and max(map(len, said)) <= N_TEXT
+    assert set("".join(said)) <= set(CHARACTERS) and max(map(len, said)) <= GRAMMAR.n_text
 
 
 def test_a_grammar_that_is_exhausted_says_so():
@@ -83,10 +86,82 @@ def test_noise_is_as_long_and_as_loud_as_speech():
 
 
 def test_the_model_has_room_for_every_text_and_reads_figures_as_words():
-    processor = make_processor()
-    assert (processor.spaces.n_text, processor.spaces.max_semantic) == (N_TEXT, MAX_SEMANTIC)
+    processor = make_processor(GRAMMAR)
+    assert (processor.spaces.n_text, processor.spaces.max_semantic) == (GRAMMAR.n_text, GRAMMAR.max_semantic)
     read = processor(["OFFICE 7", "office seven"])["input_ids"]
     np.testing.assert_array_equal(*read)
+
+
+@pytest.fixture(scope="module")
+def words():
+    return open_texts.frequent_words()
+
+
+def test_open_texts_hold_only_words_that_the_recogniser_knows_and_signs_that_the_model_reads(words):
+    assert len(words) == len(set(words)) == 9_000 and words[:3] == ("the", "to", "i")
+    strings = open_texts.draw_strings(words, 300, seed=0)
+    assert len(set(strings)) == 300 and strings[:20] == open_texts.draw_strings(words, 20, seed=0)
+    said = {word for text in (*strings, *open_texts.english()) for word in texts.words(text)}
+    assert said <= set(words) and len(said) > 800
+    assert set("".join((*strings, *open_texts.english()))) <= set(CHARACTERS)
+
+
+def test_a_share_fits_the_prompt_and_holds_nothing_that_is_measured(words):
+    share = Share("slt", 30, 60, 60, 40)
+    drawn = share.draw(words, seed=1)
+    assert len(set(drawn)) == 190 and max(map(len, drawn)) <= OPEN.n_text
+    pairs = drawn[-40:]
+    assert all(make_processor(OPEN).is_within_sentence_limit(pair) for pair in pairs)
+    for kind in OPEN.kinds:
+        measured = set(open_texts.draw_held_out(kind, 60, seed=measure.TEXTS_SEED))
+        assert len(measured) == 60 and not measured & set(drawn) and max(map(len, measured)) <= OPEN.n_text
+    held_out = open_texts.draw_held_out("pairs", 60, seed=measure.TEXTS_SEED)
+    parts = {part.strip(" .?!") for pair in held_out for part in re.split(r"(?<=[.?!]) ", pair)}
+    assert not parts & {text.strip(" .?!") for text in drawn}
+
+
+def test_too_few_texts_to_draw_from_are_an_error():
+    with pytest.raises(InputError, match=r"101 different sentences were asked for, english\.txt has 100"):
+        open_texts.draw_english(101, seed=0)
+    with pytest.raises(InputError, match="9 pairs were asked for, and only 3 texts"):
+        open_texts.draw_pairs(["one", "two", "three", "x" * 61], 9, seed=0)
+
+
+def test_the_open_model_is_stored_in_12_megabytes():
+    networks = jax.eval_shape(lambda: random_model(OPEN, 0))
+    n_parameters = sum(leaf.size for leaf in jax.tree.leaves(networks))
+    assert 2 * n_parameters < 11.8e6, "float16; the voices and configs take some 0.1 MB"
+
+
+def test_a_run_has_as_many_steps_as_its_seconds_allow(tmp_path, monkeypatch):
+    now = iter(range(10_000))  # 16 steps a second: each block of 16 takes one tick
+    monkeypatch.setattr(pace.time, "perf_counter", lambda: next(now))
+    probed = []
+
+    def probe(folder, run, stop):
+        probed.append(run)
+        while not stop():
+            pass
+        raise TrainingStopped("stopped")
+
+    run = RunSettings(n_steps=1000, eval_every=100, save_every=100)
+    assert pace.fit_run(tmp_path, "semantic", run, None, probe) == run and not probed
+    fitted = pace.fit_run(tmp_path, "semantic", run, 5, probe)
+    assert fitted == RunSettings(n_steps=80, eval_every=80, save_every=80)
+    assert probed == [RunSettings(n_steps=1000, eval_every=1000, save_every=1000)]
+    assert pace.fit_run(tmp_path, "semantic", run, 5, probe) == fitted and len(probed) == 1, (
+        "a resumed run has the same"
+    )
+    assert pace.fit_run(tmp_path, "coarse", run, 1e9, probe) == run, "never more than it asks for"
+
+
+def test_the_clock_stops_what_would_end_too_late(monkeypatch):
+    clock = pace.Clock(1)
+    clock.begin_part("the corpus")  # the first of a run begins in any case, or no run would get further
+    with pytest.raises(TrainingStopped, match="before the codes, which can take 150 s; the same command resumes"):
+        clock.begin_part("the codes")
+    assert not clock.is_over() and not pace.Clock(None).is_over() and pace.Clock(1e-9).is_over()
+    pace.Clock(None).begin_part("the codes")
 
 
 @pytest.mark.parametrize("kind", measure.KINDS)
@@ -130,15 +205,19 @@ def test_settings_are_written_into_no_model_that_is_given_by_name(tmp_path, monk
 @pytest.mark.skipif(not (shutil.which("flite") or shutil.which("apt-get")), reason="flite cannot be had here")
 def test_the_recipe_goes_all_the_way_from_nothing_and_on_from_there(tmp_path):
     options = ["--amount", "smoke", "--texts", "1", "--seeds", "1", "--no-choose"]
+    stopped = CliRunner().invoke(main, [str(tmp_path / "first"), *options, "--minutes", "0.001"])
+    assert stopped.exit_code == 75 and "stopped after step 1 of 3" in stopped.output, stopped.output
     result = CliRunner().invoke(main, [str(tmp_path / "first"), *options])
     assert result.exit_code == 0, result.output
-    assert len(re.findall(r"^\| 1 (?:digits|sentences) \| (?:none|slt|rms) ", result.output, re.MULTILINE)) == 6
+    kinds = "|".join(OPEN.kinds)
+    assert len(re.findall(rf"^\| 1 (?:{kinds}) \| (?:none|slt|rms) ", result.output, re.MULTILINE)) == 12
     report = json.loads((tmp_path / "first" / "report.json").read_text())
-    assert report["amount"] == "smoke" and len(report["measures"]) == 6
+    assert report["amount"] == "smoke" and len(report["measures"]) == 12 and report["model_bytes"] < 12e6
     bark = Bark.from_pretrained(str(tmp_path / "first" / "model"))
     assert bark.voices() == ["slt", "rms"]
     runs = {path.parent.name for path in (tmp_path / "first").glob("*/metrics.jsonl")}
-    assert runs == {"codec_model", "semantic", "coarse_acoustics", "fine_acoustics"}
+    assert runs == {"codec_model", "semantic", "coarse_acoustics", "fine_acoustics"} == set(report["steps"])
+    assert json.loads((tmp_path / "first" / "steps.json").read_text()) == {"semantic": 40}
 
     metrics = {path: path.read_bytes() for path in (tmp_path / "first").glob("*/metrics.jsonl")}
     train(tmp_path / "first", AMOUNTS["smoke"], seed=1)

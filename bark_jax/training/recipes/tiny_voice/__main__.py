@@ -5,25 +5,34 @@
 Re-running the command resumes.
 """
 
+import contextlib
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import jax
 
 from bark_jax.bark import Bark
+from bark_jax.checkpoints.compiled import keep_compiled_programs
 from bark_jax.errors import BarkError
+from bark_jax.files import write_atomically
 from bark_jax.training.dataset import Dataset
+from bark_jax.training.loop import TrainingStopped
+from bark_jax.training.metrics import METRICS_FILE, read_metrics
 from bark_jax.training.recipes.tiny_voice import choose as choosing
 from bark_jax.training.recipes.tiny_voice import measure as measuring
-from bark_jax.training.recipes.tiny_voice import texts
 from bark_jax.training.recipes.tiny_voice.amounts import AMOUNTS
+from bark_jax.training.recipes.tiny_voice.open_texts import draw_held_out
+from bark_jax.training.recipes.tiny_voice.pace import Clock
 from bark_jax.training.recipes.tiny_voice.plots import plot_samples
 from bark_jax.training.recipes.tiny_voice.speech import Flite
-from bark_jax.training.recipes.tiny_voice.train import choose_voices, train, write_model
+from bark_jax.training.recipes.tiny_voice.train import choose_voices, fetch, train, write_model
 
 CHOOSING_TEXTS = 24  # maximum number of texts of each kind for the choice of temperatures
+SECONDS_FILE = "seconds.json"
+STOPPED = 75  # exit status: work is left. EX_TEMPFAIL of sysexits.h
 
 
 @click.command()
@@ -42,7 +51,15 @@ CHOOSING_TEXTS = 24  # maximum number of texts of each kind for the choice of te
     "--choose/--no-choose",
     "is_chosen",
     default=None,
-    help="Choose temperatures by grid search and write them into the model  [default: after training].",
+    help="Choose temperatures by grid search and write them into the model  [default: after adapt and smoke].",
+)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(0, min_open=True),
+    help="Stop after so long, with exit status 75 if work is left  [default: run to the end].",
+)
+@click.option(
+    "--fetch", "only_fetch", is_flag=True, help="Only put what training needs from the network into WORK, and end."
 )
 def main(
     work: Path,
@@ -53,37 +70,49 @@ def main(
     n_seeds: int,
     only_measure: str | None,
     is_chosen: bool | None,
+    minutes: float | None,
+    only_fetch: bool,
 ) -> None:
     """Trains the built-in voice in WORK: the model, word error rates (report.json), spectrograms (samples.png).
 
-    --amount full trains from random weights and needs an accelerator; adapt fine-tunes a trained model on a CPU; smoke
-    runs every part in minutes, and its model makes noise.
+    --amount full trains from random weights, for 20 minutes on one GPU and 16 cores; adapt fine-tunes a trained model
+    on a CPU; smoke runs every part in minutes, and its model makes noise. Re-running the command resumes.
     \f
     Raises ClickException if a part fails. (Click's help ends at the form feed.)
     """
-    started = time.perf_counter()
+    clock = Clock(minutes)
     work.mkdir(parents=True, exist_ok=True)
+    keep_compiled_programs()
     try:
-        if only_measure is None:
-            model = train(work, AMOUNTS[amount], seed=seed, start=start)
-            write_model(model, choose_voices(Dataset.open(work / "codes")), work / "model")
-        trained_s = time.perf_counter() - started
+        if only_fetch:
+            return fetch(work, AMOUNTS[amount])
         folder = str(work / "model") if only_measure is None else only_measure
-        if is_chosen or (is_chosen is None and only_measure is None):
-            click.echo(choosing.choose_for(folder, n_texts=min(n_texts, CHOOSING_TEXTS)))
-        bark = Bark.from_pretrained(folder)
-        measures = [
-            measuring.measure(bark, kind, n_texts=n_texts, seeds=range(n_seeds), voice=voice)
-            for voice in (None, *bark.voices())
-            for kind in measuring.KINDS
-        ]
+        with _added_seconds(work / SECONDS_FILE):
+            if only_measure is None:
+                model = train(work, AMOUNTS[amount], seed=seed, start=start, clock=clock)
+                voices = choose_voices(Dataset.open(work / "codes"))
+                write_model(model, AMOUNTS[amount].form, voices, work / "model")
+            clock.begin_part("the measurements")
+            if is_chosen or (is_chosen is None and only_measure is None and AMOUNTS[amount].is_chosen):
+                click.echo(choosing.choose_for(folder, n_texts=min(n_texts, CHOOSING_TEXTS)))
+            bark = Bark.from_pretrained(folder)
+            measures = [
+                measuring.measure(bark, kind, n_texts=n_texts, seeds=range(n_seeds), voice=voice)
+                for voice in (None, *bark.voices())
+                for kind in measuring.kinds_of(bark)
+            ]
+    except TrainingStopped as stopped:
+        click.echo(str(stopped))
+        raise SystemExit(STOPPED) from stopped
     except BarkError as error:
         raise click.ClickException(str(error)) from error
     click.echo(measuring.table(measures))
     report = {
         "amount": amount,
         "seed": seed,
-        "seconds": round(trained_s),
+        "seconds": json.loads((work / SECONDS_FILE).read_text()),
+        "steps": {path.parent.name: read_metrics(path.parent)[-1]["step"] for path in work.glob(f"*/{METRICS_FILE}")},
+        "model_bytes": sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file()),
         "device": jax.local_devices()[0].device_kind,
         "jax": jax.__version__,
         "measures": [each._asdict() for each in measures],
@@ -92,12 +121,23 @@ def main(
     (work / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
+@contextlib.contextmanager
+def _added_seconds(path: Path) -> Iterator[None]:
+    """Adds the seconds of a `with` block to the JSON list in a file: one number for each run of the command."""
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        before = json.loads(path.read_text()) if path.is_file() else []
+        write_atomically(path, (json.dumps([*before, round(time.perf_counter() - started)]) + "\n").encode())
+
+
 def _draw(bark: Bark, work: Path) -> None:
     """Plots WORK/samples.png: spectrograms of flite on the left, of the model with the same texts on the right."""
     flite, rows = Flite(work), []
     for voice in bark.voices():
-        for kind in measuring.KINDS:
-            (text,) = texts.draw(kind, 1, seed=measuring.TEXTS_SEED, held_out=True)
+        for kind in measuring.kinds_of(bark):
+            (text,) = draw_held_out(kind, 1, seed=measuring.TEXTS_SEED)
             (clip,) = measuring.speak(bark, [text], seed=0, voice=voice)
             rows.append([(f"flite {voice}: {text}", flite.speak(text, voice).audio), ("the model", clip.samples)])
     plot_samples(rows, bark.sample_rate, work / "samples.png")

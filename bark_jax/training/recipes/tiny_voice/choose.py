@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from bark_jax.bark import Bark
 from bark_jax.config import GENERATION_CONFIG_FILE, BarkGenerationConfig, read_config, save_json
 from bark_jax.training.recipes.tiny_voice import measure as measuring
-from bark_jax.training.recipes.tiny_voice import texts
+from bark_jax.training.recipes.tiny_voice.open_texts import draw_held_out
 
 TEXTS_SEED = 8_000  # of the draw of texts for the search
 MEASURED = 60  # evaluation texts of each kind, which the search leaves out; about 110 sentences are held out in all
@@ -74,15 +74,15 @@ def _best(choices: Sequence[Choice]) -> Choice:
 
 def choosing_texts(kind: str, n_texts: int) -> list[str]:
     """Draws texts that are held out of training and not among those that `measure` evaluates."""
-    measured = set(texts.draw(kind, MEASURED, seed=measuring.TEXTS_SEED, held_out=True))
-    drawn = texts.draw(kind, n_texts + MEASURED, seed=TEXTS_SEED, held_out=True)
+    measured = set(draw_held_out(kind, MEASURED, seed=measuring.TEXTS_SEED))
+    drawn = draw_held_out(kind, n_texts + MEASURED, seed=TEXTS_SEED)
     return [text for text in drawn if text not in measured][:n_texts]
 
 
 def word_errors_with(bark: Bark, settings: dict[str, Any], n_texts: int, *, seed: int) -> Choice:
     """Measures word error rates with some settings: every text in every voice, and without a voice."""
     by_kind = {}
-    for kind in measuring.KINDS:
+    for kind in measuring.kinds_of(bark):
         chosen = choosing_texts(kind, n_texts)
         hearings = [
             measuring.hear(bark, kind, chosen, seed=seed, voice=voice, **settings)[1]
@@ -118,7 +118,11 @@ def with_choice(config: BarkGenerationConfig, choice: Choice) -> BarkGenerationC
 
 def table(choices: Sequence[Choice]) -> str:
     """Formats choices as a Markdown table of word error rates in percent."""
-    lines = ["| semantic | coarse | fine | word error %: digits | sentences | both |", "|---|---|---|---|---|---|"]
+    kinds = list(choices[0].by_kind)
+    lines = [
+        f"| semantic | coarse | fine | word error %: {' | '.join(kinds)} | mean |",
+        "|---" * (4 + len(kinds)) + "|",
+    ]
     for choice in choices:
         chosen = [choice.settings.get(f"{stage}_temperature") for stage in ("semantic", "coarse", "fine")]
         temperatures = ["greedy"] * 3 if choice.settings == GREEDY else map(str, chosen)

@@ -6,7 +6,12 @@ recognises words even in noise, so every figure comes with controls: the same au
 noise.
 """
 
+import functools
+import itertools
+import multiprocessing
+import os
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +22,7 @@ from bark_jax.training.recipes.tiny_voice.texts import DIGITS, words
 
 HEARING_RATE = 16_000  # Hz, sample rate of the recogniser's models
 SILENCE_S = 0.25  # silence padded before and after a clip
+ROWS_PER_PROCESS = 8  # a process takes seconds to start
 DIGIT_GRAMMAR = f"#JSGF V1.0; grammar digits; public <digits> = ( {' | '.join(DIGITS)} )+ ;"
 
 
@@ -32,7 +38,7 @@ class Listener:
     """Speech recogniser for one kind of text.
 
     Args:
-      kind: "digits" or "sentences".
+      kind: "digits" for digit strings; any other for sentences.
 
     Raises:
       UnsupportedError: PocketSphinx is not installed.
@@ -60,10 +66,31 @@ class Listener:
 
 
 def listen(kind: str, texts: Sequence[str], audio: Sequence[np.ndarray], sample_rate: int) -> Hearing:
-    """Recognises rows of audio, float32 [A] each, and scores them: errors of all rows divided by words of all rows."""
-    listener = Listener(kind)
-    heard = tuple(listener.hear(samples, sample_rate) for samples in audio)
+    """Recognises rows of audio, float32 [A] each, and scores them: errors of all rows divided by words of all rows.
+
+    Many rows are recognised by several processes.
+    """
+    n_processes = min(os.cpu_count() or 1, len(audio) // ROWS_PER_PROCESS)
+    if n_processes < 2:
+        listener = Listener(kind)
+        heard = tuple(listener.hear(samples, sample_rate) for samples in audio)
+    else:
+        pool = _processes(n_processes)
+        heard = tuple(pool.map(_hear, itertools.repeat(kind), audio, itertools.repeat(sample_rate), chunksize=2))
     return Hearing(word_error(texts, heard), word_error([*texts[1:], texts[0]], heard), heard)
+
+
+@functools.cache
+def _processes(n_processes: int) -> ProcessPoolExecutor:
+    # spawn: a forked copy of a process that has run JAX may hang.
+    return ProcessPoolExecutor(n_processes, multiprocessing.get_context("spawn"))
+
+
+def _hear(kind: str, samples: np.ndarray, sample_rate: int) -> str:
+    return _listener(kind).hear(samples, sample_rate)
+
+
+_listener = functools.cache(Listener)
 
 
 def word_error(texts: Sequence[str], heard: Sequence[str]) -> float:

@@ -14,10 +14,12 @@ import numpy as np
 
 from bark_jax.audio.clip import Clip
 from bark_jax.bark import Bark
-from bark_jax.training.recipes.tiny_voice import texts
 from bark_jax.training.recipes.tiny_voice.listen import Hearing, listen
+from bark_jax.training.recipes.tiny_voice.model import GRAMMAR, OPEN
+from bark_jax.training.recipes.tiny_voice.open_texts import draw_held_out
 
-KINDS = ("digits", "sentences")
+KINDS = GRAMMAR.kinds  # of the model in the package
+NOISE_TEXTS = 12  # of the noise control: the recogniser takes far longer on noise than on speech
 TEXTS_SEED = 7_000  # of the draw of evaluation texts; training draws from other texts, see `texts.is_held_out`
 ROWS = 16  # batch size of generation
 
@@ -38,16 +40,22 @@ class Measure(NamedTuple):
         return statistics.median(self.by_seed)
 
 
+def kinds_of(bark: Bark) -> tuple[str, ...]:
+    """Kinds of text that a model of this recipe speaks: OPEN's if it has no list of words, else GRAMMAR's."""
+    return OPEN.kinds if bark.processor.words is None else GRAMMAR.kinds
+
+
 def measure(
     bark: Bark, kind: str, *, n_texts: int, seeds: Sequence[int], voice: str | None = None, **settings: Any
 ) -> Measure:
     """Speaks n_texts held-out texts once with each seed, and measures word error rates."""
-    chosen = texts.draw(kind, n_texts, seed=TEXTS_SEED, held_out=True)
+    chosen = draw_held_out(kind, n_texts, seed=TEXTS_SEED)
     hearings, clips = [], []
     for seed in seeds:
         clips, hearing = hear(bark, kind, chosen, seed=seed, voice=voice, **settings)
         hearings.append(hearing)
-    noise = listen(kind, chosen, [noise_like(clip.samples) for clip in clips], bark.sample_rate)
+    noises = [noise_like(clip.samples) for clip in clips[:NOISE_TEXTS]]
+    noise = listen(kind, chosen[:NOISE_TEXTS], noises, bark.sample_rate)
     return Measure(
         kind,
         voice,

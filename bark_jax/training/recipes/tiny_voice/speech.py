@@ -17,6 +17,7 @@ import soundfile
 import soxr
 
 from bark_jax.errors import InputError, UnsupportedError
+from bark_jax.files import atomic_folder
 
 # The order is part of the trained model: token = 3 * index + state.
 _PHONES = "pau p iy t er f ih k s dh eh r y uw zh ax w l ae th ao v aw z hh n uh sh d m aa ay ah ey b jh g ow ch ng oy"
@@ -27,6 +28,7 @@ TOKEN_RATE = 50
 SAMPLE_RATE = 24_000
 GAIN = 1.2  # flite's output is quiet; samples are clipped to 0.99 after it
 DEBIAN_PACKAGES = ("flite", "libflite1")
+SOUND_PACKAGES = ("libasound2t64", "libasound2")
 
 
 class Utterance(NamedTuple):
@@ -39,20 +41,20 @@ class Utterance(NamedTuple):
 
 
 class Flite:
-    """The synthesiser's program, found on PATH or downloaded from Debian's archive by apt-get.
+    """The synthesiser's program: in `folder`, on PATH, or downloaded from Debian's archive by apt-get into `folder`.
 
     Args:
       folder: where a downloaded program is kept.
 
     Raises:
-      UnsupportedError: flite is not on PATH and cannot be downloaded.
+      UnsupportedError: flite is in neither and cannot be downloaded.
     """
 
     def __init__(self, folder: Path):
         self._env = dict(os.environ)
-        program = shutil.which("flite")
+        program = None if _is_fetched(folder) else shutil.which("flite")
         if program is None:
-            root = _fetch(folder)
+            root = fetch_flite(folder)
             program = str(root / "usr/bin/flite")
             libraries = next(root.glob("usr/lib/*/libflite.so.1")).parent
             self._env["LD_LIBRARY_PATH"] = str(libraries)
@@ -101,25 +103,32 @@ def phone_states(ends: Sequence[str]) -> np.ndarray:
     return np.array(tokens, np.int32)
 
 
-def _fetch(folder: Path) -> Path:
-    """Downloads flite's Debian packages and unpacks them into `folder`, unless done already; installs nothing.
+def _is_fetched(folder: Path) -> bool:
+    return (folder / "flite/usr/bin/flite").is_file()
+
+
+def fetch_flite(folder: Path) -> Path:
+    """Downloads flite's Debian packages and unpacks them into `folder`/flite, unless done already; installs nothing.
 
     Raises:
       UnsupportedError: this is no Debian, or the download fails.
     """
     root = folder / "flite"
-    if (root / "usr/bin/flite").is_file():
+    if _is_fetched(folder):
         return root
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         raise UnsupportedError("flite is not on PATH and this is no Debian to fetch it from; install flite")
     with tempfile.TemporaryDirectory() as packages:
-        result = subprocess.run(
-            ["apt-get", "download", *DEBIAN_PACKAGES], cwd=packages, capture_output=True, text=True, check=False
-        )
-        files = sorted(Path(packages).glob("*.deb"))
-        if result.returncode or len(files) != len(DEBIAN_PACKAGES):
+        result = _download(DEBIAN_PACKAGES, packages)
+        if result.returncode or len(list(Path(packages).glob("*.deb"))) != len(DEBIAN_PACKAGES):
             raise UnsupportedError(f"flite is not on PATH and apt-get cannot fetch it: {result.stderr.strip()}")
-        root.mkdir(parents=True, exist_ok=True)
-        for file in files:
-            subprocess.run(["dpkg-deb", "-x", file, root], check=True)
+        # flite plays sound too, by a library whose package has another name in newer releases. Most machines have it.
+        any(_download([name], packages).returncode == 0 for name in SOUND_PACKAGES)
+        with atomic_folder(root, overwrite=True, kind="flite") as partial:
+            for file in sorted(Path(packages).glob("*.deb")):
+                subprocess.run(["dpkg-deb", "-x", file, partial], check=True)
     return root
+
+
+def _download(packages: Sequence[str], folder: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["apt-get", "download", *packages], cwd=folder, capture_output=True, text=True, check=False)
