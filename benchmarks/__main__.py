@@ -5,7 +5,7 @@
     python -m benchmarks engine                                 continuous batching against fixed batches
     python -m benchmarks batch                                  bark-jax batch against a loop over generate
     python -m benchmarks memory                                 peak memory of bark-jax batch, few rows and many
-    python -m benchmarks jobs --size small                      whole jobs of real texts, with the cost of an hour
+    python -m benchmarks jobs OUT -m MODEL                      whole jobs of real texts, with the cost of an hour
     python -m benchmarks gpu OUT                                one GPU, all tables, within minutes; resumes
 
 Prints a table and writes results.jsonl, results.md and results.png. `benchmarks.measures` says how steps are timed.
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks import gpu
+from benchmarks import gpu, jobs
 from benchmarks.contenders import SEMANTIC_TOKENS
 from benchmarks.measures import CONTENDERS, MEASURES, Plan, contender_makers, measure_all, peak_memory
 from benchmarks.models import SIZES, make_model, measure_bandwidth, weight_bytes
@@ -168,6 +168,36 @@ def wait(size, dtype, slots, repeats):
 
     _echo_run()
     for line in measure(make_model(size, dtype), slots, repeats):
+        click.echo(line)
+
+
+@main.command("jobs")
+@click.argument("out", type=click.Path(file_okay=False, path_type=Path))
+@click.option("-m", "--model", required=True, help="A checkpoint of transformers: a folder or a Hub id.")
+@click.option("--dtype", default="float32", show_default=True, help="Dtype of weights and computation.")
+@click.option(
+    "--slots",
+    multiple=True,
+    type=click.IntRange(2),
+    default=(16, 32, 64),
+    show_default=True,
+    help="Slots of the engine, and rows of transformers' batches.",
+)
+@click.option("--texts", "n_texts", type=click.IntRange(1), default=256, show_default=True, help="Number of texts.")
+@click.option(
+    "--max-seconds", type=click.FloatRange(0.2), default=13.5, show_default=True, help="Cut longer speech to this."
+)
+@click.option("--price", type=click.FloatRange(0), help="Price of an hour of the machine; adds the cost of speech.")
+@click.option("--transformers/--no-transformers", "has_transformers", default=True, help="Measure transformers too.")
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), default=60, show_default=True, help="Time limit.")
+def jobs_run(out, model, dtype, slots, n_texts, max_seconds, price, has_transformers, minutes):
+    """Runs whole jobs, from texts to audio files, by bark-jax batch and by transformers. Resumes in OUT.
+
+    `python -m benchmarks.random_bark small FOLDER` makes a model to measure with, where none can be downloaded.
+    """
+    case = jobs.JobCase(model, dtype, n_texts, max_seconds)
+    options = dict(has_transformers=has_transformers, price=price, minutes=minutes, out=out.absolute())
+    for line in jobs.run(case, sorted(set(slots)), **options):
         click.echo(line)
 
 

@@ -69,7 +69,7 @@ ABOUT = Part("about", "device", 0)  # describes the device and measures its band
 
 
 class Case(NamedTuple):
-    """What all parts of a run share."""
+    """Model and folder of a run."""
 
     size: str
     dtype: str

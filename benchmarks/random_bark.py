@@ -12,15 +12,14 @@ from pathlib import Path
 
 import click
 
-from bark_jax.config import BarkConfig
+from benchmarks.models import SIZES, make_config
 
-SIZES = {"small": BarkConfig.small, "large": BarkConfig.large}
 N_WORD_PIECES = 119_547  # of bert-base-multilingual-cased
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 @click.command(help=__doc__.splitlines()[0])
-@click.argument("size", type=click.Choice(sorted(SIZES)))
+@click.argument("size", type=click.Choice(SIZES))
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--seed", default=0, show_default=True, help="Random seed of the weights.")
 @click.option(
@@ -36,7 +35,7 @@ def main(size: str, folder: Path, seed: int, initializer_range: float) -> None:
     from transformers.models.bark import generation_configuration_bark as generation
 
     torch.manual_seed(seed)
-    values = json.loads(json.dumps(SIZES[size]().to_dict()))
+    values = json.loads(json.dumps(make_config(size).to_dict()))
     for part in ("semantic_config", "coarse_acoustics_config", "fine_acoustics_config"):
         values[part]["initializer_range"] = initializer_range
     model = transformers.BarkModel(transformers.BarkConfig.from_dict(values))
