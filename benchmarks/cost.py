@@ -141,7 +141,7 @@ class Cost:
         return audio_s * (latency + CODEC_FLOPS_PER_S / self.device.compute)
 
     def clip_s(self, audio_s: float) -> float:
-        """One row alone, without a voice: its first windows, of 630 coarse tokens, read no prompt again."""
+        """A single row without a voice, whose first windows (630 coarse tokens) read no prompt again."""
         n_semantic = audio_s * TOKENS_PER_S
         n_coarse = n_semantic * COARSE_PER_SEMANTIC
         semantic = self.pass_s(N_PROMPT) + n_semantic * self.step_s(1, N_PROMPT + n_semantic / 2, N_SEMANTIC_OUTPUTS)
@@ -207,7 +207,8 @@ PAGE = Path(__file__).parents[1] / "docs" / "job_time.md"
 def job_table(size: str) -> str:
     """Time of a job by its lines, on one of each accelerator, in bfloat16."""
     audio_s = mean_seconds()
-    head = f"| {size}, {SLOTS} slots | constants | audio seconds a second, computed | {' | '.join(f'{n:,} lines, computed' for n in LINES)} |"
+    columns = " | ".join(f"{n:,} lines, computed" for n in LINES)
+    head = f"| {size}, {SLOTS} slots | constants | audio seconds a second, computed | {columns} |"
     rows = [head, "|---" * (3 + len(LINES)) + "|"]
     for device in ACCELERATORS:
         cost = Cost(size, "bfloat16", device)

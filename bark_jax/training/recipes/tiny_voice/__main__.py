@@ -8,7 +8,7 @@ Re-running the command resumes.
 import contextlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -32,6 +32,7 @@ from bark_jax.training.recipes.tiny_voice.train import choose_voices, fetch, tra
 
 CHOOSING_TEXTS = 24  # maximum number of texts of each kind for the choice of temperatures
 SECONDS_FILE = "seconds.json"
+GOALS = {"digits": 0.05, "sentences": 0.15, "open": 0.25}  # word error rates of `full`, without a voice
 STOPPED = 75  # exit status: work is left. EX_TEMPFAIL of sysexits.h
 
 
@@ -107,6 +108,8 @@ def main(
     except BarkError as error:
         raise click.ClickException(str(error)) from error
     click.echo(measuring.table(measures))
+    if only_measure is None and amount == "full":
+        click.echo(_goals(measures))
     report = {
         "amount": amount,
         "seed": seed,
@@ -119,6 +122,16 @@ def main(
     }
     _draw(bark, work)
     (work / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def _goals(measures: Sequence[measuring.Measure]) -> str:
+    """Says for each kind of text whether the model reaches its goal without a voice."""
+    found = {each.kind: each.median for each in measures if each.voice is None}
+    verbs = {kind: "reaches" if found[kind] <= goal else "misses" for kind, goal in GOALS.items()}
+    return "\n".join(
+        f"{kind}: {100 * found[kind]:.1f} % word error, {verbs[kind]} the goal of {100 * goal:.0f} %"
+        for kind, goal in GOALS.items()
+    )
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 The timed phones make the semantic tokens: three states a phone (its first, middle and last third), 50 tokens a second.
 """
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -27,6 +28,7 @@ N_TOKENS = STATES * len(PHONES)
 TOKEN_RATE = 50
 SAMPLE_RATE = 24_000
 GAIN = 1.2  # flite's output is quiet; samples are clipped to 0.99 after it
+HELD_UTTERANCES = 1024  # in memory at a time: some 350 MB
 DEBIAN_PACKAGES = ("flite", "libflite1")
 SOUND_PACKAGES = ("libasound2t64", "libasound2")
 
@@ -81,8 +83,11 @@ class Flite:
 
     def speak_all(self, texts: Iterable[str], voice: str = "slt") -> Iterator[Utterance]:
         """Speaks texts in parallel on all cores; yields utterances in the order of the texts."""
+        waiting = iter(texts)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            yield from pool.map(lambda text: self.speak(text, voice), texts)
+            # A part at a time: `map` starts all that it is given, whether their audio is taken or not.
+            while part := list(itertools.islice(waiting, HELD_UTTERANCES)):
+                yield from pool.map(lambda text: self.speak(text, voice), part)
 
 
 def phone_states(ends: Sequence[str]) -> np.ndarray:
