@@ -170,8 +170,8 @@ def run_recomputed(blocks: Sequence[Block], x_BTD: jax.Array) -> jax.Array:
 
     Returns the last layer's output [B, T, D].
     """
-    # Stacking copies the weights, but the recomputation needs a loop of its own. Unrolled, XLA:CPU drops the barriers of
-    # `jax.checkpoint` and merges the recomputation with the forward pass, which saves nothing.
+    # Stacking copies the weights, but the recomputation needs a loop of its own. Unrolled, XLA:CPU drops the barriers
+    # of `jax.checkpoint` and merges the recomputation with the forward pass, which saves nothing.
     stacked = jax.tree.map(lambda *weights: jnp.stack(weights), *blocks)
 
     def run(x_BTD: jax.Array, block: Block) -> tuple[jax.Array, None]:

@@ -129,7 +129,8 @@ def fit(
       identity: further facts that make up the run, as JSON values, such as a fingerprint of the data. A folder whose
         run has another identity or other settings is refused.
       show_progress: shows a progress bar on a terminal.
-      stop: called after every step but the last; if it returns True, the state is saved and the run stops.
+      stop: called after every step but the last; if it returns True, the state is saved and the run stops. Of several
+        processes it must return the same in each.
 
     Raises:
       InputError: the folder holds another run, or something else.

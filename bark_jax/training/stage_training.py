@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
-import numpy as np
 from flax import nnx
 
 from bark_jax._system.own_jax_config import under_own_config
