@@ -256,6 +256,7 @@ def test_an_export_that_fails_midway_leaves_nothing(bark, tmp_path, monkeypatch)
         ({"dtype": "float16"}, InputError, "the model is loaded already"),
         ({"decoding_copy": False}, InputError, "the model is loaded already"),
         ({"overwrite": 1}, InputError, "overwrite is 1"),
+        ({"on_step": "print"}, InputError, "on_step is 'print'"),
         ({"voices": "host"}, InputError, "expected a list of names"),
         ({"voices": [None]}, InputError, "voices has None"),
         ({"voices": ["nobody"]}, VoiceNotFoundError, "nobody"),

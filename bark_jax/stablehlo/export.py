@@ -96,6 +96,7 @@ def export(
     target = _check_target(platforms, rows, attn_implementation)
     dst = check_destination(dst, overwrite=check_flag("overwrite", overwrite), kind=KIND)
     _check_flatbuffers()
+    on_step = _as_callback(on_step)
     bark = _open(model, target, dtype=dtype, revision=revision, decoding_copy=decoding_copy)
     spaces = bark.model.spaces
     arrays = {NO_VOICE: voice_arrays(None, spaces)}
@@ -103,7 +104,6 @@ def export(
     programs = programs_of(spaces, bark.model.generation_config, bark.model.config.codec_config)
     for program in programs.values():
         check_network(getattr(bark.model, program.network), target)
-    on_step = on_step or (lambda line: None)
     _check_room(bark, programs, target, dst, on_step)
     with atomic_folder(dst, overwrite=overwrite, kind=KIND) as made:
         files = {
@@ -130,6 +130,12 @@ def _check_target(platforms: Any, rows: Any, attention: Any) -> Target:
         raise InputError(f"attn_implementation is {quoted(attention)}, expected {' or '.join(ATTENTION)}")
     rows = None if rows is None else check_count("rows", rows, 1, MAX_ROWS)
     return Target(tuple(dict.fromkeys(names)), rows, attention)
+
+
+def _as_callback(on_step: OnStep | None) -> OnStep:
+    if on_step is not None and not callable(on_step):
+        raise InputError(f"on_step is {quoted(on_step)}, expected a function of a line of text")
+    return on_step or (lambda line: None)
 
 
 def _check_flatbuffers() -> None:

@@ -82,8 +82,7 @@ pip install jax flatbuffers numpy safetensors
 ```
 
 ```python
-from safetensors.flax import load_file
-from speak import load, speak
+from speak import load, load_file, speak
 
 found = speak(load("."), [[12, 20, 8]], seeds=[0], chosen=load_file("voices/none.safetensors"))
 found["samples"][0, : found["n_samples"][0]]  # audio of the first row
