@@ -31,7 +31,7 @@ from bark_jax.training.stage_training import StageSettings, fingerprint, with_ne
 N_CLIPS, SECONDS = 10, 0.4
 TRAINING = ("--steps", "2", "--batch-size", "2", "--eval-every", "1", "--eval-share", "0.2")
 # Two networks, with changes large enough to be seen.
-LORA = ("--network", "semantic", "--network", "coarse", "--lora", "2", "--learning-rate", "0.1", *TRAINING)
+LORA = ("--network", "semantic", "--network", "coarse", "--lora", "2", "--learning-rate", "0.1", "--remat", *TRAINING)
 
 
 def run(*args):

@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 import sys
+import weakref
 
 import jax
 import numpy as np
@@ -23,6 +24,7 @@ from bark_jax.training.stage_training import (
     LoraSettings,
     StageSettings,
     fingerprint,
+    make_training,
     train_stage,
     with_networks,
 )
@@ -95,6 +97,21 @@ def test_a_model_in_bfloat16_stays_in_it(dataset, tmp_path):
     assert {leaf.dtype.name for leaf in jax.tree.leaves(trained.network)} == {"bfloat16"}
 
 
+def test_masters_leave_host_memory_once_they_are_on_the_device():
+    model = BarkModel.from_pretrained("tiny", dtype="bfloat16")  # its float32 masters are no views of its own arrays
+    training = make_training(model, "semantic", SETTINGS, OPTIMIZER, RUN, None)
+    made = []
+
+    def make_params():
+        params = training.make_params()
+        made.extend(map(weakref.ref, params.values()))
+        return params
+
+    state = jax.block_until_ready(dataclasses.replace(training, make_params=make_params).init())
+    assert len(made) == len(state.params) > 0
+    assert [array for array in made if array() is not None] == []
+
+
 def test_a_run_of_another_start_or_with_other_settings_is_refused(model, dataset, semantic_run):
     folder, trained = semantic_run
     with pytest.raises(InputError, match=r"settings\.batch_size was 2, now 1"):
@@ -134,6 +151,9 @@ def test_a_device_out_of_memory_is_reported_with_what_helps(model, dataset, tmp_
     with pytest.raises(DeviceMemoryError, match=r"training semantic, .* rows at once: RESOURCE_EXHAUSTED") as caught:
         train(model, "semantic", dataset, tmp_path / "run", settings=settings)
     assert all(remedy in str(caught.value) for remedy in remedies), str(caught.value)
+    # In the same folder, since only rounding changes.
+    with pytest.raises(DeviceMemoryError, match=r"Give (?!remat)"):
+        train(model, "semantic", dataset, tmp_path / "run", settings=settings, remat=True)
 
 
 def test_another_failure_of_a_device_stays_as_it_is(model, dataset, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from bark_jax.generation.tokens import STAGES
 _BEAMS = "beam search is not part of Bark"
 _OUTPUTS = "Bark.generate gives the tokens of every stage and their log-probabilities"
 _HIDDEN = "a network gives its hidden states where it is called with output_hidden_states=True"
+_ATTENTIONS = "a network gives its attention weights where it is called with output_attentions=True"
 
 # Settings that scripts for transformers use, with the reason that the error gives.
 _REFUSED: Mapping[str, str] = {
@@ -24,7 +25,7 @@ _REFUSED: Mapping[str, str] = {
     "logits_processor": "each stage is one compiled program; change the tokens between stages instead",
     "stopping_criteria": "each stage is one compiled program; max_new_tokens and min_eos_p decide when a row ends",
     "return_dict_in_generate": _OUTPUTS,
-    "output_attentions": _HIDDEN,
+    "output_attentions": _ATTENTIONS,
     "output_hidden_states": _HIDDEN,
     "output_logits": _OUTPUTS,
     "output_scores": _OUTPUTS,

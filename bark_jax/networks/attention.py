@@ -109,14 +109,12 @@ class SelfAttention(nnx.Module):
         self.qkv = Linear(D, 3 * D, **options)
         self.out = Linear(D, D, **options)
 
-    def __call__(
-        self, x_BTD: jax.Array, is_attended_BT: jax.Array | None = None
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def __call__(self, x_BTD: jax.Array, mask_BNTS: jax.Array | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Attends within `x_BTD`.
 
         Args:
           x_BTD: hidden states after the LayerNorm, in the network's dtype.
-          is_attended_BT: bool, False for positions that no query attends to; None attends to all.
+          mask_BNTS: see `transformer.as_mask`; None attends to all.
 
         Returns:
           The output [B, T, D] in x's dtype, and the keys and values [B, T, N, H] for a KV cache.
@@ -124,11 +122,30 @@ class SelfAttention(nnx.Module):
         q_BTNH, k_BTNH, v_BTNH = split_heads(self.qkv(x_BTD), self.n_heads)
         # bfloat16 where an int8 network multiplies sequences so on a CPU; elsewhere the network's dtype, no cast.
         qkv = (x.astype(self.qkv.sequence_dtype) for x in (q_BTNH, k_BTNH, v_BTNH))
-        if is_attended_BT is None:
+        if mask_BNTS is None:
             y_BTNH = attend(*qkv, self.implementations.sequence, self.platform, is_causal=self.is_causal)
         else:
-            y_BTNH = attend_masked(*qkv, is_attended_BT, self.platform, is_causal=self.is_causal)
+            y_BTNH = attend_masked(*qkv, mask_BNTS, self.platform, is_causal=self.is_causal)
         return self.out(y_BTNH.reshape(x_BTD.shape).astype(x_BTD.dtype)), k_BTNH, v_BTNH
+
+    def weights(self, x_BTD: jax.Array, mask_BNTS: jax.Array | None = None) -> jax.Array:
+        """Probabilities with which each query attends to each position: float32 [B, N, T, T], rows summing to 1.
+
+        Arguments are those of a call. They are computed beside the attention of a call, which never stores them.
+        """
+        q_BTNH, k_BTNH, _ = split_heads(self.qkv(x_BTD), self.n_heads)
+        # Rounded as a call rounds them, then multiplied in float32, which every platform has.
+        q_BTNH, k_BTNH = (x.astype(self.qkv.sequence_dtype).astype(jnp.float32) for x in (q_BTNH, k_BTNH))
+        logits_BNTS = jnp.einsum("BTNH,BSNH->BNTS", q_BTNH, k_BTNH) * q_BTNH.shape[-1] ** -0.5
+        lowest = jnp.finfo(jnp.float32).min
+        if mask_BNTS is not None and mask_BNTS.dtype != bool:
+            logits_BNTS = jnp.maximum(logits_BNTS + mask_BNTS, lowest)
+        elif mask_BNTS is not None:
+            logits_BNTS = jnp.where(mask_BNTS, logits_BNTS, lowest)
+        if self.is_causal:
+            T = x_BTD.shape[1]
+            logits_BNTS = jnp.where(jnp.tri(T, dtype=bool)[None, None], logits_BNTS, lowest)
+        return jax.nn.softmax(logits_BNTS, axis=-1)
 
     def empty_cache(self, n_rows: int, n_slots: int) -> jax.Array:
         """Keys, or values, of an empty cache: zeros in the layout of `cached`."""
@@ -210,12 +227,12 @@ def attend_masked(
     q_BTNH: jax.Array,
     k_BSNH: jax.Array,
     v_BSNH: jax.Array,
-    is_attended_BS: jax.Array,
+    mask_BNTS: jax.Array,
     platform: str,
     *,
     is_causal: bool,
 ) -> jax.Array:
-    """`attend` [B, T, N, H] to the positions where bool `is_attended_BS` holds, by XLA on every platform.
+    """`attend` [B, T, N, H] under a mask as `transformer.as_mask` makes it, by XLA on every platform.
 
     cuDNN takes no arbitrary mask here, and masks come only from callers of a network, never from the stages. A query
     whose positions are all masked gives finite numbers, which mean nothing.
@@ -223,10 +240,8 @@ def attend_masked(
     dtype = q_BTNH.dtype
     if dtype == jnp.float16 and platform != "gpu":
         q_BTNH, k_BSNH, v_BSNH = (x.astype(jnp.float32) for x in (q_BTNH, k_BSNH, v_BSNH))
-    mask_B11S = is_attended_BS[:, None, None, :]
-    y_BTNH = jax.nn.dot_product_attention(
-        q_BTNH, k_BSNH, v_BSNH, mask=mask_B11S, is_causal=is_causal, implementation="xla"
-    )
+    masked = {"mask" if mask_BNTS.dtype == bool else "bias": mask_BNTS}
+    y_BTNH = jax.nn.dot_product_attention(q_BTNH, k_BSNH, v_BSNH, **masked, is_causal=is_causal, implementation="xla")
     return y_BTNH.astype(dtype)
 
 

@@ -15,7 +15,9 @@ from bark_jax.networks.platform import check_sharding, resolve_platform
 from bark_jax.networks.transformer import (
     Block,
     Embedding,
+    Layers,
     as_mask,
+    attention_weights,
     check_axes,
     check_size,
     choose_embeds,
@@ -95,7 +97,8 @@ class BarkCausalModel(nnx.Module):
         inputs_embeds: jax.Array | None = None,
         attention_mask: jax.Array | None = None,
         output_hidden_states: bool = False,
-    ) -> jax.Array | tuple[jax.Array, tuple[jax.Array, ...]]:
+        output_attentions: bool = False,
+    ) -> jax.Array | tuple[jax.Array, Layers] | tuple[jax.Array, Layers, Layers]:
         """Logits of every position, without a KV cache.
 
         Args:
@@ -103,14 +106,18 @@ class BarkCausalModel(nnx.Module):
             `jax.jit`; an id outside it gives NaN.
           input_embeds: instead of ids, their embeddings [B, T, D] without positions, as the semantic prompt needs.
           inputs_embeds: the same, under transformers 5's name.
-          attention_mask: [B, T], 0 for positions that no other attends to; None attends to all. Position embeddings
-            count from 0 whatever the mask, as in transformers, so left padding shifts them. Logits of a position that
-            attends to none are meaningless.
+          attention_mask: [B, T], 0 for positions that no other attends to; None attends to all. Or [B, 1, T, T], or
+            [B, N, T, T] for each head, by query and key: bool, True where attended to, or floats, which are added to
+            the attention's logits. Later positions stay masked. Position embeddings count from 0 whatever the mask, as
+            in transformers, so left padding shifts them. Logits of a position that attends to none are meaningless.
           output_hidden_states: also return the hidden states: num_layers + 1 arrays [B, T, D], the input of each layer
             and the output of the final LayerNorm.
+          output_attentions: also return the attention probabilities: num_layers arrays [B, N, T, T], float32, by query
+            and key. Logits and hidden states are those of a call without them.
 
         Returns:
-          logits_BTV, float32 [B, T, output_vocab_size]; with `output_hidden_states` (logits, hidden states).
+          logits_BTV, float32 [B, T, output_vocab_size]; with `output_hidden_states` (logits, hidden states), with
+          `output_attentions` (logits, attentions), with both (logits, hidden states, attentions).
 
         Raises:
           InputError: neither ids nor embeddings, or both; a wrong rank or mask; more positions than block_size.
@@ -123,9 +130,12 @@ class BarkCausalModel(nnx.Module):
         check_axes(input_ids, embeds_BTD, "[B, T]")
         check_sharding(self, input_ids, embeds_BTD)
         embeds_BTD = self.embed(input_ids) if embeds_BTD is None else embeds_BTD
-        hidden, _, _ = self._read(embeds_BTD, as_mask(attention_mask, embeds_BTD))
+        mask_BNTS = as_mask(attention_mask, embeds_BTD, self.config.num_heads)
+        hidden, _, _ = self._read(embeds_BTD, mask_BNTS)
         logits_BTV = self.logits(hidden[-1])
-        return (logits_BTV, hidden) if output_hidden_states else logits_BTV
+        more = (hidden,) if output_hidden_states else ()
+        more += (attention_weights(self.blocks, hidden, mask_BNTS),) if output_attentions else ()
+        return (logits_BTV, *more) if more else logits_BTV
 
     def get_input_embeddings(self) -> Embedding:
         """The token embedding table, under transformers' name."""
@@ -209,7 +219,7 @@ class BarkCausalModel(nnx.Module):
         return self.final_norm(x_RD)[:B], KVCache(tuple(keys), tuple(values), cache.length_B + 1)
 
     def _read(
-        self, embeds_BTD: jax.Array, is_attended_BT: jax.Array | None = None
+        self, embeds_BTD: jax.Array, mask_BNTS: jax.Array | None = None
     ) -> tuple[tuple[jax.Array, ...], list[jax.Array], list[jax.Array]]:
         """Runs all layers over whole sequences.
 
@@ -221,7 +231,7 @@ class BarkCausalModel(nnx.Module):
         hidden, keys, values = [], [], []
         for block in self.blocks:
             hidden.append(x_BTD)
-            x_BTD, k_BTNH, v_BTNH = block(x_BTD, is_attended_BT)
+            x_BTD, k_BTNH, v_BTNH = block(x_BTD, mask_BNTS)
             keys.append(k_BTNH)
             values.append(v_BTNH)
         return (*hidden, self.final_norm(x_BTD)), keys, values

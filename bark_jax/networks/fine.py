@@ -15,7 +15,9 @@ from bark_jax.networks.linear import multiply
 from bark_jax.networks.platform import check_sharding, resolve_platform
 from bark_jax.networks.transformer import (
     Block,
+    Layers,
     as_mask,
+    attention_weights,
     check_axes,
     check_size,
     choose_embeds,
@@ -81,7 +83,8 @@ class FineNetwork(nnx.Module):
         inputs_embeds: jax.Array | None = None,
         attention_mask: jax.Array | None = None,
         output_hidden_states: bool = False,
-    ) -> jax.Array | tuple[jax.Array, tuple[jax.Array, ...]]:
+        output_attentions: bool = False,
+    ) -> jax.Array | tuple[jax.Array, Layers] | tuple[jax.Array, Layers, Layers]:
         """Logits of every frame's code in one codebook.
 
         Args:
@@ -92,12 +95,15 @@ class FineNetwork(nnx.Module):
             or of an earlier window elsewhere. Higher codebooks are not read.
           input_embeds: instead of ids, the summed embeddings [B, T, D] of those codebooks, without positions.
           inputs_embeds: the same, under transformers 5's name.
-          attention_mask: [B, T], 0 for frames that no other attends to; None attends to all.
+          attention_mask: [B, T], 0 for frames that no other attends to; None attends to all. Or [B, 1, T, T] or
+            [B, N, T, T], by query and key, as in `BarkCausalModel`.
           output_hidden_states: also return the hidden states: num_layers + 1 arrays [B, T, D].
+          output_attentions: also return the attention probabilities: num_layers arrays [B, N, T, T], float32.
 
         Returns:
-          logits_BTV, float32 [B, T, input_vocab_size]; with `output_hidden_states` (logits, hidden states). The last
-          ids, past codebook_size, are the pad's and mean nothing; the fine stage cuts them off.
+          logits_BTV, float32 [B, T, input_vocab_size]; with `output_hidden_states` or `output_attentions` a
+          tuple, as in `BarkCausalModel`. The last ids, past codebook_size, are the pad's and mean nothing; the fine
+          stage cuts them off.
 
         Raises:
           InputError: codebook_idx is out of range or traced; neither ids nor embeddings, or both; a wrong rank or mask;
@@ -120,12 +126,15 @@ class FineNetwork(nnx.Module):
             # codebook_idx + 1 tables: the codebook to predict is summed in as well, with pads or earlier codes. Leaving
             # it out would be the obvious way, and wrong.
             embeds_BTD = sum(self.token_embeddings[q](input_ids[:, :, q]) for q in range(codebook_idx + 1))
-        hidden = self._read(embeds_BTD, as_mask(attention_mask, embeds_BTD))
+        mask_BNTS = as_mask(attention_mask, embeds_BTD, self.config.num_heads)
+        hidden = self._read(embeds_BTD, mask_BNTS)
         # torch counts heads from the first predicted codebook: this is its lm_heads[codebook_idx - 1]. A table has the
         # layout [out, in] of a head already, hence axis 1.
         table_VD = self.token_embeddings[codebook_idx].embedding[...]
         logits_BTV = multiply(hidden[-1], table_VD, 1, self.platform, jnp.float32)
-        return (logits_BTV, hidden) if output_hidden_states else logits_BTV
+        more = (hidden,) if output_hidden_states else ()
+        more += (attention_weights(self.blocks, hidden, mask_BNTS),) if output_attentions else ()
+        return (logits_BTV, *more) if more else logits_BTV
 
     def get_input_embeddings(self) -> nnx.List:
         """The embedding tables, one a codebook, under transformers' name."""
@@ -140,13 +149,13 @@ class FineNetwork(nnx.Module):
             return self.final_norm(run_recomputed(self.blocks, self._with_positions(embeds_BTD)))
         return self._read(embeds_BTD)[-1]
 
-    def _read(self, embeds_BTD: jax.Array, is_attended_BT: jax.Array | None = None) -> tuple[jax.Array, ...]:
+    def _read(self, embeds_BTD: jax.Array, mask_BNTS: jax.Array | None = None) -> tuple[jax.Array, ...]:
         """Runs all layers: num_layers + 1 hidden states [B, T, D], each layer's input and the final norm's output."""
         x_BTD = self._with_positions(embeds_BTD)
         hidden = []
         for block in self.blocks:
             hidden.append(x_BTD)
-            x_BTD, _, _ = block(x_BTD, is_attended_BT)
+            x_BTD, _, _ = block(x_BTD, mask_BNTS)
         return (*hidden, self.final_norm(x_BTD))
 
     def _with_positions(self, embeds_BTD: jax.Array) -> jax.Array:

@@ -16,6 +16,8 @@ from bark_jax.errors import InputError
 from bark_jax.networks.attention import Implementations, SelfAttention
 from bark_jax.networks.linear import Linear
 
+Layers = tuple[jax.Array, ...]  # an array a layer
+
 
 class Embedding(nnx.Embed):
     """nnx.Embed that keeps XLA:CPU from hoisting a float32 copy of a half-precision table out of a decoding loop."""
@@ -48,21 +50,37 @@ def choose_embeds(input_embeds: jax.Array | None, inputs_embeds: jax.Array | Non
     return inputs_embeds if input_embeds is None else input_embeds
 
 
-def as_mask(attention_mask: jax.Array | None, x_BTD: jax.Array) -> jax.Array | None:
-    """transformers' attention_mask as bool [B, T], True where attended to; None stays None.
+def as_mask(attention_mask: jax.Array | None, x_BTD: jax.Array, n_heads: int) -> jax.Array | None:
+    """transformers' attention_mask in a shape that broadcasts to the logits [B, N, T, T] of queries and keys.
+
+    Args:
+      attention_mask: [B, T], 0 for positions that no other attends to. Or a mask of pairs, [B or 1, N or 1, T, T]:
+        bool, True where a query attends to a key, or floats, which are added to the logits. None attends to all.
+      x_BTD: hidden states that it belongs to.
+
+    Returns:
+      bool, True where attended to, or float32 to add to the logits; None for None.
 
     Raises:
-      InputError: the mask's shape is not [B, T] of the hidden states x [B, T, D].
+      InputError: another shape; or a mask of pairs of integers, which transformers would add to the logits.
     """
     if attention_mask is None:
         return None
-    mask_BT = jnp.asarray(attention_mask)
-    if mask_BT.shape != x_BTD.shape[:2]:
+    mask = jnp.asarray(attention_mask)
+    B, T, _ = x_BTD.shape
+    if mask.shape == (B, T):
+        return (mask != 0)[:, None, None, :]
+    if mask.ndim != 4 or mask.shape[0] not in (1, B) or mask.shape[1] not in (1, n_heads) or mask.shape[2:] != (T, T):
         raise InputError(
-            f"attention_mask has shape {mask_BT.shape}, expected {x_BTD.shape[:2]}: 1 for a position that is attended "
-            "to, 0 for another"
+            f"attention_mask has shape {mask.shape}, expected {(B, T)}: 1 for a position that is attended to, 0 for "
+            f"another; or {(B, 1, T, T)} or {(B, n_heads, T, T)}, by query and key"
         )
-    return mask_BT != 0
+    if mask.dtype != bool and not jnp.issubdtype(mask.dtype, jnp.floating):
+        raise InputError(
+            f"attention_mask has shape {mask.shape} and dtype {mask.dtype}; by query and key expected bool, True where "
+            "attended to, or floats, which are added to the logits"
+        )
+    return mask if mask.dtype == bool else mask.astype(jnp.float32)
 
 
 def make_embedding(config: BarkSubModelConfig, n_ids: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> Embedding:
@@ -143,11 +161,9 @@ class Block(nnx.Module):
         self.mlp_norm = make_norm(config, has_bias=norm_has_bias, dtype=dtype, rngs=rngs)
         self.mlp = MLP(config, dtype=dtype, platform=platform, rngs=rngs)
 
-    def __call__(
-        self, x_BTD: jax.Array, is_attended_BT: jax.Array | None = None
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def __call__(self, x_BTD: jax.Array, mask_BNTS: jax.Array | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns the output [B, T, D] and the layer's keys and values [B, T, N, H]; see `SelfAttention`."""
-        y_BTD, k_BTNH, v_BTNH = self.attention(self.attention_norm(x_BTD), is_attended_BT)
+        y_BTD, k_BTNH, v_BTNH = self.attention(self.attention_norm(x_BTD), mask_BNTS)
         x_BTD = x_BTD + y_BTD
         # The residual stays in the network's dtype, as transformers keeps it: in half precision each layer rounds it
         # twice.
@@ -165,12 +181,26 @@ class Block(nnx.Module):
         return x_RD + self.mlp(self.mlp_norm(x_RD)), keys, values
 
 
+def attention_weights(
+    blocks: Sequence[Block], hidden: Sequence[jax.Array], mask_BNTS: jax.Array | None
+) -> tuple[jax.Array, ...]:
+    """Attention probabilities of each layer, float32 [B, N, T, T], from its input [B, T, D], the first of `hidden`.
+
+    They are computed beside the layers, so a call without them has the same program as ever. XLA shares the norms and
+    projections that both need.
+    """
+    return tuple(
+        block.attention.weights(block.attention_norm(x_BTD), mask_BNTS)
+        for block, x_BTD in zip(blocks, hidden, strict=False)
+    )
+
+
 def run_recomputed(blocks: Sequence[Block], x_BTD: jax.Array) -> jax.Array:
     """Runs layers over x [B, T, D] for a backward pass that keeps each layer's input and computes the rest again.
 
     Returns the last layer's output [B, T, D].
     """
-    # Stacking copies the weights, but the recomputation needs a loop of its own. Unrolled, XLA:CPU drops the barriers
+    # Stacking copies the weights, but the recomputation needs a loop of its own: unrolled, XLA:CPU drops the barriers
     # of `jax.checkpoint` and merges the recomputation with the forward pass, which saves nothing.
     stacked = jax.tree.map(lambda *weights: jnp.stack(weights), *blocks)
 
