@@ -25,6 +25,7 @@ import jax
 import soundfile
 
 from bark_jax.batch import Job
+from bark_jax.batch.manifest import MANIFEST_FILE, read_entries
 from bark_jax.batch.runner import run_batch
 from benchmarks.measures import peak_memory
 from benchmarks.parts import Ended, claim, ended_parts, run_parts
@@ -128,7 +129,9 @@ def _run_batch(case: JobCase, n_slots: int, work: Path) -> tuple[float, int]:
 
     def speak(out: Path) -> None:
         summary = run_batch(str(source), out, lambda _: speaker, model=case.model, made_with=lambda: made_with)
-        assert summary.finished == case.n_texts, summary
+        if summary.finished != case.n_texts:
+            entries = read_entries(out / MANIFEST_FILE)
+            raise ValueError(next(entry["error"] for entry in entries if "error" in entry))
 
     speak(work / "first")
     return seconds(lambda: speak(work / "timed")), _peak_bytes(peak_memory())

@@ -3,7 +3,7 @@
     python -m benchmarks.random_bark small /tmp/random-bark-small
 
 It stands in for a published checkpoint if none can be downloaded: the layout and all sizes are the same. The vocabulary
-holds letters, digits and placeholders, so ids differ from those of bert-base-multilingual-cased.
+holds characters and placeholders, so ids differ from those of bert-base-multilingual-cased.
 """
 
 import json
@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from benchmarks.models import SIZES, make_config
+from benchmarks.texts import texts
 
 N_WORD_PIECES = 119_547  # of bert-base-multilingual-cased
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -54,9 +55,15 @@ def main(size: str, folder: Path, seed: int, initializer_range: float) -> None:
 
 
 def made_up_vocabulary() -> list[str]:
-    """A WordPiece vocabulary of N_WORD_PIECES entries: special tokens, ASCII characters, then placeholders."""
-    characters = string.ascii_letters + string.digits + string.punctuation
-    pieces = [*SPECIAL_TOKENS, *characters, *(f"##{character}" for character in characters)]
+    """A WordPiece vocabulary of N_WORD_PIECES entries: special tokens, characters, then placeholders.
+
+    The characters are those of ASCII, and after them those of `texts.txt`.
+    """
+    ascii_only = string.ascii_letters + string.digits + string.punctuation
+    others = sorted({character for text in texts() for character in text.text} - {*ascii_only, " "})
+    pieces = [*SPECIAL_TOKENS]
+    for characters in (ascii_only, others):
+        pieces += [*characters, *(f"##{character}" for character in characters)]
     return pieces + [f"[unused{index}]" for index in range(N_WORD_PIECES - len(pieces))]
 
 

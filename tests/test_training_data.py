@@ -459,7 +459,7 @@ def test_a_dataset_has_the_codes_of_another_codec(tmp_path, bark, spaces):
     codec, done = nnx.clone(bark.codec_model), []
     first, second = codec.quantizer.codebooks[:2]
     first.embedding[...], second.embedding[...] = second.embedding[...], first.embedding[...]
-    again = recode(data, tmp_path / "again", codec, progress=lambda *each: done.append(each))
+    again = recode(data, tmp_path / "again", codec, progress=lambda *each: done.append(each), rows_at_once=2)
     assert done == [(1, 3), (2, 3), (3, 3)]
     assert again.codec == codec_fingerprint(codec) != codec_fingerprint(bark.codec_model)
     assert again.voices == data.voices and not again.has_audio
@@ -510,7 +510,7 @@ def test_a_half_written_dataset_is_never_seen(tmp_path, bark, processor, spaces,
         prepare_dataset(path, tmp_path / "other", bark=bark, processor=processor, overwrite=True)
 
 
-def fake_codes(codec, audio, n_codebooks):
+def fake_codes(codec, audio, n_codebooks, rows_at_once):
     return [np.zeros((n_codebooks, len(samples) // codec.config.hop_length), np.int32) for samples in audio]
 
 

@@ -17,7 +17,7 @@ from networks import begin_at_once, drawn, jit
 from bark_jax.config import BarkSemanticConfig
 from bark_jax.errors import CheckpointError, InputError
 from bark_jax.stage_models import BarkSemanticModel
-from bark_jax.training.loop import RunSettings, TrainingError, fit
+from bark_jax.training.loop import RunSettings, TrainingError, TrainingStopped, fit
 from bark_jax.training.losses import Loss
 from bark_jax.training.metrics import METRICS_FILE, read_metrics
 from bark_jax.training.network_training import NetworkTraining, full_network
@@ -107,6 +107,23 @@ def test_a_killed_run_resumes_with_the_same_bits(uninterrupted, tmp_path, killed
     with open(tmp_path / "run" / METRICS_FILE, "a") as file:
         file.write('{"step": 7, "lo')  # a line cut short, as by a kill
     result = run(tmp_path / "run")
+    assert (tmp_path / "run" / METRICS_FILE).read_text() == (uninterrupted[0] / METRICS_FILE).read_text()
+    for name, array in result.state.params.items():
+        np.testing.assert_array_equal(array, uninterrupted[1].state.params[name])
+
+
+@pytest.mark.parametrize("stopped_at", [1, 4, 6])  # after no event, a checkpoint, a checkpoint with an evaluation
+def test_a_stopped_run_resumes_with_the_same_bits(uninterrupted, tmp_path, stopped_at):
+    asked = iter(range(1, N_STEPS))
+    with pytest.raises(TrainingStopped, match=f"stopped after step {stopped_at} of 8; the same command resumes"):
+        run(tmp_path / "run", stop=lambda: next(asked) == stopped_at)
+    assert len(losses(tmp_path / "run")) == stopped_at
+
+    def later(step):
+        assert step >= stopped_at, "nothing runs twice"
+        return make_batch(step)
+
+    result = run(tmp_path / "run", batches=later, stop=lambda: False)
     assert (tmp_path / "run" / METRICS_FILE).read_text() == (uninterrupted[0] / METRICS_FILE).read_text()
     for name, array in result.state.params.items():
         np.testing.assert_array_equal(array, uninterrupted[1].state.params[name])
