@@ -144,15 +144,16 @@ def test_a_run_has_as_many_steps_as_its_seconds_allow(tmp_path, monkeypatch):
             pass
         raise TrainingStopped("stopped")
 
-    run = RunSettings(n_steps=1000, eval_every=100, save_every=100)
+    run = RunSettings(n_steps=5000, eval_every=2000, save_every=100)
     assert pace.fit_run(tmp_path, "semantic", run, None, probe) == run and not probed
-    fitted = pace.fit_run(tmp_path, "semantic", run, 5, probe)
-    assert fitted == RunSettings(n_steps=80, eval_every=80, save_every=80)
-    assert probed == [RunSettings(n_steps=1000, eval_every=1000, save_every=1000)]
-    assert pace.fit_run(tmp_path, "semantic", run, 5, probe) == fitted and len(probed) == 1, (
+    fitted = pace.fit_run(tmp_path, "semantic", run, 100, probe)
+    assert fitted == RunSettings(n_steps=1600, eval_every=1600, save_every=100)
+    assert probed == [RunSettings(n_steps=5000, eval_every=5000, save_every=5000)]
+    assert pace.fit_run(tmp_path, "semantic", run, 100, probe) == fitted and len(probed) == 1, (
         "a resumed run has the same"
     )
     assert pace.fit_run(tmp_path, "coarse", run, 1e9, probe) == run, "never more than it asks for"
+    assert pace.fit_run(tmp_path, "fine", run, 1, probe).n_steps == pace.LEAST_STEPS
 
 
 def test_the_clock_stops_what_would_end_too_late(monkeypatch):

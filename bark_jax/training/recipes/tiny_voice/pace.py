@@ -13,6 +13,7 @@ from bark_jax.files import write_atomically
 from bark_jax.training.loop import FETCH_EVERY, RunSettings, TrainingStopped
 
 STEPS_FILE, PROBE_FOLDER = "steps.json", "probe"
+LEAST_STEPS = 1000  # also on a device that takes longer for them: the schedule needs its warm-up, and a codec its codes
 N_BLOCKS = 10  # blocks of FETCH_EVERY steps that are timed
 LONGEST_PART_S = 150.0  # of the parts that cannot stop and resume: corpus, codes, measurements
 
@@ -74,7 +75,7 @@ class Pace:
 def fit_run(
     work: Path, name: str, run: RunSettings, seconds: float | None, probe: Callable[[Path, RunSettings, Pace], object]
 ) -> RunSettings:
-    """The run with at most as many steps as take `seconds` on this device.
+    """The run with at most as many steps as take `seconds` on this device, and at least LEAST_STEPS.
 
     The number is kept in WORK/steps.json, as a run resumes with the same settings only.
 
@@ -104,4 +105,5 @@ def _count_steps(
         # It neither evaluates nor saves before it stops.
         probe(folder, dataclasses.replace(run, eval_every=run.n_steps, save_every=run.n_steps), pace)
     shutil.rmtree(folder, ignore_errors=True)
-    return run.n_steps if pace.step_s is None else max(1, min(run.n_steps, int(seconds / pace.step_s)))
+    fitting = run.n_steps if pace.step_s is None else int(seconds / pace.step_s)
+    return min(run.n_steps, max(fitting, LEAST_STEPS))
