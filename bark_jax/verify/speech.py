@@ -74,14 +74,18 @@ def speak_languages(bark: Bark, folder: Path, *, is_quick: bool) -> Iterator[dic
 
 
 def _speak(bark: Bark, language: str, folder: Path) -> dict[str, Any]:
-    voice, about = voice_of(bark, language), {}
-    try:
-        clip = bark.generate(TEXTS[language], voice=voice, seed=SEED, semantic_max_seconds=_seconds(bark))
-    except VoiceNotFoundError as error:  # a published voice that is not in the cache, and the Hub cannot be reached
-        voice, about = None, {"voice_problem": str(error)}
-        clip = bark.generate(TEXTS[language], seed=SEED, semantic_max_seconds=_seconds(bark))
-    found = {"voice": voice, **about, "seconds": round(clip.duration_s, 2), "tokens": token_hashes(clip)}
+    clip, about = _generate(bark, TEXTS[language], language)
+    found = {**about, "seconds": round(clip.duration_s, 2), "tokens": token_hashes(clip)}
     return found | save_clip(clip, folder, language)
+
+
+def _generate(bark: Bark, text: str, language: str) -> tuple[Clip, dict[str, Any]]:
+    """Returns a clip of the text, and its voice as JSON values."""
+    voice, limits = voice_of(bark, language), {"seed": SEED, "semantic_max_seconds": _seconds(bark)}
+    try:
+        return bark.generate(text, voice=voice, **limits), {"voice": voice}
+    except VoiceNotFoundError as error:  # a published voice that is not in the cache, and the Hub cannot be reached
+        return bark.generate(text, **limits), {"voice": None, "voice_problem": str(error)}
 
 
 def _seconds(bark: Bark) -> float:
@@ -119,17 +123,15 @@ def measure_words(bark: Bark, folder: Path, *, is_quick: bool) -> dict[str, Any]
     """
     listen = import_listen()
     texts = list(SENTENCES[: 2 if is_quick else None])
-    voice = voice_of(bark, "en")
-    try:
-        clips = bark.generate(texts, voice=voice, seed=SEED, semantic_max_seconds=_seconds(bark))
-    except VoiceNotFoundError:
-        voice, clips = None, bark.generate(texts, seed=SEED, semantic_max_seconds=_seconds(bark))
+    # One by one, as the clips: they run the same programs.
+    spoken = [_generate(bark, text, "en") for text in texts]
+    clips, about = [clip for clip, _ in spoken], spoken[0][1]
     folder.mkdir(exist_ok=True)
     for n, clip in enumerate(clips):
         clip.save(folder / f"sentence_{n}.wav")
     hearing = listen("sentences", texts, [_mono(clip.samples) for clip in clips], bark.sample_rate)
     return {
-        "voice": voice,
+        **about,
         "word_error": hearing.word_error,
         "word_error_of_other_text": hearing.other_text,
         "sentences": [
