@@ -203,6 +203,10 @@ def test_float16_explains_small_differences_and_no_large_ones():
     half = compare_with_float16("logits", recorded_V.astype(np.float16).astype(np.float32), recorded_V)
     assert half.is_within and "float16 explains it" in half.note
     assert "; float32 explains it" in compare_with_float16("logits", recorded_V.copy(), recorded_V).note
+    rough_V = recorded_V + 0.2 * np.sign(recorded_V)
+    rough = compare_with_float16("logits", rough_V, recorded_V)
+    assert not rough.is_within and "; bfloat16 explains it" in rough.note
+    assert "are this model's" in parts._fit([half, rough], "small")
     other = compare_with_float16("logits", -recorded_V, recorded_V)
     assert not other.is_within and "the most likely id is" in other.note
     assert not compare_with_float16("logits", recorded_V * np.nan, recorded_V).is_within

@@ -22,8 +22,8 @@ from bark_jax.parity.comparison import compare
 from bark_jax.parity.reference import import_torch
 from bark_jax.parity.rows import Row
 from bark_jax.verify import checkpoint, machine
-from bark_jax.verify.recordings import SEMANTIC_LOGITS, find_recordings
-from bark_jax.verify.replay import replay
+from bark_jax.verify.recordings import find_recordings
+from bark_jax.verify.replay import BFLOAT16_BOUND, FLOAT16_BOUND, replay
 from bark_jax.verify.report import FAILED, MEASURED, SKIPPED, Part, part_of_rows
 from bark_jax.verify.speech import import_listen, measure_words, speak_languages
 
@@ -80,16 +80,18 @@ def replay_recordings(run: Run) -> Part:
         for row in replay(model, run.recordings, names, is_quick=run.is_quick):
             run.on_row(row)
             rows.append(row)
-    return part_of_rows("recordings", rows, _fit(rows, SEMANTIC_LOGITS in names, checkpoint.size_of(run.config)))
+    return part_of_rows("recordings", rows, _fit(rows, checkpoint.size_of(run.config)))
 
 
-def _fit(rows: list[Row], has_logits: bool, size: str) -> str:
+def _fit(rows: list[Row], size: str) -> str:
     """Says whether the recorded logits are of this model."""
-    logits = [row for row in rows if row.difference is not None]
-    if not has_logits or not logits:
+    excess = [row.difference / row.bound for row in rows if row.difference is not None and row.bound]
+    if not excess:
         return "" if any(row.n_total for row in rows) else f"no file could be replayed by this model (size: {size})"
-    if all(row.is_within for row in logits):
+    if max(excess) <= 1:
         return f"the recordings fit this model (size: {size})"
+    if max(excess) <= BFLOAT16_BOUND / FLOAT16_BOUND:
+        return f"the recorded logits are this model's (size: {size}), but differ by more than float16 explains"
     return f"the recorded logits do not fit this model (size: {size}); they may be of the other published size"
 
 

@@ -31,9 +31,10 @@ from bark_jax.networks.fine import FineNetwork
 from bark_jax.parity.rows import LOGIT_BOUND, Row
 from bark_jax.verify import recordings
 
-# Largest difference of logits that float16 explains, as a share of their standard deviation. Random networks of the
-# small size differ between float16 and float32 by 0.012 of it, between bfloat16 and float32 by 0.1.
-FLOAT16_BOUND = 0.03
+# Largest differences of logits that float16 and bfloat16 explain, as shares of their standard deviation. A random
+# network of the small size differs by 0.006 of it in float16, and by 0.05 in bfloat16 (benchmarks/RESULTS.md). Another
+# network differs by more than all of it.
+FLOAT16_BOUND, BFLOAT16_BOUND = 0.03, 0.3
 
 
 class _Choices(NamedTuple):
@@ -86,12 +87,12 @@ def compare_with_float16(check: str, ours_V: np.ndarray, recorded_V: np.ndarray)
     spread = float(recorded_V.std())
     difference_V = np.abs(ours_V - recorded_V)
     difference, at = float(difference_V.max()), int(difference_V.argmax())
-    bounds = {"float32": LOGIT_BOUND * spread, "float16": FLOAT16_BOUND * spread}
-    precision = next((name for name, bound in bounds.items() if difference <= bound), None)
-    note = f"largest at id {at}; {precision or 'neither float32 nor float16'} explains it"
+    bounds = {"float32": LOGIT_BOUND, "float16": FLOAT16_BOUND, "bfloat16": BFLOAT16_BOUND}
+    precision = next((name for name, bound in bounds.items() if difference <= bound * spread), "no precision")
+    note = f"largest at id {at}; {precision} explains it"
     if (best := int(ours_V.argmax())) != (recorded := int(recorded_V.argmax())):
         note += f"; the most likely id is {best}, recorded {recorded}"
-    return Row("semantic", check, precision is not None, difference, FLOAT16_BOUND * spread, note=note)
+    return Row("semantic", check, precision in ("float32", "float16"), difference, FLOAT16_BOUND * spread, note=note)
 
 
 def _replay_semantic(model: BarkModel, folder: Path, is_quick: bool) -> Iterator[Row]:
