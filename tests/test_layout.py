@@ -28,7 +28,7 @@ FLOORS = (
     ("model",),
     ("bark",),
     ("batch", "bench", "parity", "stablehlo", "training"),
-    ("verify",),
+    ("serve", "verify"),
     ("cli",),
     ("__main__",),
 )

@@ -18,7 +18,21 @@ commands that need them: `bark-jax --help` would otherwise take seconds.
 import click
 
 from bark_jax import __version__
-from bark_jax.cli import batch, bench, convert, doctor, download, export, parity, prepare, say, train, verify, voices
+from bark_jax.cli import (
+    batch,
+    bench,
+    convert,
+    doctor,
+    download,
+    export,
+    parity,
+    prepare,
+    say,
+    serve,
+    train,
+    verify,
+    voices,
+)
 from bark_jax.cli.group import Verbs
 
 
@@ -33,5 +47,5 @@ def main() -> None:
     """
 
 
-for verb in (say, batch, voices, download, convert, export, prepare, train, parity, verify, bench, doctor):
+for verb in (say, batch, serve, voices, download, convert, export, prepare, train, parity, verify, bench, doctor):
     main.add_command(verb.command)

@@ -1,0 +1,45 @@
+"""Settings of a server: the model by name, limits, and who may ask."""
+
+import dataclasses
+
+from bark_jax.batch.job import Job
+from bark_jax.errors import InputError, quoted
+from bark_jax.generation.settings import check_count
+
+# Bytes of JSON that a character of text takes at most: two escapes, "\\ud83d\\ude00". The other fields get the rest.
+_BYTES_PER_CHARACTER, _OTHER_BYTES = 12, 16_384
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Settings of a server. They are cheap to pickle: the model is a name.
+
+    Attributes:
+      job: the model, its default voice and settings, and the number of slots.
+      api_key: the key that requests under /v1 and /metrics have to bring; None asks for none.
+      max_characters: characters of a text.
+      max_requests: requests that are spoken or wait for a slot; more of them are answered 429.
+      timeout_s: seconds from a request's arrival to the last byte of its answer.
+
+    Raises:
+      InputError: a limit out of range, or an empty key.
+    """
+
+    job: Job
+    api_key: str | None = dataclasses.field(default=None, repr=False)
+    max_characters: int = 4096  # OpenAI's limit
+    max_requests: int = 64
+    timeout_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        check_count("max_characters", self.max_characters)
+        check_count("max_requests", self.max_requests)
+        if not 0 < self.timeout_s <= 86_400:
+            raise InputError(f"timeout_s is {quoted(self.timeout_s)}, expected above 0 and up to 86,400 seconds")
+        if self.api_key is not None and not self.api_key.strip():
+            raise InputError("the API key is empty; leave it out to serve without one")
+
+    @property
+    def max_body_bytes(self) -> int:
+        """Bytes of a request's body."""
+        return _BYTES_PER_CHARACTER * self.max_characters + _OTHER_BYTES
