@@ -61,7 +61,7 @@ class FileEncoder:
 
 
 class _AppendedFile:
-    """A file for libsndfile of which the appended bytes are taken out; bytes that overwrite earlier ones are dropped."""
+    """A file for libsndfile of which appended bytes are taken out; bytes that overwrite earlier ones are dropped."""
 
     def __init__(self) -> None:
         self._appended = bytearray()

@@ -87,12 +87,20 @@ class Job:
             "max_tokens": self.max_tokens,
         }
 
-    def open_speaker(self) -> Speaker:
-        """Loads the model onto this machine's devices. Raises InputError if there are fewer than `n_devices`."""
+    def open_speaker(self, *, is_live: bool = False) -> Speaker:
+        """Loads the model onto this machine's devices.
+
+        Args:
+          is_live: True gives it a `LiveEngine`, for callers who come and go, in place of an `Engine`.
+
+        Raises:
+          InputError: there are fewer devices than `n_devices`.
+        """
         from bark_jax.bark import Bark
         from bark_jax.checkpoints.find import find_model
         from bark_jax.checkpoints.load import FoundModel
         from bark_jax.generation.engine import Engine
+        from bark_jax.generation.live import LiveEngine
         from bark_jax.model import BarkModel
 
         found = FoundModel.read(find_model(self.model, revision=self.revision))
@@ -102,7 +110,7 @@ class Job:
         slots = {} if self.n_slots is None else {"n_slots": self.n_slots}
         return Speaker(
             Bark(networks, self._open_processor()),
-            Engine(networks, devices=choose_devices(self.n_devices), **slots),
+            (LiveEngine if is_live else Engine)(networks, devices=choose_devices(self.n_devices), **slots),
             voice=self.voice,
             settings=self.settings,
             silence_s=self.silence_s,

@@ -70,9 +70,9 @@ class Speaker:
         silence_s: float = 0.25,
         max_tokens: int | None = None,
     ):
-        self.bark, self._engine = bark, engine
+        self.bark, self.engine = bark, engine
         self._voice, self._settings = voice, dict(settings or {})
-        self._silence_s, self._max_tokens = silence_s, max_tokens
+        self.silence_s, self._max_tokens = silence_s, max_tokens
 
     def speak(self, rows: Iterable[TextRow], done: Callable[[Spoken], None]) -> None:
         """Speaks rows and calls `done` for each, as `Speaks` says.
@@ -83,13 +83,13 @@ class Speaker:
         while True:
             # The engine ends when it gets no more requests. A text without a voice gives its other sentences only after
             # the first is spoken; if the rows have ended by then, the engine runs once more for them.
-            with contextlib.closing(self._engine.run(texts.requests())) as spoken:
+            with contextlib.closing(self.engine.run(texts.requests())) as spoken:
                 for finished in spoken:
                     texts.receive(finished)
             if not texts.n_waiting:
                 return
 
-    def open(self, row: TextRow) -> "_Text":
+    def open(self, row: TextRow) -> "OpenText":
         """Splits a row into the sentences to speak. Raises BarkError for a row that cannot be spoken."""
         if row.error is not None:
             raise InputError(row.error)
@@ -106,9 +106,9 @@ class Speaker:
             pieces, rows = self.bark.sentences(text, voice, key, self._max_tokens, None, settings)
             if len(pieces) == 1:  # the tokens of `generate`, which keeps the white space that splitting changes
                 pieces, rows = [text], self.bark.rows(text, voice, [key], settings, is_split=True)
-        return _Text(row, pieces, rows, tuple(dict.fromkeys(" ".join(str(each.message).split()) for each in caught)))
+        return OpenText(row, pieces, rows, tuple(dict.fromkeys(" ".join(str(each.message).split()) for each in caught)))
 
-    def close(self, text: "_Text") -> Spoken:
+    def close(self, text: "OpenText") -> Spoken:
         """Joins the sentences of a text, which are all spoken. Raises InputError if none has any audio."""
         empty = [piece for piece, samples in zip(text.pieces, text.samples, strict=True) if not len(samples)]
         if len(empty) == len(text.pieces):
@@ -117,14 +117,17 @@ class Speaker:
                 "another seed, or min_eos_p null."
             )
         rate = self.bark.sample_rate
-        samples, _ = join([Recording(each, rate) for each in text.samples], self._silence_s)
+        samples, _ = join([Recording(each, rate) for each in text.samples], self.silence_s)
         silent = tuple(f"the sentence {piece[:60]!r} has no audio" for piece in empty)
         return Spoken(text.row, samples, rate, time.perf_counter() - text.started, text.warnings + silent)
 
 
 @dataclasses.dataclass(eq=False)
-class _Text:
-    """A row that is being spoken: its sentences and how many of them are done."""
+class OpenText:
+    """A row that is being spoken: its sentences and how many of them are done.
+
+    The engine gets its sentences from `take_requests`, first and whenever `receive` asks for it.
+    """
 
     row: TextRow
     pieces: list[str]  # its sentences
@@ -140,7 +143,10 @@ class _Text:
         self.has_voice = self.rows[0].voice is not None
 
     def take_requests(self) -> "Iterator[Request]":
-        """Yields the sentences that can be spoken now: all, or the next one if the text has no voice yet."""
+        """Yields the sentences that can be spoken now: all, or the next one if the text has no voice yet.
+
+        A request's tag is (this text, number of the sentence).
+        """
         from bark_jax.generation.engine import Request
 
         end = len(self.rows) if self.has_voice else self.n_requested + 1
@@ -217,7 +223,7 @@ class _Texts:
         else:
             self._requests.extend(text.take_requests())
 
-    def _close(self, text: _Text) -> None:
+    def _close(self, text: OpenText) -> None:
         try:
             spoken = self._speaker.close(text)
         except BarkError as error:

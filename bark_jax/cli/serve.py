@@ -1,42 +1,139 @@
 """`bark-jax serve`: speech over HTTP, with OpenAI's speech API."""
 
-from typing import Any
+import dataclasses
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bark_jax.cli.group import Verb
-from bark_jax.cli.options import DTYPES, model_option, revision_option
+from bark_jax.cli.options import DTYPES, model_option, revision_option, sampling_options, sampling_settings
 from bark_jax.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from bark_jax.serve import Settings
 
 KEY_VARIABLE = "BARK_JAX_API_KEY"
 
 EXAMPLES = """\b
 Examples:
   bark-jax serve -m tiny
-  bark-jax serve -m suno/bark-small --dtype bfloat16 --voice v2/en_speaker_6 --port 9000
+  bark-jax serve -m suno/bark-small --dtype bfloat16 --voice v2/en_speaker_6
+  BARK_JAX_API_KEY=... bark-jax serve -m suno/bark-small --host 0.0.0.0 --port 9000
+  curl localhost:8000/v1/audio/speech --json '{"model": "tiny", "input": "Thank you."}' -o thanks.mp3
 """
 
 
 @click.command("serve", cls=Verb, epilog=EXAMPLES, short_help="Serve speech over HTTP.")
 @model_option
 @revision_option
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port; 0 takes a free one."
 )
 @click.option("--voice", help="Voice of requests that name none: a preset's name or the path of a .npz file.")
+@click.option(
+    "--api-key",
+    envvar=KEY_VARIABLE,
+    show_envvar=True,
+    help="Key that requests have to bring. Other users of this machine can read it in the list of processes, the "
+    "variable not.",
+)
+@click.option(
+    "--allow-host",
+    "allowed_hosts",
+    multiple=True,
+    help="Name that requests may call the server by, such as speech.example; may be given several times.  [default: "
+    "names of this machine if only it can connect, else any]",
+)
+@click.option(
+    "--cors-origin",
+    "cors_origins",
+    multiple=True,
+    help="Origin of another web page that may use the server, such as https://app.example; may be given several times.",
+)
+@click.option("--slots", "n_slots", type=click.IntRange(1), help="Number of sentences to speak at once.  [default: 16]")
+@click.option("--devices", "n_devices", type=click.IntRange(1), help="Number of devices to use.  [default: all]")
+@click.option(
+    "--max-requests",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    help="Maximum number of requests that are spoken or wait; more are answered 429.",
+)
+@click.option(
+    "--max-characters",
+    type=click.IntRange(1),
+    default=4096,
+    show_default=True,
+    help="Maximum number of characters of a text.",
+)
+@click.option(
+    "--timeout", "timeout_s", type=float, default=300, show_default=True, help="Maximum number of seconds of a request."
+)
+@click.option(
+    "--stop-within",
+    "stop_within_s",
+    type=click.FloatRange(1),
+    default=30,
+    show_default=True,
+    help="Seconds that requests in progress have after SIGTERM.",
+)
+@click.option(
+    "--silence",
+    "silence_s",
+    type=float,
+    default=0.25,
+    show_default=True,
+    help="Seconds of silence between the sentences of a text.",
+)
+@click.option("--max-tokens", type=click.IntRange(1), help="Maximum number of text tokens of a sentence.")
+@sampling_options
 @click.option("--dtype", type=click.Choice(DTYPES), help="Dtype of the networks.  [default: the model's]")
-@click.option("--api-key", envvar=KEY_VARIABLE, show_envvar=True, help="Key that requests have to bring.")
-def command(host: str, port: int, api_key: str | None, **options: Any) -> None:
-    """Serve speech over HTTP at http://HOST:PORT, with OpenAI's speech API and a page to try it on."""
+@click.option(
+    "--attn-implementation",
+    type=click.Choice(["auto", "xla", "cudnn"]),
+    default="auto",
+    show_default=True,
+    help="Attention implementation.",
+)
+@click.option("--lora", metavar="FILE", help="LoRA weights to apply: a file that `bark-jax train --lora` wrote.")
+@click.option("--tokenizer", help="Tokenizer file or folder, for models that come without one.")
+@click.option("--log-text", "logs_text", is_flag=True, help="Log the texts of requests.")
+@click.option("-q", "--quiet", "is_quiet", is_flag=True, help="Log warnings and errors alone.")
+def command(host: str, port: int, stop_within_s: float, is_quiet: bool, **options: Any) -> None:
+    """Serve speech over HTTP at http://HOST:PORT, with OpenAI's speech API.
+
+    Requests of many callers are spoken together. SIGTERM and Ctrl-C take no more of them and finish those in progress;
+    a second one ends the server at once.
+    """
     try:
-        import uvicorn
-
-        from bark_jax.serve import Settings, make_app, open_service
+        from bark_jax.serve import make_app, open_service, server
     except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in ("starlette", "uvicorn", "prometheus_client"):
+            raise
         raise UnsupportedError(f"{error.name} is not installed; run: pip install 'bark-jax[serve]'") from error
-    from bark_jax.batch.job import Job
 
-    settings = Settings(Job(**options), api_key=api_key)
-    app = make_app(open_service(settings), settings)
-    uvicorn.run(app, host=host, port=port, log_level="warning")
+    is_local = server.is_loopback(host)
+    settings = _settings(options, is_local=is_local)
+    server.set_up_logging(is_quiet=is_quiet)
+    # Before the model is loaded, which takes long: a port in use is reported at once.
+    with server.listen(host, port) as listening:
+        service = open_service(settings)
+        click.echo(f"{service.model} at {server.url_of(listening)}", err=True)
+        if not is_local and settings.api_key is None:
+            click.echo(f"warning: anyone who reaches {host} can use this server; set {KEY_VARIABLE}", err=True)
+        server.run(make_app(service, settings), listening, stop_within_s=stop_within_s)
+    if service.thread.is_alive:
+        server.leave()
+
+
+def _settings(options: dict[str, Any], *, is_local: bool) -> "Settings":
+    from bark_jax.batch.job import Job
+    from bark_jax.serve.settings import LOOPBACK_NAMES, Settings
+
+    generation = sampling_settings(options)
+    job_names = {field.name for field in dataclasses.fields(Job)} & options.keys()
+    job = Job(**{name: options.pop(name) for name in job_names}, settings=generation)
+    allowed = options.pop("allowed_hosts")
+    hosts = (*LOOPBACK_NAMES, *allowed) if is_local else (allowed or None)
+    return Settings(job, hosts=hosts, **options)

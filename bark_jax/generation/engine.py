@@ -17,7 +17,7 @@ waits for another.
 import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -34,6 +34,7 @@ from bark_jax.generation.placement import AXIS, divide, divide_rows, put_copy
 from bark_jax.generation.rows import Row, Utterance
 from bark_jax.generation.runner import (
     Networks,
+    OnStage,
     coarse_prompt,
     coarse_result,
     coarse_spaces,
@@ -64,6 +65,7 @@ class Request(NamedTuple):
 
     tag: Any
     row: Row
+    is_streamed: bool = False  # give its audio in parts (`live.LiveEngine` alone)
 
 
 class Finished(NamedTuple):
@@ -75,7 +77,7 @@ class Finished(NamedTuple):
 
 
 @dataclasses.dataclass(eq=False)
-class _Job:
+class Job:
     """A request in progress, with the results of the stages it has passed."""
 
     request: Request
@@ -87,6 +89,9 @@ class _Job:
         return self.request.row
 
 
+Ended = tuple[Job, BarkError | None]  # a job that has left its slot, with its error
+
+
 class Engine:
     """Generates rows of any mix of lengths by continuous batching.
 
@@ -95,6 +100,7 @@ class Engine:
       n_slots: rows in the semantic stage at once, and as many in the coarse stage; rounded up to a multiple of the
         number of devices. Throughput grows with it until the device's arithmetic or memory is full.
       devices: devices of this process, or "all" of them; None takes the model's.
+      group_size, may_cut: as for `Programs`.
 
     Raises:
       InputError: n_slots or devices is invalid.
@@ -102,12 +108,20 @@ class Engine:
     """
 
     @under_own_config
-    def __init__(self, model: Networks, n_slots: int = N_SLOTS, devices: Devices = None):
+    def __init__(
+        self,
+        model: Networks,
+        n_slots: int = N_SLOTS,
+        devices: Devices = None,
+        *,
+        group_size: int | None = None,
+        may_cut: bool = False,
+    ):
         check_process()
         devices = check_devices([model.device] if devices is None else devices)
         if model.is_offloaded:
             raise UnsupportedError("the engine runs all networks at once, and this model's are offloaded one by one")
-        self._programs = _Programs(model, devices)
+        self._programs = Programs(model, devices, group_size=group_size, may_cut=may_cut)
         # Rounded up to a multiple of the devices, as shard_map divides rows into equal shards.
         self.n_slots = -(-check_count("n_slots", n_slots) // len(devices)) * len(devices)
 
@@ -125,13 +139,13 @@ class Engine:
         check_process()
         requests, again = iter(requests), collections.deque()
         while True:
-            run = _Run(self._programs, self.n_slots, requests, again)
+            run = Run(self._programs, self.n_slots, requests, again)
             try:
                 yield from run.finished()
                 return
             except DeviceMemoryError as error:
                 self._halve(error)
-                again = run.unfinished
+                again = collections.deque(Job(job.request) for job in run.unfinished)
 
     def _halve(self, error: Exception) -> None:
         n_devices = self._programs.n_devices
@@ -144,32 +158,35 @@ class Engine:
         self.n_slots = fewer
 
 
-class _Run:
+class Run:
     """A pass over the requests with a fixed number of slots; out of memory ends it, and another one resumes."""
 
     def __init__(
         self,
-        programs: "_Programs",
+        programs: "Programs",
         n_slots: int,
         requests: Iterator[Request],
-        again: "collections.deque[_Job]",
+        again: "collections.deque[Job]",
     ):
         self._programs = programs
         self._requests, self._again = requests, again
         self._is_exhausted = False
         self._semantic = _SemanticSlots(programs, programs.semantic_model, n_slots)
         self._coarse = _CoarseSlots(programs, programs.coarse_model, n_slots)
-        self._spoken: collections.deque[_Job] = collections.deque()  # have semantic tokens, wait for a coarse slot
-        self._groups: dict[tuple, list[_Job]] = {}  # have coarse codes, wait for others of the same shape, by shape
-        self._in_group: list[_Job] = []  # in the fine stage and the codec now
+        self._spoken: collections.deque[Job] = collections.deque()  # have semantic tokens, wait for a coarse slot
+        self._groups: dict[tuple, list[Job]] = {}  # have coarse codes, wait for others of the same shape, by shape
+        self._ended: collections.deque[Ended] = collections.deque()  # have left their slot just now
+        self._in_group: list[Job] = []  # in the fine stage and the codec now
+        self._on_stage: OnStage = lambda stage: None  # called with "fine" and "codec"
         self._windows: tuple[int, int] | None = None  # (max_coarse_history, sliding_window_len) of all rows
 
     @property
-    def unfinished(self) -> "collections.deque[_Job]":
-        """Jobs whose requests have been taken and not yielded, the most advanced first; results so far are dropped."""
+    def unfinished(self) -> list[Job]:
+        """Jobs whose requests have been taken and not yielded, the most advanced first."""
         waiting = [job for jobs in self._groups.values() for job in jobs]
-        held = [*self._in_group, *waiting, *self._coarse.jobs, *self._spoken, *self._semantic.jobs, *self._again]
-        return collections.deque(_Job(job.request) for job in held)
+        ended = [job for job, _ in self._ended]
+        in_slots = [*self._coarse.jobs, *self._spoken, *self._semantic.jobs]
+        return [*self._in_group, *waiting, *ended, *in_slots, *self._again]
 
     def finished(self) -> Iterator[Finished]:
         """Runs chunks of the stages until no request is left; yields each result.
@@ -188,7 +205,9 @@ class _Run:
                 continue
             else:
                 return
-            for job, error in ended:
+            self._ended.extend(ended)
+            while self._ended:
+                job, error = self._ended.popleft()
                 if error is not None:
                     yield Finished(job.request.tag, None, error)
                 elif job.coarse is None:
@@ -208,14 +227,14 @@ class _Run:
         self._semantic.insert()
         self._coarse.insert()
 
-    def _take(self) -> _Job | None:
+    def _take(self) -> Job | None:
         if self._again:
             return self._again.popleft()
         if self._is_exhausted:
             return None
         request = next(self._requests, None)
         self._is_exhausted = request is None
-        return None if request is None else _Job(request)
+        return None if request is None else Job(request)
 
     def _objection(self, row: Row) -> BarkError | None:
         """The error of a row whose coarse windows differ from the first row's: they are static in the programs."""
@@ -230,7 +249,7 @@ class _Run:
             "of a run share them"
         )
 
-    def _group(self, job: _Job) -> Iterator[Finished]:
+    def _group(self, job: Job) -> Iterator[Finished]:
         """Adds a row to the group of its shape (fine windows, steps of codec frames), and finishes a full group.
 
         Rows of one shape waste no fine window and no codec frames on each other.
@@ -243,8 +262,12 @@ class _Run:
             yield from self._finish_group(shape)
 
     def _finish_group(self, shape: tuple) -> Iterator[Finished]:
-        self._in_group = self._groups.pop(shape)
-        codes, audio = self._programs.finish(self._in_group)
+        yield from self._finish(self._groups.pop(shape))
+
+    def _finish(self, jobs: list[Job]) -> Iterator[Finished]:
+        """Runs the fine stage and the codec for up to n_group rows, and yields their results."""
+        self._in_group = jobs
+        codes, audio = self._programs.finish(self._in_group, self._on_stage)
         for job, codes_QT, samples in zip(self._in_group, codes, audio, strict=True):
             (tokens, semantic_logprob), (coarse_QT, coarse_logprob) = job.semantic, job.coarse
             utterance = Utterance(tokens, coarse_QT, codes_QT, samples, semantic_logprob, coarse_logprob)
@@ -281,13 +304,22 @@ def stage_functions(mesh: Mesh) -> StageFunctions:
     )
 
 
-class _Programs:
-    """The networks and the functions of all stages on one device, or sharded among several."""
+class Programs:
+    """The compiled functions of all stages, each with one shape, on one device or sharded among several.
 
-    def __init__(self, model: Networks, devices: list[jax.Device]):
-        self.model, self.n_devices = model, len(devices)
+    Args:
+      group_size: rows on each device whose prompts are read together, and that pass the fine stage and the codec
+        together; None for as many as fill it.
+      may_cut: True runs the programs with top-k and top-p from the start; False runs those without until a row has
+        either.
+    """
+
+    def __init__(
+        self, model: Networks, devices: list[jax.Device], *, group_size: int | None = None, may_cut: bool = False
+    ):
+        self.model, self.n_devices, self.may_cut = model, len(devices), may_cut
         platform = platform_of(devices[0])
-        self.n_group = rows_at_once(ROWS_AT_ONCE, platform) * len(devices)
+        self.n_group = (group_size or rows_at_once(ROWS_AT_ONCE, platform)) * len(devices)
         self._mesh = Mesh(np.array(devices), (AXIS,))
         put = functools.partial(put_copy, sharding=NamedSharding(self._mesh, P()))
         self.semantic_model, self.coarse_model = put(model.semantic), put(model.coarse_acoustics)
@@ -298,9 +330,12 @@ class _Programs:
         """Puts arrays [B, ...] onto the devices, rows divided among them."""
         return divide_rows(tree, self._mesh)
 
-    def finish(self, jobs: list[_Job]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    def finish(
+        self, jobs: list[Job], on_stage: OnStage = lambda stage: None
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Runs the fine stage and the codec for a group of rows: all codes [n_fine, T] and audio samples of each."""
         spaces = self.model.spaces
+        on_stage("fine")
         rows, known = [job.row for job in jobs], [job.coarse[0] for job in jobs]
         with device_errors("fine", self.fine_model, len(jobs)):
             prompt = self.rows(fine_prompt(rows, known, spaces, self.n_group))
@@ -308,6 +343,7 @@ class _Programs:
             codes_BQT = np.asarray(self.functions.fill(self.fine_model, prompt, sampling, spaces=spaces))
         codes = [fine_result(codes_BQT, b, coarse_QT) for b, coarse_QT in enumerate(known)]
         idle = [np.zeros((spaces.n_fine, 0), np.int32)] * (self.n_group - len(jobs))
+        on_stage("codec")
         with device_errors("codec", self.codec, len(jobs)):
             return codes, decode_codes(self.codec, codes + idle, self.functions.decode)[: len(jobs)]
 
@@ -317,19 +353,20 @@ class _Slots:
 
     stage: str
 
-    def __init__(self, programs: _Programs, network: Any, n_slots: int):
+    def __init__(self, programs: Programs, network: Any, n_slots: int):
         self.programs = programs
         with device_errors(self.stage, network, n_slots):
             self.network = for_decoding(network, n_slots // programs.n_devices)
         self.n_slots, self.spaces = n_slots, programs.model.spaces
-        self._jobs: list[_Job | None] = [None] * n_slots
+        self._jobs: list[Job | None] = [None] * n_slots
         self._added: collections.deque[int] = collections.deque()  # slots of rows that have yet to be inserted
+        self._dropped: set[int] = set()  # slots whose row was dropped and still runs
         self._state: Any = None  # (prompt, sampling, state of the loop), trees of arrays [n_slots, ...]
         # Whether a row so far had top-k or top-p. It is static, so it only ever turns on: two programs at most.
-        self._may_cut = False
+        self._may_cut = programs.may_cut
 
     @property
-    def jobs(self) -> list[_Job]:
+    def jobs(self) -> list[Job]:
         """Jobs in slots."""
         return [job for job in self._jobs if job is not None]
 
@@ -338,15 +375,29 @@ class _Slots:
         """Whether no slot is free."""
         return None not in self._jobs
 
-    def add(self, job: _Job) -> None:
+    def add(self, job: Job) -> None:
         """Gives a free slot to a job; `insert` reads its prompt later, together with others'."""
         slot = self._jobs.index(None)
         self._jobs[slot] = job
         self._added.append(slot)
 
+    def drop(self, tags: Collection[Any]) -> None:
+        """Frees the slots of the jobs with these tags; `insert` ends their rows."""
+        for slot, job in enumerate(self._jobs):
+            if job is not None and job.request.tag in tags:
+                self._jobs[slot] = None
+                if slot in self._added:
+                    self._added.remove(slot)
+                else:
+                    self._dropped.add(slot)
+
     def insert(self) -> None:
-        """Reads the prompts of added rows and scatters their states into their slots, a group at a time."""
-        if not self._added:
+        """Reads the prompts of added rows and scatters their states into their slots, a group at a time.
+
+        Slots of dropped rows that nobody has taken get idle rows.
+        """
+        self._dropped.difference_update(self._added)
+        if not self._added and not self._dropped:
             return
         with device_errors(self.stage, self.network, self.n_slots):
             self._insert_added()
@@ -354,16 +405,18 @@ class _Slots:
     def _insert_added(self) -> None:
         if self._state is None:
             self._state = self.programs.rows(self._read([], self.n_slots))
-        while self._added:
-            n_group = self.programs.n_group
+        n_group = self.programs.n_group
+        while self._added or self._dropped:
             slots = [self._added.popleft() for _ in range(min(n_group, len(self._added)))]
             group = self._read([self._jobs[slot] for slot in slots], n_group)
-            # Rows that only fill the group get a slot past the end, which the scatter drops.
+            # The rows that fill the group up are idle. They end dropped rows; the others get a slot past the end, which
+            # the scatter drops.
+            slots += [self._dropped.pop() for _ in range(min(n_group - len(slots), len(self._dropped)))]
             to = np.full(n_group, self.n_slots, np.int32)
             to[: len(slots)] = slots
             self._state = insert(self._state, self.programs.rows(group), to)
 
-    def run(self) -> list[tuple[_Job, BarkError | None]]:
+    def run(self) -> list[Ended]:
         """Runs one chunk of steps, or one window, and returns the jobs that ended, each with its error or None."""
         # may_cut is static, hence part of the tree's structure. The stored sampling always says False, so that groups
         # fit into it, and the actual value is set for the call.
@@ -377,30 +430,30 @@ class _Slots:
         """Occupied slots where bool is_done_B holds."""
         return [slot for slot, job in enumerate(self._jobs) if job is not None and is_done_B[slot]]
 
-    def _take_out(self, slot: int, logprob: np.ndarray) -> tuple[_Job, BarkError | None]:
+    def _take_out(self, slot: int, logprob: np.ndarray) -> Ended:
         job, self._jobs[slot] = self._jobs[slot], None
         return job, _objection_to(logprob, self.stage)
 
-    def _sampling(self, jobs: list[_Job], n_rows: int) -> Sampling:
+    def _sampling(self, jobs: list[Job], n_rows: int) -> Sampling:
         sampling = sampling_of([job.row for job in jobs], self.stage, n_rows)
         self._may_cut |= sampling.may_cut
         return dataclasses.replace(sampling, may_cut=False)
 
-    def _read(self, jobs: list[_Job], n_rows: int) -> Any:
+    def _read(self, jobs: list[Job], n_rows: int) -> Any:
         """Returns (prompt, sampling, state), arrays [n_rows, ...], of rows that start; rows past the jobs are idle."""
         raise NotImplementedError
 
     def _advance(self, prompt: Any, sampling: Sampling, state: Any) -> Any:
         raise NotImplementedError
 
-    def _collect(self, state: Any) -> Iterator[tuple[_Job, BarkError | None]]:
+    def _collect(self, state: Any) -> Iterator[Ended]:
         raise NotImplementedError
 
 
 class _SemanticSlots(_Slots):
     stage = "semantic"
 
-    def _read(self, jobs: list[_Job], n_rows: int) -> tuple[semantic.SemanticPrompt, Sampling, semantic.Decoding]:
+    def _read(self, jobs: list[Job], n_rows: int) -> tuple[semantic.SemanticPrompt, Sampling, semantic.Decoding]:
         prompt = self.programs.rows(semantic_prompt([job.row for job in jobs], self.spaces, n_rows))
         state = self.programs.functions.start_semantic(self.network, prompt, spaces=self.spaces)
         return prompt, self._sampling(jobs, n_rows), state
@@ -408,7 +461,7 @@ class _SemanticSlots(_Slots):
     def _advance(self, *rows: Any) -> semantic.Decoding:
         return self.programs.functions.run_semantic(self.network, *rows, spaces=self.spaces)
 
-    def _collect(self, state: semantic.Decoding) -> Iterator[tuple[_Job, BarkError | None]]:
+    def _collect(self, state: semantic.Decoding) -> Iterator[Ended]:
         # A poll fetches one bool a slot; the outputs, 768 tokens a slot, come only when a row has ended.
         if ended := self._ended(np.asarray(state.done_B)):
             output = jax.device_get(state.output)
@@ -422,7 +475,7 @@ class _SemanticSlots(_Slots):
 class _CoarseSlots(_Slots):
     stage = "coarse"
 
-    def _read(self, jobs: list[_Job], n_rows: int) -> tuple[coarse.CoarsePrompt, Sampling, coarse.WindowsDone]:
+    def _read(self, jobs: list[Job], n_rows: int) -> tuple[coarse.CoarsePrompt, Sampling, coarse.WindowsDone]:
         tokens = [job.semantic[0] for job in jobs]
         prompt = self.programs.rows(coarse_prompt([job.row for job in jobs], tokens, self.spaces, n_rows))
         state = self.programs.functions.start_coarse(self.network, prompt, spaces=self.spaces)
@@ -431,7 +484,18 @@ class _CoarseSlots(_Slots):
     def _advance(self, *rows: Any) -> coarse.WindowsDone:
         return self.programs.functions.run_coarse(self.network, *rows, spaces=self.spaces)
 
-    def _collect(self, state: coarse.WindowsDone) -> Iterator[tuple[_Job, BarkError | None]]:
+    def known(self, n_frames: Mapping[Job, int]) -> dict[Job, tuple[np.ndarray, np.ndarray]]:
+        """Codes and log-probabilities so far, [n_coarse, T] each, of jobs in slots.
+
+        Args:
+          n_frames: for each job the number of frames that its windows so far have given.
+        """
+        prompt, _, state = self._state
+        with device_errors(self.stage, self.network, self.n_slots):
+            codes = coarse.read_codes(prompt, state, spaces=self.spaces)
+        return {job: _copied(coarse_result(codes, self._jobs.index(job), n)) for job, n in n_frames.items()}
+
+    def _collect(self, state: coarse.WindowsDone) -> Iterator[Ended]:
         prompt = self._state[0]
         needed_B = count_coarse_windows(np.asarray(prompt.n_frames_B), self.spaces)
         if ended := self._ended(np.asarray(state.window_B) >= needed_B):

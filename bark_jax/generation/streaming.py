@@ -48,6 +48,7 @@ from bark_jax.generation.runner import (
 )
 from bark_jax.generation.seeds import derive_key
 from bark_jax.generation.settings import check_count
+from bark_jax.generation.tokens import TokenSpaces
 from bark_jax.generation.windows import count_coarse_windows, frames_per_coarse_window, n_new_fine_frames
 from bark_jax.networks.layout import for_decoding
 from bark_jax.networks.platform import check_sharding, device_errors
@@ -103,10 +104,9 @@ class RowStream(Iterator[StreamedPart]):
     def __init__(self, model: Networks, row: Row, first_windows: int, n_held: int, on_stage: OnStage):
         self.utterance = None
         self._model, self._row, self._on_stage = model, row, on_stage
-        self._first_windows, self._n_held = first_windows, n_held
-        self._sent = np.zeros((model.spaces.n_fine, 0), np.int32)  # codes [n_fine, T] of the parts so far
         check_sharding(model.coarse_acoustics, model.codec_model)  # the other two stages check their own
-        self._codec_state = model.codec_model.init_decode_state(1)
+        self._decoder = PartDecoder(model, row, n_held, on_stage)
+        self._first_windows = first_windows
         self._parts = self._generate()
 
     @under_own_config
@@ -120,18 +120,13 @@ class RowStream(Iterator[StreamedPart]):
     def _generate(self) -> Iterator[StreamedPart]:
         model, spaces = self._model, self._model.spaces
         self._on_stage("semantic")
-        ((tokens, semantic_logprob),) = run_semantic(model.semantic, [self._row], spaces, placement_of(model, None))
-        n_frames = spaces.n_frames(len(tokens))
-        audio, _ = decode_next(model.codec_model, self._sent, self._codec_state)  # no samples yet: [0] or [0, channels]
+        (spoken,) = run_semantic(model.semantic, [self._row], spaces, placement_of(model, None))
+        n_frames = spaces.n_frames(len(spoken[0]))
         known = np.zeros((spaces.n_coarse, 0), np.int32), np.zeros((spaces.n_coarse, 0), np.float32)
-        for known in self._run_coarse(tokens):
-            n_sent = self._sent.shape[1]
-            codes_QT = self._run_fine(known[0][:, n_sent:], n_frames - n_sent)
-            if codes_QT.shape[1]:
-                samples = self._run_codec(codes_QT)
-                audio = np.concatenate([audio, samples])
-                yield StreamedPart(samples, codes_QT, n_sent)
-        self.utterance = Utterance(tokens, known[0], self._sent, audio, semantic_logprob, known[1])
+        for known in self._run_coarse(spoken[0]):
+            if (part := self._decoder.decode(known[0], n_frames)) is not None:
+                yield part
+        self.utterance = self._decoder.utterance(spoken, known)
 
     def _run_coarse(self, tokens: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields codes and log-probabilities [n_coarse, T] from the utterance's start, with more frames each time."""
@@ -141,23 +136,82 @@ class RowStream(Iterator[StreamedPart]):
         sampling = sampling_of([self._row], "coarse")
         with device_errors("coarse", model.coarse_acoustics, 1):
             state = coarse.start(for_decoding(model.on_accelerator(model.coarse_acoustics), 1), prompt, spaces=spaces)
-        n_frames = spaces.n_frames(len(tokens))
-        n_per_window = frames_per_coarse_window(spaces)
-        # In Bark (512 - 15) // 30 = 16 windows: their frames and those held back fit one fine window behind a full
-        # history.
-        max_windows = (n_new_fine_frames(spaces) - self._n_held) // n_per_window
-        n_done = 0
-        for stop in part_stops(count_coarse_windows(n_frames, spaces), self._first_windows, max_windows):
+        n_frames, n_done = spaces.n_frames(len(tokens)), 0
+        for stop in self._decoder.stops(n_frames, self._first_windows, spaces):
             self._on_stage("coarse")
             with device_errors("coarse", model.coarse_acoustics, 1):
                 network = for_decoding(model.on_accelerator(model.coarse_acoustics), 1)
                 state = coarse.run_windows(network, prompt, sampling, state, stop - n_done, spaces=spaces)
                 out = jax.device_get(coarse.read_codes(prompt, state, spaces=spaces))
             n_done = stop
-            n_known = min(stop * n_per_window, n_frames)
-            codes_QT, logprob_QT = coarse_result(out, 0, n_known)
+            codes_QT, logprob_QT = coarse_result(out, 0, n_known_frames(stop, n_frames, spaces))
             require_finite(logprob_QT, "coarse")
             yield codes_QT, logprob_QT
+
+
+class PartDecoder:
+    """The fine stage and the codec of one utterance that is streamed: coarse codes to parts.
+
+    Args:
+      model: its fine network and its codec run.
+      n_held: as for `stream_row`.
+      on_stage: called with "fine" and "codec" as each starts on a part.
+
+    Raises:
+      UnsupportedError: the codec looks ahead, so it cannot stream.
+    """
+
+    def __init__(self, model: Networks, row: Row, n_held: int = N_HELD, on_stage: OnStage | None = None):
+        self._model, self._row, self._n_held, self._on_stage = model, row, n_held, as_on_stage(on_stage)
+        self._sent = np.zeros((model.spaces.n_fine, 0), np.int32)  # codes [n_fine, T] of the parts so far
+        self._codec_state = model.codec_model.init_decode_state(1)
+        empty, _ = decode_next(model.codec_model, self._sent, self._codec_state)  # no samples: [0] or [0, channels]
+        self._audio = [empty]
+
+    @property
+    def has_sent(self) -> bool:
+        """Whether there was a part."""
+        return self._sent.shape[1] > 0
+
+    def stops(self, n_frames: int, first_windows: int, spaces: TokenSpaces) -> list[int]:
+        """Numbers of coarse windows after which a part is due; see `part_stops`.
+
+        Args:
+          spaces: with the row's coarse windows (`runner.coarse_spaces`).
+        """
+        # In Bark (512 - 15) // 30 = 16 windows: their frames and those held back fit one fine window behind a full
+        # history.
+        max_windows = (n_new_fine_frames(spaces) - self._n_held) // frames_per_coarse_window(spaces)
+        return part_stops(count_coarse_windows(n_frames, spaces), first_windows, max_windows)
+
+    def decode(self, coarse_QT: np.ndarray, n_frames: int) -> StreamedPart | None:
+        """Decodes the next part; None where too few frames are known for one.
+
+        Args:
+          coarse_QT: coarse codes known so far, from the utterance's start.
+          n_frames: frames of the utterance.
+
+        Raises:
+          BarkError: a value is not finite, or a device fails.
+        """
+        first_frame = self._sent.shape[1]
+        codes_QT = self._run_fine(coarse_QT[:, first_frame:], n_frames - first_frame)
+        if not codes_QT.shape[1]:
+            return None
+        samples = self._run_codec(codes_QT)
+        self._audio.append(samples)
+        return StreamedPart(samples, codes_QT, first_frame)
+
+    def utterance(self, spoken: tuple[np.ndarray, np.ndarray], known: tuple[np.ndarray, np.ndarray]) -> Utterance:
+        """Returns the complete utterance, after its last part.
+
+        Args:
+          spoken: semantic tokens and their log-probabilities.
+          known: coarse codes and their log-probabilities.
+        """
+        (tokens, semantic_logprob), (coarse_QT, coarse_logprob) = spoken, known
+        audio = np.concatenate(self._audio)
+        return Utterance(tokens, coarse_QT, self._sent, audio, semantic_logprob, coarse_logprob)
 
     def _run_fine(self, coarse_QT: np.ndarray, n_left: int) -> np.ndarray:
         """Fills the codes of the next frames to send, int32 [n_fine, T]; T is 0 where too few are known.
@@ -202,6 +256,11 @@ class RowStream(Iterator[StreamedPart]):
             samples, self._codec_state = decode_next(self._model.on_accelerator(codec), codes_QT, self._codec_state)
         require_finite(samples, "codec")
         return samples
+
+
+def n_known_frames(n_windows: int, n_frames: int, spaces: TokenSpaces) -> int:
+    """Frames of an utterance of n_frames whose coarse codes are known after n_windows windows."""
+    return min(n_windows * frames_per_coarse_window(spaces), n_frames)
 
 
 def part_stops(n_windows: int, first: int, max_windows: int) -> list[int]:

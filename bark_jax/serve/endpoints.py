@@ -1,16 +1,19 @@
-"""What each route answers."""
+"""What the routes answer, but for speech: models, voices, health and metrics."""
 
 import time
 
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from bark_jax.serve.access import RequireKey
 from bark_jax.serve.errors import ApiError
-from bark_jax.serve.responses import answer
+from bark_jax.serve.limits import Admission
+from bark_jax.serve.metrics import MEDIA_TYPE, Metrics
 from bark_jax.serve.service import Service
 from bark_jax.serve.settings import Settings
-from bark_jax.serve.speech import parse_speech
+from bark_jax.serve.speaking import SpeechEndpoint
 from bark_jax.voices.library import LANGUAGES
 
 
@@ -19,30 +22,23 @@ class Endpoints:
 
     def __init__(self, service: Service, settings: Settings):
         self._service, self._settings = service, settings
-        self._voices = frozenset(service.voices)
+        admission = Admission(settings.max_requests, settings.max_open)
+        self._metrics = Metrics(service, admission)
+        self._speech = SpeechEndpoint(service, settings, admission, self._metrics)
         self._started = int(time.time())
 
     def routes(self) -> list[BaseRoute]:
-        """All routes but those of the page."""
+        """All routes but those of the page. Those under /v1 and /metrics need the key."""
+        with_key = {"middleware": [Middleware(RequireKey, key=self._settings.api_key)]}
         return [
-            Route("/v1/audio/speech", self.speech, methods=["POST"]),
-            Route("/v1/audio/voices", self.voices),
-            Route("/v1/models", self.models),
-            Route("/v1/models/{model:path}", self.one_model),
+            Route("/v1/audio/speech", self._speech, methods=["POST"], **with_key),
+            Route("/v1/audio/voices", self.voices, **with_key),
+            Route("/v1/models", self.models, **with_key),
+            Route("/v1/models/{model:path}", self.one_model, **with_key),
+            Route("/metrics", self.metrics, **with_key),
             Route("/health", self.health),
             Route("/ready", self.ready),
         ]
-
-    async def speech(self, request: Request) -> Response:
-        """Speaks a text."""
-        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if media_type != "application/json":
-            raise ApiError(415, f"the content type is {media_type!r}, expected application/json")
-        body = await request.body()
-        asked = parse_speech(
-            body, model=self._service.model, voices=self._voices, max_characters=self._settings.max_characters
-        )
-        return await answer(self._service, asked)
 
     async def voices(self, request: Request) -> Response:
         """Lists the voices."""
@@ -58,12 +54,17 @@ class Endpoints:
             raise ApiError(404, f"the model {name[:80]!r} is not served here", param="model", code="model_not_found")
         return JSONResponse(self._model())
 
+    async def metrics(self, request: Request) -> Response:
+        """Returns the metrics."""
+        return Response(self._metrics.text(), headers={"content-type": MEDIA_TYPE})
+
     async def health(self, request: Request) -> Response:
-        """Says that the process answers."""
-        return JSONResponse({"status": "ok"})
+        """Says that the process works: 503 where it should be replaced."""
+        fault = self._service.fault
+        return JSONResponse({"status": fault or "ok"}, 503 if fault else 200)
 
     async def ready(self, request: Request) -> Response:
-        """Says whether the programs are compiled: 503 until then."""
+        """Says whether the programs are compiled: 503 until then. Requests that come earlier wait."""
         is_ready = self._service.is_ready
         return JSONResponse({"status": "ready" if is_ready else "starting"}, 200 if is_ready else 503)
 

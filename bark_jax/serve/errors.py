@@ -1,10 +1,11 @@
 """Errors of the server, in the form that OpenAI's API has for them."""
 
+from types import TracebackType
 from typing import Any
 
 from starlette.responses import JSONResponse
 
-from bark_jax.errors import BarkError
+from bark_jax.errors import BarkError, DeviceError, InputError
 
 
 class ApiError(BarkError):
@@ -38,3 +39,23 @@ class ApiError(BarkError):
     def response(self) -> JSONResponse:
         """Returns the answer."""
         return JSONResponse(self.body(), self.status, self.headers)
+
+
+def as_api_error(error: Exception) -> ApiError:
+    """Returns the answer to a request that raised an error."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, InputError):
+        return ApiError(400, str(error))
+    if isinstance(error, TimeoutError):
+        return ApiError(504, "the text took too long; send a shorter one", kind="server_error", code="timeout")
+    if isinstance(error, DeviceError):
+        retry = {"Retry-After": "5"}
+        return ApiError(503, "the device failed; try again", kind="server_error", code="device_error", headers=retry)
+    message = str(error) if isinstance(error, BarkError) else "an internal error; the server's log has it"
+    return ApiError(500, message, kind="server_error")
+
+
+def without_message(error: Exception) -> tuple[type[Exception], Exception, TracebackType | None]:
+    """Returns type and traceback of an error for the log, without its message, which may quote a caller's text."""
+    return RuntimeError, RuntimeError(type(error).__name__), error.__traceback__

@@ -1,15 +1,28 @@
-"""What the application asks of a model: to speak a checked request, and to say how it is."""
+"""What the application asks of a model, and the service that answers: a live engine for all callers."""
 
 import asyncio
 import concurrent.futures
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 import numpy as np
 
-from bark_jax.bark import Bark
+from bark_jax.batch.rows import TextRow
+from bark_jax.batch.speech import Speaker
+from bark_jax.generation.live import LiveEngine
+from bark_jax.generation.rows import Row
+from bark_jax.generation.seeds import row_keys
+from bark_jax.generation.settings import resolve_settings
+from bark_jax.serve.engine_thread import EngineThread
+from bark_jax.serve.errors import ApiError
 from bark_jax.serve.settings import Settings
 from bark_jax.serve.speech import SpeechRequest
+from bark_jax.serve.spoken import SpokenText
+
+# Semantic tokens of the row that compiles the programs: 1.3 s in Bark, four coarse windows.
+WARM_UP_TOKENS = 64
+# Longest wait for the engine's thread when the server ends: a chunk of steps on a slow machine.
+STOP_WITHIN_S = 10.0
 
 
 class Speech(Protocol):
@@ -19,11 +32,20 @@ class Speech(Protocol):
         """Yields audio samples, float32 [A] or [A, channels]: the whole at once, or parts of a streamed request.
 
         Raises:
-          BarkError: while iterating, if the text cannot be spoken.
+          InputError: while iterating: there is no audio.
+          BarkError: while iterating: the text cannot be spoken.
         """
 
     def close(self) -> None:
         """Ends the work; no more audio follows. Does nothing where it has ended."""
+
+
+class Usage(Protocol):
+    """What a service does now."""
+
+    n_semantic: int  # slots taken in the semantic stage
+    n_coarse: int
+    seconds: dict[str, float]  # that each stage has taken so far
 
 
 class Service(Protocol):
@@ -42,69 +64,119 @@ class Service(Protocol):
         """Names that a request's `voice` may have."""
 
     @property
+    def n_slots(self) -> int:
+        """Sentences that are spoken at once."""
+
+    @property
+    def n_waiting(self) -> int:
+        """Sentences that wait for a slot."""
+
+    @property
+    def usage(self) -> Usage:
+        """What it does now."""
+
+    @property
     def is_ready(self) -> bool:
         """Whether its programs are compiled."""
+
+    @property
+    def fault(self) -> str | None:
+        """Why the process should be replaced, or None."""
 
     async def speak(self, request: SpeechRequest) -> Speech:
         """Begins to speak.
 
         Raises:
-          BarkError: the text, the voice or a setting cannot be spoken.
+          BarkError: the text, the voice or a setting is refused.
         """
 
     async def start(self) -> None:
-        """Starts its thread and compiles its programs; returns before they are compiled."""
+        """Starts its thread, which compiles the programs; returns at once."""
 
     async def stop(self) -> None:
         """Ends its thread."""
 
 
-class _Plain:
-    """Speaks one request after the other."""
+class EngineService:
+    """A service of one engine on this machine's devices; implements `Service`.
 
-    def __init__(self, bark: Bark, settings: Settings):
-        self._bark, self._settings = bark, settings
-        self.model, self.sample_rate = str(settings.job.model), bark.sample_rate
-        self.voices, self.is_ready = bark.voices(), True
-        self._thread = concurrent.futures.ThreadPoolExecutor(1)
+    Args:
+      name: of the model.
+      speaker: its engine is a `LiveEngine`.
+    """
+
+    def __init__(self, name: str, speaker: Speaker):
+        assert isinstance(speaker.engine, LiveEngine)
+        self.model, self.sample_rate = name, speaker.bark.sample_rate
+        self.voices = speaker.bark.voices()
+        self._speaker = speaker
+        # One at a time: `open` catches Python's warnings, which is not safe among threads.
+        self._opening = concurrent.futures.ThreadPoolExecutor(1, "bark-jax-open")
+        self.thread = EngineThread(speaker.engine, _warm_up_row(speaker))
+
+    @property
+    def n_slots(self) -> int:
+        """As `Service.n_slots`."""
+        return self.thread.engine.n_slots
+
+    @property
+    def n_waiting(self) -> int:
+        """As `Service.n_waiting`."""
+        return len(self.thread.inbox)
+
+    @property
+    def usage(self) -> Usage:
+        """As `Service.usage`."""
+        return self.thread.engine.usage
+
+    @property
+    def is_ready(self) -> bool:
+        """As `Service.is_ready`."""
+        return self.thread.is_ready and self.fault is None
+
+    @property
+    def fault(self) -> str | None:
+        """As `Service.fault`."""
+        return self.thread.fault
 
     async def speak(self, request: SpeechRequest) -> Speech:
-        options = {"voice": request.voice, "seed": request.seed, **request.settings}
-
-        def parts() -> Iterator[np.ndarray]:
-            if request.stream_format is None:
-                yield self._bark.generate_long(request.text, **options).samples
-            else:
-                for part in self._bark.stream(request.text, **options):
-                    yield part.samples
-
-        return _PlainSpeech(parts(), self._thread)
+        """As `Service.speak`."""
+        is_streamed = request.stream_format is not None
+        if is_streamed and not self.thread.engine.can_stream:
+            raise ApiError(400, "this model's codec cannot stream; leave out stream_format", param="stream_format")
+        row = TextRow(0, "", request.text, request.voice, request.seed, request.settings)
+        # Reads the voice's file at its first use, and splits the text.
+        text = await asyncio.get_running_loop().run_in_executor(self._opening, self._speaker.open, row)
+        speech = SpokenText(text, self._speaker, self.thread, is_streamed=is_streamed)
+        speech.start()
+        return speech
 
     async def start(self) -> None:
-        pass
+        """As `Service.start`."""
+        self.thread.start()
 
     async def stop(self) -> None:
-        self._thread.shutdown()
+        """As `Service.stop`."""
+        self._opening.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self.thread.stop, STOP_WITHIN_S)
 
 
-class _PlainSpeech:
-    def __init__(self, parts: Iterator[np.ndarray], thread: concurrent.futures.Executor):
-        self._parts, self._thread = parts, thread
-
-    async def __aiter__(self) -> AsyncIterator[np.ndarray]:
-        loop = asyncio.get_running_loop()
-        while (part := await loop.run_in_executor(self._thread, next, self._parts, None)) is not None:
-            yield part
-
-    def close(self) -> None:
-        pass
-
-
-def open_service(settings: Settings) -> Service:
+def open_service(settings: Settings) -> EngineService:
     """Loads the model of the settings; `Service.start` then starts it.
 
     Raises:
       BarkError: as `Bark.from_pretrained`.
     """
-    job = settings.job
-    return _Plain(Bark.from_pretrained(str(job.model), revision=job.revision, dtype=job.dtype), settings)
+    return EngineService(str(settings.job.model), settings.job.open_speaker(is_live=True))
+
+
+def _warm_up_row(speaker: Speaker) -> Row:
+    """A row of a known length, whatever the text."""
+    model = speaker.bark.model
+    spaces = model.spaces
+    n_tokens = min(WARM_UP_TOKENS, spaces.max_semantic)
+    (settings,) = resolve_settings(
+        {"max_new_tokens": n_tokens, "allow_early_stop": False}, 1, model.generation_config, spaces
+    )
+    (key,) = row_keys(0, None, 1)
+    return Row(np.full(1, spaces.text_offset + 1, np.int32), None, key, settings)

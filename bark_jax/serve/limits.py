@@ -1,0 +1,88 @@
+"""Limits: the size of a body, and the number of requests at once."""
+
+import contextlib
+from collections.abc import Iterator
+
+from starlette.requests import Request
+
+from bark_jax.serve.errors import ApiError
+
+# Bounds of Retry-After, in seconds.
+MIN_RETRY_S, MAX_RETRY_S = 1, 60
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """Reads a body and never holds more than max_bytes of it.
+
+    Raises:
+      ApiError: 413 for a longer one.
+      ClientDisconnect: the client left.
+    """
+    too_long = ApiError(413, f"the body is too long, expected at most {max_bytes:,} bytes", code="body_too_long")
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length) > max_bytes:
+        raise too_long
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > max_bytes:
+            raise too_long
+    return bytes(body)
+
+
+class Place:
+    """A request's place among those that are open; it is held until the answer has been sent."""
+
+    def __init__(self, admission: "Admission"):
+        self._admission, self._is_speaking = admission, True
+
+    def end_speaking(self) -> None:
+        """Says that the text is spoken, or given up, and only sending is left."""
+        if self._is_speaking:
+            self._is_speaking = False
+            self._admission.n_speaking -= 1
+
+
+class Admission:
+    """Counts requests and refuses those beyond the limits. It is used on the event loop alone.
+
+    A reader who takes its time holds an open place, of which there are more, and none of those that are spoken.
+
+    Args:
+      max_speaking: requests that are spoken or wait for it.
+      max_open: requests without a complete answer.
+    """
+
+    def __init__(self, max_speaking: int, max_open: int):
+        self._max_speaking, self._max_open = max_speaking, max_open
+        self.n_speaking = self.n_open = 0
+        self._usual_s = float(MIN_RETRY_S)  # how long a text takes to be spoken, lately
+
+    @contextlib.contextmanager
+    def enter(self) -> Iterator[Place]:
+        """Takes a place for the length of the block.
+
+        Raises:
+          ApiError: 429 with Retry-After, where none is free.
+        """
+        if self.n_speaking >= self._max_speaking or self.n_open >= self._max_open:
+            retry_s = round(min(max(self._usual_s, MIN_RETRY_S), MAX_RETRY_S))
+            raise ApiError(
+                429,
+                f"{self.n_speaking} texts are being spoken or wait, the maximum; try again in {retry_s} s",
+                kind="rate_limit_error",
+                code="too_many_requests",
+                headers={"Retry-After": str(retry_s)},
+            )
+        self.n_speaking += 1
+        self.n_open += 1
+        place = Place(self)
+        try:
+            yield place
+        finally:
+            place.end_speaking()
+            self.n_open -= 1
+
+    def observe(self, seconds: float) -> None:
+        """Counts the seconds that a text took, from which Retry-After follows."""
+        self._usual_s += 0.2 * (seconds - self._usual_s)
