@@ -4,6 +4,8 @@
     python -m benchmarks --sizes large --dtypes bfloat16        a GPU
     python -m benchmarks engine                                 continuous batching against fixed batches
     python -m benchmarks batch                                  bark-jax batch against a loop over generate
+    python -m benchmarks serve                                  bark-jax serve with 1 to 64 callers, beside batch
+    python -m benchmarks load --minutes 30                      bark-jax serve under mixed load: memory, wrong answers
     python -m benchmarks memory                                 peak memory of bark-jax batch, few rows and many
     python -m benchmarks jobs OUT -m MODEL                      whole jobs of real texts, with the cost of an hour
     python -m benchmarks gpu OUT                                one GPU, all tables, within minutes; resumes
@@ -134,6 +136,39 @@ def batch(model, dtype, n_slots, n_rows):
     _echo_run()
     for line in compare_batch(model, dtype, n_slots, n_rows):
         click.echo(line)
+
+
+@main.command("serve")
+@click.option("-m", "--model", default="tiny", show_default=True, help="A folder, a Hub id, or tiny.")
+@click.option("--dtype", help="Dtype of the networks.")
+@click.option("--slots", "n_slots", default=16, show_default=True, help="Slots of both engines.")
+@click.option("--rows", "n_rows", default=64, show_default=True, help="Number of texts.")
+def serve(model, dtype, n_slots, n_rows):
+    """Measures `bark-jax serve` with 1, 4, 16 and 64 callers, beside `bark-jax batch` and a loop over `generate`."""
+    from benchmarks.serve import compare
+
+    _echo_run()
+    for line in compare(model, dtype, n_slots, n_rows):
+        click.echo(line)
+
+
+@main.command("load")
+@click.option("-m", "--model", default="tiny", show_default=True, help="A folder, a Hub id, or tiny.")
+@click.option("--minutes", default=30.0, show_default=True, help="Length of the run.")
+@click.option("--callers", default=24, show_default=True, help="Callers at once.")
+@click.option("--slots", default=8, show_default=True, help="Slots of the engine.")
+def load(model, minutes, callers, slots):
+    """Loads `bark-jax serve` with mixed requests: a tenth is bad, a tenth leaves. Exit status 1 for a wrong answer."""
+    from benchmarks.load import make_requests, run_load
+    from benchmarks.serve import running, voices_of
+
+    _echo_run()
+    with running("-m", model, "--slots", str(slots), "--max-requests", str(max(1, callers - 4))) as url:
+        report = run_load(url, make_requests([None, *voices_of(url)[:2]], model), 60 * minutes, callers)
+    for line in report.lines():
+        click.echo(line)
+    if report.wrong or report.left_open:
+        raise SystemExit(1)
 
 
 @main.command("memory")

@@ -125,7 +125,7 @@ def compare_batch(model: str, dtype: str | None, n_slots: int, n_rows: int) -> I
     speaker, made_with = job.open_speaker(), job.made_with()
     bark, numbers = speaker.bark, itertools.count()
     with tempfile.TemporaryDirectory() as work:
-        texts = _write_texts(Path(work, "rows.jsonl"), n_rows)
+        texts = write_texts(Path(work, "rows.jsonl"), n_rows)
 
         def batch(out: Path) -> None:
             run_batch(f"{work}/rows.jsonl", out, lambda _: speaker, model=model, made_with=lambda: made_with)
@@ -156,7 +156,7 @@ def compare_batch(model: str, dtype: str | None, n_slots: int, n_rows: int) -> I
         yield f"{ours}: {rates[ours] / rates[name]:.2f} x {name}"
 
 
-def _write_texts(path: Path, n_rows: int) -> list[str]:
+def write_texts(path: Path, n_rows: int) -> list[str]:
     """Writes a file of rows, one sentence each, one to ten words that the built-in model knows. Returns the texts."""
     dice = random.Random(0)
     texts = [" ".join(dice.choice(WORDS) for _ in range(dice.randint(1, 10))) for _ in range(n_rows)]

@@ -115,7 +115,7 @@ def test_a_stream_sends_before_others_end(live, requests):
 def test_rows_that_leave_free_their_slots_and_change_no_other(live, requests, alone):
     """All slots are taken by long rows, two of which leave in their first stage and two in their second."""
     long = [requests[3]._replace(tag=100 + number) for number in range(4)]
-    later = {2: [100, 101], 14: [102], 15: [103], 16: requests[:4]}
+    later = {2: [100, 101], 7: [102], 8: [103], 9: requests[:4]}
     finished, parts, events = serve(live, Arrivals(long, later))
     assert sorted(finished) == [0, 1, 2, 3]
     assert {event.tag for event in events if event.tag >= 100} <= {102, 103}
@@ -158,6 +158,7 @@ def test_a_failing_device_fails_the_rows_that_ran_and_no_later_one(live, request
     assert_as_alone({4, 5, 6, 7}, finished, parts, alone)
 
 
+@pytest.mark.slow
 def test_no_memory_halves_the_slots_and_no_row_is_lost(bark, requests, alone, monkeypatch):
     """The fine stage runs out of memory on the first of two rows that ended together: both start over."""
     live = LiveEngine(bark.model, n_slots=4)
@@ -176,6 +177,7 @@ def test_no_memory_halves_the_slots_and_no_row_is_lost(bark, requests, alone, mo
     assert_as_alone([2], finished, parts, alone)
 
 
+@pytest.mark.slow
 def test_a_device_that_never_has_memory_is_an_error_of_each_row(bark, requests, monkeypatch):
     live = LiveEngine(bark.model, n_slots=1)
 
@@ -202,6 +204,7 @@ def test_a_row_with_a_cut_compiles_nothing_for_the_others(live, bark, requests, 
     assert_as_alone((0, 1), finished, parts, alone)
 
 
+@pytest.mark.slow
 def test_an_engine_loses_no_row_that_ended_beside_one_that_found_no_memory(bark, requests, monkeypatch):
     """The same for the engine of batches: rows that left their slots together are all kept."""
     batch = engine.Engine(bark.model, n_slots=4)

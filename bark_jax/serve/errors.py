@@ -30,7 +30,7 @@ class ApiError(BarkError):
         headers: dict[str, str] | None = None,
     ):
         super().__init__(message)
-        self.status, self.kind, self.param, self.code, self.headers = status, kind, param, code, headers or {}
+        self.status, self.kind, self.param, self.code, self.headers = status, kind, param, code, dict(headers or {})
 
     def body(self) -> dict[str, Any]:
         """Returns the body of the answer."""

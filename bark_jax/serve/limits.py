@@ -9,6 +9,8 @@ from bark_jax.serve.errors import ApiError
 
 # Bounds of Retry-After, in seconds.
 MIN_RETRY_S, MAX_RETRY_S = 1, 60
+# Of an answer that leaves a body unread: the server does not read it to its end to keep the connection.
+HANG_UP = {"Connection": "close"}
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
@@ -18,7 +20,8 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
       ApiError: 413 for a longer one.
       ClientDisconnect: the client left.
     """
-    too_long = ApiError(413, f"the body is too long, expected at most {max_bytes:,} bytes", code="body_too_long")
+    message = f"the body is too long, expected at most {max_bytes:,} bytes"
+    too_long = ApiError(413, message, code="body_too_long", headers=HANG_UP)
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) > max_bytes:
         raise too_long

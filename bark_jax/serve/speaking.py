@@ -14,9 +14,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive, Scope, Send
 
 from bark_jax.errors import InputError
-from bark_jax.serve.errors import ApiError, as_api_error
+from bark_jax.serve.errors import ApiError, as_api_error, without_message
 from bark_jax.serve.formats import MEDIA_TYPES, encode_all, make_encoder
-from bark_jax.serve.limits import Admission, Place, read_body
+from bark_jax.serve.limits import HANG_UP, Admission, Place, read_body
 from bark_jax.serve.metrics import Metrics
 from bark_jax.serve.service import Service, Speech
 from bark_jax.serve.settings import Settings
@@ -62,7 +62,8 @@ class SpeechEndpoint:
             async with asyncio.timeout(BODY_WITHIN_S):
                 body = await read_body(request, self._settings.max_body_bytes)
         except TimeoutError as error:
-            raise ApiError(408, f"the body has not come within {BODY_WITHIN_S:.0f} s") from error
+            message = f"the body has not come within {BODY_WITHIN_S:.0f} s"
+            raise ApiError(408, message, headers=HANG_UP) from error
         return parse_speech(
             body, model=self._service.model, voices=self._voices, max_characters=self._settings.max_characters
         )
@@ -112,10 +113,9 @@ class SpeechEndpoint:
         """Answers with the error; ends an answer that has begun so that the client notices."""
         refused = as_api_error(error)
         if refused.status == 500:
-            _log.error("%s: %s", exchange.id, type(error).__name__, exc_info=None if exchange.asked else error)
-        exchange.outcome = {429: "busy", 504: "timeout"}.get(
-            refused.status, "refused" if refused.status < 500 else "failed"
-        )
+            _log.error("%s failed", exchange.id, exc_info=without_message(error))
+        usual = "refused" if refused.status < 500 else "failed"
+        exchange.outcome = {429: "busy", 504: "timeout"}.get(refused.status, usual)
         with contextlib.suppress(OSError):  # the client left meanwhile
             await exchange.fail(refused)
 
