@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 
 class Answer(NamedTuple):
-    """What one request gave."""
+    """The answer to a request, and its times."""
 
     status: int  # 0 for a caller who left
     data: bytes

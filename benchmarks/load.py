@@ -28,7 +28,7 @@ WARM_UP_SHARE = 0.25
 
 @dataclasses.dataclass
 class Report:
-    """How a load run went."""
+    """Figures of a load run."""
 
     seconds: float = 0.0
     answers: collections.Counter = dataclasses.field(default_factory=collections.Counter)  # by what was asked, status

@@ -74,8 +74,8 @@ def compare(model: str, dtype: str | None, n_slots: int, n_rows: int) -> Iterato
 
         def loop() -> float:
             clips = []
-            shown = range(min(MAX_EACH, n_rows))
-            taken_s = seconds(lambda: clips.extend(speaker.bark.generate(texts[seed], seed=seed) for seed in shown))
+            some = range(min(MAX_EACH, n_rows))
+            taken_s = seconds(lambda: clips.extend(speaker.bark.generate(texts[seed], seed=seed) for seed in some))
             return sum(clip.duration_s for clip in clips) / taken_s
 
         def serve(n_callers: int, stream_format: str | None = None) -> tuple[list[Answer], float]:

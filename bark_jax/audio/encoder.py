@@ -25,7 +25,7 @@ class PcmEncoder:
         self._header = wav_stream_header(sample_rate) if with_header else b""
 
     def encode(self, samples: np.ndarray) -> bytes:
-        """As `Encoder.encode`."""
+        """Takes samples, float32 [A] or [A, channels]; as `Encoder.encode`."""
         header, self._header = self._header, b""
         return header + to_pcm16(samples)
 
@@ -50,7 +50,7 @@ class FileEncoder:
         )
 
     def encode(self, samples: np.ndarray) -> bytes:
-        """As `Encoder.encode`."""
+        """Takes samples, float32 [A] or [A, channels]; as `Encoder.encode`."""
         self._sound.write(samples)
         return self._file.take()
 

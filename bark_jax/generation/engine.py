@@ -86,6 +86,7 @@ class Job:
 
     @property
     def row(self) -> Row:
+        """Row of the request."""
         return self.request.row
 
 

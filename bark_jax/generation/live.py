@@ -60,7 +60,7 @@ class Arrivals(Protocol):
 
 @dataclasses.dataclass
 class Usage:
-    """What the engine does, for metrics: read by any thread, written by the engine's."""
+    """Slots taken and seconds of each stage, for metrics. The engine's thread writes it, any thread reads it."""
 
     n_semantic: int = 0  # slots taken
     n_coarse: int = 0
@@ -107,6 +107,9 @@ class LiveEngine(Engine):
         One thread iterates, and nothing runs while it does something else. A device's error is that of the rows which
         ran; later rows are tried again. Where a device is out of memory the number of slots is halved, and unfinished
         rows start over, except for streamed ones that have sent a part.
+
+        Raises:
+          UnsupportedError: this process was forked after JAX had run.
         """
         check_process()
         again: list[Job] = []

@@ -1,4 +1,4 @@
-"""Who may ask: names of the server, origins of web pages, and the API key.
+"""Access: the names of the server, the origins of web pages, and the API key.
 
 A web page of any site can make its visitor's browser send requests to this machine. So, whatever the address:
 

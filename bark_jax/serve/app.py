@@ -42,7 +42,7 @@ def make_app(service: Service, settings: Settings) -> Starlette:
 
 
 def _middleware(settings: Settings) -> list[Middleware]:
-    """What every request passes, the outermost first."""
+    """Returns the checks that every request passes, the outermost first."""
     found = [Middleware(Guard, hosts=settings.hosts, origins=settings.cors_origins)]
     if settings.cors_origins:
         found.append(

@@ -1,4 +1,4 @@
-"""What the routes answer, but for speech: models, voices, health and metrics."""
+"""Answers of the routes other than speech: models, voices, health and metrics."""
 
 import time
 

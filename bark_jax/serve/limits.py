@@ -33,8 +33,8 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     return bytes(body)
 
 
-class Place:
-    """A request's place among those that are open; it is held until the answer has been sent."""
+class Ticket:
+    """Admission of one request; it is held until the answer has been sent."""
 
     def __init__(self, admission: "Admission"):
         self._admission, self._is_speaking = admission, True
@@ -49,7 +49,7 @@ class Place:
 class Admission:
     """Counts requests and refuses those beyond the limits. It is used on the event loop alone.
 
-    A reader who takes its time holds an open place, of which there are more, and none of those that are spoken.
+    A request that is spoken, and whose client reads slowly, counts as open alone, of which there may be more.
 
     Args:
       max_speaking: requests that are spoken or wait for it.
@@ -62,11 +62,11 @@ class Admission:
         self._usual_s = float(MIN_RETRY_S)  # how long a text takes to be spoken, lately
 
     @contextlib.contextmanager
-    def enter(self) -> Iterator[Place]:
-        """Takes a place for the length of the block.
+    def enter(self) -> Iterator[Ticket]:
+        """Admits a request for the length of the block.
 
         Raises:
-          ApiError: 429 with Retry-After, where none is free.
+          ApiError: 429 with Retry-After, at a limit.
         """
         if self.n_speaking >= self._max_speaking or self.n_open >= self._max_open:
             retry_s = round(min(max(self._usual_s, MIN_RETRY_S), MAX_RETRY_S))
@@ -79,11 +79,11 @@ class Admission:
             )
         self.n_speaking += 1
         self.n_open += 1
-        place = Place(self)
+        ticket = Ticket(self)
         try:
-            yield place
+            yield ticket
         finally:
-            place.end_speaking()
+            ticket.end_speaking()
             self.n_open -= 1
 
     def observe(self, seconds: float) -> None:

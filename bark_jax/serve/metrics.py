@@ -51,7 +51,7 @@ class Metrics:
 
 
 class _Now(Collector):
-    """What the service does at the moment of a scrape, as it counts that itself."""
+    """Figures that service and admission count themselves, read at each scrape."""
 
     def __init__(self, service: Service, admission: Admission):
         self._service, self._admission = service, admission

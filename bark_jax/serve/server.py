@@ -61,7 +61,7 @@ def run(app: Starlette, listening: socket.socket, *, stop_within_s: float) -> No
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which is told of signals by `stopping` where that is installed."""
+    """uvicorn's server, which gets signals from `stopping` where that is installed."""
 
     def stop(self, number: int) -> None:
         """Takes a signal; its loop looks ten times a second."""

@@ -1,4 +1,4 @@
-"""What the application asks of a model, and the service that answers: a live engine for all callers."""
+"""Services: the protocol of a model that speaks for many callers, and the one of a live engine."""
 
 import asyncio
 import concurrent.futures
@@ -41,7 +41,7 @@ class Speech(Protocol):
 
 
 class Usage(Protocol):
-    """What a service does now."""
+    """Slots taken and seconds of each stage."""
 
     n_semantic: int  # slots taken in the semantic stage
     n_coarse: int
@@ -73,7 +73,7 @@ class Service(Protocol):
 
     @property
     def usage(self) -> Usage:
-        """What it does now."""
+        """Slots taken and seconds of each stage."""
 
     @property
     def is_ready(self) -> bool:

@@ -16,7 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 from bark_jax.errors import InputError
 from bark_jax.serve.errors import ApiError, as_api_error, without_message
 from bark_jax.serve.formats import MEDIA_TYPES, encode_all, make_encoder
-from bark_jax.serve.limits import HANG_UP, Admission, Place, read_body
+from bark_jax.serve.limits import HANG_UP, Admission, Ticket, read_body
 from bark_jax.serve.metrics import Metrics
 from bark_jax.serve.service import Service, Speech
 from bark_jax.serve.settings import Settings
@@ -41,8 +41,8 @@ class SpeechEndpoint:
         try:
             async with asyncio.timeout(self._settings.timeout_s):
                 exchange.asked = asked = await self._read(Request(scope, receive))
-                with self._admission.enter() as place:
-                    await _unless_gone(receive, self._speak(asked, place, exchange))
+                with self._admission.enter() as ticket:
+                    await _unless_gone(receive, self._speak(asked, ticket, exchange))
             exchange.outcome = "ok"
         except ClientDisconnect:
             exchange.outcome = "left"
@@ -68,11 +68,11 @@ class SpeechEndpoint:
             body, model=self._service.model, voices=self._voices, max_characters=self._settings.max_characters
         )
 
-    async def _speak(self, asked: SpeechRequest, place: Place, exchange: "_Exchange") -> None:
+    async def _speak(self, asked: SpeechRequest, ticket: Ticket, exchange: "_Exchange") -> None:
         speech = await self._service.speak(asked)
         encoded: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
         encoding = asyncio.create_task(self._encode(speech, asked, encoded, exchange))
-        encoding.add_done_callback(lambda task: place.end_speaking())
+        encoding.add_done_callback(lambda task: ticket.end_speaking())
         try:
             await _send(asked, _drained(encoded), exchange)
         finally:
@@ -135,7 +135,7 @@ class SpeechEndpoint:
 
 
 class _Exchange:
-    """One request and its answer: what was sent, and the figures that are counted."""
+    """A request and its answer: sends status, headers and body, and keeps the figures that are counted."""
 
     def __init__(self, send: Send):
         self.id = uuid.uuid4().hex

@@ -1,4 +1,4 @@
-"""One text between the engine's thread, which speaks its sentences, and the event loop, which sends them."""
+"""A text between the engine's thread, which speaks its sentences, and the event loop, which sends them."""
 
 import asyncio
 import contextlib
