@@ -60,9 +60,13 @@ def spoken(speaker, requests):
     return run(speaker, requests)
 
 
+def replace_function(monkeypatch, engine, **functions):
+    monkeypatch.setattr(engine._programs, "functions", engine._programs.functions._replace(**functions))
+
+
 def test_rows_equal_their_runs_alone(spoken, bark, requests):
     assert sorted(spoken) == list(range(len(requests)))
-    for tag, row in requests:
+    for tag, row, _ in requests:
         (alone,) = bark.model.generate_rows([row])
         found = spoken[tag].utterance
         assert_equal(found, alone)
@@ -165,7 +169,7 @@ def test_a_row_whose_logits_are_not_finite_is_an_error_of_its_own(speaker, reque
 @pytest.mark.slow
 def test_slots_are_halved_where_memory_ends(bark, requests, spoken, monkeypatch):
     speaker = Engine(bark.model, n_slots=8)
-    right, calls = speaker._programs.run_coarse, []
+    right, calls = speaker._programs.functions.run_coarse, []
 
     def run_coarse(network, prompt, sampling, state, **options):
         calls.append(len(state.window_B))
@@ -173,7 +177,7 @@ def test_slots_are_halved_where_memory_ends(bark, requests, spoken, monkeypatch)
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
         return right(network, prompt, sampling, state, **options)
 
-    monkeypatch.setattr(speaker._programs, "run_coarse", run_coarse)
+    replace_function(monkeypatch, speaker, run_coarse=run_coarse)
     found = run(speaker, requests)
     assert speaker.n_slots == 4 and calls[0] == 8 and sorted(found) == sorted(spoken)
     for tag, finished in found.items():
@@ -186,7 +190,7 @@ def test_no_memory_for_a_slot_is_an_error_that_says_so(bark, requests, monkeypat
     def start(*rows, **options):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
-    monkeypatch.setattr(speaker._programs, "start_semantic", start)
+    replace_function(monkeypatch, speaker, start_semantic=start)
     with pytest.raises(BarkError, match=r"out of memory with 1 slots.*smaller model"):
         run(speaker, requests)
 

@@ -5,7 +5,7 @@ import collections
 import jax
 import numpy as np
 import pytest
-from test_batch_engine import TOKENS, assert_equal, make_requests
+from test_batch_engine import TOKENS, assert_equal, make_requests, replace_function
 
 from bark_jax import Bark
 from bark_jax.errors import BarkError, DeviceError
@@ -142,7 +142,7 @@ def test_a_row_whose_values_are_not_finite_fails_alone(live, requests, alone, mo
 
 
 def test_a_failing_device_fails_the_rows_that_ran_and_no_later_one(live, requests, alone, monkeypatch):
-    right, calls = live._programs.run_coarse, []
+    right, calls = live._programs.functions.run_coarse, []
 
     def run_coarse(*rows, **options):
         calls.append(rows)
@@ -150,7 +150,7 @@ def test_a_failing_device_fails_the_rows_that_ran_and_no_later_one(live, request
             raise jax.errors.JaxRuntimeError("INTERNAL: device lost")
         return right(*rows, **options)
 
-    monkeypatch.setattr(live._programs, "run_coarse", run_coarse)
+    replace_function(monkeypatch, live, run_coarse=run_coarse)
     finished, parts, _ = serve(live, Arrivals(requests[:4], {100: requests[4:]}))
     failed = {tag for tag, each in finished.items() if each.error is not None}
     assert failed and failed <= {0, 1, 2, 3}
@@ -162,7 +162,7 @@ def test_a_failing_device_fails_the_rows_that_ran_and_no_later_one(live, request
 def test_no_memory_halves_the_slots_and_no_row_is_lost(bark, requests, alone, monkeypatch):
     """The fine stage runs out of memory on the first of two rows that ended together: both start over."""
     live = LiveEngine(bark.model, n_slots=4)
-    right, calls = live._programs._fill, []
+    right, calls = live._programs.functions.fill, []
 
     def fill(*rows, **options):
         calls.append(rows)
@@ -170,7 +170,7 @@ def test_no_memory_halves_the_slots_and_no_row_is_lost(bark, requests, alone, mo
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
         return right(*rows, **options)
 
-    monkeypatch.setattr(live._programs, "_fill", fill)
+    replace_function(monkeypatch, live, fill=fill)
     twins = [requests[2]._replace(tag=tag) for tag in (2, 22)]
     finished, parts, _ = serve(live, Arrivals(twins))
     assert live.n_slots == 2 and sorted(finished) == [2, 22]
@@ -208,7 +208,7 @@ def test_a_row_with_a_cut_compiles_nothing_for_the_others(live, bark, requests, 
 def test_an_engine_loses_no_row_that_ended_beside_one_that_found_no_memory(bark, requests, monkeypatch):
     """The same for the engine of batches: rows that left their slots together are all kept."""
     batch = engine.Engine(bark.model, n_slots=4)
-    right, calls = batch._programs._fill, []
+    right, calls = batch._programs.functions.fill, []
 
     def fill(*rows, **options):
         calls.append(rows)
@@ -216,7 +216,7 @@ def test_an_engine_loses_no_row_that_ended_beside_one_that_found_no_memory(bark,
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
         return right(*rows, **options)
 
-    monkeypatch.setattr(batch._programs, "_fill", fill)
+    replace_function(monkeypatch, batch, fill=fill)
     twins = [requests[2]._replace(tag=tag) for tag in (1, 2, 3)]
     found = {finished.tag: finished for finished in batch.run(twins)}
     assert sorted(found) == [1, 2, 3] and all(each.error is None for each in found.values())

@@ -14,6 +14,7 @@ httpx = pytest.importorskip("httpx")
 import jax  # noqa: E402
 from deadlines import HANG_S  # noqa: E402
 from serve_stub import RATE, serving, settings  # noqa: E402
+from test_batch_engine import replace_function  # noqa: E402
 from test_serve_http import decode, until  # noqa: E402
 
 from bark_jax.bark import Bark  # noqa: E402
@@ -147,8 +148,8 @@ def test_a_caller_who_leaves_frees_his_slots(served):
 
 
 def test_a_failing_device_is_a_503_and_the_server_goes_on(served, monkeypatch):
-    programs = served.service.thread.engine._programs
-    right, calls = programs.run_coarse, []
+    engine = served.service.thread.engine
+    right, calls = engine._programs.functions.run_coarse, []
 
     def run_coarse(*rows, **options):
         calls.append(rows)
@@ -156,7 +157,7 @@ def test_a_failing_device_is_a_503_and_the_server_goes_on(served, monkeypatch):
             raise jax.errors.JaxRuntimeError("INTERNAL: device lost")
         return right(*rows, **options)
 
-    monkeypatch.setattr(programs, "run_coarse", run_coarse)
+    replace_function(monkeypatch, engine, run_coarse=run_coarse)
     case = {"model": "toy", "input": "One.", "max_seconds": 0.3, "response_format": "pcm", "seed": 1}
     with httpx.Client(base_url=served.url, timeout=HANG_S) as http:
         answer = http.post("/v1/audio/speech", json=case)
@@ -167,7 +168,7 @@ def test_a_failing_device_is_a_503_and_the_server_goes_on(served, monkeypatch):
 def test_a_bug_in_the_engine_is_a_500_and_the_server_goes_on(served, monkeypatch):
     engine = served.service.thread.engine
     with monkeypatch.context() as patch:
-        patch.setattr(engine._programs, "run_semantic", None)
+        replace_function(patch, engine, run_semantic=None)
         case = {"model": "toy", "input": "One.", "max_seconds": 0.3, "response_format": "pcm", "seed": 1}
         with httpx.Client(base_url=served.url, timeout=HANG_S) as http:
             assert http.post("/v1/audio/speech", json=case).status_code == 500

@@ -120,7 +120,7 @@ def train_stage(
       settings: StageSettings() if None.
       optimizer: OptimizerSettings() if None.
       devices: split the rows of a batch (data parallel): "all" of this process, or a list of devices of this process
-        or of all processes, `jax.devices()`. None is JAX's default device.
+        or those of all processes. None is JAX's default device.
       shard_state: divide master parameters and optimizer state among the devices, instead of having all on each. A
         run may be resumed on another number of devices, and with or without it.
       remat: recomputes each layer in the backward pass, which takes a third more computation and less memory. Losses
