@@ -133,9 +133,10 @@ class BarkCausalModel(nnx.Module):
         mask_BNTS = as_mask(attention_mask, embeds_BTD, self.config.num_heads)
         hidden, _, _ = self._read(embeds_BTD, mask_BNTS)
         logits_BTV = self.logits(hidden[-1])
-        more = (hidden,) if output_hidden_states else ()
-        more += (attention_weights(self.blocks, hidden, mask_BNTS),) if output_attentions else ()
-        return (logits_BTV, *more) if more else logits_BTV
+        if not output_attentions:
+            return (logits_BTV, hidden) if output_hidden_states else logits_BTV
+        attentions = attention_weights(self.blocks, hidden, mask_BNTS)
+        return (logits_BTV, hidden, attentions) if output_hidden_states else (logits_BTV, attentions)
 
     def get_input_embeddings(self) -> Embedding:
         """The token embedding table, under transformers' name."""

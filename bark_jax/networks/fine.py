@@ -132,9 +132,10 @@ class FineNetwork(nnx.Module):
         # layout [out, in] of a head already, hence axis 1.
         table_VD = self.token_embeddings[codebook_idx].embedding[...]
         logits_BTV = multiply(hidden[-1], table_VD, 1, self.platform, jnp.float32)
-        more = (hidden,) if output_hidden_states else ()
-        more += (attention_weights(self.blocks, hidden, mask_BNTS),) if output_attentions else ()
-        return (logits_BTV, *more) if more else logits_BTV
+        if not output_attentions:
+            return (logits_BTV, hidden) if output_hidden_states else logits_BTV
+        attentions = attention_weights(self.blocks, hidden, mask_BNTS)
+        return (logits_BTV, hidden, attentions) if output_hidden_states else (logits_BTV, attentions)
 
     def get_input_embeddings(self) -> nnx.List:
         """The embedding tables, one a codebook, under transformers' name."""
