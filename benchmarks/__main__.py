@@ -26,6 +26,8 @@ from benchmarks.measures import CONTENDERS, MEASURES, Plan, contender_makers, me
 from benchmarks.models import SIZES, make_model, measure_bandwidth, weight_bytes
 from benchmarks.report import Result, describe_run, format_report, write_report
 
+DTYPES = click.Choice(["float32", "bfloat16", "float16"])
+
 
 @click.group(invoke_without_command=True, help=__doc__.splitlines()[0])
 @click.option(
@@ -47,7 +49,7 @@ from benchmarks.report import Result, describe_run, format_report, write_report
 @click.option(
     "--dtypes",
     multiple=True,
-    type=click.Choice(["float32", "bfloat16", "float16"]),
+    type=DTYPES,
     default=("bfloat16",),
     help="Dtypes of weights and computation.",
 )
@@ -209,7 +211,7 @@ def wait(size, dtype, slots, repeats):
 @main.command("jobs")
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
 @click.option("-m", "--model", required=True, help="A checkpoint of transformers: a folder or a Hub id.")
-@click.option("--dtype", default="float32", show_default=True, help="Dtype of weights and computation.")
+@click.option("--dtype", type=DTYPES, default="float32", show_default=True, help="Dtype of weights and computation.")
 @click.option(
     "--slots",
     multiple=True,
@@ -240,7 +242,7 @@ def jobs_run(out, model, dtype, slots, n_texts, max_seconds, price, has_transfor
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), default=9, show_default=True, help="Time limit.")
 @click.option("--size", type=click.Choice(SIZES), default="large", show_default=True, help="Model size.")
-@click.option("--dtype", default="bfloat16", show_default=True, help="Dtype of weights and computation.")
+@click.option("--dtype", type=DTYPES, default="bfloat16", show_default=True, help="Dtype of weights and computation.")
 @click.option(
     "--rows",
     multiple=True,

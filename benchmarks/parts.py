@@ -36,7 +36,7 @@ def claim(folder: Path, about: Mapping[str, Any]) -> None:
     """Makes the folder of a run, or checks that its run.json has the same values.
 
     Raises:
-      ClickException: the folder holds another run.
+      ClickException: the folder holds another run, or its run.json is damaged.
     """
     path = folder / RUN_FILE
     wanted = json.loads(json.dumps(about))
@@ -44,7 +44,10 @@ def claim(folder: Path, about: Mapping[str, Any]) -> None:
         (folder / PARTS_FOLDER).mkdir(parents=True, exist_ok=True)
         write_atomically(path, (json.dumps(wanted, indent=2) + "\n").encode())
         return
-    found = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        found = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise click.ClickException(f"{path} is damaged ({error}); give another folder, or delete this one") from error
     if found != wanted:
         names = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
         differences = "; ".join(f"{name} was {found.get(name)!r}, now {wanted.get(name)!r}" for name in names)
@@ -95,7 +98,8 @@ class _Worker:
         # spawn: a forked copy of a process that has used a GPU, or has threads, does not work.
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, work), daemon=True)
+        # No daemon: such a process may have no children, and torch.compile starts some.
+        self._process = context.Process(target=_serve, args=(theirs, work), daemon=False)
         self._process.start()
         theirs.close()  # so that the end of the process ends the connection
         self.is_alive = True

@@ -51,6 +51,10 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
     claim(tmp_path, {"size": "small", "versions": {"jax": "1"}})
     with pytest.raises(click.ClickException, match=r"size was 'small', now 'large'\. Give another folder"):
         claim(tmp_path, {"size": "large", "versions": {"jax": "1"}})
+    for damaged in ("", "[1]", '{"size": '):
+        (tmp_path / "run.json").write_text(damaged)
+        with pytest.raises(click.ClickException, match=r"run\.json is damaged .* give another folder"):
+            claim(tmp_path, {"size": "small"})
 
 
 def test_the_parts_of_a_gpu_are_complete_and_start_with_this_project():
@@ -95,6 +99,7 @@ def test_the_report_has_results_and_failures_of_the_parts_that_ended(tmp_path):
 def test_a_gpu_run_of_toy_size_writes_its_tables(tmp_path):
     pytest.importorskip("torch")
     options = ["gpu", str(tmp_path), "--size", "toy", "--dtype", "float32", "--rows", "2"]
+    options += ["--minutes", "100", "--part-seconds", "3000"]  # on a machine that is busy with other work
     options += ["--measures", "semantic", "--measures", "codec", "--measures", "engine"]
     options += ["--contenders", "bark_jax", "--contenders", "bark_jax, int8", "--contenders", "transformers"]
     result = CliRunner().invoke(main, options, catch_exceptions=False)

@@ -113,7 +113,7 @@ def test_a_job_of_toy_size_runs_by_both(tmp_path, monkeypatch):
     model = tmp_path / "model"
     assert CliRunner().invoke(make_random_bark, ["toy", str(model)]).exit_code == 0
     options = ["jobs", str(tmp_path / "out"), "-m", str(model), "--slots", "2", "--texts", "3", "--max-seconds", "0.8"]
-    result = CliRunner().invoke(main, [*options, "--price", "1"], catch_exceptions=False)
+    result = CliRunner().invoke(main, [*options, "--price", "1", "--minutes", "100"], catch_exceptions=False)
     assert result.exit_code == 0 and "failed" not in result.output, result.output
     names = [line.split(" | ")[0].strip("| ") for line in result.output.splitlines() if line.startswith("| ")]
     assert names[1:] == ["bark-jax batch, 2 slots", "transformers, batches of 2", "transformers, one by one"]
