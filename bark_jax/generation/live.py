@@ -33,6 +33,7 @@ from bark_jax.generation.engine import N_SLOTS, Engine, Finished, Job, Programs,
 from bark_jax.generation.rows import Row
 from bark_jax.generation.runner import Networks, coarse_spaces, require_finite
 from bark_jax.generation.streaming import PartDecoder, StreamedPart, n_known_frames
+from bark_jax.generation.tokens import TokenSpaces
 
 # Coarse windows of a streamed row's first part; see `streaming.stream_row`.
 FIRST_WINDOWS = 1
@@ -120,31 +121,29 @@ class LiveEngine(Engine):
                 yield from run.events()
                 return
             except DeviceError as error:
-                failed = again if run is None else run.unfinished
+                failed, sent = (again, set()) if run is None else (run.unfinished, run.sent)
                 if not failed:  # no memory for the slots themselves: the error of whoever asks next
                     if not arrivals.wait():
                         return
-                    failed = [_LiveJob(request) for request in [arrivals.take()] if request is not None]
-                again = yield from self._recover(error, failed)
+                    failed = [Job(request) for request in [arrivals.take()] if request is not None]
+                can_retry = self._can_retry(error)
+                again = [Job(job.request) for job in failed if can_retry and job not in sent]
+                for job in failed:
+                    if not can_retry or job in sent:
+                        yield Finished(job.request.tag, None, error)
             finally:
                 self.usage.enter(None)
                 self.usage.n_semantic = self.usage.n_coarse = 0
 
-    def _recover(self, error: DeviceError, jobs: Sequence[Job]) -> Iterator[Finished]:
-        """Yields the error of jobs that cannot start over; returns those that can."""
-        can_retry = isinstance(error, DeviceMemoryError)
-        if can_retry:
-            try:
-                self._halve(error)
-            except BarkError:  # no fewer slots are possible
-                can_retry = False
-        again = []
-        for job in jobs:
-            if can_retry and not (isinstance(job, _LiveJob) and job.has_sent):
-                again.append(_LiveJob(job.request))
-            else:
-                yield Finished(job.request.tag, None, error)
-        return again
+    def _can_retry(self, error: DeviceError) -> bool:
+        """Halves the slots where memory is what the device lacks. Returns whether rows may start over."""
+        if not isinstance(error, DeviceMemoryError):
+            return False
+        try:
+            self._halve(error)
+        except BarkError:  # no fewer slots are possible
+            return False
+        return True
 
     @under_own_config
     def warm_up(self, row: Row) -> None:
@@ -169,16 +168,12 @@ class LiveEngine(Engine):
 
 
 @dataclasses.dataclass(eq=False)
-class _LiveJob(Job):
-    """A request in progress, and what a streamed one has sent."""
+class _Stream:
+    """A streamed row between its semantic stage and its last part."""
 
+    decoder: PartDecoder
+    stops: frozenset[int]  # coarse windows after which a part is due
     n_windows: int = 0  # coarse windows it has had
-    stops: frozenset[int] = frozenset()  # windows after which a part is due
-    decoder: PartDecoder | None = None
-
-    @property
-    def has_sent(self) -> bool:
-        return self.decoder is not None and self.decoder.has_sent
 
 
 class _Listed:
@@ -204,6 +199,7 @@ class _LiveRun(Run):
         super().__init__(programs, n_slots, iter(()), collections.deque(again))
         self._arrivals, self._usage = arrivals, usage
         self._on_stage = usage.enter
+        self._streams: dict[Job, _Stream] = {}
         self._is_coarse_turn = False
 
     def events(self) -> Iterator[Finished | Part]:
@@ -220,11 +216,16 @@ class _LiveRun(Run):
             if not self._arrivals.wait():
                 return
 
+    @property
+    def sent(self) -> set[Job]:
+        """Streamed jobs that have sent a part."""
+        return {job for job, stream in self._streams.items() if stream.decoder.has_sent}
+
     def _take(self) -> Job | None:
         if self._again:
             return self._again.popleft()
         request = self._arrivals.take()
-        return None if request is None else _LiveJob(request)
+        return None if request is None else Job(request)
 
     def _drop(self, tags: Collection[Any]) -> None:
         if not tags:
@@ -233,6 +234,7 @@ class _LiveRun(Run):
         self._coarse.drop(tags)
         self._spoken = collections.deque(job for job in self._spoken if job.request.tag not in tags)
         self._again = collections.deque(job for job in self._again if job.request.tag not in tags)
+        self._streams = {job: stream for job, stream in self._streams.items() if job.request.tag not in tags}
 
     def _turn(self) -> Iterator[Finished | Part]:
         """Runs a chunk of the semantic stage or a window of the coarse one, and what follows from it."""
@@ -251,6 +253,7 @@ class _LiveRun(Run):
     def _receive(self, job: Job, error: BarkError | None) -> Iterator[Finished | Part]:
         """Takes a job that has left its slot to its next stage."""
         if error is not None:
+            self._streams.pop(job, None)
             yield Finished(job.request.tag, None, error)
         elif job.coarse is None:
             if job.request.is_streamed:
@@ -265,45 +268,50 @@ class _LiveRun(Run):
 
     def _start_stream(self, job: Job) -> None:
         spaces = coarse_spaces([job.row], self._programs.model.spaces)
-        job.decoder = PartDecoder(self._programs.model, job.row, on_stage=self._usage.enter)
-        job.stops = frozenset(job.decoder.stops(_n_frames(job, spaces), FIRST_WINDOWS, spaces))
+        decoder = PartDecoder(self._programs.model, job.row, on_stage=self._usage.enter)
+        self._streams[job] = _Stream(decoder, frozenset(decoder.stops(_n_frames(job, spaces), FIRST_WINDOWS, spaces)))
 
     def _send_parts(self, streamed: Sequence[Job]) -> Iterator[Finished | Part]:
         """Decodes the parts that are due of jobs in coarse slots, after a window of each."""
-        spaces = self._coarse.spaces
+        spaces, in_slots, due = self._coarse.spaces, set(self._coarse.jobs), {}
         for job in streamed:
-            job.n_windows += 1
-        in_slots = set(self._coarse.jobs)
-        due = [job for job in streamed if job in in_slots and job.n_windows in job.stops]
+            stream = self._streams[job]
+            stream.n_windows += 1
+            if job in in_slots and stream.n_windows in stream.stops:
+                due[job] = n_known_frames(stream.n_windows, _n_frames(job, spaces), spaces)
         if not due:
             return
-        known = self._coarse.known({job: n_known_frames(job.n_windows, _n_frames(job, spaces), spaces) for job in due})
-        for job in due:
+        for job, known in self._coarse.known(due).items():
             try:
-                yield from self._decode(job, *known[job])
+                yield from self._decode(job, *known)
             except DeviceError:
                 raise
             except BarkError as error:
-                self._coarse.drop([job.request.tag])
+                self._drop([job.request.tag])
                 yield Finished(job.request.tag, None, error)
 
     def _end_stream(self, job: Job) -> Iterator[Finished | Part]:
         """Decodes a streamed job's last part, and yields its result."""
+        assert job.semantic is not None and job.coarse is not None
         try:
             yield from self._decode(job, *job.coarse)
         except DeviceError:
             raise
         except BarkError as error:
-            yield Finished(job.request.tag, None, error)
+            finished = Finished(job.request.tag, None, error)
         else:
-            yield Finished(job.request.tag, job.decoder.utterance(job.semantic, job.coarse), None)
+            utterance = self._streams[job].decoder.utterance(job.semantic, job.coarse)
+            finished = Finished(job.request.tag, utterance, None)
+        del self._streams[job]
+        yield finished
 
     def _decode(self, job: Job, codes_QT: np.ndarray, logprob_QT: np.ndarray) -> Iterator[Part]:
         require_finite(logprob_QT, "coarse")
-        part = job.decoder.decode(codes_QT, _n_frames(job, self._coarse.spaces))
+        part = self._streams[job].decoder.decode(codes_QT, _n_frames(job, self._coarse.spaces))
         if part is not None:
             yield Part(job.request.tag, part)
 
 
-def _n_frames(job: Job, spaces: Any) -> int:
-    return spaces.n_frames(len(job.semantic[0]))
+def _n_frames(job: Job, spaces: TokenSpaces) -> int:
+    assert job.semantic is not None
+    return int(spaces.n_frames(len(job.semantic[0])))

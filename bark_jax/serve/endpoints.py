@@ -29,13 +29,13 @@ class Endpoints:
 
     def routes(self) -> list[BaseRoute]:
         """All routes but those of the page. Those under /v1 and /metrics need the key."""
-        with_key = {"middleware": [Middleware(RequireKey, key=self._settings.api_key)]}
+        with_key = [Middleware(RequireKey, key=self._settings.api_key)]
         return [
-            Route("/v1/audio/speech", self._speech, methods=["POST"], **with_key),
-            Route("/v1/audio/voices", self.voices, **with_key),
-            Route("/v1/models", self.models, **with_key),
-            Route("/v1/models/{model:path}", self.one_model, **with_key),
-            Route("/metrics", self.metrics, **with_key),
+            Route("/v1/audio/speech", self._speech, methods=["POST"], middleware=with_key),
+            Route("/v1/audio/voices", self.voices, middleware=with_key),
+            Route("/v1/models", self.models, middleware=with_key),
+            Route("/v1/models/{model:path}", self.one_model, middleware=with_key),
+            Route("/metrics", self.metrics, middleware=with_key),
             Route("/health", self.health),
             Route("/ready", self.ready),
         ]

@@ -40,7 +40,8 @@ class EngineThread:
         self.engine, self.inbox = engine, Inbox()
         self.is_ready = False
         self._row = warm_up_row
-        self._device_errors, self._last_error = 0, None
+        self._device_errors = 0
+        self._last_error: BarkError | None = None
         # A daemon, as the process must be able to end while XLA compiles.
         self._thread = threading.Thread(target=self._run, name="bark-jax-engine", daemon=True)
 

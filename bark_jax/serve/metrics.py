@@ -30,17 +30,23 @@ class Metrics:
 
     def __init__(self, service: Service, admission: Admission):
         self._registry = CollectorRegistry()
-        named = dict(namespace="bark_jax", registry=self._registry)
-        self.requests = Counter("requests", "Speech requests by outcome.", ["outcome"], **named)
+        registry = self._registry
+        self.requests = Counter("bark_jax_requests", "Speech requests by outcome.", ["outcome"], registry=registry)
         for outcome in OUTCOMES:
             self.requests.labels(outcome)  # at 0 from the start, so that rates are right
-        self.audio_seconds = Counter("audio_seconds", "Seconds of audio sent.", **named)
-        self.characters = Counter("characters", "Characters of texts that were spoken.", **named)
+        self.audio_seconds = Counter("bark_jax_audio_seconds", "Seconds of audio sent.", registry=registry)
+        self.characters = Counter("bark_jax_characters", "Characters of texts that were spoken.", registry=registry)
         kind = ["kind"]
         self.first_audio = Histogram(
-            "first_audio_seconds", "Seconds to the first audio, of streams and files.", kind, buckets=_SECONDS, **named
+            "bark_jax_first_audio_seconds",
+            "Seconds to the first audio, of streams and files.",
+            kind,
+            buckets=_SECONDS,
+            registry=registry,
         )
-        self.duration = Histogram("request_seconds", "Seconds of a request.", kind, buckets=_SECONDS, **named)
+        self.duration = Histogram(
+            "bark_jax_request_seconds", "Seconds of a request.", kind, buckets=_SECONDS, registry=registry
+        )
 
         self._registry.register(_Now(service, admission))
         ProcessCollector(registry=self._registry)

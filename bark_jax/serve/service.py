@@ -2,8 +2,10 @@
 
 import asyncio
 import concurrent.futures
-from collections.abc import AsyncIterator, Sequence
-from typing import Protocol
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -12,12 +14,13 @@ from bark_jax.batch.speech import Speaker
 from bark_jax.generation.live import LiveEngine
 from bark_jax.generation.rows import Row
 from bark_jax.generation.seeds import row_keys
-from bark_jax.generation.settings import resolve_settings
+from bark_jax.generation.settings import SHARED_NAMES, resolve_settings
 from bark_jax.serve.engine_thread import EngineThread
 from bark_jax.serve.errors import ApiError
 from bark_jax.serve.settings import Settings
 from bark_jax.serve.speech import SpeechRequest
 from bark_jax.serve.spoken import SpokenText
+from bark_jax.voices.library import resolve_voice
 
 # Semantic tokens of the row that compiles the programs: 1.3 s in Bark, four coarse windows.
 WARM_UP_TOKENS = 64
@@ -103,16 +106,17 @@ class EngineService:
     Args:
       name: of the model.
       speaker: its engine is a `LiveEngine`.
+      settings: the speaker's default settings.
     """
 
-    def __init__(self, name: str, speaker: Speaker):
+    def __init__(self, name: str, speaker: Speaker, settings: Mapping[str, Any] = MappingProxyType({})):
         assert isinstance(speaker.engine, LiveEngine)
         self.model, self.sample_rate = name, speaker.bark.sample_rate
         self.voices = speaker.bark.voices()
         self._speaker = speaker
         # One at a time: `open` catches Python's warnings, which is not safe among threads.
         self._opening = concurrent.futures.ThreadPoolExecutor(1, "bark-jax-open")
-        self.thread = EngineThread(speaker.engine, _warm_up_row(speaker))
+        self.thread = EngineThread(speaker.engine, _warm_up_row(speaker, settings))
 
     @property
     def n_slots(self) -> int:
@@ -165,18 +169,25 @@ def open_service(settings: Settings) -> EngineService:
     """Loads the model of the settings; `Service.start` then starts it.
 
     Raises:
-      BarkError: as `Bark.from_pretrained`.
+      BarkError: as `Bark.from_pretrained`; or the default voice or a default setting is not valid.
     """
-    return EngineService(str(settings.job.model), settings.job.open_speaker(is_live=True))
+    job = settings.job
+    speaker = job.open_speaker(is_live=True)
+    bark = speaker.bark
+    # Now, and not at every request.
+    resolve_voice(job.voice, bark.processor.library, bark.model.spaces)
+    resolve_settings(job.settings, 1, bark.model.generation_config, bark.model.spaces)
+    # A folder's name, as clients need not know where it is.
+    name = os.path.basename(os.path.abspath(job.model)) if os.path.isdir(job.model) else str(job.model)
+    return EngineService(name, speaker, job.settings)
 
 
-def _warm_up_row(speaker: Speaker) -> Row:
-    """A row of a known length, whatever the text."""
+def _warm_up_row(speaker: Speaker, given: Mapping[str, Any]) -> Row:
+    """A row of a known length, whatever the text, with the settings that all rows share."""
     model = speaker.bark.model
     spaces = model.spaces
-    n_tokens = min(WARM_UP_TOKENS, spaces.max_semantic)
-    (settings,) = resolve_settings(
-        {"max_new_tokens": n_tokens, "allow_early_stop": False}, 1, model.generation_config, spaces
-    )
+    shared = {name: given[name] for name in SHARED_NAMES & given.keys()}
+    length = {"max_new_tokens": min(WARM_UP_TOKENS, spaces.max_semantic), "allow_early_stop": False}
+    (settings,) = resolve_settings(shared | length, 1, model.generation_config, spaces)
     (key,) = row_keys(0, None, 1)
     return Row(np.full(1, spaces.text_offset + 1, np.int32), None, key, settings)

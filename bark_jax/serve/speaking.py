@@ -7,7 +7,8 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
 
 import numpy as np
 from starlette.requests import ClientDisconnect, Request
@@ -223,9 +224,9 @@ async def _drained(queue: "asyncio.Queue[bytes | Exception | None]") -> AsyncIte
         yield item
 
 
-async def _unless_gone(receive: Receive, work: "asyncio.Future[None] | object") -> None:
+async def _unless_gone(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
     """Awaits work. Raises ClientDisconnect, and cancels it, if the client leaves before its end."""
-    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_disconnection(receive))
+    working, leaving = asyncio.create_task(work), asyncio.create_task(_disconnection(receive))
     try:
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():

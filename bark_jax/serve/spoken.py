@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator
 
 import numpy as np
@@ -30,6 +31,8 @@ class SpokenText:
         self._sentence = 0  # the one that is being sent
         self._finished: set[int] = set()
         self._n_samples = 0
+        # Held while sentences are handed over, so that none comes after the text was given up.
+        self._lock, self._is_closed = threading.Lock(), False
 
     def start(self) -> None:
         """Hands the first sentences to the engine."""
@@ -37,16 +40,23 @@ class SpokenText:
 
     async def __aiter__(self) -> AsyncIterator[np.ndarray]:
         """As `Speech.__aiter__`."""
-        while (audio := await self._ready.get()) is not None:
-            if isinstance(audio, BarkError):
-                raise audio
-            yield audio
+        while True:
+            item = await self._ready.get()
+            if item is None:
+                break
+            if isinstance(item, BarkError):
+                raise item
+            yield item
         if not self._is_streamed or not self._n_samples:  # without audio `close` raises the error that says so
-            yield (await asyncio.to_thread(self._speaker.close, self._text)).samples
+            spoken = await asyncio.to_thread(self._speaker.close, self._text)
+            assert spoken.samples is not None
+            yield spoken.samples
 
     def close(self) -> None:
         """As `Speech.close`."""
-        self._thread.cancel(self)
+        with self._lock:
+            self._is_closed = True
+            self._thread.cancel(self)
 
     def receive(self, event: Finished | Part) -> None:
         """As `Caller.receive`."""
@@ -60,7 +70,7 @@ class SpokenText:
 
     def fail(self, error: BarkError) -> None:
         """As `Caller.fail`."""
-        self._thread.cancel(self)
+        self.close()
         self._send(error)
 
     def _receive_part(self, number: int, event: Part) -> None:
@@ -91,8 +101,10 @@ class SpokenText:
         self._send(samples)
 
     def _request(self) -> None:
-        requests = self._text.take_requests()
-        self._thread.submit(self, [request._replace(is_streamed=self._is_streamed) for request in requests])
+        with self._lock:
+            if not self._is_closed:
+                requests = self._text.take_requests()
+                self._thread.submit(self, [request._replace(is_streamed=self._is_streamed) for request in requests])
 
     def _send(self, item: np.ndarray | BarkError | None) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: the server has ended
