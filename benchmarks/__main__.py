@@ -145,12 +145,14 @@ def batch(model, dtype, n_slots, n_rows):
 @click.option("--dtype", help="Dtype of the networks.")
 @click.option("--slots", "n_slots", default=16, show_default=True, help="Slots of both engines.")
 @click.option("--rows", "n_rows", default=64, show_default=True, help="Number of texts.")
-def serve(model, dtype, n_slots, n_rows):
+@click.option("--each", "n_each", default=8, show_default=True, help="Texts of each caller at most.")
+@click.option("--repeats", default=2, show_default=True, help="Turns of server, batch and loop.")
+def serve(model, dtype, n_slots, n_rows, n_each, repeats):
     """Measures `bark-jax serve` with 1, 4, 16 and 64 callers, beside `bark-jax batch` and a loop over `generate`."""
     from benchmarks.serve import compare
 
     _echo_run()
-    for line in compare(model, dtype, n_slots, n_rows):
+    for line in compare(model, dtype, n_slots, n_rows, n_each, repeats):
         click.echo(line)
 
 
@@ -165,7 +167,7 @@ def load(model, minutes, callers, slots):
     from benchmarks.serve import running, voices_of
 
     _echo_run()
-    with running("-m", model, "--slots", str(slots), "--max-requests", str(max(1, callers - 4))) as url:
+    with running("-m", model, "--slots", str(slots), "--max-requests", str(max(1, callers - 2))) as url:
         report = run_load(url, make_requests([None, *voices_of(url)[:2]], model), 60 * minutes, callers)
     for line in report.lines():
         click.echo(line)

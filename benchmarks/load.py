@@ -120,7 +120,7 @@ def _ask_something(url: str, requests: list, expected: list, dice: random.Random
         return "leaving", answer.status, None if answer.status in (0, 429) else f"{answer.status} to one who leaves"
     answer = ask(url, request)
     if answer.status == 429:
-        time.sleep(0.2)
+        time.sleep(1)
         return "good", 429, None
     if answer.status != 200:
         return "good", answer.status, f"{answer.status}: {answer.data[:200]!r}"
