@@ -9,6 +9,8 @@
     python -m benchmarks memory                                 peak memory of bark-jax batch, few rows and many
     python -m benchmarks jobs OUT -m MODEL                      whole jobs of real texts, with the cost of an hour
     python -m benchmarks gpu OUT                                one GPU, all tables, within minutes; resumes
+    python -m benchmarks tpu                                    programs for a TPU: bytes, by XLA's analysis; needs none
+    python -m benchmarks cuda                                   programs for a GPU: calls of kernels; needs none
 
 Prints a table and writes results.jsonl, results.md and results.png. `benchmarks.measures` says how steps are timed.
 The floor of a step is the time that reading the weights and the KV cache takes at the measured memory bandwidth.
@@ -27,6 +29,7 @@ from benchmarks.models import SIZES, make_model, measure_bandwidth, weight_bytes
 from benchmarks.report import Result, describe_run, format_report, write_report
 
 DTYPES = click.Choice(["float32", "bfloat16", "float16"])
+PROGRAM_SIZES = ("tiny", "small", "large")
 
 
 @click.group(invoke_without_command=True, help=__doc__.splitlines()[0])
@@ -301,6 +304,50 @@ def training_memory(size, networks, rows):
 
     _echo_run()
     for line in measure(make_model(size, "float32"), networks, rows):
+        click.echo(line)
+
+
+@main.command("tpu")
+@click.option(
+    "--size",
+    "sizes",
+    multiple=True,
+    type=click.Choice(PROGRAM_SIZES),
+    default=PROGRAM_SIZES,
+    show_default=True,
+    help="Model sizes.",
+)
+@click.option("--rows", default=8, show_default=True, help="Rows of a batch.")
+@click.option("--slots", default=16, show_default=True, help="Slots of the engine.")
+@click.option("--trained-rows", default=1, show_default=True, help="Rows of a training step.")
+def tpu(sizes, rows, slots, trained_rows):
+    """Compiles every program for a TPU v5e that need not be here, and counts its bytes. Needs libtpu."""
+    from benchmarks.tpu import measure
+
+    _echo_run()
+    for line in measure(sizes, rows, slots, trained_rows):
+        click.echo(line)
+
+
+@main.command("cuda")
+@click.option(
+    "--size",
+    "sizes",
+    multiple=True,
+    type=click.Choice(PROGRAM_SIZES),
+    default=("small", "large"),
+    show_default=True,
+    help="Model sizes.",
+)
+@click.option(
+    "--rows", multiple=True, type=click.IntRange(1), default=(1, 2, 8, 64), show_default=True, help="Batch sizes."
+)
+def cuda(sizes, rows):
+    """Lowers the stages for a GPU that need not be here, and counts kernels and copies of the KV cache."""
+    from benchmarks.cuda import measure
+
+    _echo_run()
+    for line in measure(sizes, rows):
         click.echo(line)
 
 

@@ -11,7 +11,6 @@ from bark_jax.training.loop import RunSettings
 from bark_jax.training.optimizer import OptimizerSettings
 from bark_jax.training.stage_training import STAGES, LoraSettings, StageSettings, make_training
 
-SEMANTIC_TOKENS = 768  # the longest utterance of Bark, so that every batch has its largest shape
 # Buffers are assigned before machine code is made, which need not be fast here.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 VARIANTS = {
@@ -25,7 +24,7 @@ def measure(model: BarkModel, networks: tuple[str, ...], batch_sizes: tuple[int,
     """Yields a line of a Markdown table for each network, batch size and variant, as each is compiled."""
     yield "| network | rows | trained | state | activations | together | activations, remat | together, remat |"
     yield "|---|---|---|---|---|---|---|---|"
-    dataset = _longest_examples(model, max(batch_sizes))
+    dataset = longest_examples(model, max(batch_sizes))
     for name in networks:
         for n_rows in batch_sizes:
             for variant, settings in VARIANTS.items():
@@ -45,13 +44,14 @@ def _bytes(model: BarkModel, name: str, dataset: Dataset, settings: StageSetting
     return counts.argument_size_in_bytes, counts.temp_size_in_bytes
 
 
-def _longest_examples(model: BarkModel, n_examples: int) -> Dataset:
+def longest_examples(model: BarkModel, n_examples: int) -> Dataset:
+    """Utterances as long as the model speaks, of random tokens: every batch of them has its largest shape."""
     spaces, rng = model.spaces, np.random.default_rng(0)
-    n_frames = spaces.n_frames(SEMANTIC_TOKENS)
+    n_frames = spaces.n_frames(spaces.max_semantic)
     examples = [
         Example(
             text=rng.integers(0, spaces.text_pad - spaces.text_offset, spaces.n_text, dtype=np.int32),
-            semantic=rng.integers(0, spaces.semantic_vocab, SEMANTIC_TOKENS, dtype=np.int32),
+            semantic=rng.integers(0, spaces.semantic_vocab, spaces.max_semantic, dtype=np.int32),
             codes=rng.integers(0, spaces.codebook_size, (spaces.n_fine, n_frames), dtype=np.int32),
             voice=0,
         )
