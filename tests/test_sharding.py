@@ -77,7 +77,7 @@ def test_every_divided_axis_is_a_parameters(toy_model):
 
     choose = tensor_parallel(jax.sharding.AbstractMesh((1,), ("model",)))
     divided = {
-        name
+        f"{network}.{name}"
         for network in ("semantic", "coarse_acoustics", "fine_acoustics", "codec_model")
         for name, array in parameter_shapes(getattr(toy_model, network)).items()
         if any(choose(f"{network}.{name}", array.shape).spec)
@@ -90,18 +90,20 @@ def test_every_divided_axis_is_a_parameters(toy_model):
 @pytest.mark.parametrize(
     ("sharding", "message"),
     [
-        (make_mesh, "sharding gives .* for semantic.*, expected a jax.sharding.Sharding"),
+        (lambda name, shape: make_mesh(), "sharding gives .* for semantic.*, expected a jax.sharding.Sharding"),
         ("auto", "sharding is 'auto', expected a function of a parameter's name and shape"),
-        (lambda name, shape: P(), "sharding gives .*PartitionSpec.* for semantic"),
+        (lambda name, shape: P(), "sharding gives .* for semantic.*, expected a jax.sharding.Sharding"),
         (
             lambda name, shape: jax.sharding.NamedSharding(make_mesh(), P(*[None] * len(shape), "model")),
-            r"sharding does not divide semantic.*, of shape \(.*\), evenly",
+            r"sharding gives what does not fit semantic.*, of shape \(.*\): .*rank",
+        ),
+        (
+            tensor_parallel(jax.sharding.AbstractMesh((1,), ("model",))),
+            r"sharding gives what does not fit semantic.*AbstractMesh",
         ),
     ],
 )
 def test_what_is_no_sharding_is_refused_before_an_array_is_read(toy_folder, monkeypatch, sharding, message):
-    if sharding is make_mesh:
-        sharding = lambda name, shape: make_mesh()  # noqa: E731
     monkeypatch.setattr("bark_jax.checkpoints.model_folder.read_to_device", None)
     with pytest.raises(InputError, match=message):
         BarkModel.from_pretrained(toy_folder, sharding=sharding)

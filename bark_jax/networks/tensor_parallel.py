@@ -66,15 +66,18 @@ def check_choice(name: str, shape: tuple[int, ...], sharding: object) -> Shardin
     """Returns what a caller's `sharding` chose for a parameter.
 
     Raises:
-      InputError: it is no sharding, does not divide this shape evenly, or has devices of another process.
+      InputError: it is no sharding, does not divide this shape evenly, has devices of another process or none.
     """
     if not isinstance(sharding, Sharding):
         raise InputError(f"sharding gives {quoted(sharding)} for {name}, expected a jax.sharding.Sharding")
-    foreign = [device for device in sharding.device_set if device.process_index != jax.process_index()]
-    if foreign:
-        raise InputError(f"sharding gives {foreign[0]} for {name}, expected devices of this process")
     try:
+        foreign = [device for device in sharding.device_set if device.process_index != jax.process_index()]
+        sharding.check_compatible_aval(shape)
         sharding.shard_shape(shape)
     except ValueError as error:
-        raise InputError(f"sharding does not divide {name}, of shape {shape}, evenly: {quoted(str(error))}") from error
+        raise InputError(
+            f"sharding gives what does not fit {name}, of shape {shape}: {quoted(str(error), 300)}"
+        ) from error
+    if foreign:
+        raise InputError(f"sharding gives {foreign[0]} for {name}, expected devices of this process")
     return sharding
