@@ -175,7 +175,7 @@ def load(model, minutes, callers, slots):
     for line in report.lines():
         click.echo(line)
     if report.wrong or report.left_open:
-        raise SystemExit(1)
+        click.get_current_context().exit(1)
 
 
 @main.command("memory")

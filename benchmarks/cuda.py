@@ -41,7 +41,7 @@ _COPY = re.compile(rf"= \"?stablehlo\.({'|'.join(COPIES)})\b.*(?:-> |: )tensor<(
 
 
 class Lowered(NamedTuple):
-    """What is in a lowered program. Bodies of loops count once."""
+    """Counts of calls and copies in a lowered program. Bodies of loops count once."""
 
     cudnn: int  # calls of cuDNN's attention
     kernels: int  # calls of Pallas kernels

@@ -257,7 +257,13 @@ def test_options_reach_the_call(monkeypatch):
         run("say", "Hello.", "-m", "tiny", *args)
     cutting = ("sentences", {"max_tokens": 9, "language": "de"})
     speaking = ("speak_long", {"silence_s": 1.0, "voice_mode": "carry"})
-    assert asked == [("speak", {"best_of": 2}), cutting, speaking, cutting, ("stream_script", {"silence_s": 1.0})]
+    assert asked == [
+        ("speak", {"best_of": 2, "devices": None}),
+        cutting,
+        speaking,
+        cutting,
+        ("stream_script", {"silence_s": 1.0}),
+    ]
 
 
 class Terminal(io.StringIO):

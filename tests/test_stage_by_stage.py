@@ -120,7 +120,10 @@ def test_two_devices_have_what_one_has():
     [
         (lambda bark: bark.text_to_semantic("a", coarse_temperature=1.0), "no setting coarse_temperature"),
         (lambda bark: bark.text_to_semantic([]), "empty list"),
-        (lambda bark: bark.text_to_semantic("a", devices=[3]), r"devices is \[3\], expected a list of devices"),
+        (
+            lambda bark: bark.text_to_semantic("a", devices=[3]),
+            r"devices is \[3\], expected 'all' or a list of devices",
+        ),
         (lambda bark: bark.text_to_semantic("a", max_rows=0), "max_rows is 0"),
         (lambda bark: bark.semantic_to_codes([1, 2], semantic_top_k=3), "no setting semantic_top_k"),
         (lambda bark: bark.semantic_to_codes([]), "tokens is"),

@@ -408,7 +408,7 @@ class Asked(Exception):
 
 @pytest.fixture
 def asked(monkeypatch):
-    def generate_rows(self, rows):
+    def generate_rows(self, rows, devices):
         raise Asked(rows)
 
     monkeypatch.setattr(bark_jax.BarkModel, "generate_rows", generate_rows)

@@ -1,6 +1,7 @@
 """`bark-jax serve`: speech over HTTP, with OpenAI's speech API."""
 
 import dataclasses
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,6 +22,13 @@ Examples:
   BARK_JAX_API_KEY=... bark-jax serve -m suno/bark-small --host 0.0.0.0 --port 9000
   curl localhost:8000/v1/audio/speech --json '{"model": "tiny", "input": "Thank you."}' -o thanks.mp3
 """
+
+
+def require_packages() -> None:
+    """Raises UnsupportedError, which names the extra to install, where a package of the server is missing."""
+    for name in ("starlette", "uvicorn", "prometheus_client"):
+        if importlib.util.find_spec(name) is None:
+            raise UnsupportedError(f"{name} is not installed; run: pip install 'bark-jax[serve]'")
 
 
 @click.command("serve", cls=Verb, epilog=EXAMPLES, short_help="Serve speech over HTTP.")
@@ -106,12 +114,8 @@ def command(host: str, port: int, stop_within_s: float, is_quiet: bool, **option
     Requests of many callers are spoken together. SIGTERM and Ctrl-C take no more of them and finish those in progress;
     a second one ends the server at once.
     """
-    try:
-        from bark_jax.serve import make_app, open_service, server
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in ("starlette", "uvicorn", "prometheus_client"):
-            raise
-        raise UnsupportedError(f"{error.name} is not installed; run: pip install 'bark-jax[serve]'") from error
+    require_packages()
+    from bark_jax.serve import make_app, open_service, server
 
     is_local = server.is_loopback(host)
     settings = _settings(options, is_local=is_local)

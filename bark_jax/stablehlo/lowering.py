@@ -36,6 +36,8 @@ TRANSPOSED = ".transposed"  # ends the names of weights in a causal network's se
 # cuDNN's attention as `jax.nn.dot_product_attention` calls it in these networks: no bias, no dropout. JAX does not
 # promise that a later version runs a stored call, and exports it only if it is named.
 CUDNN_CALLS = ("__cudnn$fmhaSoftmax",)
+# JAX's own call that fixes the layout of a TPU's KV cache, of which it makes no promise either.
+LAYOUT_CALLS = ("LayoutConstraint",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +168,7 @@ def lower(network: Any, program: Program, platform: str, rows: int | None, space
         filled = [(path, variable.replace(weights.get(".".join(map(str, path))))) for path, variable in flat]
         return program.run(nnx.merge(graphdef, nnx.from_flat_state(filled)), inputs)
 
-    calls = CUDNN_CALLS if _calls_cudnn(network) else ()
+    calls = unstable_calls(network)
     checks = [jax.export.DisabledSafetyCheck.custom_call(call) for call in calls]
     export = jax.export.export(jax.jit(run), platforms=[platform], disabled_checks=checks)
     shapes = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in weights.items()}
@@ -174,7 +176,7 @@ def lower(network: Any, program: Program, platform: str, rows: int | None, space
         with _no_paths():
             exported = export(shapes, abstract(program.inputs, rows))
     except (RuntimeError, NotImplementedError, ValueError) as error:
-        if not calls:
+        if calls != CUDNN_CALLS:
             raise
         # JAX asks for the cuDNN of this machine when it traces a call of it.
         raise UnsupportedError(
@@ -196,8 +198,13 @@ def _no_paths() -> Iterator[None]:
         jax.config.update(name, limit)
 
 
-def _calls_cudnn(network: Any) -> bool:
-    return not isinstance(network, Codec) and "cudnn" in network.blocks[0].attention.implementations
+def unstable_calls(network: Any) -> tuple[str, ...]:
+    """Names of the custom calls in a network's program of which JAX does not promise that a later version runs them."""
+    if isinstance(network, Codec):
+        return ()
+    if "cudnn" in network.blocks[0].attention.implementations:
+        return CUDNN_CALLS
+    return LAYOUT_CALLS if network.platform == "tpu" and isinstance(network, BarkCausalModel) else ()
 
 
 def abstract(arrays: Mapping[str, Array], rows: int | None) -> dict[str, jax.ShapeDtypeStruct]:
