@@ -24,7 +24,7 @@ from benchmarks.programs import Program, model_of_shapes, stages
 PROGRAMS = ("semantic prompt", "semantic loop", "coarse loop", "fine")
 DTYPES = ("bfloat16", "float16", "int8")
 CUDNN, KERNEL = "__cudnn$fmha", "__gpu$xla.gpu.triton"  # how the targets of custom calls start
-# Results of these operations are new arrays. A dynamic_update_slice or a scatter of a loop's carry is written in place.
+# Results of these operations are new arrays. dynamic_update_slice and scatter write a loop's carry in place.
 COPIES = (
     "broadcast_in_dim",
     "concatenate",
@@ -37,7 +37,7 @@ COPIES = (
     "transpose",
 )
 _CALL = re.compile(r"stablehlo\.custom_call @([\w$.]+)")
-_COPY = re.compile(rf"= \"?stablehlo\.({'|'.join(COPIES)})\b.*(?:-> |: )tensor<([0-9x]+)x[a-z]+[0-9]+>$", re.MULTILINE)
+_COPY = re.compile(rf"stablehlo\.({'|'.join(COPIES)})\b.*(?:-> |: )tensor<([0-9x]+)x[a-z]+[0-9]+>$", re.MULTILINE)
 
 
 class Lowered(NamedTuple):

@@ -182,10 +182,10 @@ def test_programs_are_those_of_their_platform(folder):
     for platform in PLATFORMS:
         data = (folder / f"coarse.{platform}.jax_export").read_bytes()
         texts[platform] = jax.export.deserialize(bytearray(data)).mlir_module()
-    # The coarse prompt of 128 tokens, in the MLP of width 256: a CPU reads one row of it at a time, an accelerator up
-    # to eight, of any number here.
+    # The coarse prompt of 128 tokens, in the MLP of width 256: a CPU and a TPU read one row of it at a time, a
+    # GPU up to eight, of any number here.
     wide = {name: set(re.findall(r"tensor<(.)x128x256xf32>", text)) for name, text in texts.items()}
-    assert wide == {"cpu": {"1"}, "cuda": {"?"}, "tpu": {"?"}}
+    assert wide == {"cpu": {"1"}, "cuda": {"?"}, "tpu": {"1"}}
     assert len(set(texts.values())) == 3
     program = jax.export.deserialize(bytearray((folder / "codec.tpu.jax_export").read_bytes()))
     (weights, _), _ = jax.tree.unflatten(program.in_tree, program.in_avals)
