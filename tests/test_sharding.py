@@ -156,7 +156,7 @@ for clip, row, filled in zip(clips, tokens, codes):
     np.testing.assert_array_equal(clip.fine, filled)
 parts = []
 again = bark.generate(texts, seed=seeds, devices="all", on_progress=lambda *part: parts.append(part))
-assert all(np.array_equal(a.samples, b.samples) for a, b in zip(clips, again)) and len(parts) > 2
+assert all(np.array_equal(a.samples, b.samples) for a, b in zip(clips, again)) and len(parts) >= 2
 
 for model in (divided.model, partly):
     qkv = model.semantic.blocks[0].mlp.up.kernel[...]
