@@ -5,7 +5,7 @@ import functools
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from flax import nnx
@@ -210,11 +210,12 @@ def make_training(
     """The steps and evaluations that `train_stage` runs. Arguments are those of `train_stage`."""
     network = getattr(model, name)
     make_module = module_maker(type(network), network.config, platform=network.platform)
-    make_params, assemble = full_network(network, make_module, settings.dtype)
+    make_weights, assemble = full_network(network, make_module, settings.dtype)
+    make_params: Callable[[], Any] = make_weights
     frozen = None
     if settings.lora is not None:
         # In the compute dtype already, and not trained: under a LoRA only A and B have float32 masters and averages.
-        frozen = assemble(make_params(), None)
+        frozen = assemble(make_weights(), None)
         lora = init_lora(network, settings.lora.rank, settings.lora.alpha, settings.seed)
         make_params, assemble = (lambda: lora), _add_lora
     return NetworkTraining(
