@@ -110,7 +110,8 @@ class _Worker:
         try:
             self._connection.send(part)
             if not self._connection.poll(max(deadline - time.monotonic(), 0)):
-                return self.stop()  # while it was starting
+                self.stop()  # while it was starting
+                return None
             self._connection.recv()
             started = time.monotonic()  # what it imports is no part of the measurement
             until = min(deadline, started + limit_s)

@@ -86,7 +86,8 @@ def main(
     keep_compiled_programs()
     try:
         if only_fetch:
-            return fetch(work, AMOUNTS[amount])
+            fetch(work, AMOUNTS[amount])
+            return
         folder = str(work / "model") if only_measure is None else only_measure
         with _added_seconds(work / SECONDS_FILE):
             if only_measure is None:

@@ -90,8 +90,10 @@ def _train_codec(model: BarkModel, speech: Dataset, work: Path, codec: Codec, cl
 
 def _train_stage(model: BarkModel, name: str, data: Dataset, work: Path, stage: Stage, clock: Clock) -> nnx.Module:
     def run_in(folder: Path, run: RunSettings, stop: Callable[[], bool]) -> nnx.Module:
-        settings = dict(settings=stage.settings, optimizer=stage.optimizer)
-        return train_stage(model, name, data, folder, run, stop=stop, **settings).network
+        trained = train_stage(
+            model, name, data, folder, run, settings=stage.settings, optimizer=stage.optimizer, stop=stop
+        )
+        return trained.network
 
     return run_in(work / name, fit_run(work, name, stage.run, stage.seconds, run_in), clock.is_over)
 
@@ -131,8 +133,8 @@ def choose_voices(data: Dataset) -> tuple[Voice, ...]:
 def write_model(model: BarkModel, form: Form, voices: tuple[Voice, ...], folder: Path) -> None:
     """Writes the model folder that ships: float16 networks that load as float32, tokenizer, vocabulary and voices."""
     halves = {name: jax.tree.map(lambda array: array.astype(STORED_DTYPE), getattr(model, name)) for name in NETWORKS}
-    options = dict(source=tiny.NAME, dtype="float32", overwrite=True)
-    save_networks(folder, model.config, model.generation_config, halves, **options)
+    config, generation_config = model.config, model.generation_config
+    save_networks(folder, config, generation_config, halves, source=tiny.NAME, dtype="float32", overwrite=True)
     make_processor(form, voices).save_pretrained(folder)
 
 
