@@ -150,12 +150,20 @@ def batch(model, dtype, n_slots, n_rows):
 @click.option("--rows", "n_rows", default=64, show_default=True, help="Number of texts.")
 @click.option("--each", "n_each", default=8, show_default=True, help="Texts of each caller at most.")
 @click.option("--repeats", default=2, show_default=True, help="Turns of server, batch and loop.")
-def serve(model, dtype, n_slots, n_rows, n_each, repeats):
+@click.option(
+    "--callers",
+    multiple=True,
+    type=click.IntRange(1),
+    default=(1, 4, 16, 64),
+    show_default=True,
+    help="Callers at once, a line of the table each.",
+)
+def serve(model, dtype, n_slots, n_rows, n_each, repeats, callers):
     """Measures `bark-jax serve` with 1, 4, 16 and 64 callers, beside `bark-jax batch` and a loop over `generate`."""
     from benchmarks.serve import compare
 
     _echo_run()
-    for line in compare(model, dtype, n_slots, n_rows, n_each, repeats):
+    for line in compare(model, dtype, n_slots, n_rows, n_each, repeats, callers):
         click.echo(line)
 
 

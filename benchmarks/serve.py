@@ -22,7 +22,7 @@ from benchmarks.callers import Answer, ask_all, get, metrics
 from benchmarks.throughput import write_texts
 from benchmarks.timing import seconds
 
-CALLERS = (1, 4, 16, 64)
+MAX_CALLERS = 64  # beside `bark-jax batch`
 
 
 @contextlib.contextmanager
@@ -75,7 +75,9 @@ class Rate(NamedTuple):
         return f"{self.per_s:.2f} audio seconds a second, {self.per_cpu_s:.2f} a second of all cores"
 
 
-def compare(model: str, dtype: str | None, n_slots: int, n_rows: int, n_each: int, repeats: int) -> Iterator[str]:
+def compare(
+    model: str, dtype: str | None, n_slots: int, n_rows: int, n_each: int, repeats: int, callers: Sequence[int]
+) -> Iterator[str]:
     """Yields a table of callers, and the ratios of the server's audio a second to those of batch and loop.
 
     The three take turns. Beside wall time stands that of all cores in the process, which other processes on the machine
@@ -83,10 +85,16 @@ def compare(model: str, dtype: str | None, n_slots: int, n_rows: int, n_each: in
     """
     job = Job(model, dtype=dtype, n_slots=n_slots)
     speaker, made_with = job.open_speaker(), job.made_with()
-    options = ["--slots", str(n_slots), "--max-requests", str(max(CALLERS)), *(["--dtype", dtype] if dtype else [])]
+    options = [
+        "--slots",
+        str(n_slots),
+        "--max-requests",
+        str(max(MAX_CALLERS, *callers)),
+        *(["--dtype", dtype] if dtype else []),
+    ]
     with tempfile.TemporaryDirectory() as work, running("-m", model, *options) as url:
         texts = write_texts(Path(work, "rows.jsonl"), n_rows)
-        write_texts(Path(work, "few.jsonl"), 2 * n_slots)
+        write_texts(Path(work, "few.jsonl"), n_slots)
         numbers = itertools.count()
 
         def batch(rows: str = "rows") -> Rate:
@@ -120,7 +128,7 @@ def compare(model: str, dtype: str | None, n_slots: int, n_rows: int, n_each: in
         rates: dict[str, Rate] = {}
         for _ in range(repeats):
             for name, run in (
-                ("server", lambda: serve(max(CALLERS), n_rows)[1]),
+                ("server", lambda: serve(MAX_CALLERS, n_rows)[1]),
                 ("bark-jax batch", batch),
                 ("a loop over generate", lambda: loop(n_each)),
             ):
@@ -130,12 +138,12 @@ def compare(model: str, dtype: str | None, n_slots: int, n_rows: int, n_each: in
         ours = rates.pop("server")
         for name, other in rates.items():
             yield (
-                f"server, {max(CALLERS)} callers: {ours.per_s / other.per_s:.2f} x {name}; "
+                f"server, {MAX_CALLERS} callers: {ours.per_s / other.per_s:.2f} x {name}; "
                 f"{ours.per_cpu_s / other.per_cpu_s:.2f} x by seconds of all cores"
             )
         yield "| callers | answers | requests a second | audio seconds a second | first audio, median | 95 % |"
         yield "|---|---|---|---|---|---|"
-        for stream_format, n_callers in itertools.product((None, "audio"), CALLERS):
+        for stream_format, n_callers in itertools.product((None, "audio"), callers):
             answers, rate = serve(n_callers, min(n_rows, n_each * n_callers), stream_format)
             first_s = [answer.first_s for answer in answers]
             kind = "files" if stream_format is None else "streams"
