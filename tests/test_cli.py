@@ -256,7 +256,7 @@ def test_options_reach_the_call(monkeypatch):
     for args in (["--best-of", "2"], ["--long", *long, "--voice-mode", "carry"], ["--stream", "-o", "-", *long]):
         run("say", "Hello.", "-m", "tiny", *args)
     cutting = ("sentences", {"max_tokens": 9, "language": "de"})
-    speaking = ("speak_long", {"silence_s": 1.0, "voice_mode": "carry"})
+    speaking = ("speak_long", {"silence_s": 1.0, "voice_mode": "carry", "devices": None})
     assert asked == [
         ("speak", {"best_of": 2, "devices": None}),
         cutting,
