@@ -216,9 +216,15 @@ def test_two_processes_speak_their_shards_and_train_with_the_losses_of_one(publi
     # One program, to start two processes and not four: they are connected once.
     training = titled_block("train.py").replace("jax.distributed.initialize()", "")
     program = titled_block("speak.py") + "\n" + training + "\nprint(jax.process_index(), jax.device_count())"
-    both = [start_of_two(published, program, number) for number in range(2)]
-    outputs = [process.communicate(timeout=HANG_S) for process in both]
-    assert [out.split() for out, _ in outputs] == [["0", "2"], ["1", "2"]], (
+    port = free_port()
+    both = [start_of_two(published, program, number, port) for number in range(2)]
+    try:
+        outputs = [process.communicate(timeout=HANG_S) for process in both]
+    finally:
+        for process in both:
+            process.kill()
+    # gloo writes to the standard output too.
+    assert [out.splitlines()[-1:] for out, _ in outputs] == [["0 2"], ["1 2"]], (
         outputs[0][1][-3000:] + outputs[1][1][-3000:]
     )
 

@@ -89,7 +89,7 @@ def make_toy(
 ) -> Path:
     """Writes a model, drawn on the host: compiling the networks' own initialisers would take far longer."""
     rng = np.random.default_rng(SEED)
-    folder.mkdir()
+    folder.mkdir(parents=True)
     records = {}
     for name, (module_class, field) in NETWORKS.items():
         shapes = network_shapes(module_class, getattr(config, field))
