@@ -148,7 +148,7 @@ class SelfAttention(nnx.Module):
         return jax.nn.softmax(logits_BNTS, axis=-1)
 
     def empty_cache(self, n_rows: int, n_slots: int) -> jax.Array:
-        """Keys, or values, of an empty cache: zeros [B, S, ...] in the layout of `cached`."""
+        """Keys, or values, of an empty cache: zeros in the layout of `cached`, such as [B * N, S, H]."""
         H, dtype = self.out.in_features // self.n_heads, self.out.param_dtype
         return self.cached(jnp.zeros((n_rows, 0, self.n_heads, H), dtype), n_slots)
 
