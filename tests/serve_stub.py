@@ -19,6 +19,7 @@ from bark_jax.batch.job import Job
 from bark_jax.errors import DeviceError, InputError
 from bark_jax.generation.live import Usage
 from bark_jax.serve import Settings, make_app
+from bark_jax.voices.voice import Voice
 
 RATE = 24_000
 PART = 4_800  # samples
@@ -28,8 +29,15 @@ def noise(seed, n_parts):
     return np.random.default_rng(seed).uniform(-0.5, 0.5, n_parts * PART).astype(np.float32)
 
 
+def voice_of(seed):
+    """The voice that a seed's clip has."""
+    codes_QT = np.full((8, 3), seed % 1000)
+    return Voice(semantic=np.array([seed % 1000, 1]), coarse=codes_QT[:2], fine=codes_QT)
+
+
 class StubService:
-    def __init__(self):
+    def __init__(self, words=None):
+        self.words = words
         self.model, self.sample_rate, self.voices = "stub", RATE, ["v2/de_speaker_3", "slt"]
         self.n_slots, self.n_waiting, self.usage = 2, 0, Usage()
         self.is_ready, self.fault = False, None
@@ -56,6 +64,7 @@ class StubSpeech:
     def __init__(self, service, request):
         self._service, self._request = service, request
         self.is_closed, self.has_ended = False, False
+        self.voice = voice_of(request.seed)
 
     def close(self):
         self.is_closed = True

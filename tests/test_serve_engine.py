@@ -1,6 +1,8 @@
 """The server with a model: callers at once get what each would get alone, and leave no trace when they go."""
 
 import concurrent.futures
+import dataclasses
+import json
 import sys
 import threading
 
@@ -22,6 +24,7 @@ from bark_jax.batch.speech import Speaker  # noqa: E402
 from bark_jax.generation.live import LiveEngine  # noqa: E402
 from bark_jax.serve.service import EngineService  # noqa: E402
 from bark_jax.serve.spoken import SpokenText  # noqa: E402
+from bark_jax.serve.voices import voice_from_json, voice_to_json  # noqa: E402
 from bark_jax.text.processor import BarkProcessor  # noqa: E402
 from bark_jax.voices.library import VoiceLibrary  # noqa: E402
 
@@ -231,3 +234,19 @@ def test_voices_are_those_of_the_model(served):
     with httpx.Client(base_url=served.url, timeout=HANG_S) as http:
         assert [voice["id"] for voice in http.get("/v1/audio/voices").json()["voices"]] == list(VOICES)
     assert served.service.sample_rate == RATE
+
+
+def test_the_voice_of_a_clip_comes_with_its_last_event_and_speaks_another_text(served, bark):
+    first = {"model": "toy", "input": LONG, "seed": 5, "max_seconds": 0.8, "response_format": "pcm"}
+    events = speak(served, first | {"stream_format": "sse", "include": ["voice"]}).decode().split("\n\n")
+    sent = json.loads(events[-2].removeprefix("data: "))["voice"]
+    voice, spoken = voice_from_json(sent["npz"]), bark.generate_long(LONG, max_tokens=20, seed=5, max_seconds=0.8)
+    np.testing.assert_array_equal(voice.semantic, spoken.sentences[0].clip.semantic)
+    np.testing.assert_array_equal(voice.coarse, spoken.sentences[0].clip.coarse)
+    second = {"model": "toy", "input": "This is text 1.", "seed": 6, "max_seconds": 0.8, "response_format": "pcm"}
+    clip = bark.generate(second["input"], voice=voice, seed=6, max_seconds=0.8)
+    np.testing.assert_allclose(decode(speak(served, second | {"voice": sent}), "pcm"), clip.samples, atol=3e-4)
+    other = voice_to_json(dataclasses.replace(voice, semantic=voice.semantic + 100_000))
+    with httpx.Client(base_url=served.url, timeout=HANG_S) as http:
+        refused = http.post("/v1/audio/speech", json=second | {"voice": other})
+    assert refused.status_code == 400 and "another model's" in refused.json()["error"]["message"]

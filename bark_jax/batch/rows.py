@@ -27,6 +27,7 @@ from bark_jax.batch.ids import Shard, check_id, comparable, derive_seed, digest
 from bark_jax.batch.json_array import read_elements
 from bark_jax.errors import FaultsError, InputError, quoted
 from bark_jax.generation.settings import SETTING_NAMES
+from bark_jax.voices.voice import Voice
 
 # 16 MiB. A book has some 1 MB of text: a longer line is a file that has lost its line ends.
 MAX_LINE_BYTES = 2**24
@@ -43,7 +44,8 @@ class TextRow:
     line: int  # number of its first line, or its index in a JSON array; the first is 1
     id: str
     text: str = ""
-    voice: str | None = None  # a preset's name or a .npz file; None for the run's voice
+    # A preset's name or a .npz file; None for the run's voice. A row of a file has no Voice, a caller's may.
+    voice: str | Voice | None = None
     seed: int = 0
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)

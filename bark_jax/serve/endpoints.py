@@ -1,6 +1,7 @@
 """Answers of the routes other than speech: models, voices, health and metrics."""
 
 import time
+from pathlib import PurePath
 
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -69,7 +70,19 @@ class Endpoints:
         return JSONResponse({"status": "ready" if is_ready else "starting"}, 200 if is_ready else 503)
 
     def _model(self) -> dict[str, object]:
-        return {"id": self._service.model, "object": "model", "created": self._started, "owned_by": "bark_jax"}
+        words, voice = self._service.words, self._settings.job.voice
+        if voice is not None and voice not in self._service.voices:
+            voice = PurePath(voice).stem  # of a file its name alone: where it lies concerns nobody
+        return {
+            "id": self._service.model,
+            "object": "model",
+            "created": self._started,
+            "owned_by": "bark_jax",
+            "sample_rate": self._service.sample_rate,
+            "max_characters": self._settings.max_characters,
+            "words": None if words is None else sorted(words),
+            "default_voice": voice,
+        }
 
 
 def _described(name: str) -> dict[str, str | None]:

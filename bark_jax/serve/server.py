@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 
 from bark_jax._system import stopping
 
-# Connections at once, idle ones included. Each holds at most a header and a body of some 64 KB.
+# Connections at once, idle ones included. Each holds at most a header and a body of some 240 KB.
 MAX_CONNECTIONS = 1024
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import concurrent.futures
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ from bark_jax.serve.settings import Settings
 from bark_jax.serve.speech import SpeechRequest
 from bark_jax.serve.spoken import SpokenText
 from bark_jax.voices.library import resolve_voice
+from bark_jax.voices.voice import Voice
 
 # Semantic tokens of the row that compiles the programs: 1.3 s in Bark, four coarse windows.
 WARM_UP_TOKENS = 64
@@ -41,6 +42,10 @@ class Speech(Protocol):
 
     def close(self) -> None:
         """Ends the work; no more audio follows. Does nothing where it has ended."""
+
+    @property
+    def voice(self) -> Voice | None:
+        """Voice of the first sentence that has audio, once it is spoken."""
 
 
 class Usage(Protocol):
@@ -65,6 +70,10 @@ class Service(Protocol):
     @property
     def voices(self) -> Sequence[str]:
         """Names that a request's `voice` may have."""
+
+    @property
+    def words(self) -> Collection[str] | None:
+        """All words that the model knows, in lower case; None for a model that reads any text."""
 
     @property
     def n_slots(self) -> int:
@@ -112,7 +121,7 @@ class EngineService:
     def __init__(self, name: str, speaker: Speaker, settings: Mapping[str, Any] = MappingProxyType({})):
         assert isinstance(speaker.engine, LiveEngine)
         self.model, self.sample_rate = name, speaker.bark.sample_rate
-        self.voices = speaker.bark.voices()
+        self.voices, self.words = speaker.bark.voices(), speaker.bark.processor.words
         self._speaker = speaker
         # One at a time: `open` catches Python's warnings, which is not safe among threads.
         self._opening = concurrent.futures.ThreadPoolExecutor(1, "bark-jax-open")

@@ -5,6 +5,7 @@ import dataclasses
 from bark_jax.batch.job import Job
 from bark_jax.errors import InputError, quoted
 from bark_jax.generation.settings import check_count
+from bark_jax.serve.voices import MAX_NPZ_CHARACTERS
 
 # Bytes of JSON that a character of text takes at most: two escapes, "\\ud83d\\ude00". The other fields get the rest.
 _BYTES_PER_CHARACTER, _OTHER_BYTES = 12, 16_384
@@ -55,7 +56,7 @@ class Settings:
     @property
     def max_body_bytes(self) -> int:
         """Bytes of a request's body."""
-        return _BYTES_PER_CHARACTER * self.max_characters + _OTHER_BYTES
+        return _BYTES_PER_CHARACTER * self.max_characters + MAX_NPZ_CHARACTERS + _OTHER_BYTES
 
     @property
     def max_open(self) -> int:

@@ -22,6 +22,7 @@ from bark_jax.serve.metrics import Metrics
 from bark_jax.serve.service import Service, Speech
 from bark_jax.serve.settings import Settings
 from bark_jax.serve.speech import SpeechRequest, parse_speech
+from bark_jax.serve.voices import voice_to_json
 
 # Longest wait for a body of some kilobytes.
 BODY_WITHIN_S = 30.0
@@ -75,7 +76,7 @@ class SpeechEndpoint:
         encoding = asyncio.create_task(self._encode(speech, asked, encoded, exchange))
         encoding.add_done_callback(lambda task: ticket.end_speaking())
         try:
-            await _send(asked, _drained(encoded), exchange)
+            await _send(asked, speech, _drained(encoded), exchange)
         finally:
             speech.close()
             encoding.cancel()
@@ -188,7 +189,7 @@ async def _never() -> Message:
     raise NotImplementedError("an answer reads nothing")
 
 
-async def _send(asked: SpeechRequest, encoded: AsyncIterator[bytes], exchange: _Exchange) -> None:
+async def _send(asked: SpeechRequest, speech: Speech, encoded: AsyncIterator[bytes], exchange: _Exchange) -> None:
     """Sends what is encoded, once there is a first piece: until then an error is answered as one."""
     media_type, first = MEDIA_TYPES[asked.response_format], await anext(encoded)
     if asked.stream_format is None:
@@ -205,7 +206,7 @@ async def _send(asked: SpeechRequest, encoded: AsyncIterator[bytes], exchange: _
         await exchange.write(_delta(first))
         async for data in encoded:
             await exchange.write(_delta(data))
-        await exchange.write(_event({"type": "speech.audio.done"}), is_last=True)
+        await exchange.write(await _done(speech if asked.wants_voice else None), is_last=True)
 
 
 async def _with_audio(speech: Speech) -> AsyncIterator[np.ndarray]:
@@ -245,6 +246,14 @@ async def _disconnection(receive: Receive) -> None:
 
 def _delta(data: bytes) -> bytes:
     return _event({"type": "speech.audio.delta", "audio": base64.b64encode(data).decode()})
+
+
+async def _done(speech: Speech | None) -> bytes:
+    """Returns the last event, with the voice of a speech."""
+    content: dict[str, object] = {"type": "speech.audio.done"}
+    if speech is not None and (voice := speech.voice) is not None:
+        content["voice"] = await asyncio.to_thread(voice_to_json, voice)
+    return _event(content)
 
 
 def _event(content: dict[str, object]) -> bytes:

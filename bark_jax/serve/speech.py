@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from bark_jax._system.strict_json import read_strict
-from bark_jax.errors import InputError, quoted
+from bark_jax.errors import InputError, VoiceError, quoted
 from bark_jax.serve.errors import ApiError
 from bark_jax.serve.formats import MEDIA_TYPES
+from bark_jax.serve.voices import voice_from_json
+from bark_jax.voices.voice import Voice
 
 # Names that OpenAI's clients have for a model; they stand for the one that is served.
 MODEL_ALIASES = ("tts-1", "tts-1-hd")
@@ -21,11 +23,12 @@ class SpeechRequest:
     """A text to speak, and how."""
 
     text: str
-    voice: str | None  # a name that the model has; None for the server's default
+    voice: str | Voice | None  # a name that the model has, or the client's own; None for the server's default
     seed: int
     settings: Mapping[str, Any]  # of `generate`, as given; checked with the text
     response_format: str  # of MEDIA_TYPES
     stream_format: Literal["audio", "sse"] | None  # None for a complete file
+    wants_voice: bool = False  # end a stream of events with the clip's voice
 
 
 def parse_speech(body: bytes, *, model: str, voices: frozenset[str], max_characters: int) -> SpeechRequest:
@@ -45,11 +48,12 @@ def parse_speech(body: bytes, *, model: str, voices: frozenset[str], max_charact
     voice = _voice(fields.pop("voice", None), voices)
     response_format = _response_format(fields.pop("response_format", None))
     stream_format = _choice("stream_format", fields.pop("stream_format", None), STREAM_FORMATS)
+    wants_voice = _include(fields.pop("include", None), stream_format)
     _check_speed(fields.pop("speed", None))
     if fields.pop("instructions", None):
         raise _wrong("instructions", "instructions are not supported: Bark takes its cues from the text, [laughs]")
     seed = _seed(fields.pop("seed", None))
-    return SpeechRequest(text, voice, seed, fields, response_format, stream_format)
+    return SpeechRequest(text, voice, seed, fields, response_format, stream_format, wants_voice)
 
 
 def _fields(body: bytes) -> dict[str, Any]:
@@ -78,15 +82,31 @@ def _text(text: Any, max_characters: int) -> str:
     return text
 
 
-def _voice(voice: Any, voices: frozenset[str]) -> str | None:
-    if isinstance(voice, dict):  # OpenAI's form of a custom voice: {"id": "voice_1234"}
-        voice = voice.get("id", "")
+def _voice(voice: Any, voices: frozenset[str]) -> str | Voice | None:
+    if isinstance(voice, dict):
+        if "npz" in voice:
+            try:
+                return voice_from_json(voice["npz"])
+            except VoiceError as error:
+                raise _wrong("voice", str(error)) from error
+        voice = voice.get("id", "")  # OpenAI's form of a custom voice: {"id": "voice_1234"}
     if voice is None:
         return None
     # Looked up here, and never handed on otherwise: elsewhere in the package a voice may also be a file's path.
     if not isinstance(voice, str) or voice not in voices:
         raise _wrong("voice", f"no voice is called {quoted(voice)}; GET /v1/audio/voices lists them")
     return voice
+
+
+def _include(include: Any, stream_format: str | None) -> bool:
+    """Returns whether the answer shall include the clip's voice."""
+    if include is None or include == []:
+        return False
+    if include != ["voice"]:
+        raise _wrong("include", f'include is {quoted(include)}, expected ["voice"]')
+    if stream_format != "sse":
+        raise _wrong("include", "a voice comes with the last event of a stream; it needs stream_format sse")
+    return True
 
 
 def _response_format(name: Any) -> str:

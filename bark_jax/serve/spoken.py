@@ -11,7 +11,9 @@ from bark_jax.batch.speech import OpenText, Speaker
 from bark_jax.errors import BarkError
 from bark_jax.generation.engine import Finished
 from bark_jax.generation.live import Part
+from bark_jax.generation.rows import Utterance
 from bark_jax.serve.engine_thread import EngineThread
+from bark_jax.voices.voice import Voice
 
 
 class SpokenText:
@@ -33,6 +35,15 @@ class SpokenText:
         self._n_samples = 0
         # Held while sentences are handed over, so that none comes after the text was given up.
         self._lock, self._is_closed = threading.Lock(), False
+        self._first: tuple[int, Utterance] | None = None  # the first sentence that has audio, and its number
+
+    @property
+    def voice(self) -> Voice | None:
+        """As `Speech.voice`."""
+        if self._first is None:
+            return None
+        _, spoken = self._first
+        return Voice(semantic=spoken.semantic, coarse=spoken.coarse, fine=spoken.fine)
 
     def start(self) -> None:
         """Hands the first sentences to the engine."""
@@ -82,6 +93,8 @@ class SpokenText:
 
     def _finish(self, number: int, event: Finished) -> None:
         assert event.utterance is not None
+        if len(event.utterance.samples) and (self._first is None or number < self._first[0]):
+            self._first = number, event.utterance
         if self._text.receive(number, event.utterance):
             self._request()
         self._finished.add(number)

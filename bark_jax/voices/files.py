@@ -66,18 +66,26 @@ def read_npz(
         with a dtype of another kind.
       VoiceNotFoundError: there is no such file, or it cannot be read.
     """
-    data = _read_bytes(path)
+    return parse_npz(_read_bytes(path), str(path), names, numbered, kinds)
+
+
+def parse_npz(
+    data: bytes, what: str, names: Collection[str], numbered: Collection[str] = (), kinds: str = NUMBERS
+) -> dict[str, np.ndarray]:
+    """Returns the arrays, of any shape, of a .npz file's bytes. Raises VoiceError as `read_npz` does, about `what`."""
+    if len(data) > MAX_BYTES:
+        raise VoiceError(f"{what} has more than {MAX_BYTES:,} bytes, the limit of a voice's file")
     if not data.startswith(b"PK"):
-        raise VoiceError(f"{path} is no .npz archive: {_what_it_is(data)}")
+        raise VoiceError(f"{what} is no .npz archive: {_what_it_is(data)}")
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = [*names, *(each for name in numbered for each in _numbered(archive, name))]
-            members = _members(archive, names, path)
-            return {name: _read_member(archive, members, name, path, kinds) for name in names}
+            members = _members(archive, names, what)
+            return {name: _read_member(archive, members, name, what, kinds) for name in names}
     except VoiceError:
         raise
     except Exception as error:  # zipfile raises eight kinds for damaged, encrypted and exotic archives
-        raise VoiceError(f"{path} is a damaged .npz archive ({error}); fetch or save it again") from error
+        raise VoiceError(f"{what} is a damaged .npz archive ({error}); fetch or save it again") from error
 
 
 def write_npz(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
@@ -119,7 +127,7 @@ def _numbered(archive: zipfile.ZipFile, name: str) -> Iterator[str]:
     return itertools.takewhile(lambda each: f"{each}.npy" in has, (f"{name}_{n}" for n in range(MAX_NUMBERED)))
 
 
-def _members(archive: zipfile.ZipFile, names: Collection[str], path: str | os.PathLike) -> dict[str, zipfile.ZipInfo]:
+def _members(archive: zipfile.ZipFile, names: Collection[str], what: str) -> dict[str, zipfile.ZipInfo]:
     """Returns the archive's members that hold the arrays `names`, by name; other members are ignored.
 
     Raises:
@@ -130,29 +138,29 @@ def _members(archive: zipfile.ZipFile, names: Collection[str], path: str | os.Pa
         member = info.orig_filename  # unlike info.filename, not truncated at a NUL
         if _LEADS_OUT.search(member):
             raise VoiceError(
-                f"{path} holds {quoted(member)}, a path that leads out of its folder; do not trust the file"
+                f"{what} holds {quoted(member)}, a path that leads out of its folder; do not trust the file"
             )
         name = member.removesuffix(".npy")
         if name == member or name not in names:
             continue
         if name in members:
-            raise VoiceError(f"{path} holds {member!r} twice; do not trust the file")
+            raise VoiceError(f"{what} holds {member!r} twice; do not trust the file")
         members[name] = info
     return members
 
 
 def _read_member(
-    archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], name: str, path: str | os.PathLike, kinds: str
+    archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], name: str, what: str, kinds: str
 ) -> np.ndarray:
     """Reads one array of an archive. Raises VoiceError if it is missing, damaged or larger than MAX_BYTES."""
     info = members.get(name)
     if info is None:
         has = ", ".join(sorted(member.removesuffix(".npy") for member in archive.namelist())) or "nothing"
-        raise VoiceError(f"{path} has no {name!r}: it holds {quoted(has, 200)}")
+        raise VoiceError(f"{what} has no {name!r}: it holds {quoted(has, 200)}")
     if info.file_size > MAX_BYTES:
-        raise VoiceError(f"{path}: {name} claims {info.file_size:,} bytes, expected at most {MAX_BYTES:,}")
+        raise VoiceError(f"{what}: {name} claims {info.file_size:,} bytes, expected at most {MAX_BYTES:,}")
     with archive.open(info) as file:
-        return _parse_npy(file.read(), f"{path}: {name}", kinds)  # zipfile stops at file_size and checks the CRC
+        return _parse_npy(file.read(), f"{what}: {name}", kinds)  # zipfile stops at file_size and checks the CRC
 
 
 def _parse_npy(data: bytes, what: str, kinds: str) -> np.ndarray:
