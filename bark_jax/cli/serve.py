@@ -1,7 +1,7 @@
 """`bark-jax serve`: speech over HTTP, with OpenAI's speech API."""
 
 import dataclasses
-import importlib.util
+import importlib
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,13 +22,6 @@ Examples:
   BARK_JAX_API_KEY=... bark-jax serve -m suno/bark-small --host 0.0.0.0 --port 9000
   curl localhost:8000/v1/audio/speech --json '{"model": "tiny", "input": "Thank you."}' -o thanks.mp3
 """
-
-
-def require_packages() -> None:
-    """Raises UnsupportedError, which names the extra to install, where a package of the server is missing."""
-    for name in ("starlette", "uvicorn", "prometheus_client"):
-        if importlib.util.find_spec(name) is None:
-            raise UnsupportedError(f"{name} is not installed; run: pip install 'bark-jax[serve]'")
 
 
 @click.command("serve", cls=Verb, epilog=EXAMPLES, short_help="Serve speech over HTTP.")
@@ -114,7 +107,7 @@ def command(host: str, port: int, stop_within_s: float, is_quiet: bool, **option
     Requests of many callers are spoken together. SIGTERM and Ctrl-C take no more of them and finish those in progress;
     a second one ends the server at once.
     """
-    require_packages()
+    _import_extra()
     from bark_jax.serve import make_app, open_service, server
 
     is_local = server.is_loopback(host)
@@ -129,6 +122,15 @@ def command(host: str, port: int, stop_within_s: float, is_quiet: bool, **option
         server.run(make_app(service, settings), listening, stop_within_s=stop_within_s)
     if service.thread.is_alive:
         server.leave()
+
+
+def _import_extra() -> None:
+    """Imports what the extra `serve` installs. Raises UnsupportedError where it is missing."""
+    for name in ("starlette", "uvicorn", "prometheus_client"):
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            raise UnsupportedError(f"{name} is not installed; run: pip install 'bark-jax[serve]'") from error
 
 
 def _settings(options: dict[str, Any], *, is_local: bool) -> "Settings":
