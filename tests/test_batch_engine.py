@@ -66,7 +66,7 @@ def replace_function(monkeypatch, engine, **functions):
 
 def test_rows_equal_their_runs_alone(spoken, bark, requests):
     assert sorted(spoken) == list(range(len(requests)))
-    for tag, row, _ in requests:
+    for tag, row in requests:
         (alone,) = bark.model.generate_rows([row])
         found = spoken[tag].utterance
         assert_equal(found, alone)

@@ -11,7 +11,7 @@ from bark_jax import Bark
 from bark_jax.errors import BarkError, DeviceError
 from bark_jax.generation import engine
 from bark_jax.generation.engine import Finished
-from bark_jax.generation.live import LiveEngine, Part
+from bark_jax.generation.live import LiveEngine, LiveRequest, Part
 from bark_jax.generation.streaming import stream_row
 
 LENGTHS = (3, 60, 9, 120, 1, 70, 20, 47)
@@ -59,7 +59,7 @@ def live(bark):
 @pytest.fixture(scope="module")
 def requests(bark):
     """Every second one is streamed."""
-    return [request._replace(is_streamed=request.tag % 2 == 1) for request in make_requests(bark, LENGTHS)]
+    return [LiveRequest(tag, row, tag % 2 == 1) for tag, row in make_requests(bark, LENGTHS)]
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +197,7 @@ def test_a_row_with_a_cut_compiles_nothing_for_the_others(live, bark, requests, 
     with jax.log_compiles(), pytest.MonkeyPatch.context() as patch:
         compiled = []
         patch.setattr(jax._src.interpreters.pxla.logger, "log", lambda level, text, *args: compiled.append(text % args))
-        finished, parts, _ = serve(live, Arrivals([*requests[:2], cut._replace(tag=50)]))
+        finished, parts, _ = serve(live, Arrivals([*requests[:2], LiveRequest(50, cut.row)]))
     assert not [line for line in compiled if "divided" in line or "run_" in line or "generate_" in line]
     (utterance,) = bark.model.generate_rows([greedy.row])
     np.testing.assert_array_equal(finished[50].utterance.semantic, utterance.semantic)

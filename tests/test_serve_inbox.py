@@ -8,14 +8,14 @@ pytest.importorskip("starlette")
 
 from deadlines import HANG_S
 
-from bark_jax.generation.engine import Request
+from bark_jax.generation.live import LiveRequest
 from bark_jax.serve.errors import ApiError
 from bark_jax.serve.inbox import Inbox
 from bark_jax.serve.limits import Admission
 
 
 def requests(caller, n):
-    return [Request((caller, number), None) for number in range(n)]
+    return [LiveRequest((caller, number), None) for number in range(n)]
 
 
 def take_all(inbox):

@@ -65,7 +65,6 @@ class Request(NamedTuple):
 
     tag: Any
     row: Row
-    is_streamed: bool = False  # give its audio in parts (`live.LiveEngine` alone)
 
 
 class Finished(NamedTuple):
@@ -80,7 +79,7 @@ class Finished(NamedTuple):
 class Job:
     """A request in progress, with the results of the stages it has passed."""
 
-    request: Request
+    request: Any  # a Request, or a `live.LiveRequest`
     semantic: tuple[np.ndarray, np.ndarray] | None = None  # tokens [S], log-probabilities [S]
     coarse: tuple[np.ndarray, np.ndarray] | None = None  # codes, log-probabilities, [n_coarse, T] each
 

@@ -29,7 +29,7 @@ from bark_jax._system.forks import check_process
 from bark_jax._system.own_jax_config import under_own_config
 from bark_jax.errors import BarkError, DeviceError, DeviceMemoryError
 from bark_jax.generation.codec import FRAMES_STEP
-from bark_jax.generation.engine import N_SLOTS, Engine, Finished, Job, Programs, Request, Run
+from bark_jax.generation.engine import N_SLOTS, Engine, Finished, Job, Programs, Run
 from bark_jax.generation.rows import Row
 from bark_jax.generation.runner import Networks, coarse_spaces, require_finite
 from bark_jax.generation.streaming import PartDecoder, StreamedPart, n_known_frames
@@ -37,6 +37,14 @@ from bark_jax.generation.tokens import TokenSpaces
 
 # Coarse windows of a streamed row's first part; see `streaming.stream_row`.
 FIRST_WINDOWS = 1
+
+
+class LiveRequest(NamedTuple):
+    """A row to speak, with a tag by which the caller recognises its parts and its result."""
+
+    tag: Any
+    row: Row
+    is_streamed: bool = False
 
 
 class Part(NamedTuple):
@@ -49,7 +57,7 @@ class Part(NamedTuple):
 class Arrivals(Protocol):
     """Requests as they come, for the thread that runs the engine; other threads fill it."""
 
-    def take(self) -> Request | None:
+    def take(self) -> LiveRequest | None:
         """Returns the next request; None where none waits now."""
 
     def take_cancelled(self) -> Collection[Any]:
@@ -156,7 +164,7 @@ class LiveEngine(Engine):
           DeviceError: a device fails.
           BarkError: a stage computed values that are not finite.
         """
-        requests = [Request(name, row, is_streamed) for name, is_streamed in (("plain", False), ("stream", True))]
+        requests = [LiveRequest(name, row, is_streamed) for name, is_streamed in (("plain", False), ("stream", True))]
         for event in self.serve(_Listed(requests)):
             if isinstance(event, Finished) and event.error is not None:
                 raise event.error
@@ -179,10 +187,10 @@ class _Stream:
 class _Listed:
     """Arrivals that are all there."""
 
-    def __init__(self, requests: Sequence[Request]):
+    def __init__(self, requests: Sequence[LiveRequest]):
         self._requests = collections.deque(requests)
 
-    def take(self) -> Request | None:
+    def take(self) -> LiveRequest | None:
         return self._requests.popleft() if self._requests else None
 
     def take_cancelled(self) -> Collection[Any]:

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from bark_jax.errors import BarkError, DeviceError
-from bark_jax.generation.engine import Finished, Request
-from bark_jax.generation.live import LiveEngine, Part
+from bark_jax.generation.engine import Finished
+from bark_jax.generation.live import LiveEngine, LiveRequest, Part
 from bark_jax.generation.rows import Row
 from bark_jax.serve.errors import without_message
 from bark_jax.serve.inbox import Inbox
@@ -69,7 +69,7 @@ class EngineThread:
             return f"the device has failed {self._device_errors} times in a row"
         return None
 
-    def submit(self, caller: Caller, requests: Iterable[Request]) -> None:
+    def submit(self, caller: Caller, requests: Iterable[LiveRequest]) -> None:
         """Hands requests to the engine. Their tags become (caller, second item of the tag)."""
         self.inbox.put(caller, [request._replace(tag=(caller, request.tag[1])) for request in requests])
 

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from bark_jax.generation.engine import Request
+from bark_jax.generation.live import LiveRequest
 
 
 class Inbox:
@@ -16,7 +16,7 @@ class Inbox:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._waiting: collections.OrderedDict[Any, collections.deque[Request]] = collections.OrderedDict()
+        self._waiting: collections.OrderedDict[Any, collections.deque[LiveRequest]] = collections.OrderedDict()
         self._taken: dict[Any, set[Any]] = {}  # tags that the engine has, by caller
         self._cancelled: set[Any] = set()
         self._is_closed = False
@@ -26,14 +26,14 @@ class Inbox:
         with self._changed:
             return sum(len(requests) for requests in self._waiting.values())
 
-    def put(self, caller: Any, requests: Iterable[Request]) -> None:
+    def put(self, caller: Any, requests: Iterable[LiveRequest]) -> None:
         """Adds requests of a caller, which are taken in this order."""
         with self._changed:
             if requests := list(requests):
                 self._waiting.setdefault(caller, collections.deque()).extend(requests)
                 self._changed.notify()
 
-    def take(self) -> Request | None:
+    def take(self) -> LiveRequest | None:
         """As `Arrivals.take`."""
         with self._changed:
             if not self._waiting:

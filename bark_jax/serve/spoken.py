@@ -10,7 +10,7 @@ import numpy as np
 from bark_jax.batch.speech import OpenText, Speaker
 from bark_jax.errors import BarkError
 from bark_jax.generation.engine import Finished
-from bark_jax.generation.live import Part
+from bark_jax.generation.live import LiveRequest, Part
 from bark_jax.generation.rows import Utterance
 from bark_jax.serve.engine_thread import EngineThread
 from bark_jax.voices.voice import Voice
@@ -117,7 +117,7 @@ class SpokenText:
         with self._lock:
             if not self._is_closed:
                 requests = self._text.take_requests()
-                self._thread.submit(self, [request._replace(is_streamed=self._is_streamed) for request in requests])
+                self._thread.submit(self, [LiveRequest(*request, self._is_streamed) for request in requests])
 
     def _send(self, item: np.ndarray | BarkError | None) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: the server has ended
