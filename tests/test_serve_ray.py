@@ -26,6 +26,9 @@ from bark_jax.serve.voices import voice_from_json
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
+# Ray Serve gives its proxy some seconds to start, which a busy machine does not have.
+PATIENT = {f"RAY_SERVE_PROXY_{check}_CHECK_TIMEOUT_S": str(HANG_S) for check in ("READY", "HEALTH")}
+
 
 class Opener:
     """Opens a service in the process of a replica."""
@@ -81,7 +84,7 @@ def address(journal):
     from bark_jax.serve.ray_app import make_application
 
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in QUIET.items():
+        for name, value in (QUIET | PATIENT).items():
             patch.setenv(name, value)
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         with socket.socket() as free:
