@@ -7,8 +7,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+NEEDS_RAY = "bark_jax.serve.ray_app"  # which the tests' environment may lack
 DIRECTIVE = re.compile(r"^::: ([\w.]+)$", flags=re.MULTILINE)
 REFERENCE = "\n".join(path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("docs/reference/*.md")))
+
+
+def described():
+    """The dotted paths that the reference describes, without those that need Ray."""
+    return [path for path in DIRECTIVE.findall(REFERENCE) if not path.startswith(NEEDS_RAY)]
 
 
 def find(path):
@@ -20,7 +26,7 @@ def find(path):
 
 
 def test_what_the_reference_describes_exists_once():
-    paths = DIRECTIVE.findall(REFERENCE)
+    paths = described()
     assert len(paths) > 60 and len(set(paths)) == len(paths)
     for path in paths:
         assert find(path).__doc__, path
@@ -28,13 +34,13 @@ def test_what_the_reference_describes_exists_once():
 
 @pytest.mark.parametrize("module", ["bark_jax", "bark_jax.batch", "bark_jax.checkpoints", "bark_jax.training"])
 def test_every_public_name_has_its_reference(module):
-    described = [find(path) for path in DIRECTIVE.findall(REFERENCE)]
+    found = [find(path) for path in described()]
     listed = set(re.findall(r"^ +- (\w+)$", REFERENCE, flags=re.MULTILINE))
     public = importlib.import_module(module)
     missing = {
         name
         for name in public.__all__
-        if name not in listed and not any(getattr(public, name) is each for each in described)
+        if name not in listed and not any(getattr(public, name) is each for each in found)
     }
     assert missing == set()
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from bark_jax.batch.rows import TextRow
 from bark_jax.batch.speech import Speaker
+from bark_jax.errors import VoiceError
 from bark_jax.generation.live import LiveEngine
 from bark_jax.generation.rows import Row
 from bark_jax.generation.seeds import row_keys
@@ -158,8 +159,13 @@ class EngineService:
         if is_streamed and not self.thread.engine.can_stream:
             raise ApiError(400, "this model's codec cannot stream; leave out stream_format", param="stream_format")
         row = TextRow(0, "", request.text, request.voice, request.seed, request.settings)
-        # Reads the voice's file at its first use, and splits the text.
-        text = await asyncio.get_running_loop().run_in_executor(self._opening, self._speaker.open, row)
+        try:
+            # Reads the voice's file at its first use, and splits the text.
+            text = await asyncio.get_running_loop().run_in_executor(self._opening, self._speaker.open, row)
+        except VoiceError as error:
+            if not isinstance(request.voice, Voice):  # a name: a fault in the model's own file is the server's
+                raise
+            raise ApiError(400, str(error), param="voice") from error
         speech = SpokenText(text, self._speaker, self.thread, is_streamed=is_streamed)
         speech.start()
         return speech
