@@ -21,6 +21,7 @@ def run(folder, parts, *, seconds=60.0, limit_s=60.0):
     return dict(run_parts(folder, parts, work, deadline=time.monotonic() + seconds, limit_s=limit_s))
 
 
+@pytest.mark.slow
 def test_a_part_that_fails_does_not_end_the_others(tmp_path):
     parts = {"a": ("return", 1), "b": ("raise", "no memory"), "c": ("exit", 7), "d": ("sleep", 600), "e": ("return", 2)}
     ended = run(tmp_path, parts, limit_s=3)
@@ -32,6 +33,7 @@ def test_a_part_that_fails_does_not_end_the_others(tmp_path):
     assert run(tmp_path, parts) == {}, "nothing runs twice"
 
 
+@pytest.mark.slow
 def test_parts_share_a_process_and_resume_in_another(tmp_path):
     parts = {name: ("return", name) for name in "ab"}
     first = run(tmp_path, parts)
@@ -40,6 +42,7 @@ def test_parts_share_a_process_and_resume_in_another(tmp_path):
     assert again.value["value"] == "c" and again.value["process"] != first["a"].value["process"]
 
 
+@pytest.mark.slow
 def test_a_part_that_the_deadline_stops_is_left_to_the_next_run(tmp_path):
     assert run(tmp_path, {"a": ("sleep", 600)}, seconds=START_S + 2) == {}
     assert run(tmp_path, {"a": ("return", 1)}, seconds=START_S - 1) == {}, "too little time to start a part"

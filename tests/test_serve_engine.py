@@ -28,6 +28,9 @@ from bark_jax.serve.voices import voice_from_json, voice_to_json  # noqa: E402
 from bark_jax.text.processor import BarkProcessor  # noqa: E402
 from bark_jax.voices.library import VoiceLibrary  # noqa: E402
 
+# Compiling the engine's programs takes most of this file's time. `test_live_engine` has the engine among fast tests.
+pytestmark = pytest.mark.slow
+
 LONG = "One two three. Four five six! Seven eight nine?"
 VOICES = ("high", "low")
 LONGEST_S = 2.0

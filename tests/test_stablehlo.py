@@ -116,10 +116,12 @@ def check_equal(found, expected):
         assert n_frames > 0 and not found["samples"][row, n_samples:].any()
 
 
+@pytest.mark.slow
 def test_a_process_without_this_package_speaks_the_models_tokens(spoken, bark):
     check_equal(spoken["plain"], utterances(bark.model, SEEDS))
 
 
+@pytest.mark.slow
 def test_voices_settings_and_long_seeds_reach_the_programs(spoken, bark, toy_voice):
     check_equal(spoken["voiced"], utterances(bark.model, [2**40 + 5, 1], toy_voice, coarse_top_k=3))
     assert not np.array_equal(spoken["voiced"]["tokens"], spoken["plain"]["tokens"])
@@ -143,11 +145,13 @@ def test_fixed_rows_and_narrow_dtypes_give_the_models_tokens(dtype, rows, toy_fo
         np.testing.assert_array_equal(found["logprob"][row, : found["n_tokens"][row]], logprob)
 
 
+@pytest.mark.slow
 def test_the_pages_code_is_the_script_that_is_written(folder):
     assert page_blocks()[0] == (folder / "speak.py").read_text(encoding="utf-8")
     assert len(page_blocks()[0].splitlines()) <= 45
 
 
+@pytest.mark.slow
 def test_the_manifest_names_what_each_program_takes_and_gives(folder):
     content = json.loads((folder / "programs.json").read_text())
     assert tuple(content["stages"]) == STAGES and content["rows"] is None
@@ -177,6 +181,7 @@ def test_the_manifest_names_what_each_program_takes_and_gives(folder):
             assert set(range(len(weights) + len(given))) == set(program.module_kept_var_idx)
 
 
+@pytest.mark.slow
 def test_programs_are_those_of_their_platform(folder):
     texts = {}
     for platform in PLATFORMS:
@@ -195,6 +200,7 @@ def test_programs_are_those_of_their_platform(folder):
         program.call(zeros, codes)
 
 
+@pytest.mark.slow
 def test_sizes_are_told_before_anything_is_written(folder, steps):
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     told = re.match(r"([\d.]+) MB of weights, and programs for cpu, cuda, tpu, to ", steps[0])
@@ -202,6 +208,7 @@ def test_sizes_are_told_before_anything_is_written(folder, steps):
     assert steps[1:] == [f"{stage} for {platform}" for stage in STAGES for platform in PLATFORMS]
 
 
+@pytest.mark.slow
 def test_a_voice_has_the_arrays_that_the_stages_make_of_it(bark, toy_voice, folder):
     written = load_file(folder / "voices" / "host.safetensors")
     for name, array in voice_arrays(toy_voice, bark.model.spaces).items():
@@ -210,6 +217,7 @@ def test_a_voice_has_the_arrays_that_the_stages_make_of_it(bark, toy_voice, fold
     assert none.keys() == written.keys() and not none["coarse.n_history"] and not none["fine.n_history"]
 
 
+@pytest.mark.slow
 def test_an_offloaded_model_exports_the_same_files(folder, toy_folder, tmp_path):
     offloaded = Bark.from_pretrained(toy_folder)
     offloaded.model.enable_cpu_offload()
@@ -218,6 +226,7 @@ def test_an_offloaded_model_exports_the_same_files(folder, toy_folder, tmp_path)
         assert (dst / name).read_bytes() == (folder / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_an_export_replaces_an_export_and_nothing_else(bark, folder, tmp_path):
     with pytest.raises(InputError, match="exists and is not empty"):
         bark_jax.export(bark, folder, platforms=["cpu"])
