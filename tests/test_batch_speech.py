@@ -62,6 +62,7 @@ def test_a_sentence_is_what_generate_makes_of_it(bark, voice_file):
     same(spoken["settings"], bark.generate("One two three.", seed=7, temperature=0.3, semantic_top_k=3, **SHORT))
 
 
+@pytest.mark.slow
 def test_several_sentences_are_what_generate_long_makes_of_them(bark, voice_file):
     rows = [row("long", LONG, voice=voice_file), row("other", "One.", seed=1), row("longer", LONG * 2, seed=2)]
     engine = PlainEngine(bark.model)

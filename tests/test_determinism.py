@@ -52,7 +52,10 @@ def bits_of(result):
     return [getattr(result, name).tobytes() for name in names if hasattr(result, name)]
 
 
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@pytest.mark.parametrize(
+    "call",
+    [pytest.param(call, id=name, marks=[pytest.mark.slow] * (name == "several")) for name, call in CALLS.items()],
+)
 def test_the_same_call_twice_gives_the_same_bits(bark, call):
     first = bits_of(call(bark))
     assert bits_of(call(bark)) == first

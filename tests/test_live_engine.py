@@ -190,6 +190,7 @@ def test_a_device_that_never_has_memory_is_an_error_of_each_row(bark, requests, 
     assert all("out of memory" in str(each.error) for each in finished.values())
 
 
+@pytest.mark.slow
 def test_a_row_with_a_cut_compiles_nothing_for_the_others(live, bark, requests, alone):
     (cut,) = make_requests(bark, (47,), temperature=1.5, do_sample=True, top_k=1)
     (greedy,) = make_requests(bark, (47,), do_sample=False)
