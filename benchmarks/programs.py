@@ -4,7 +4,6 @@ The programs are those of the stages for a batch, of the engine, and of a traini
 them for a device that this machine lacks.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -141,7 +140,7 @@ def training_steps(model: BarkModel, n_rows: int, device: jax.Device) -> Iterato
     model = model.replace(**{name: _zeros(getattr(model, name)) for name in NETWORKS})
     for name in STAGES:
         training = make_training(model, name, settings, OptimizerSettings(), RunSettings(n_steps=1), None)
-        state = put(jax.eval_shape(functools.partial(_state_of, training), put(training.params)))
+        state = put(training._abstract_state)
         batches = STAGES[name].make_batches(dataset, batch_size=n_rows, seed=0, spaces=model.spaces)
         step = jax.jit(training._step, donate_argnums=0)
         trace = functools.partial(step.trace, state, None, put(training._split(batches(0))))
@@ -209,7 +208,3 @@ def _put(sharding: jax.sharding.Sharding | None, tree: Any) -> Any:
 def _zeros(network: nnx.Module) -> nnx.Module:
     """The network with float32 zeros that take no memory: one number each, repeated by a stride of 0."""
     return jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), network)
-
-
-def _state_of(training: Any, params: Any) -> Any:
-    return dataclasses.replace(training, params=params).init()
