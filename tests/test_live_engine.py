@@ -184,7 +184,7 @@ def test_a_device_that_never_has_memory_is_an_error_of_each_row(bark, requests, 
     def start(*rows, **options):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
-    monkeypatch.setattr(live._programs, "start_semantic", start)
+    replace_function(monkeypatch, live, start_semantic=start)
     finished, _, _ = serve(live, Arrivals(requests[:2], {9: requests[2:3]}))
     assert sorted(finished) == [0, 1, 2]
     assert all("out of memory" in str(each.error) for each in finished.values())
