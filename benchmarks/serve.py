@@ -31,11 +31,12 @@ def running(*arguments: str) -> Iterator[str]:
     command = [sys.executable, "-m", "bark_jax", "serve", "--port", "0", "--quiet", *arguments]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    lines = iter(process.stderr)
+    lines, copying = iter(process.stderr), list[threading.Thread]()
     try:
         url = next((line.split()[-1] for line in lines if " at http://" in line), None)
         assert url is not None, "the server did not start"
-        threading.Thread(target=lambda: sys.stderr.writelines(lines), daemon=True).start()
+        copying.append(threading.Thread(target=lambda: sys.stderr.writelines(lines), daemon=True))
+        copying[0].start()
         while get(url, "/ready")[0] != 200:
             assert process.poll() is None
             time.sleep(0.2)
@@ -43,6 +44,9 @@ def running(*arguments: str) -> Iterator[str]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait()
+        for thread in copying:
+            thread.join()
+        process.stderr.close()
 
 
 def voices_of(url: str) -> list[str]:

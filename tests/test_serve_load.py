@@ -34,18 +34,21 @@ def test_a_short_load_run_finds_no_wrong_answer_and_leaves_nothing_open():
 @pytest.mark.slow
 def test_sigterm_finishes_what_runs_and_takes_no_more():
     command = [sys.executable, "-m", "bark_jax", "serve", "-m", "tiny", "--port", "0", "--slots", "4"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    url = next(line.split()[-1] for line in process.stderr if " at http://" in line)
-    threading.Thread(target=process.stderr.read, daemon=True).start()
-    # Sent before it is ready: the request waits for the programs.
-    body = json.dumps({"model": "tiny", "input": "one two three four five.", "stream_format": "audio", "seed": 1})
-    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=HANG_S)
-    connection.request("POST", "/v1/audio/speech", body, {"Content-Type": "application/json"})
-    response = connection.getresponse()
-    assert response.status == 200 and response.read1(10) and get(url, "/ready")[0] == 200
-    process.send_signal(signal.SIGTERM)
-    assert len(response.read()) > 1000  # to the end of its chunks, or an error
-    assert process.wait(HANG_S) == 0
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        url = next(line.split()[-1] for line in process.stderr if " at http://" in line)
+        reader = threading.Thread(target=process.stderr.read, daemon=True)
+        reader.start()
+        # Sent before it is ready: the request waits for the programs.
+        body = json.dumps({"model": "tiny", "input": "one two three four five.", "stream_format": "audio", "seed": 1})
+        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=HANG_S)
+        connection.request("POST", "/v1/audio/speech", body, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        assert response.status == 200 and response.read1(10) and get(url, "/ready")[0] == 200
+        process.send_signal(signal.SIGTERM)
+        assert len(response.read()) > 1000  # to the end of its chunks, or an error
+        connection.close()
+        assert process.wait(HANG_S) == 0
+        reader.join(HANG_S)
     with pytest.raises(ConnectionError):
         ask(url, {})
 
@@ -54,11 +57,11 @@ def test_sigterm_finishes_what_runs_and_takes_no_more():
 def test_a_second_signal_ends_the_server_at_once():
     """While its programs compile."""
     command = [sys.executable, "-m", "bark_jax", "serve", "-m", "tiny", "--port", "0"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert next(line for line in process.stderr if " at http://" in line)
-    for _ in range(2):
-        process.send_signal(signal.SIGTERM)
-    assert process.wait(HANG_S) in (0, 143)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert next(line for line in process.stderr if " at http://" in line)
+        for _ in range(2):
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(HANG_S) in (0, 143)
 
 
 def test_options_are_checked_before_a_model_is_loaded():
