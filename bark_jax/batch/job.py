@@ -99,10 +99,14 @@ class Job:
         from bark_jax.bark import Bark
         from bark_jax.checkpoints.find import find_model
         from bark_jax.checkpoints.load import FoundModel
-        from bark_jax.generation.engine import Engine
-        from bark_jax.generation.live import LiveEngine
+        from bark_jax.generation import engine
         from bark_jax.model import BarkModel
 
+        engine_class = engine.Engine
+        if is_live:
+            from bark_jax.generation.live import LiveEngine
+
+            engine_class = LiveEngine
         found = FoundModel.read(find_model(self.model, revision=self.revision))
         networks = BarkModel.from_found(
             found, dtype=self.dtype, attn_implementation=self.attn_implementation, lora=self.lora
@@ -110,7 +114,7 @@ class Job:
         slots = {} if self.n_slots is None else {"n_slots": self.n_slots}
         return Speaker(
             Bark(networks, self._open_processor()),
-            (LiveEngine if is_live else Engine)(networks, devices=choose_devices(self.n_devices), **slots),
+            engine_class(networks, devices=choose_devices(self.n_devices), **slots),
             voice=self.voice,
             settings=self.settings,
             silence_s=self.silence_s,
