@@ -11,12 +11,15 @@ from bark_jax.audio.formats import NAMES
 from bark_jax.cli.batch_progress import BatchProgress
 from bark_jax.cli.group import EXIT_SOME_FAILED, Verb
 from bark_jax.cli.options import (
-    DTYPES,
+    attention_option,
+    dtype_option,
     json_option,
+    lora_option,
     model_option,
     revision_option,
     sampling_options,
     sampling_settings,
+    tokenizer_option,
 )
 from bark_jax.errors import InputError
 
@@ -132,16 +135,10 @@ class _BatchVerb(Verb):
 )
 @click.option("--max-tokens", type=click.IntRange(1), help="Maximum number of text tokens of a sentence.")
 @sampling_options
-@click.option("--dtype", type=click.Choice(DTYPES), help="Dtype of the networks.  [default: the model's]")
-@click.option(
-    "--attn-implementation",
-    type=click.Choice(["auto", "xla", "cudnn"]),
-    default="auto",
-    show_default=True,
-    help="Attention implementation.",
-)
-@click.option("--lora", metavar="FILE", help="LoRA weights to apply: a file that `bark-jax train --lora` wrote.")
-@click.option("--tokenizer", help="Tokenizer file or folder, for models that come without one.")
+@dtype_option
+@attention_option
+@lora_option
+@tokenizer_option
 @click.option(
     "--engine",
     type=click.Choice(["local", "ray"]),

@@ -6,7 +6,10 @@ from typing import Any
 import click
 
 from bark_jax.cli.group import Verb
-from bark_jax.cli.options import DTYPES, revision_option
+from bark_jax.cli.options import (
+    dtype_option,
+    revision_option,
+)
 
 EXAMPLES = """\b
 Examples:
@@ -29,7 +32,7 @@ Examples:
 )
 @click.option("--rows", type=int, help="Number of rows of a batch.  [default: any number]")
 @click.option("--voice", "voices", multiple=True, metavar="VOICE", help="Voice to write along, a name or a .npz file.")
-@click.option("--dtype", type=click.Choice(DTYPES), help="Dtype of the networks.  [default: the model's]")
+@dtype_option
 @click.option(
     "--attention",
     "attn_implementation",

@@ -29,6 +29,22 @@ devices_option: Decorator = click.option(
     "--devices", metavar="N", help="Number of devices to divide the rows among, or all.  [default: 1]"
 )
 json_option: Decorator = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+dtype_option: Decorator = click.option(
+    "--dtype", type=click.Choice(DTYPES), help="Dtype of the networks.  [default: the model's]"
+)
+attention_option: Decorator = click.option(
+    "--attn-implementation",
+    type=click.Choice(["auto", "xla", "cudnn"]),
+    default="auto",
+    show_default=True,
+    help="Attention implementation.",
+)
+lora_option: Decorator = click.option(
+    "--lora", metavar="FILE", help="LoRA weights to apply: a file that `bark-jax train --lora` wrote."
+)
+tokenizer_option: Decorator = click.option(
+    "--tokenizer", help="Tokenizer file or folder, for models that come without one."
+)
 _greedy_option: Decorator = click.option(
     "--greedy", is_flag=True, help="Decode greedily: take the most likely token at every step."
 )

@@ -10,7 +10,7 @@ import click
 
 from bark_jax.cli.group import Verb
 from bark_jax.cli.models import open_processor
-from bark_jax.cli.options import json_option, model_option, revision_option
+from bark_jax.cli.options import json_option, model_option, revision_option, tokenizer_option
 from bark_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ semantic_tokenizer_option = click.option(
     metavar="MODULE:NAME",
     help="Python function that makes the semantic tokens of lines that have none.",
 )
-tokenizer_option = click.option("--tokenizer", help="Tokenizer file or folder, for models that come without one.")
 
 
 @click.command("prepare", cls=Verb, epilog=EXAMPLES, short_help="Turn recordings into a dataset for training.")

@@ -13,14 +13,17 @@ from bark_jax.audio.formats import FORMATS
 from bark_jax.cli.devices import choose_devices
 from bark_jax.cli.models import open_processor
 from bark_jax.cli.options import (
-    DTYPES,
+    attention_option,
     declared,
     devices_option,
+    dtype_option,
     json_option,
+    lora_option,
     model_option,
     revision_option,
     sampling_options,
     sampling_settings,
+    tokenizer_option,
 )
 from bark_jax.cli.say_audio import DEFAULT_OUTPUT
 
@@ -111,25 +114,11 @@ class SayOptions:
         )
     )
     settings: Mapping[str, Any] = declared(sampling_options)
-    dtype: str | None = declared(
-        click.option("--dtype", type=click.Choice(DTYPES), help="Dtype of the networks.  [default: the model's]")
-    )
-    attn_implementation: str = declared(
-        click.option(
-            "--attn-implementation",
-            type=click.Choice(["auto", "xla", "cudnn"]),
-            default="auto",
-            show_default=True,
-            help="Attention implementation.",
-        )
-    )
+    dtype: str | None = declared(dtype_option)
+    attn_implementation: str = declared(attention_option)
     devices: str | None = declared(devices_option)
-    lora: str | None = declared(
-        click.option("--lora", metavar="FILE", help="LoRA weights to apply: a file that `bark-jax train --lora` wrote.")
-    )
-    tokenizer: str | None = declared(
-        click.option("--tokenizer", help="Tokenizer file or folder, for models that come without one.")
-    )
+    lora: str | None = declared(lora_option)
+    tokenizer: str | None = declared(tokenizer_option)
     plot: str | None = declared(
         click.option("--plot", metavar="FILE", help="Plot waveform and mel spectrogram into a .png, .svg or .pdf file.")
     )

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bark_jax.cli.group import Verb
-from bark_jax.cli.options import DTYPES, model_option, revision_option, sampling_options, sampling_settings
+from bark_jax.cli.options import (
+    attention_option,
+    dtype_option,
+    lora_option,
+    model_option,
+    revision_option,
+    sampling_options,
+    sampling_settings,
+    tokenizer_option,
+)
 from bark_jax.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -89,16 +98,10 @@ Examples:
 )
 @click.option("--max-tokens", type=click.IntRange(1), help="Maximum number of text tokens of a sentence.")
 @sampling_options
-@click.option("--dtype", type=click.Choice(DTYPES), help="Dtype of the networks.  [default: the model's]")
-@click.option(
-    "--attn-implementation",
-    type=click.Choice(["auto", "xla", "cudnn"]),
-    default="auto",
-    show_default=True,
-    help="Attention implementation.",
-)
-@click.option("--lora", metavar="FILE", help="LoRA weights to apply: a file that `bark-jax train --lora` wrote.")
-@click.option("--tokenizer", help="Tokenizer file or folder, for models that come without one.")
+@dtype_option
+@attention_option
+@lora_option
+@tokenizer_option
 @click.option("--log-text", "logs_text", is_flag=True, help="Log the texts of requests.")
 @click.option("-q", "--quiet", "is_quiet", is_flag=True, help="Log warnings and errors alone.")
 def command(host: str, port: int, stop_within_s: float, is_quiet: bool, **options: Any) -> None:
