@@ -6,10 +6,8 @@ ended. So a row has the tokens that it has in a batch of its share's size on one
 """
 
 import functools
-import threading
-import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -18,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from bark_jax.errors import UnsupportedError
 from bark_jax.networks.attention import for_platform
+from bark_jax.networks.kept import KeptCopies
 from bark_jax.networks.platform import Devices, check_devices, on_its_platform, platform_of
 
 AXIS = "data"  # the mesh's one axis, along which rows are divided
@@ -149,22 +148,8 @@ def divide(function: Callable[..., Any], mesh: Mesh, donate: tuple[int, ...] = (
 _divided = functools.lru_cache(maxsize=64)(divide)
 
 
-class _Copy(NamedTuple):
-    # Held, not only their ids, as in `layout`: a freed array's id may be given to another.
-    arrays: list[jax.Array]
-    sharding: Sharding
-    network: Any
-
-
-# Weak keys: a copy is freed with its network. A network has one copy: for other devices it is made again.
-_copies: "weakref.WeakKeyDictionary[Any, _Copy]" = weakref.WeakKeyDictionary()
-_lock = threading.Lock()  # of two threads that need a copy, one makes it
+_copies = KeptCopies()  # a network has one: for other devices it is made again
 
 
 def _copied(network: Any, sharding: Sharding) -> Any:
-    arrays = jax.tree.leaves(network)
-    with _lock:
-        kept = _copies.get(network)
-        if kept is None or kept.sharding != sharding or list(map(id, kept.arrays)) != list(map(id, arrays)):
-            kept = _copies[network] = _Copy(arrays, sharding, put_copy(network, sharding))
-    return kept.network
+    return _copies.get(network, lambda: put_copy(network, sharding), sharding)

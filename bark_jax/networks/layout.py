@@ -9,33 +9,20 @@ made inside a stage's program would be made again at every call, and keeps it as
 the memory of the Linear layers; `decoding_copy=False` of `from_pretrained` does without.
 """
 
-import threading
-import weakref
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from bark_jax.networks.causal import BarkCausalModel
+from bark_jax.networks.kept import KeptCopies
 from bark_jax.networks.linear import Linear, TransposedWeight
 
 MAX_KERNEL_ROWS = 2  # rows up to which the GPU kernels multiply faster than XLA; see benchmarks/RESULTS.md
 
 
-class _Kept(NamedTuple):
-    """A network with its copy, and the arrays that the copy was made from."""
-
-    # Held, not only their ids: once an array is freed another one may get its id, and a stale copy would pass as
-    # current. Replaced parameters are therefore freed at the next `for_decoding`, not at once.
-    arrays: list[jax.Array]
-    network: BarkCausalModel
-
-
-# Weak keys: a copy is freed with its network. The values hold a clone of the network, never the key itself.
-_kept: "weakref.WeakKeyDictionary[BarkCausalModel, _Kept]" = weakref.WeakKeyDictionary()
-_lock = threading.Lock()  # of two threads that need a copy, one makes it
+_copies = KeptCopies()
 
 
 def for_decoding(network: BarkCausalModel, n_rows: int) -> BarkCausalModel:
@@ -46,19 +33,13 @@ def for_decoding(network: BarkCausalModel, n_rows: int) -> BarkCausalModel:
     """
     if not network.keeps_copy or not is_faster_transposed(network, n_rows):
         return network
-    arrays = jax.tree.leaves(network)
-    with _lock:
-        kept = _kept.get(network)
-        if kept is None or list(map(id, kept.arrays)) != list(map(id, arrays)):
-            # Made within the lock: two threads that made it at once would need the memory twice.
-            kept = _kept[network] = _Kept(arrays, with_transposed_weights(network))
-    return kept.network
+    return _copies.get(network, lambda: with_transposed_weights(network))
 
 
 def copy_bytes(network: nnx.Module) -> int:
     """Bytes of a network's transposed copy; 0 where there is none, or none yet."""
-    kept = _kept.get(network)
-    return 0 if kept is None else sum(linear.transposed[...].nbytes for linear in _linears(kept.network))
+    copy = _copies.find(network)
+    return 0 if copy is None else sum(linear.transposed[...].nbytes for linear in _linears(copy))
 
 
 def is_faster_transposed(network: BarkCausalModel, n_rows: int) -> bool:
