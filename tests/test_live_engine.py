@@ -11,7 +11,7 @@ from bark_jax import Bark
 from bark_jax.errors import BarkError, DeviceError
 from bark_jax.generation import engine
 from bark_jax.generation.engine import Finished
-from bark_jax.generation.live import LiveEngine, LiveRequest, Part
+from bark_jax.generation.live import CPU_SLOTS, LiveEngine, LiveRequest, Part
 from bark_jax.generation.streaming import stream_row
 
 LENGTHS = (3, 60, 9, 120, 1, 70, 20, 47)
@@ -121,6 +121,11 @@ def test_rows_that_leave_free_their_slots_and_change_no_other(live, requests, al
     assert {event.tag for event in events if event.tag >= 100} <= {102, 103}
     assert_as_alone(finished, finished, parts, alone)
     assert live.usage.n_semantic == live.usage.n_coarse == 0
+
+
+def test_a_cpu_has_few_slots_unless_told(bark):
+    assert LiveEngine(bark.model).n_slots == CPU_SLOTS
+    assert LiveEngine(bark.model, n_slots=9).n_slots == 9
 
 
 def test_an_idle_engine_waits(live, requests):

@@ -37,6 +37,9 @@ from bark_jax.generation.tokens import TokenSpaces
 
 # Coarse windows of a streamed row's first part; see `streaming.stream_row`.
 FIRST_WINDOWS = 1
+# A step takes as long for one row as for all slots. On a CPU, whose arithmetic a few rows fill, more slots make one
+# caller wait and give many nothing.
+CPU_SLOTS = 4
 
 
 class LiveRequest(NamedTuple):
@@ -91,7 +94,8 @@ class LiveEngine(Engine):
     """An engine for requests that arrive while others run.
 
     Args:
-      model, n_slots, devices: as for `Engine`.
+      model, devices: as for `Engine`.
+      n_slots: as for `Engine`; None for its default, or CPU_SLOTS on a CPU.
 
     Attributes:
       usage: slots taken and seconds of each stage.
@@ -100,7 +104,10 @@ class LiveEngine(Engine):
       InputError, UnsupportedError: as `Engine`.
     """
 
-    def __init__(self, model: Networks, n_slots: int = N_SLOTS, devices: Sequence[jax.Device] | None = None):
+    def __init__(self, model: Networks, n_slots: int | None = None, devices: Sequence[jax.Device] | None = None):
+        if n_slots is None:
+            platform = (model.device if devices is None else devices[0]).platform
+            n_slots = CPU_SLOTS if platform == "cpu" else N_SLOTS
         super().__init__(model, n_slots, devices, group_size=1, may_cut=True)
         self.usage = Usage()
 
