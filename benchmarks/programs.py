@@ -33,6 +33,7 @@ from bark_jax.tiny import FOLDER
 from bark_jax.training.codec_training import CodecSettings, CodecTraining
 from bark_jax.training.loop import RunSettings
 from bark_jax.training.optimizer import OptimizerSettings, make_optimizer
+from bark_jax.training.placement import shapes_on
 from bark_jax.training.stage_training import STAGES, StageSettings, make_training
 from benchmarks.models import make_config
 from benchmarks.training_memory import longest_examples
@@ -95,7 +96,7 @@ def stages(model: BarkModel, n_rows: int, device: jax.Device | None = None) -> I
     Args:
       device: of the arguments; None where a program is only lowered.
     """
-    put = functools.partial(_put, None if device is None else SingleDeviceSharding(device))
+    put = functools.partial(shapes_on, None if device is None else SingleDeviceSharding(device))
     spaces, n_steps = model.spaces, (np.int32(0),)  # steps or windows, a traced argument
     for name, start, run, rows in (
         ("semantic", semantic.start, semantic.run_steps, _semantic_rows(model, n_rows)),
@@ -120,7 +121,7 @@ def stages(model: BarkModel, n_rows: int, device: jax.Device | None = None) -> I
 def engine_programs(model: BarkModel, n_slots: int, devices: list[jax.Device]) -> Iterator[Program]:
     """The engine's own programs: a chunk of each loop, and rows that enter slots; on devices that need not be here."""
     mesh = Mesh(np.array(devices), ("data",))
-    put, put_rows = (functools.partial(_put, NamedSharding(mesh, spec)) for spec in (P(), P("data")))
+    put, put_rows = (functools.partial(shapes_on, NamedSharding(mesh, spec)) for spec in (P(), P("data")))
     functions, n_group = engine.stage_functions(mesh), ROWS_AT_ONCE * len(devices)
     for name, run, make_rows in (
         ("semantic chunk", functions.run_semantic, _semantic_rows),
@@ -135,30 +136,27 @@ def engine_programs(model: BarkModel, n_slots: int, devices: list[jax.Device]) -
 
 def training_steps(model: BarkModel, n_rows: int, device: jax.Device) -> Iterator[Program]:
     """A step of each network in full: transformers in bfloat16 with n_rows, the codec with its default rows."""
-    put = functools.partial(_put, SingleDeviceSharding(device))
+    sharding = SingleDeviceSharding(device)
     dataset, settings = longest_examples(model, n_rows), StageSettings(dtype="bfloat16", batch_size=n_rows)
     model = model.replace(**{name: _zeros(getattr(model, name)) for name in NETWORKS})
     for name in STAGES:
         training = make_training(model, name, settings, OptimizerSettings(), RunSettings(n_steps=1), None)
-        state = put(training._abstract_state)
         batches = STAGES[name].make_batches(dataset, batch_size=n_rows, seed=0, spaces=model.spaces)
-        step = jax.jit(training._step, donate_argnums=0)
-        trace = functools.partial(step.trace, state, None, put(training._split(batches(0))))
-        yield Program(f"training step, {name}", state, n_rows, None, trace)
-    yield _codec_step(model, put)
+        trace = functools.partial(training.trace, batches(0), sharding)
+        yield Program(f"training step, {name}", training.state_shapes, n_rows, None, trace)
+    yield _codec_step(model, sharding)
 
 
-def _codec_step(model: BarkModel, put: Put) -> Program:
+def _codec_step(model: BarkModel, sharding: SingleDeviceSharding) -> Program:
     codec, settings = model.codec_model, CodecSettings()
-    # A device of this machine: `put` moves the arguments to another one, as shapes.
+    # A device of this machine: `trace` moves the arguments to another one, as shapes.
     here = jax.local_devices()[:1]
-    optimizer = make_optimizer(OptimizerSettings(), 1)
-    training = CodecTraining(codec, optimizer, settings, model.spaces.n_fine, devices=here)
+    training = CodecTraining(codec, make_optimizer(OptimizerSettings(), 1), settings, model.spaces.n_fine, devices=here)
     audio_BA = np.zeros((settings.batch_size, settings.n_frames * codec.config.hop_length), np.float32)
-    state, frozen = jax.eval_shape(training.init), training._frozen
-    step = functools.partial(training._step, is_quantized=True, is_adversarial=False)
-    trace = functools.partial(jax.jit(step, donate_argnums=0).trace, *put((state, frozen, audio_BA)))
-    return Program("training step, codec_model", (state, frozen), settings.batch_size, None, trace)
+    batch = {"step": settings.unquantized_steps, "audio": audio_BA}
+    state = jax.eval_shape(training.init)
+    trace = functools.partial(training.trace, batch, sharding)
+    return Program("training step, codec_model", state, settings.batch_size, None, trace)
 
 
 def _loop(
@@ -198,11 +196,6 @@ def _coarse_rows(model: BarkModel, n_rows: int) -> _Rows:
 
 def _sampling(n_rows: int) -> Sampling:
     return Sampling.stack([StageSampling(temperature=0.7)] * n_rows, np.stack([key_data(0)] * n_rows))
-
-
-def _put(sharding: jax.sharding.Sharding | None, tree: Any) -> Any:
-    """The tree's arrays as shapes, with a sharding where one is given."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=sharding), tree)
 
 
 def _zeros(network: nnx.Module) -> nnx.Module:

@@ -40,7 +40,7 @@ def _bytes(model: BarkModel, name: str, dataset: Dataset, settings: StageSetting
     """(bytes of arguments: weights, optimizer state, batch; bytes of temporaries: activations and gradients)."""
     training = make_training(model, name, settings, OptimizerSettings(), RunSettings(n_steps=1), None, remat=remat)
     batches = STAGES[name].make_batches(dataset, batch_size=settings.batch_size, seed=0, spaces=model.spaces)
-    counts = training.lower(batches(0)).compile(compiler_options=QUICK).memory_analysis()
+    counts = training.trace(batches(0)).lower().compile(compiler_options=QUICK).memory_analysis()
     return counts.argument_size_in_bytes, counts.temp_size_in_bytes
 
 

@@ -44,6 +44,7 @@ from bark_jax.training.discriminator import (
 from bark_jax.training.loop import RunResult, RunSettings, fit
 from bark_jax.training.network_training import check_rows, full_network
 from bark_jax.training.optimizer import OptimizerSettings, make_optimizer
+from bark_jax.training.placement import shapes_on
 from bark_jax.training.stage_training import fingerprint
 
 Arrays = Mapping[str, jax.Array]
@@ -56,6 +57,7 @@ OPTIMIZER = OptimizerSettings(
 )
 # Weight of the mean square of the encoder's output in unquantized steps, which nothing else keeps from growing.
 LATENT_PENALTY = 0.01
+_STATIC = ("is_quantized", "is_adversarial")  # arguments of a step that decide which losses it has
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,17 +222,27 @@ class CodecTraining:
         """
         # The batch's number, not state.step: to read that would wait for the device to finish the step before.
         step, audio_BA = int(batch["step"]), self._shard_rows(batch["audio"])
-        discriminator = self.settings.discriminator
         # Part of this step, so a run that is resumed here runs k-means again, on the same batch and with the same key.
         if step and step == self.settings.unquantized_steps:
             state = self._compiled_start(state, self._frozen, audio_BA)
-        return self._compiled_step(
-            state,
-            self._frozen,
-            audio_BA,
-            is_quantized=step >= self.settings.unquantized_steps,
-            is_adversarial=discriminator is not None and step >= discriminator.from_step,
-        )
+        return self._compiled_step(state, self._frozen, audio_BA, **self._losses_of(step))
+
+    def trace(self, batch: Batch, sharding: jax.sharding.Sharding) -> jax.stages.Traced:
+        """Traces `step` for the shapes of a batch, and runs nothing. `.lower().compile()` has its bytes and FLOPs.
+
+        Args:
+          sharding: of all arguments, on devices that need not be here.
+        """
+        arguments = shapes_on(sharding, (jax.eval_shape(self.init), self._frozen, batch["audio"]))
+        step = jax.jit(self._step, static_argnames=_STATIC, donate_argnums=0)
+        return step.trace(*arguments, **self._losses_of(int(batch["step"])))
+
+    def _losses_of(self, step: int) -> dict[str, bool]:
+        discriminator = self.settings.discriminator
+        return {
+            "is_quantized": step >= self.settings.unquantized_steps,
+            "is_adversarial": discriminator is not None and step >= discriminator.from_step,
+        }
 
     def evaluate(self, state: CodecState, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """(reconstruction loss summed over the rows of audio [B, A], B), float32. Decodes from all codebooks."""
@@ -297,9 +309,8 @@ class CodecTraining:
 
     @functools.cached_property
     def _compiled_step(self) -> Callable:
-        static = ("is_quantized", "is_adversarial")
         # out_shardings keeps the state on every device. XLA could choose otherwise, and the next step compile again.
-        return jax.jit(self._step, static_argnames=static, donate_argnums=0, out_shardings=self._everywhere)
+        return jax.jit(self._step, static_argnames=_STATIC, donate_argnums=0, out_shardings=self._everywhere)
 
     @functools.cached_property
     def _compiled_start(self) -> Callable:

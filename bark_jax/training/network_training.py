@@ -22,7 +22,7 @@ from flax import nnx
 from bark_jax.errors import InputError
 from bark_jax.networks.probes import with_working_attention
 from bark_jax.training.losses import Loss
-from bark_jax.training.placement import Placement, on_host
+from bark_jax.training.placement import Placement, on_host, shapes_on
 
 Arrays = Mapping[str, jax.Array]
 Batch = Mapping[str, Any]
@@ -95,20 +95,22 @@ class NetworkTraining:
         """
         return self._compiled_step(state, self._frozen, self._split(batch))
 
-    def lower(self, batch: Batch) -> jax.stages.Lowered:
-        """Lowers `step` for the shapes of a batch and runs nothing: `.compile().memory_analysis()` has its bytes.
+    def trace(self, batch: Batch, sharding: jax.sharding.Sharding | None = None) -> jax.stages.Traced:
+        """Traces `step` for the shapes of a batch, and runs nothing. `.lower().compile()` has its bytes and FLOPs.
+
+        Args:
+          sharding: of all arguments, on devices that need not be here. None has those of `step`.
 
         Raises:
           InputError: as `step`.
         """
-        state = self._abstract_state
-        if self._placement.mesh is not None:
-            state = jax.tree.map(
-                lambda array, sharding: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding),
-                state,
-                self._state_shardings,
-            )
-        return self._compiled_step.lower(state, self._frozen, self._split(batch))
+        arguments = (self.state_shapes, self._frozen, self._split(batch))
+        if sharding is not None:
+            arguments = shapes_on(sharding, arguments)
+        elif self._placement.mesh is not None:
+            state = jax.tree.map(lambda x, sharding: shapes_on(sharding, x), arguments[0], self._state_shardings)
+            arguments = (state, *arguments[1:])
+        return self._compiled_step.trace(*arguments)
 
     def evaluate(self, state: TrainState, batch: Batch) -> Loss:
         """The loss of a batch, without an update."""
@@ -124,10 +126,11 @@ class NetworkTraining:
 
     @functools.cached_property
     def _state_shardings(self) -> TrainState:
-        return self._placement.state_shardings(self._abstract_state)
+        return self._placement.state_shardings(self.state_shapes)
 
     @functools.cached_property
-    def _abstract_state(self) -> TrainState:
+    def state_shapes(self) -> TrainState:
+        """Shapes of `init`'s state."""
         shapes = jax.tree.map(lambda array: jax.ShapeDtypeStruct(np.shape(array), jnp.float32), self.make_params())
         return jax.eval_shape(self._begin, shapes)
 

@@ -138,3 +138,8 @@ def on_host(tree: Any) -> Any:
     mesh = next(array.sharding.mesh for array in jax.tree.leaves(tree) if not array.is_fully_addressable)
     gather = functools.partial(jax.jit, out_shardings=NamedSharding(mesh, PartitionSpec()))
     return jax.tree.map(np.asarray, gather(lambda arrays: arrays)(tree))
+
+
+def shapes_on(sharding: jax.sharding.Sharding | None, tree: Any) -> Any:
+    """The shapes of a tree's arrays, with a sharding: arguments to trace a program for devices that are not here."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=sharding), tree)
