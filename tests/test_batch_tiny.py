@@ -27,14 +27,8 @@ N_ROWS, N_SOME, N_KILLS = 100, 60, 5
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """Compiled programs are kept from one process to the next, so that a kill costs seconds."""
-    home = tmp_path_factory.mktemp("home")
-    return os.environ | {
-        "HF_HOME": str(home),
-        "JAX_COMPILATION_CACHE_DIR": str(home / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
+    """The run's folder of compiled programs is inherited, so that a kill costs seconds."""
+    return os.environ | {"HF_HOME": str(tmp_path_factory.mktemp("home")), "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 def write_digits(path, n_rows):
