@@ -57,6 +57,15 @@ def test_waiting_ends_with_a_request_and_with_the_end():
     assert found == [True, ("a", 0), False]
 
 
+def test_a_refusal_says_which_limit_is_reached():
+    spoken, open_ = Admission(1, 9), Admission(9, 1)
+    with spoken.enter(), open_.enter() as ticket:
+        ticket.end_speaking()
+        for admission, what in ((spoken, "1 texts are being spoken"), (open_, "1 answers are open")):
+            with pytest.raises(ApiError, match=what), admission.enter():
+                pass
+
+
 def test_retry_after_follows_from_what_texts_take():
     admission = Admission(1, 4)
     with admission.enter():

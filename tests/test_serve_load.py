@@ -25,7 +25,7 @@ from benchmarks.serve import running, voices_of
 def test_a_short_load_run_finds_no_wrong_answer_and_leaves_nothing_open():
     with running("-m", "tiny", "--slots", "4", "--max-requests", "6", "--max-characters", "500") as url:
         requests = make_requests([None, *voices_of(url)], "tiny", max_seconds=0.8)
-        report = run_load(url, requests, seconds=15, n_callers=8)
+        report = run_load(url, requests, seconds=10, n_callers=8)
     assert (report.wrong, report.left_open) == ([], 0.0)
     assert {asked for asked, _ in report.answers} == {"good", "bad", "leaving"}
     assert report.answers["good", 200] > 0 and report.audio_s > 0
@@ -73,6 +73,9 @@ def test_options_are_checked_before_a_model_is_loaded():
     ):
         result = CliRunner().invoke(main, ["serve", "-m", "no/such-model", *arguments])
         assert result.exit_code == 2 and message in result.output, result.output
+    # A variable that was to be filled from another one, which is not set.
+    result = CliRunner().invoke(main, ["serve", "-m", "no/such-model"], env={"BARK_JAX_API_KEY": ""})
+    assert result.exit_code == 2 and "BARK_JAX_API_KEY is empty" in result.output
 
 
 def test_without_its_extra_the_command_says_what_to_install(monkeypatch):

@@ -179,3 +179,25 @@ def test_wrong_arguments_of_serve_run_are_refused(arguments, message):
 
     with pytest.raises(InputError, match=message):
         app(arguments)
+
+
+@pytest.mark.parametrize(
+    ("given", "key", "hosts"),
+    [
+        (None, None, ("localhost", "127.0.0.1", "[::1]")),
+        (None, "key", None),
+        ("a.example,b.example", None, ("a.example", "b.example")),
+        ("*", None, None),
+    ],
+)
+def test_without_a_key_only_this_machines_names_are_answered(given, key, hosts, monkeypatch):
+    pytest.importorskip("ray.serve", reason="Ray Serve is not installed: pip install '.[ray]'")
+    from bark_jax.serve import ray_app
+
+    monkeypatch.delenv("BARK_JAX_API_KEY", raising=False)
+    if key is not None:
+        monkeypatch.setenv("BARK_JAX_API_KEY", key)
+    made = []
+    monkeypatch.setattr(ray_app, "make_application", lambda settings, **_: made.append(settings))
+    ray_app.app({"model": "m"} | ({} if given is None else {"hosts": given}))
+    assert (made[0].hosts, made[0].api_key) == (hosts, key)

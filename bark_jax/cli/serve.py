@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -29,7 +30,7 @@ Examples:
   bark-jax serve -m tiny
   bark-jax serve -m suno/bark-small --dtype bfloat16 --voice v2/en_speaker_6
   BARK_JAX_API_KEY=... bark-jax serve -m suno/bark-small --host 0.0.0.0 --port 9000
-  curl localhost:8000/v1/audio/speech --json '{"model": "tiny", "input": "Thank you."}' -o thanks.mp3
+  curl localhost:8000/v1/audio/speech -H "Content-Type: application/json" -d '{"model": "tiny", "input": "Hi."}' > a.mp3
 """
 
 
@@ -119,7 +120,9 @@ def command(host: str, port: int, stop_within_s: float, is_quiet: bool, **option
     from bark_jax.serve import make_app, open_service, server
 
     is_local = server.is_loopback(host)
-    settings = _settings(options, is_local=is_local)
+    if options["api_key"] is None and os.environ.get(KEY_VARIABLE) == "":
+        raise click.UsageError(f"{KEY_VARIABLE} is empty, expected a key; unset it for a server without one")
+    settings = _settings(options, host=host, is_local=is_local)
     server.set_up_logging(is_quiet=is_quiet)
     # Before the model is loaded, which takes long: a port in use is reported at once.
     with server.listen(host, port) as listening:
@@ -141,7 +144,7 @@ def _import_extra() -> None:
             raise UnsupportedError(f"{name} is not installed; run: pip install 'bark-jax[serve]'") from error
 
 
-def _settings(options: dict[str, Any], *, is_local: bool) -> "Settings":
+def _settings(options: dict[str, Any], *, host: str, is_local: bool) -> "Settings":
     from bark_jax.batch.job import Job
     from bark_jax.serve.settings import LOOPBACK_NAMES, Settings
 
@@ -149,5 +152,5 @@ def _settings(options: dict[str, Any], *, is_local: bool) -> "Settings":
     job_names = {field.name for field in dataclasses.fields(Job)} & options.keys()
     job = Job(**{name: options.pop(name) for name in job_names}, settings=generation)
     allowed = options.pop("allowed_hosts")
-    hosts = (*LOOPBACK_NAMES, *allowed) if is_local else (allowed or None)
+    hosts = (*LOOPBACK_NAMES, host, *allowed) if is_local else (allowed or None)
     return Settings(job, hosts=hosts, **options)

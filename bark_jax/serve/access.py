@@ -3,7 +3,8 @@
 A web page of any site can make its visitor's browser send requests to this machine. So, whatever the address:
 
     Host       Only the server's own names are answered while it listens on this machine alone. A site whose name is
-               pointed at 127.0.0.1 (DNS rebinding) is a name of its own.
+               pointed at 127.0.0.1 (DNS rebinding) is a name of its own. /health and /ready answer to any name, as
+               probes call a machine by its address, and say nothing that a name protects.
     Origin     A browser names the page that asks. Only the server's own page is answered, and those that --cors-origin
                names.
     Content-Type    A body is JSON and says so: a form of another site cannot, without a question that CORS answers no.
@@ -21,6 +22,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from bark_jax.errors import quoted
 from bark_jax.serve.errors import ApiError
 
+PROBES = ("/health", "/ready")
+
 
 class Guard:
     """Middleware that refuses requests of other hosts and origins.
@@ -37,13 +40,15 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers with an error, or passes the request on."""
-        refused = self._refuse(Headers(scope=scope)) if scope["type"] in ("http", "websocket") else None
+        refused = None
+        if scope["type"] in ("http", "websocket"):
+            refused = self._refuse(Headers(scope=scope), is_probe=scope["path"].endswith(PROBES))
         app = self._app if refused is None else refused.response()
         await app(scope, receive, send)
 
-    def _refuse(self, headers: Headers) -> ApiError | None:
+    def _refuse(self, headers: Headers, *, is_probe: bool) -> ApiError | None:
         host = headers.get("host", "").lower()
-        if self._hosts is not None and _without_port(host) not in self._hosts:
+        if self._hosts is not None and not is_probe and _without_port(host) not in self._hosts:
             return ApiError(
                 421,
                 f"the server is not called {quoted(host)}; it answers to {', '.join(sorted(self._hosts))}. Name others "

@@ -108,7 +108,7 @@ class EngineThread:
         if isinstance(event, Finished):
             self.inbox.finish(caller, event.tag)
             if event.error is None:
-                self._device_errors = 0
+                self._device_errors, self.is_ready = 0, True
             elif isinstance(event.error, DeviceError) and event.error is not self._last_error:  # one for many rows
                 self._device_errors += 1
             self._last_error = event.error

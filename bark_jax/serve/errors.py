@@ -5,7 +5,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
-from bark_jax.errors import BarkError, DeviceError, InputError
+from bark_jax.errors import BarkError, DeviceError, InputError, VoiceNotFoundError
 
 
 class ApiError(BarkError):
@@ -48,10 +48,14 @@ def as_api_error(error: Exception) -> ApiError:
     if isinstance(error, InputError):
         return ApiError(400, str(error))
     if isinstance(error, TimeoutError):
-        return ApiError(504, "the text took too long; send a shorter one", kind="server_error", code="timeout")
+        message = "the request took longer than the server allows; send a shorter text, or try again later"
+        return ApiError(504, message, kind="server_error", code="timeout")
     if isinstance(error, DeviceError):
         retry = {"Retry-After": "5"}
         return ApiError(503, "the device failed; try again", kind="server_error", code="device_error", headers=retry)
+    if isinstance(error, VoiceNotFoundError):  # of the names that it lists, a file that the Hub has and does not give
+        retry = {"Retry-After": "30"}
+        return ApiError(503, str(error), kind="server_error", param="voice", code="voice_unreachable", headers=retry)
     message = str(error) if isinstance(error, BarkError) else "an internal error; the server's log has it"
     return ApiError(500, message, kind="server_error")
 

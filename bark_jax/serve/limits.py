@@ -70,9 +70,12 @@ class Admission:
         """
         if self.n_speaking >= self._max_speaking or self.n_open >= self._max_open:
             retry_s = round(min(max(self._usual_s, MIN_RETRY_S), MAX_RETRY_S))
+            full = f"{self.n_open} answers are open, some of them read slowly"
+            if self.n_speaking >= self._max_speaking:
+                full = f"{self.n_speaking} texts are being spoken or wait"
             raise ApiError(
                 429,
-                f"{self.n_speaking} texts are being spoken or wait, the maximum; try again in {retry_s} s",
+                f"{full}, the maximum; try again in {retry_s} s",
                 kind="rate_limit_error",
                 code="too_many_requests",
                 headers={"Retry-After": str(retry_s)},

@@ -19,7 +19,7 @@ from bark_jax.batch.job import Job
 from bark_jax.errors import BarkError, DeviceError, InputError, UnsupportedError, quoted
 from bark_jax.serve.app import make_app
 from bark_jax.serve.service import Service, open_service
-from bark_jax.serve.settings import Settings
+from bark_jax.serve.settings import LOOPBACK_NAMES, Settings
 from bark_jax.serve.speech import SpeechRequest
 
 try:
@@ -133,7 +133,8 @@ def app(arguments: dict[str, str]) -> serve.Application:
 
     Args:
       arguments: model, and optionally voice, dtype, replicas, gpus (of each replica), doors, slots and hosts (names
-        with commas between them; any without). The API key comes from the environment variable BARK_JAX_API_KEY.
+        with commas between them, or "*" for any; without it any if there is a key, else those of this machine). The
+        API key comes from the environment variable BARK_JAX_API_KEY.
 
     Raises:
       InputError: the model is missing, an argument is unknown, or a number is none.
@@ -148,14 +149,19 @@ def app(arguments: dict[str, str]) -> serve.Application:
         dtype=given.pop("dtype", None),
         n_slots=None if slots is None else _number("slots", slots, int),
     )
-    settings = Settings(
-        job, api_key=os.environ.get(KEY_VARIABLE), hosts=None if hosts is None else tuple(hosts.split(","))
-    )
+    key = os.environ.get(KEY_VARIABLE)
+    settings = Settings(job, api_key=key, hosts=_hosts(hosts, has_key=key is not None))
     n_replicas, n_doors = (_number(name, given.pop(name, 1), int) for name in ("replicas", "doors"))
     n_gpus = _number("gpus", given.pop("gpus", 0), float)
     if given:
         raise InputError(f"{quoted(min(given))} is no argument of the application; docs/serve_ray.md lists them")
     return make_application(settings, n_replicas=n_replicas, n_gpus=n_gpus, n_doors=n_doors)
+
+
+def _hosts(given: str | None, *, has_key: bool) -> tuple[str, ...] | None:
+    if given is None:
+        return None if has_key else LOOPBACK_NAMES
+    return None if given == "*" else tuple(given.split(","))
 
 
 def _number(name: str, value: Any, kind: type[Number]) -> Number:

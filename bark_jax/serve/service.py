@@ -126,6 +126,7 @@ class EngineService:
         self._speaker = speaker
         # One at a time: `open` catches Python's warnings, which is not safe among threads.
         self._opening = concurrent.futures.ThreadPoolExecutor(1, "bark-jax-open")
+        self._reading = concurrent.futures.ThreadPoolExecutor(1, "bark-jax-voices")
         self.thread = EngineThread(speaker.engine, _warm_up_row(speaker, settings))
 
     @property
@@ -158,9 +159,9 @@ class EngineService:
         is_streamed = request.stream_format is not None
         if is_streamed and not self.thread.engine.can_stream:
             raise ApiError(400, "this model's codec cannot stream; leave out stream_format", param="stream_format")
+        await self._read_voice(request.voice)
         row = TextRow(0, "", request.text, request.voice, request.seed, request.settings)
         try:
-            # Reads the voice's file at its first use, and splits the text.
             text = await asyncio.get_running_loop().run_in_executor(self._opening, self._speaker.open, row)
         except VoiceError as error:
             if not isinstance(request.voice, Voice):  # a name: a fault in the model's own file is the server's
@@ -170,13 +171,21 @@ class EngineService:
         speech.start()
         return speech
 
+    async def _read_voice(self, voice: str | Voice | None) -> None:
+        """Reads a voice's files at its first use. That may be a download, for which no other text waits."""
+        processor = self._speaker.bark.processor
+        if isinstance(voice, str) and not processor.library.is_read(voice):
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._reading, processor.library.load, voice, processor.spaces)
+
     async def start(self) -> None:
         """As `Service.start`."""
         self.thread.start()
 
     async def stop(self) -> None:
         """As `Service.stop`."""
-        self._opening.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._opening, self._reading):
+            pool.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self.thread.stop, STOP_WITHIN_S)
 
 

@@ -171,6 +171,10 @@ class VoiceLibrary:
         except VoiceError as error:
             raise VoiceError(f"voice {quoted(name)} of {self._home()}: {error}") from error
 
+    def is_read(self, name: str) -> bool:
+        """Whether `load` needs no file for a voice any more, and so no download."""
+        return name in self._read
+
     def _paths(self, name: str) -> dict[str, str]:
         """Returns a voice's three paths by PROMPT_KEYS. Raises VoiceError if one is missing or leads out."""
         entry = self.entries[name]
