@@ -30,6 +30,7 @@ from benchmarks.report import Result, describe_run, format_report, write_report
 
 DTYPES = click.Choice(["float32", "bfloat16", "float16"])
 PROGRAM_SIZES = ("tiny", "small", "large")
+TRAINED = ("semantic", "coarse_acoustics", "fine_acoustics", "codec_model")
 
 
 @click.group(invoke_without_command=True, help=__doc__.splitlines()[0])
@@ -173,8 +174,11 @@ def serve(model, dtype, n_slots, n_rows, n_each, repeats, callers):
 @click.option("--callers", default=24, show_default=True, help="Callers at once.")
 @click.option("--slots", default=8, show_default=True, help="Slots of the engine.")
 def load(model, minutes, callers, slots):
-    """Loads `bark-jax serve` with mixed requests: a tenth is bad, a tenth leaves. Exit status 1 for a wrong answer."""
-    from benchmarks.load import make_requests, run_load
+    """Loads `bark-jax serve` with mixed requests: a tenth is bad, a tenth leaves.
+
+    Exit status 1 for a wrong answer, a request or slot left open, or memory that grows by more than 5 %.
+    """
+    from benchmarks.load import MAX_GROWTH, make_requests, run_load
     from benchmarks.serve import running, voices_of
 
     _echo_run()
@@ -182,7 +186,7 @@ def load(model, minutes, callers, slots):
         report = run_load(url, make_requests([None, *voices_of(url)[:2]], model), 60 * minutes, callers)
     for line in report.lines():
         click.echo(line)
-    if report.wrong or report.left_open:
+    if report.wrong or report.left_open or report.growth > MAX_GROWTH:
         click.get_current_context().exit(1)
 
 
@@ -298,8 +302,8 @@ def gpu_run(out, minutes, size, dtype, rows, measures, contenders, part_seconds)
     "--network",
     "networks",
     multiple=True,
-    type=click.Choice(["semantic", "coarse_acoustics", "fine_acoustics"]),
-    default=("semantic", "coarse_acoustics", "fine_acoustics"),
+    type=click.Choice(TRAINED),
+    default=TRAINED,
     show_default=True,
     help="Networks to compile a step of.",
 )

@@ -24,6 +24,7 @@ BAD = (
 )
 # Later memory is compared with that of this part of the run: caches of the allocator and of JAX fill up before.
 WARM_UP_SHARE = 0.25
+MAX_GROWTH = 0.05  # of memory after that part; more is a fault
 
 
 @dataclasses.dataclass
@@ -42,6 +43,11 @@ class Report:
         """Most memory within the first part of the run."""
         return max(memory for second, memory in self.memory_mb if second <= WARM_UP_SHARE * self.seconds + 1)
 
+    @property
+    def growth(self) -> float:
+        """Memory at the end over the most within the first part of the run, less 1."""
+        return self.memory_mb[-1][1] / self.warm_memory_mb - 1
+
     def lines(self) -> list[str]:
         """The report as text."""
         counts = ", ".join(f"{asked} {status}: {count:,}" for (asked, status), count in sorted(self.answers.items()))
@@ -49,14 +55,17 @@ class Report:
             f"{sum(self.answers.values()):,} requests in {self.seconds:.0f} s ({counts})",
             f"{self.audio_s:.0f} s of audio, {self.audio_s / self.seconds:.2f} a second",
             f"memory {self.memory_mb[0][1]:.0f} MB at the start, {self.warm_memory_mb:.0f} MB at most in the first "
-            f"quarter, {self.memory_mb[-1][1]:.0f} MB at the end",
+            f"quarter, {self.memory_mb[-1][1]:.0f} MB at the end, {100 * self.growth:+.1f} %",
             f"{len(self.wrong)} wrong answers, {self.left_open:.0f} requests or slots left open",
             *self.wrong[:10],
         ]
 
 
 def make_requests(voices: list[str | None], model: str, **settings: Any) -> list[dict[str, Any]]:
-    """Requests of several texts, voices, seeds and formats, plain and streamed, whose answers are always the same."""
+    """Requests of several texts, voices, seeds and formats, plain and streamed, whose answers are always the same.
+
+    Not of Opus, whose files begin with a number that is drawn.
+    """
     return [
         {
             "model": model,
@@ -64,7 +73,7 @@ def make_requests(voices: list[str | None], model: str, **settings: Any) -> list
             "voice": voices[number % len(voices)],
             "seed": number,
             "response_format": ("pcm", "wav", "mp3", "flac")[number % 4],
-            "stream_format": (None, "audio")[number // 2 % 2],
+            "stream_format": (None, "audio", "sse")[number // 2 % 3],
         }
         | settings
         for number, text in enumerate((*TEXTS, LONG) * 2)

@@ -30,13 +30,13 @@ from bark_jax.networks.int8 import quantize
 from bark_jax.networks.layout import is_faster_transposed, with_transposed_weights
 from bark_jax.stage_models import BarkCoarseModel, BarkFineModel, BarkSemanticModel, EncodecModel
 from bark_jax.tiny import FOLDER
-from bark_jax.training.codec_training import CodecSettings, CodecTraining
+from bark_jax.training.codec_training import CodecSettings
 from bark_jax.training.loop import RunSettings
-from bark_jax.training.optimizer import OptimizerSettings, make_optimizer
+from bark_jax.training.optimizer import OptimizerSettings
 from bark_jax.training.placement import shapes_on
 from bark_jax.training.stage_training import STAGES, StageSettings, make_training
 from benchmarks.models import make_config
-from benchmarks.training_memory import longest_examples
+from benchmarks.training_memory import codec_step, longest_examples
 
 SIZES = ("tiny", "small", "large")
 NETWORKS = {
@@ -144,19 +144,10 @@ def training_steps(model: BarkModel, n_rows: int, device: jax.Device) -> Iterato
         batches = STAGES[name].make_batches(dataset, batch_size=n_rows, seed=0, spaces=model.spaces)
         trace = functools.partial(training.trace, batches(0), sharding)
         yield Program(f"training step, {name}", training.state_shapes, n_rows, None, trace)
-    yield _codec_step(model, sharding)
-
-
-def _codec_step(model: BarkModel, sharding: SingleDeviceSharding) -> Program:
-    codec, settings = model.codec_model, CodecSettings()
-    # A device of this machine: `trace` moves the arguments to another one, as shapes.
-    here = jax.local_devices()[:1]
-    training = CodecTraining(codec, make_optimizer(OptimizerSettings(), 1), settings, model.spaces.n_fine, devices=here)
-    audio_BA = np.zeros((settings.batch_size, settings.n_frames * codec.config.hop_length), np.float32)
-    batch = {"step": settings.unquantized_steps, "audio": audio_BA}
-    state = jax.eval_shape(training.init)
-    trace = functools.partial(training.trace, batch, sharding)
-    return Program("training step, codec_model", state, settings.batch_size, None, trace)
+    settings = CodecSettings()
+    training, batch = codec_step(model, settings)  # on this machine; `trace` takes shapes to another
+    state, trace = jax.eval_shape(training.init), functools.partial(training.trace, batch, sharding)
+    yield Program("training step, codec_model", state, settings.batch_size, None, trace)
 
 
 def _loop(
