@@ -1,4 +1,4 @@
-"""The decoding loop of the built-in size lowered for a GPU: the kernels that it calls, and that it copies no cache."""
+"""Programs of the built-in size lowered for a GPU: the kernels that they call, and that loops copy no cache."""
 
 import pytest
 
@@ -25,6 +25,20 @@ def test_a_semantic_loop_calls_its_kernels_and_copies_no_cache(attention, dtype,
         programs = stages(model_of_shapes("tiny", dtype, "gpu", attention), n_rows)
         found = cuda.lower(next(program for program in programs if program.name == "semantic loop"))
     assert found == cuda.Lowered(cudnn, kernels, {}, copies=0)
+
+
+def test_every_program_calls_cudnn_as_often_as_it_attends():
+    """A prompt's last layer attends for nobody; a coarse window has prompt and steps, of two kinds each."""
+    with cuda.pretended_gpu():
+        programs = stages(model_of_shapes("tiny", "bfloat16", "gpu", "cudnn"), 64)
+        found = {program.name: cuda.lower(program) for program in programs if program.name in cuda.PROGRAMS}
+    assert {name: (each.cudnn, each.kernels, each.others) for name, each in found.items()} == {
+        "semantic prompt": (N_LAYERS - 1, 0, {}),
+        "semantic loop": (N_LAYERS, 0, {}),
+        "coarse loop": (4 * N_LAYERS, 0, {}),
+        "fine": (6 * 3, 0, {}),  # six codebooks, three layers
+    }
+    assert found["semantic loop"].copies == found["coarse loop"].copies == 0
 
 
 def test_a_copy_of_a_cache_is_counted():

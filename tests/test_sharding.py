@@ -263,7 +263,7 @@ def free_port():
 
 # Runs the command of `gcloud ... ssh my-slice --worker=all --command COMMAND` once for each host of the slice.
 GCLOUD = """#!/bin/bash
-for host in 0 1; do
+for host in 0 1 2 3; do
   HOSTNAME=my-slice-w-$host bash -c "${@: -1}" || exit
 done
 """

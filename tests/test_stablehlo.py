@@ -130,10 +130,10 @@ def test_voices_settings_and_long_seeds_reach_the_programs(spoken, bark, toy_voi
 @pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "rows"), [("float32", 1), ("int8", 2), ("bfloat16", None)])
 def test_fixed_rows_and_narrow_dtypes_give_the_models_tokens(dtype, rows, toy_folder, tmp_path):
-    """The semantic stage alone: of the others' programs nothing else depends on dtype or rows."""
+    """The semantic stage alone: of the others' programs nothing else depends on dtype or rows. The model is a name."""
     pytest.importorskip("flatbuffers")
-    bark = Bark.from_pretrained(toy_folder, dtype=dtype)
-    stages = load(bark_jax.export(bark, tmp_path / "exported", platforms="cpu", rows=rows))
+    exported = bark_jax.export(toy_folder, tmp_path / "exported", platforms="cpu", rows=rows, dtype=dtype)
+    bark, stages = Bark.from_pretrained(toy_folder, dtype=dtype), load(exported)
     n_rows = rows or 2
     given = rows_of(bark.model, SEEDS)[:n_rows]
     expected = run_semantic(bark.model.semantic, given, bark.model.spaces)

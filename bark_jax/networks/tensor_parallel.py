@@ -1,7 +1,8 @@
 """Tensor parallelism: which axis of each parameter is divided among devices, by the parameter's name.
 
 The layout is that of Megatron-LM: of two products in a row the first has its columns divided and the second its rows,
-so that what lies between them stays divided, and one sum over the devices (all-reduce) follows the second. XLA inserts
+so that what lies between them stays divided, and one sum over the devices (all-reduce) follows the second. In attention
+queries, keys and values are gathered between the two, as a device's columns are not those of whole heads. XLA inserts
 the communication; the networks' code is the same as on one device.
 """
 

@@ -180,7 +180,8 @@ def _remedy(settings: StageSettings, remat: bool) -> str:
         steps.append(f"accumulate={2 * settings.accumulate} (--accumulate)")
     if settings.lora is None:
         steps.append("lora=LoraSettings() (--lora 8)")
-    return "Give " + ", ".join([*steps, "dtype='bfloat16' (--dtype)", "or fewer rows"])
+    found = ", ".join([*steps, "dtype='bfloat16' (--dtype)", "or fewer rows"])
+    return f"Give {found}. The same run folder takes remat alone, the others need a new one"
 
 
 def with_networks(model: BarkModel, networks: Mapping[str, nnx.Module]) -> BarkModel:
