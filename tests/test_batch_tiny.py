@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "zero")
 COMMAND = [sys.executable, "-c", "from bark_jax.cli import main; main()", "batch"]
 OPTIONS = ["-m", "tiny", "--quiet", "--max-seconds", "0.3", "--batch-size", "8"]
-N_ROWS, N_SOME, N_KILLS = 100, 60, 5
+N_ROWS, N_SOME, N_FEW, N_KILLS = 80, 60, 30, 5
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +90,11 @@ def some_rows(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def few_rows(tmp_path_factory):
+    return write_digits(tmp_path_factory.mktemp("rows") / "rows.jsonl", N_FEW)
+
+
+@pytest.fixture(scope="module")
 def reference(rows, tmp_path_factory, environment):
     """Output folder of an uninterrupted run of the rows."""
     out = tmp_path_factory.mktemp("reference") / "out"
@@ -115,17 +120,17 @@ def test_kills_lose_and_repeat_nothing(rows, reference, environment, tmp_path):
     check_same(out, reference)
 
 
-def test_shards_make_the_same(some_rows, reference, environment, tmp_path):
+def test_shards_make_the_same(few_rows, reference, environment, tmp_path):
     for index in range(3):
-        finish(environment, some_rows, tmp_path / "out", *OPTIONS, "--shard", f"{index}/3")
+        finish(environment, few_rows, tmp_path / "out", *OPTIONS, "--shard", f"{index}/3")
     finish(environment, "merge", tmp_path / "out", "--verify")
-    check_same(tmp_path / "out", reference, N_SOME)
+    check_same(tmp_path / "out", reference, N_FEW)
 
 
-def test_eight_devices_make_the_same(some_rows, reference, environment, tmp_path):
+def test_eight_devices_make_the_same(few_rows, reference, environment, tmp_path):
     flags = {"XLA_FLAGS": xla_flags(8)}
-    finish(environment | flags, some_rows, tmp_path / "out", *OPTIONS)
-    check_same(tmp_path / "out", reference, N_SOME)
+    finish(environment | flags, few_rows, tmp_path / "out", *OPTIONS)
+    check_same(tmp_path / "out", reference, N_FEW)
 
 
 RAY = """

@@ -71,7 +71,7 @@ def test_a_model_loaded_and_compiled_anew_gives_the_same_bits(bark, toy_folder, 
 
 # Many calls in one process
 
-WARM_UP, N_CALLS = 200, int(os.environ.get("BARK_JAX_SOAK_CALLS", "400"))
+WARM_UP, N_CALLS = 200, int(os.environ.get("BARK_JAX_SOAK_CALLS", "320"))
 MAX_GROWTH_BYTES = 50 * 10**6
 # In one, two or four rows: six of the semantic stage, with and without cuts; nine of the coarse stage, three of the
 # fine stage and three of the codec. Two of streams, and the one that derives keys.

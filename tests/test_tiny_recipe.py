@@ -20,7 +20,7 @@ from bark_jax.errors import InputError, ModelNotFoundError, UnsupportedError
 from bark_jax.training.loop import RunSettings, TrainingStopped
 from bark_jax.training.recipes.tiny_voice import choose, measure, open_texts, pace, speech, texts
 from bark_jax.training.recipes.tiny_voice.__main__ import main
-from bark_jax.training.recipes.tiny_voice.amounts import AMOUNTS
+from bark_jax.training.recipes.tiny_voice.amounts import SMOKE
 from bark_jax.training.recipes.tiny_voice.corpus import Share
 from bark_jax.training.recipes.tiny_voice.listen import edit_distance, listen, word_error
 from bark_jax.training.recipes.tiny_voice.model import CHARACTERS, GRAMMAR, OPEN
@@ -204,7 +204,8 @@ def test_settings_are_written_into_no_model_that_is_given_by_name(tmp_path, monk
 
 @pytest.mark.slow
 @pytest.mark.skipif(not (shutil.which("flite") or shutil.which("apt-get")), reason="flite cannot be had here")
-def test_the_recipe_goes_all_the_way_from_nothing_and_on_from_there(tmp_path):
+def test_the_recipe_goes_all_the_way_from_nothing_and_on_from_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(pace, "N_BLOCKS", 1)  # blocks of steps that are timed
     options = ["--amount", "smoke", "--texts", "1", "--seeds", "1", "--no-choose"]
     stopped = CliRunner().invoke(main, [str(tmp_path / "first"), *options, "--minutes", "0.001"])
     assert stopped.exit_code == 75 and "stopped after step 1 of 3" in stopped.output, stopped.output
@@ -221,9 +222,10 @@ def test_the_recipe_goes_all_the_way_from_nothing_and_on_from_there(tmp_path):
     assert json.loads((tmp_path / "first" / "steps.json").read_text()) == {"semantic": 40}
 
     metrics = {path: path.read_bytes() for path in (tmp_path / "first").glob("*/metrics.jsonl")}
-    train(tmp_path / "first", AMOUNTS["smoke"], seed=1)
+    train(tmp_path / "first", SMOKE, seed=1)
     assert metrics == {path: path.read_bytes() for path in metrics}, "nothing is trained twice"
-    train(tmp_path / "second", AMOUNTS["smoke"], seed=1, start=tmp_path / "first" / "model")
+    short = {name: stage._replace(run=RunSettings(1, 1, 1), seconds=None) for name, stage in SMOKE.stages.items()}
+    train(tmp_path / "second", dataclasses.replace(SMOKE, stages=short), seed=1, start=tmp_path / "first" / "model")
     assert {path.parent.name for path in (tmp_path / "second").glob("*/metrics.jsonl")} == runs
 
 

@@ -46,16 +46,23 @@ def kinds_of(bark: Bark) -> tuple[str, ...]:
 
 
 def measure(
-    bark: Bark, kind: str, *, n_texts: int, seeds: Sequence[int], voice: str | None = None, **settings: Any
+    bark: Bark,
+    kind: str,
+    *,
+    n_texts: int,
+    seeds: Sequence[int],
+    voice: str | None = None,
+    n_noises: int = NOISE_TEXTS,
+    **settings: Any,
 ) -> Measure:
-    """Speaks n_texts held-out texts once with each seed, and measures word error rates."""
+    """Speaks n_texts held-out texts once with each seed, and measures word error rates; those of noise on n_noises."""
     chosen = draw_held_out(kind, n_texts, seed=TEXTS_SEED)
     hearings, clips = [], []
     for seed in seeds:
         clips, hearing = hear(bark, kind, chosen, seed=seed, voice=voice, **settings)
         hearings.append(hearing)
-    noises = [noise_like(clip.samples) for clip in clips[:NOISE_TEXTS]]
-    noise = listen(kind, chosen[:NOISE_TEXTS], noises, bark.sample_rate)
+    noises = [noise_like(clip.samples) for clip in clips[:n_noises]]
+    noise = listen(kind, chosen[:n_noises], noises, bark.sample_rate)
     return Measure(
         kind,
         voice,
