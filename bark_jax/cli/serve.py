@@ -34,6 +34,13 @@ Examples:
 """
 
 
+def _check_key(context: click.Context, parameter: click.Parameter, key: str | None) -> str | None:
+    """Refuses an empty variable, which click takes for none: it was to be filled from another one that is not set."""
+    if key is None and os.environ.get(KEY_VARIABLE) == "":
+        raise click.UsageError(f"{KEY_VARIABLE} is empty, expected a key; unset it for a server without one", context)
+    return key
+
+
 @click.command("serve", cls=Verb, epilog=EXAMPLES, short_help="Serve speech over HTTP.")
 @model_option
 @revision_option
@@ -46,6 +53,7 @@ Examples:
     "--api-key",
     envvar=KEY_VARIABLE,
     show_envvar=True,
+    callback=_check_key,
     help="Key that requests have to bring. Other users of this machine can read it in the list of processes, the "
     "variable not.",
 )
@@ -120,8 +128,6 @@ def command(host: str, port: int, stop_within_s: float, is_quiet: bool, **option
     from bark_jax.serve import make_app, open_service, server
 
     is_local = server.is_loopback(host)
-    if options["api_key"] is None and os.environ.get(KEY_VARIABLE) == "":
-        raise click.UsageError(f"{KEY_VARIABLE} is empty, expected a key; unset it for a server without one")
     settings = _settings(options, host=host, is_local=is_local)
     server.set_up_logging(is_quiet=is_quiet)
     # Before the model is loaded, which takes long: a port in use is reported at once.
