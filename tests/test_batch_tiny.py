@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "zero")
 COMMAND = [sys.executable, "-c", "from bark_jax.cli import main; main()", "batch"]
 OPTIONS = ["-m", "tiny", "--quiet", "--max-seconds", "0.3", "--batch-size", "8"]
-N_ROWS, N_SOME, N_FEW, N_KILLS = 80, 60, 30, 5
+N_ROWS, N_FEW, N_KILLS = 60, 30, 5
 
 
 @pytest.fixture(scope="module")
@@ -84,13 +84,8 @@ def rows(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def some_rows(tmp_path_factory):
-    """The first of the rows."""
-    return write_digits(tmp_path_factory.mktemp("rows") / "rows.jsonl", N_SOME)
-
-
-@pytest.fixture(scope="module")
 def few_rows(tmp_path_factory):
+    """The first of the rows."""
     return write_digits(tmp_path_factory.mktemp("rows") / "rows.jsonl", N_FEW)
 
 
@@ -143,22 +138,22 @@ main()
 """
 
 
-def test_two_ray_actors_of_which_one_dies_make_the_same(some_rows, reference, environment, tmp_path):
+def test_two_ray_actors_of_which_one_dies_make_the_same(rows, reference, environment, tmp_path):
     pytest.importorskip("ray")
     out = tmp_path / "out"
     options = [*OPTIONS, "--engine", "ray", "--ray-actors", "2"]
-    driver = subprocess.Popen([sys.executable, "-c", RAY, "batch", some_rows, out, *options], env=environment)
+    driver = subprocess.Popen([sys.executable, "-c", RAY, "batch", rows, out, *options], env=environment)
     try:
         deadline = time.monotonic() + HANG_S
         while not entries_of(out) and time.monotonic() < deadline and driver.poll() is None:
             time.sleep(0.1)
         actors = find_actors(driver.pid)
-        assert len(actors) == 2 and len(entries_of(out)) < N_SOME // 2
+        assert len(actors) == 2 and len(entries_of(out)) < N_ROWS // 2
         os.kill(actors[0], signal.SIGKILL)
         assert driver.wait(timeout=900) == 0
     finally:
         driver.kill()
-    check_same(out, reference, N_SOME)
+    check_same(out, reference)
 
 
 def find_actors(driver):
