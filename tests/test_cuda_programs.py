@@ -28,7 +28,7 @@ def test_a_semantic_loop_calls_its_kernels_and_copies_no_cache(attention, dtype,
 
 
 def test_every_program_calls_cudnn_as_often_as_it_attends():
-    """A prompt's last layer attends for nobody; a coarse window has prompt and steps, of two kinds each."""
+    """A prompt's last layer needs no attention. A coarse window has two calls a layer in its prompt, two in steps."""
     with cuda.pretended_gpu():
         programs = stages(model_of_shapes("tiny", "bfloat16", "gpu", "cudnn"), 64)
         found = {program.name: cuda.lower(program) for program in programs if program.name in cuda.PROGRAMS}

@@ -16,6 +16,8 @@ pytest.importorskip("uvicorn")
 from deadlines import HANG_S
 
 from bark_jax.cli import main
+from bark_jax.errors import InputError
+from bark_jax.serve.settings import LOOPBACK_NAMES
 from benchmarks.callers import ask, get
 from benchmarks.load import make_requests, run_load
 from benchmarks.serve import running, voices_of
@@ -76,6 +78,27 @@ def test_options_are_checked_before_a_model_is_loaded():
     # A variable that was to be filled from another one, which is not set.
     result = CliRunner().invoke(main, ["serve", "-m", "no/such-model"], env={"BARK_JAX_API_KEY": ""})
     assert result.exit_code == 2 and "BARK_JAX_API_KEY is empty" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hosts"),
+    [
+        ([], LOOPBACK_NAMES),
+        (["--host", "127.0.0.2"], (*LOOPBACK_NAMES, "127.0.0.2")),
+        (["--host", "0.0.0.0"], None),
+        (["--host", "0.0.0.0", "--allow-host", "speech.example"], ("speech.example",)),
+    ],
+)
+def test_a_server_answers_to_the_address_that_it_listens_on(arguments, hosts, monkeypatch):
+    seen = []
+
+    def open_service(settings):
+        seen.append(settings.hosts)
+        raise InputError("seen")
+
+    monkeypatch.setattr("bark_jax.serve.open_service", open_service)
+    CliRunner().invoke(main, ["serve", "-m", "tiny", "--port", "0", *arguments])
+    assert seen and (seen[0] if hosts is None else set(seen[0])) == (None if hosts is None else set(hosts))
 
 
 def test_without_its_extra_the_command_says_what_to_install(monkeypatch):

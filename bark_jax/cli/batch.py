@@ -11,15 +11,12 @@ from bark_jax.audio.formats import NAMES
 from bark_jax.cli.batch_progress import BatchProgress
 from bark_jax.cli.group import EXIT_SOME_FAILED, Verb
 from bark_jax.cli.options import (
-    attention_option,
-    dtype_option,
     json_option,
-    lora_option,
     model_option,
+    network_options,
     revision_option,
     sampling_options,
     sampling_settings,
-    tokenizer_option,
 )
 from bark_jax.errors import InputError
 
@@ -135,10 +132,7 @@ class _BatchVerb(Verb):
 )
 @click.option("--max-tokens", type=click.IntRange(1), help="Maximum number of text tokens of a sentence.")
 @sampling_options
-@dtype_option
-@attention_option
-@lora_option
-@tokenizer_option
+@network_options
 @click.option(
     "--engine",
     type=click.Choice(["local", "ray"]),

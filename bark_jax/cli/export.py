@@ -6,10 +6,7 @@ from typing import Any
 import click
 
 from bark_jax.cli.group import Verb
-from bark_jax.cli.options import (
-    dtype_option,
-    revision_option,
-)
+from bark_jax.cli.options import dtype_option, revision_option
 
 EXAMPLES = """\b
 Examples:

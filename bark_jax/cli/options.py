@@ -66,6 +66,13 @@ def options_of(declaration: type) -> Decorator:
     return decorate
 
 
+def network_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Gives a verb the options of how a model is loaded: --dtype, --attn-implementation, --lora, --tokenizer."""
+    for option in reversed((dtype_option, attention_option, lora_option, tokenizer_option)):
+        function = option(function)
+    return function
+
+
 def sampling_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Gives a verb --greedy, and an option for each of SETTINGS with `is_option`, under its name there."""
     for option in reversed((*_setting_options(), _greedy_option)):

@@ -8,16 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bark_jax.cli.group import Verb
-from bark_jax.cli.options import (
-    attention_option,
-    dtype_option,
-    lora_option,
-    model_option,
-    revision_option,
-    sampling_options,
-    sampling_settings,
-    tokenizer_option,
-)
+from bark_jax.cli.options import model_option, network_options, revision_option, sampling_options, sampling_settings
 from bark_jax.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -112,10 +103,7 @@ def _check_key(context: click.Context, parameter: click.Parameter, key: str | No
 )
 @click.option("--max-tokens", type=click.IntRange(1), help="Maximum number of text tokens of a sentence.")
 @sampling_options
-@dtype_option
-@attention_option
-@lora_option
-@tokenizer_option
+@network_options
 @click.option("--log-text", "logs_text", is_flag=True, help="Log the texts of requests.")
 @click.option("-q", "--quiet", "is_quiet", is_flag=True, help="Log warnings and errors alone.")
 def command(host: str, port: int, stop_within_s: float, is_quiet: bool, **options: Any) -> None:

@@ -13,10 +13,7 @@ from bark_jax.cli.devices import choose_devices
 from bark_jax.cli.group import Verb
 from bark_jax.cli.models import open_processor
 from bark_jax.cli.options import json_option, model_option, revision_option, tokenizer_option
-from bark_jax.cli.prepare import (
-    prepare_recordings,
-    semantic_tokenizer_option,
-)
+from bark_jax.cli.prepare import prepare_recordings, semantic_tokenizer_option
 from bark_jax.errors import InputError, OutputError, quoted
 
 if TYPE_CHECKING:

@@ -42,7 +42,8 @@ class Guard:
         """Answers with an error, or passes the request on."""
         refused = None
         if scope["type"] in ("http", "websocket"):
-            refused = self._refuse(Headers(scope=scope), is_probe=scope["path"].endswith(PROBES))
+            path = scope["path"].removeprefix(scope.get("root_path", ""))
+            refused = self._refuse(Headers(scope=scope), is_probe=path in PROBES)
         app = self._app if refused is None else refused.response()
         await app(scope, receive, send)
 

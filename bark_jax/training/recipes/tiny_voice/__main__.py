@@ -8,9 +8,8 @@ Re-running the command resumes.
 import contextlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 import jax
@@ -99,9 +98,11 @@ def main(
             if is_chosen or (is_chosen is None and only_measure is None and AMOUNTS[amount].is_chosen):
                 click.echo(choosing.choose_for(folder, n_texts=min(n_texts, CHOOSING_TEXTS)))
             bark = Bark.from_pretrained(folder)
-            length = {} if only_measure is not None else {"max_seconds": AMOUNTS[amount].measured_seconds}
+            max_seconds = AMOUNTS[amount].measured_seconds if only_measure is None else None
             measures = [
-                measuring.measure(bark, kind, n_texts=n_texts, seeds=range(n_seeds), voice=voice, **length)
+                measuring.measure(
+                    bark, kind, n_texts=n_texts, seeds=range(n_seeds), voice=voice, max_seconds=max_seconds
+                )
                 for voice in (None, *bark.voices())
                 for kind in measuring.kinds_of(bark)
             ]
@@ -123,7 +124,7 @@ def main(
         "jax": jax.__version__,
         "measures": [each._asdict() for each in measures],
     }
-    _draw(bark, work, length)
+    _draw(bark, work, max_seconds)
     (work / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
@@ -148,13 +149,13 @@ def _added_seconds(path: Path) -> Iterator[None]:
         write_atomically(path, (json.dumps([*before, round(time.perf_counter() - started)]) + "\n").encode())
 
 
-def _draw(bark: Bark, work: Path, length: Mapping[str, Any]) -> None:
+def _draw(bark: Bark, work: Path, max_seconds: float | None) -> None:
     """Plots WORK/samples.png: spectrograms of flite on the left, of the model with the same texts on the right."""
     flite, rows = Flite(work), []
     for voice in bark.voices():
         for kind in measuring.kinds_of(bark):
             (text,) = draw_held_out(kind, 1, seed=measuring.TEXTS_SEED)
-            (clip,) = measuring.speak(bark, [text], seed=0, voice=voice, **length)
+            (clip,) = measuring.speak(bark, [text], seed=0, voice=voice, max_seconds=max_seconds)
             rows.append([(f"flite {voice}: {text}", flite.speak(text, voice).audio), ("the model", clip.samples)])
     plot_samples(rows, bark.sample_rate, work / "samples.png")
 
