@@ -71,6 +71,8 @@ def test_options_are_checked_before_a_model_is_loaded():
         (["--timeout", "0"], "timeout_s is 0.0"),
         (["--api-key", ""], "API key is empty"),
         (["--cors-origin", "*"], "is no origin"),
+        (["--port", "0", "--host", "no such host"], "host is 'no such host', expected an address of this machine"),
+        (["--port", "0", "--host", "a" * 64], "host is 'aaa"),  # longer than a name may be
         (["--greedy", "--top-k", "5"], "draws nothing"),
     ):
         result = CliRunner().invoke(main, ["serve", "-m", "no/such-model", *arguments])

@@ -12,6 +12,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from bark_jax._system import stopping
+from bark_jax.errors import InputError, quoted
 
 # Connections at once, idle ones included. Each holds at most a header and a body of some 240 KB.
 MAX_CONNECTIONS = 1024
@@ -26,8 +27,16 @@ def is_loopback(host: str) -> bool:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Opens the port, 0 for a free one. Raises OSError where it cannot be opened, such as one that is in use."""
-    (family, _, _, _, address), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    """Opens the port, 0 for a free one.
+
+    Raises:
+      InputError: the host is no address, and no name of one.
+      OSError: the port cannot be opened, such as one that is in use.
+    """
+    try:
+        (family, _, _, _, address), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (socket.gaierror, UnicodeError) as error:
+        raise InputError(f"host is {quoted(host)}, expected an address of this machine or its name: {error}") from error
     return socket.create_server(address[:2], family=family, backlog=MAX_CONNECTIONS)
 
 
