@@ -17,12 +17,15 @@ from bark_jax.networks.int8 import quantize
 from bark_jax.networks.probes import with_working_attention
 from bark_jax.stage_models import BarkCoarseModel, BarkFineModel, BarkSemanticModel, EncodecModel
 
-SIZES = ("small", "large", "toy")
+SIZES = ("small", "large", "toy", "smoke")
 _STANDARD_DEVIATION = 0.02
 
 
 def make_config(size: str) -> BarkConfig:
-    """The config of a size: "small" and "large" as published; "toy" is for tests of the benchmarks."""
+    """The config of a size: "small" and "large" as published; "toy" has narrow transformers.
+
+    "smoke" has a narrow codec too and is for tests: most of a toy's time is its codec's.
+    """
     if size == "large":
         return BarkConfig.large()
     config = BarkConfig.small()
@@ -32,6 +35,8 @@ def make_config(size: str) -> BarkConfig:
         name: dataclasses.replace(getattr(config, name), num_layers=2, num_heads=2, hidden_size=32)
         for name in ("semantic_config", "coarse_acoustics_config", "fine_acoustics_config")
     }
+    if size == "smoke":
+        parts["codec_config"] = dataclasses.replace(config.codec_config, num_filters=2)
     return dataclasses.replace(config, **parts)
 
 

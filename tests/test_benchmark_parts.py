@@ -101,7 +101,7 @@ def test_the_report_has_results_and_failures_of_the_parts_that_ended(tmp_path):
 @pytest.mark.slow
 def test_a_gpu_run_of_toy_size_writes_its_tables(tmp_path):
     pytest.importorskip("torch")
-    options = ["gpu", str(tmp_path), "--size", "toy", "--dtype", "float32", "--rows", "2"]
+    options = ["gpu", str(tmp_path), "--size", "smoke", "--dtype", "float32", "--rows", "2"]
     options += ["--minutes", "100", "--part-seconds", "3000"]  # on a machine that is busy with other work
     options += ["--measures", "semantic", "--measures", "codec", "--measures", "engine"]
     options += ["--contenders", "bark_jax", "--contenders", "bark_jax, int8", "--contenders", "transformers"]

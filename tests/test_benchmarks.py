@@ -58,7 +58,7 @@ def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_measured(tmp
 @pytest.mark.slow
 def test_a_run_of_toy_size_writes_its_files(tmp_path):
     pytest.importorskip("torch")
-    options = ["--sizes", "toy", "--rows", "2", "--dtypes", "float32", "--repeats", "2"]
+    options = ["--sizes", "smoke", "--rows", "2", "--dtypes", "float32", "--repeats", "2"]
     options += ["--measures", "semantic", "--measures", "codec", "--out", str(tmp_path)]
     result = CliRunner().invoke(main, options, catch_exceptions=False)
     assert result.exit_code == 0

@@ -111,7 +111,7 @@ def test_a_job_of_toy_size_runs_by_both(tmp_path, monkeypatch):
 
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))  # of the converted model
     model = tmp_path / "model"
-    assert CliRunner().invoke(make_random_bark, ["toy", str(model)]).exit_code == 0
+    assert CliRunner().invoke(make_random_bark, ["smoke", str(model)]).exit_code == 0
     options = ["jobs", str(tmp_path / "out"), "-m", str(model), "--slots", "2", "--texts", "3", "--max-seconds", "0.8"]
     result = CliRunner().invoke(main, [*options, "--price", "1", "--minutes", "100"], catch_exceptions=False)
     assert result.exit_code == 0 and "failed" not in result.output, result.output
