@@ -6,6 +6,7 @@ PYTHONPATH=.ci/tpu JAX_PLATFORMS=cpu python -m pytest -q -n 0 -m slow tests/test
 
 import functools
 
+import jax
 import pytest
 
 from bark_jax.errors import UnsupportedError
@@ -43,8 +44,17 @@ def test_a_program_with_a_cache_compiles_and_copies_it_at_most_once(name):
     assert costs.temporary <= 1.3 * cache_bytes(program)
 
 
+@pytest.fixture
+def quickly():
+    """Compiles with few optimisations, a tenth of the time. The tests of memory need all of them."""
+    before = jax.config.jax_optimization_level
+    jax.config.update("jax_optimization_level", "O0")
+    yield
+    jax.config.update("jax_optimization_level", before)
+
+
 @pytest.mark.parametrize("name", WITHOUT)
-def test_a_program_without_a_cache_compiles(name):
+def test_a_program_without_a_cache_compiles(name, quickly):
     assert compile_program(programs()[name]).flops > 0
 
 
