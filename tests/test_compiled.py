@@ -97,7 +97,7 @@ def test_a_warm_up_of_what_makes_no_sense_is_refused_before_anything_runs(toy_fo
 
 
 def test_what_was_warmed_up_compiles_nothing(toy_folder, toy_voice):
-    from test_determinism import Programs
+    from test_many_calls import Programs
 
     bark = Bark.from_pretrained(toy_folder)
     bark.warm_up(rows=1, seconds=0.2, voice=toy_voice)
