@@ -7,6 +7,8 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # On toy networks torch's threads mostly wait for each other, and on a busy machine for very long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray's workers would give way to all that runs beside the tests, and take minutes.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 import jax
 import numpy as np

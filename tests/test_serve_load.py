@@ -27,7 +27,7 @@ from benchmarks.serve import running, voices_of
 def test_a_short_load_run_finds_no_wrong_answer_and_leaves_nothing_open():
     with running("-m", "tiny", "--slots", "4", "--max-requests", "6", "--max-characters", "500") as url:
         requests = make_requests([None, *voices_of(url)], "tiny", max_seconds=0.8)
-        report = run_load(url, requests, seconds=10, n_callers=8)
+        report = run_load(url, requests, seconds=6, n_callers=8)
     assert (report.wrong, report.left_open) == ([], 0.0)
     assert {asked for asked, _ in report.answers} == {"good", "bad", "leaving"}
     assert report.answers["good", 200] > 0 and report.audio_s > 0
