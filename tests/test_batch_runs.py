@@ -269,7 +269,7 @@ def test_one_signal_finishes_what_is_under_way(tmp_path, number):
 
 def test_two_signals_stop_at_once(tmp_path):
     rows, out = write_rows(tmp_path / "rows.jsonl", 30), tmp_path / "out"
-    process = start_stub(rows, out, 2.0)
+    process = start_stub(rows, out, 100.0)  # no row ends before the second signal comes
     assert process.stdout.readline() == "start\n"
     process.send_signal(signal.SIGINT)
     assert process.stdout.readline() == "stopping\n"
