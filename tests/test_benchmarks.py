@@ -1,4 +1,4 @@
-"""The benchmarks: floors computed by hand, report tables, and a run at toy size."""
+"""The benchmarks: floors computed by hand, report tables, and a run at smoke size."""
 
 import json
 import math
@@ -56,7 +56,7 @@ def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_measured(tmp
 
 
 @pytest.mark.slow
-def test_a_run_of_toy_size_writes_its_files(tmp_path):
+def test_a_run_of_smoke_size_writes_its_files(tmp_path):
     pytest.importorskip("torch")
     options = ["--sizes", "smoke", "--rows", "2", "--dtypes", "float32", "--repeats", "2"]
     options += ["--measures", "semantic", "--measures", "codec", "--out", str(tmp_path)]

@@ -105,7 +105,7 @@ def test_the_table_of_a_job_has_rates_costs_and_ratios(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_job_of_toy_size_runs_by_both(tmp_path, monkeypatch):
+def test_a_job_of_smoke_size_runs_by_both(tmp_path, monkeypatch):
     pytest.importorskip("torch")
     from benchmarks.random_bark import main as make_random_bark
 

@@ -227,8 +227,6 @@ def test_the_recipe_goes_all_the_way_from_nothing_and_on_from_there(tmp_path, mo
     assert metrics == {path: path.read_bytes() for path in metrics}, "nothing is trained twice"
     # On from the model, in a folder that has its corpus. One transformer shows it, and most of the time is compilation.
     shutil.copytree(tmp_path / "first" / "speech", tmp_path / "second" / "speech")
-    if (tmp_path / "first" / "flite").is_dir():
-        shutil.copytree(tmp_path / "first" / "flite", tmp_path / "second" / "flite")
     monkeypatch.setattr("bark_jax.training.recipes.tiny_voice.train.STAGES", ("fine_acoustics",))
     train(tmp_path / "second", SMOKE, seed=1, start=tmp_path / "first" / "model")
     started = read_settings(tmp_path / "second" / "fine_acoustics")["start"]

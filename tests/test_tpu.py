@@ -46,7 +46,7 @@ def test_a_program_with_a_cache_compiles_and_copies_it_at_most_once(name):
 
 @pytest.fixture
 def quickly():
-    """Compiles with few optimisations, a tenth of the time. The tests of memory need all of them."""
+    """Compiles with few optimisations, in less than half of the time. The tests of memory need all of them."""
     before = jax.config.jax_optimization_level
     jax.config.update("jax_optimization_level", "O0")
     yield
