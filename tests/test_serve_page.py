@@ -75,6 +75,19 @@ AudioBufferSourceNode.prototype.start = function (when) {
   return start.call(this, when);
 };
 """
+# A browser may see the end of the connection before the abort that ended it.
+END_BEFORE_ABORT = """
+const real = window.fetch;
+window.fetch = async (url, {signal, ...options} = {}) => {
+  const answer = await real(url, options);
+  if (!signal) return answer;
+  const parts = answer.body.getReader();
+  return new Response(new ReadableStream({
+    start(body) { signal.onabort = () => { body.error(new TypeError("network error")); parts.cancel(); }; },
+    async pull(body) { const {done, value} = await parts.read(); done ? body.close() : body.enqueue(value); },
+  }));
+};
+"""
 
 
 @pytest.mark.slow
@@ -211,7 +224,9 @@ class TestBrowser:
         speak(page, "Hello.")
         assert "does not answer" in page.get_by_role("alert").inner_text()
 
-    def test_stop_ends_the_request_and_the_sound(self, page, service):
+    @pytest.mark.parametrize("fetch", ["", END_BEFORE_ABORT], ids=["aborted", "broken connection"])
+    def test_stop_ends_the_request_and_the_sound(self, page, service, fetch):
+        page.evaluate(fetch)
         speak(page, "held")
         says(page, "First audio")
         page.get_by_role("button", name="Stop").click()
