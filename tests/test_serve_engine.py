@@ -136,7 +136,6 @@ def test_callers_at_once_get_what_each_gets_alone(served, bark, utterances):
         assert_as_alone(bark, case, data, utterances)
 
 
-@pytest.mark.slow
 def test_64_callers_at_once_get_what_each_gets_alone(bark, utterances):
     cases = list(make_cases(64))
     with serving(make_service(bark, 16), settings(max_requests=64)) as served:

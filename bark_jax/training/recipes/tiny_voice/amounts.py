@@ -101,7 +101,7 @@ SMOKE = Amount(
     shares=(Share("slt", 4, 4, 4, 2), Share("rms", 4, 4, 4, 2)),
     codec=_codec(3, 2, 2e-3, 1, batch_size=2, n_frames=12, unquantized_steps=1),
     stages={
-        "semantic": _stage(40, 40, 2e-3, 1, seconds=3600, batch_size=2, eval_batches=1),
+        "semantic": _stage(20, 20, 2e-3, 1, seconds=3600, batch_size=2, eval_batches=1),
         **{
             name: _stage(2, 2, 2e-3, 1, batch_size=2, eval_batches=1) for name in ("coarse_acoustics", "fine_acoustics")
         },
