@@ -1,6 +1,7 @@
 """The live engine: requests that arrive, leave and stream while others run have the tokens that they have alone."""
 
 import collections
+import gc
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ from test_batch_engine import TOKENS, assert_equal, make_requests, replace_funct
 from bark_jax import Bark
 from bark_jax.errors import BarkError, DeviceError
 from bark_jax.generation import engine
+from bark_jax.generation import live as live_engine
 from bark_jax.generation.engine import Finished
 from bark_jax.generation.live import CPU_SLOTS, LiveEngine, LiveRequest, Part
 from bark_jax.generation.streaming import stream_row
@@ -175,9 +177,22 @@ def test_no_memory_halves_the_slots_and_no_row_is_lost(bark, requests, alone, mo
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
         return right(*rows, **options)
 
+    held = []  # bytes on the device before the slots of a run are made
+
+    class Measured(live_engine._LiveRun):
+        def __init__(self, *args):
+            held.append(sum(array.nbytes for array in jax.live_arrays()))
+            super().__init__(*args)
+
+    monkeypatch.setattr(live_engine, "_LiveRun", Measured)
     replace_function(monkeypatch, live, fill=fill)
     twins = [requests[2]._replace(tag=tag) for tag in (2, 22)]
-    finished, parts, _ = serve(live, Arrivals(twins))
+    gc.disable()
+    try:
+        finished, parts, _ = serve(live, Arrivals(twins))
+    finally:
+        gc.enable()
+    assert held[1] - held[0] < 10**5 < held[0], "the slots that found no memory are freed before others are made"
     assert live.n_slots == 2 and sorted(finished) == [2, 22]
     assert_as_alone([2], finished, parts, alone)
 

@@ -146,6 +146,7 @@ class Engine:
             except DeviceMemoryError as error:
                 self._halve(error)
                 again = collections.deque(Job(job.request) for job in run.unfinished)
+            del run  # frees its slots before fewer are made
 
     def _halve(self, error: Exception) -> None:
         n_devices = self._programs.n_devices
