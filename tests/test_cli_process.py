@@ -1,5 +1,6 @@
 """Command-line processes in odd environments: closed streams, ASCII locales, limits, dangling paths."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -50,6 +51,15 @@ def test_a_file_never_gets_the_number_of_a_closed_stream(tmp_path):
     code = "from bark_jax.cli import process; process.open_closed_streams(); print(open('a', 'w').fileno())"
     done = shell(f'"{sys.executable}" -c "{code}" 2>&- <&-', tmp_path)
     assert done.returncode == 0 and int(done.stdout) > 2
+
+
+def test_garbage_is_collected_rarely_in_a_process_of_its_own_alone(tmp_path):
+    code = "import atexit, gc; atexit.register(lambda: print(gc.get_threshold()[0])); from bark_jax.cli import main"
+    done = shell(f'"{sys.executable}" -c "{code}; main()" --version', tmp_path)
+    assert done.returncode == 0 and int(done.stdout.splitlines()[-1]) >= 50_000
+    before = gc.get_threshold()
+    assert CliRunner().invoke(main, ["--version"]).exit_code == 0
+    assert gc.get_threshold() == before
 
 
 @pytest.mark.parametrize("text", ["Größe.", "日本語です。"])

@@ -91,10 +91,11 @@ def test_a_voice_for_all_rows_is_read_once(bark, clips, toy_voice, tmp_path, mon
 
 
 TWO = """
+import sys
 import jax, numpy as np
 from bark_jax import Bark
 
-bark = Bark.from_pretrained("tiny")
+bark = Bark.from_pretrained(sys.argv[1])
 texts, seeds = ["one two"] * 8, list(range(8))  # batches of two rows on each device, however many there are
 found = []
 for devices in (None, jax.devices()):
@@ -109,9 +110,10 @@ print("done")
 
 
 @pytest.mark.slow
-def test_two_devices_have_what_one_has():
+def test_two_devices_have_what_one_has(toy_folder):
     environment = os.environ | {"XLA_FLAGS": xla_flags(2)}
-    done = subprocess.run([sys.executable, "-c", TWO], env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-c", TWO, str(toy_folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.stdout.strip() == "done", done.stderr[-2000:]
 
 

@@ -41,13 +41,14 @@ class Verbs(click.Group):
         super().__init__(*args, params=params, context_settings=settings, **kwargs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs the program as a process of its own: with signal handlers, UTF-8 and open streams.
+        """Runs the program as a process of its own: with signal handlers, UTF-8, open streams and rare collection.
 
         Tests and other programs call `main`, which changes nothing of the process.
         """
         closed = process.open_closed_streams()
         stopping.install()
         process.use_utf8()
+        process.collect_rarely()
         if 1 in closed:
             click.echo("error: stdout is closed, expected a file or a pipe for results; give > /dev/null", err=True)
             sys.exit(EXIT_FAILURE)
