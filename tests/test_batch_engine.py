@@ -1,5 +1,6 @@
 """The slot engine: every row gets the tokens that it gets alone, whatever else is in the slots."""
 
+import contextlib
 import functools
 import gc
 import subprocess
@@ -63,6 +64,27 @@ def spoken(speaker, requests):
 
 def replace_function(monkeypatch, engine, **functions):
     monkeypatch.setattr(engine._programs, "functions", engine._programs.functions._replace(**functions))
+
+
+@contextlib.contextmanager
+def bytes_before_runs(monkeypatch, module, name):
+    """Yields a list that grows by the bytes on the device before each run of an engine makes its slots.
+
+    Garbage collection is off, as nothing should need it. Results count: on a CPU they are views of the device's arrays.
+    """
+    held = []
+
+    class Measured(getattr(module, name)):
+        def __init__(self, *args):
+            held.append(sum(array.nbytes for array in jax.live_arrays()))
+            super().__init__(*args)
+
+    monkeypatch.setattr(module, name, Measured)
+    gc.disable()
+    try:
+        yield held
+    finally:
+        gc.enable()
 
 
 def test_rows_equal_their_runs_alone(spoken, bark, requests):
@@ -178,22 +200,10 @@ def test_slots_are_halved_where_memory_ends(bark, requests, spoken, monkeypatch)
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
         return right(network, prompt, sampling, state, **options)
 
-    held = []  # bytes on the device before the slots of a run are made
-
-    class Measured(engine.Run):
-        def __init__(self, *args):
-            held.append(sum(array.nbytes for array in jax.live_arrays()))
-            super().__init__(*args)
-
-    monkeypatch.setattr(engine, "Run", Measured)
     replace_function(monkeypatch, speaker, run_coarse=run_coarse)
-    gc.disable()  # nor does it take a collection
-    try:
+    with bytes_before_runs(monkeypatch, engine, "Run") as held:
         found = run(speaker, requests)
-    finally:
-        gc.enable()
     assert speaker.n_slots == 4 and calls[0] == 8 and sorted(found) == sorted(spoken)
-    # On a CPU results are views of the device's arrays.
     assert held[1] - held[0] < 10**5 < held[0], "the slots that found no memory are freed before others are made"
     for tag, finished in found.items():
         assert_equal(finished.utterance, spoken[tag].utterance)

@@ -1,12 +1,11 @@
 """The live engine: requests that arrive, leave and stream while others run have the tokens that they have alone."""
 
 import collections
-import gc
 
 import jax
 import numpy as np
 import pytest
-from test_batch_engine import TOKENS, assert_equal, make_requests, replace_function
+from test_batch_engine import TOKENS, assert_equal, bytes_before_runs, make_requests, replace_function
 
 from bark_jax import Bark
 from bark_jax.errors import BarkError, DeviceError
@@ -177,21 +176,10 @@ def test_no_memory_halves_the_slots_and_no_row_is_lost(bark, requests, alone, mo
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
         return right(*rows, **options)
 
-    held = []  # bytes on the device before the slots of a run are made
-
-    class Measured(live_engine._LiveRun):
-        def __init__(self, *args):
-            held.append(sum(array.nbytes for array in jax.live_arrays()))
-            super().__init__(*args)
-
-    monkeypatch.setattr(live_engine, "_LiveRun", Measured)
     replace_function(monkeypatch, live, fill=fill)
     twins = [requests[2]._replace(tag=tag) for tag in (2, 22)]
-    gc.disable()
-    try:
+    with bytes_before_runs(monkeypatch, live_engine, "_LiveRun") as held:
         finished, parts, _ = serve(live, Arrivals(twins))
-    finally:
-        gc.enable()
     assert held[1] - held[0] < 10**5 < held[0], "the slots that found no memory are freed before others are made"
     assert live.n_slots == 2 and sorted(finished) == [2, 22]
     assert_as_alone([2], finished, parts, alone)

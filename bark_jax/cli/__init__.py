@@ -9,7 +9,7 @@
     models.py          opens the tokenizer and voices of a model, without its networks
     paths.py           checks output paths before minutes of work
     progress.py, batch_progress.py    progress bars and lines on stderr
-    player.py, process.py             the audio player; streams and encoding of the process
+    player.py, process.py             the audio player; streams, encoding and garbage collection of the process
 
 Results go to stdout; progress, warnings and errors go to stderr. JAX, Flax and torch are imported in the bodies of the
 commands that need them: `bark-jax --help` would otherwise take seconds.

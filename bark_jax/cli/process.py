@@ -38,7 +38,7 @@ def collect_rarely() -> None:
     """Makes garbage collection rare: it took 7 % of `bark-jax say` with the built-in voice on two CPU cores.
 
     Modules and traced programs are hundreds of thousands of objects that stay. With Python's own thresholds they are
-    scanned again and again while they are made. Reference counts free nearly everything else, arrays among it.
+    scanned again and again while they are made. Reference counts free nearly everything else, also arrays.
     """
     gc.set_threshold(50_000, 20, 20)
 
